@@ -1,0 +1,64 @@
+#!/bin/sh
+# Looks for the tools that agq is built and tested with. Usage: scripts/deps.sh build|arm [--install]
+#   build   Python 3.11 or newer with venv, a C compiler with its headers, make
+#   arm     an Arm cross compiler with a static C library, and qemu's user emulation
+# Where something is missing: as root on Debian (with --install) it is installed; otherwise the command that installs it is shown
+# and the exit code is 1. Environment: PYTHON, CC, CROSS_ARM, QEMU.
+set -u
+group=$1
+install=${2:-}
+PYTHON=${PYTHON:-python3}
+CC=${CC:-gcc}
+CROSS_ARM=${CROSS_ARM:-aarch64-linux-gnu-}
+QEMU=${QEMU:-qemu-aarch64}
+
+missing=""   # what is missing, in words
+packages=""  # the Debian packages that hold it
+
+lacks() { missing="$missing\n  - $1"; shift; packages="$packages $*"; }
+
+links() { # does this compiler turn a small program into an executable?
+  program=$(mktemp) || exit 1
+  printf '#include <stdio.h>\n#include <pthread.h>\nint main(void) { return puts("") < 0; }\n' | "$@" -x c - -o "$program" -pthread 2>/dev/null
+  found=$?
+  rm -f "$program"
+  return $found
+}
+
+look() {
+  missing="" packages=""
+  case $group in
+  build)
+    if ! command -v "$PYTHON" >/dev/null; then
+      lacks "Python ($PYTHON)" python3 python3-venv
+    elif ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      echo "error: agq needs Python 3.11 or newer, but $PYTHON is $("$PYTHON" -V 2>&1)" >&2
+      echo "hint: name another one, for example: make PYTHON=python3.12 ..." >&2
+      exit 1
+    elif ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
+      lacks "Python's venv module" python3-venv
+    fi
+    links "$CC" || lacks "a C compiler that works ($CC) and the C library's headers" gcc libc6-dev
+    ;;
+  arm)
+    links "${CROSS_ARM}gcc" -static || lacks "a C compiler for 64-bit Arm (${CROSS_ARM}gcc) and its C library" gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+    command -v "$QEMU" >/dev/null || lacks "the emulator of Arm processors ($QEMU)" qemu-user
+    ;;
+  *)
+    echo "usage: $0 build|arm [--install]" >&2
+    exit 2
+    ;;
+  esac
+  [ -z "$missing" ]
+}
+
+look && exit 0
+if [ "$install" = --install ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "Installing missing Debian packages:$packages" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends $packages; } </dev/null >&2
+  look && exit 0
+fi
+printf 'error: not found on this machine:%b\n' "$missing" >&2
+echo "hint: on Debian, Ubuntu or Raspberry Pi OS: sudo apt-get install$packages" >&2
+exit 1
