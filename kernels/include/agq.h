@@ -1,0 +1,172 @@
+/* agq.h: the whole C boundary of agq.
+ *
+ * Plain C11. Every pointer that goes in stays the caller's and must outlive the object made from it; weights are used where they
+ * lie (an mmap of the artifact), never copied. The library allocates only in *_create, prints nothing, starts no thread outside
+ * an engine's own pool, and reports errors by a code and a message. An engine may be used by one thread at a time; several
+ * engines may run at once.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGQ_H
+#define AGQ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define AGQ_ABI_VERSION 1
+
+#pragma GCC visibility push(default)
+
+/* Status codes. */
+enum {
+  AGQ_OK = 0,
+  AGQ_ERR_ARGUMENT = -1,   /* a value out of range, a size that does not fit its shape */
+  AGQ_ERR_MEMORY = -2,     /* an allocation failed */
+  AGQ_ERR_CONTEXT = -3,    /* more tokens than a slot has positions for */
+  AGQ_ERR_UNSUPPORTED = -4 /* a combination that no kernel computes */
+};
+
+/* Element types of stored tensors. */
+enum { AGQ_F32 = 0, AGQ_F16 = 1, AGQ_BF16 = 2, AGQ_I8 = 3, AGQ_U4 = 4 };
+
+enum { AGQ_NORM_NONE = 0, AGQ_NORM_RMS = 1, AGQ_NORM_LAYER = 2 };
+enum { AGQ_POSITION_ROPE = 0, AGQ_POSITION_LEARNED = 1, AGQ_POSITION_ALIBI = 2 };
+enum { AGQ_ACTIVATION_SILU_GATED = 0, AGQ_ACTIVATION_RELU = 1, AGQ_ACTIVATION_GELU_TANH = 2, AGQ_ACTIVATION_GELU_ERF = 3 };
+
+/* y[out] = W x + bias. Weights lie in layout "rl16" (docs/artifact.md): panels of 16 output rows, rows padded up to a multiple of
+ * 16, columns padded up to a multiple of 32.
+ *   AGQ_U4   a unit of 64 bytes = 16 rows x 8 columns: byte 4*r+j holds column 8u+j in its low, column 8u+4+j in its high nibble;
+ *            codes 0..15. Columns of padding hold any code.
+ *   AGQ_I8   a unit of 64 bytes = 16 rows x 4 columns: byte 4*r+j holds column 4u+j; codes -127..127 (-128 allowed with a zero
+ *            point only).
+ *   AGQ_F32, AGQ_F16, AGQ_BF16   [panel][column][16 rows]; columns are not padded.
+ * scale: [panel][group][16 rows], F32 or BF16 (U4 and I8 only). zero: [panel][group][16 rows] int8, or NULL for symmetric, which
+ * means 8 for U4 and 0 for I8; an U4 zero point is in 0..15. Dequantized weight = (code - zero) * scale. */
+typedef struct {
+  int32_t out_features, in_features; /* logical shape; 0 x 0: this linear does not exist */
+  int32_t weight_dtype;              /* AGQ_F32 .. AGQ_U4 */
+  int32_t scale_dtype;               /* AGQ_F32 or AGQ_BF16 */
+  int32_t group_size;                /* columns that share a scale: a multiple of 32 that divides in_features; 0: the whole row */
+  int32_t act_bits;                  /* 32: float activations; 8: int8; 4: 4-bit codes */
+  int32_t act_group;                 /* columns that share an activation scale: multiple of 32 dividing in_features; 0: the token */
+  int32_t act_symmetric;             /* 1: code = rint(x/s) in -127..127 or -7..7; 0: asymmetric, operand code-zero in -15..15 (4 bit only) */
+  const void *weight;
+  const void *scale;
+  const int8_t *zero;
+  const float *bias; /* [out_features] or NULL */
+  size_t weight_bytes, scale_bytes, zero_bytes; /* what the caller holds; create refuses less than the shape needs */
+} agq_linear;
+
+typedef struct {
+  const float *weight; /* [features]; NULL: 1 */
+  const float *bias;   /* [features] or NULL */
+} agq_norm;
+
+/* One decoder block. With norms before: h += O(attn(QKV(norm h))); h += Down(act(Up(norm h))). */
+typedef struct {
+  agq_norm attn_norm, mlp_norm;
+  agq_linear qkv;  /* rows: all query heads, then key heads, then value heads */
+  agq_linear out;  /* attention output */
+  agq_linear up;   /* gated: gate rows then up rows (2 x ffn); else ffn rows */
+  agq_linear down;
+} agq_block;
+
+typedef struct {
+  int32_t hidden, layers, heads, kv_heads, head_dim, ffn, vocab;
+  int32_t norm_kind;            /* AGQ_NORM_* of all norms */
+  float norm_eps;
+  int32_t position_kind;        /* AGQ_POSITION_* */
+  int32_t activation_kind;      /* AGQ_ACTIVATION_* */
+  int32_t norm_after;           /* 1: the norm follows the residual addition (OPT-350m) */
+  int32_t residual_from_norm;   /* 1: the residual branch starts at the norm's output (BLOOM option) */
+  float attention_scale;        /* usually 1/sqrt(head_dim) */
+  /* Token embedding, row-major [vocab][embed_dim], AGQ_F32/F16/BF16; or embed_in_head = 1: rows are dequantized from `head`,
+   * which is then AGQ_I8 or float in layout rl16. embed_dim differs from hidden only with project_in. */
+  int32_t embed_dim, embed_dtype, embed_in_head;
+  const void *embed;
+  size_t embed_bytes;
+  /* Learned positions, row-major [position_rows][hidden], row = position + position_offset. */
+  int32_t position_dtype, position_offset, position_rows;
+  const void *position;
+  size_t position_bytes;
+  const float *alibi_slopes;    /* [heads], ALiBi only */
+  int32_t has_embed_norm, has_final_norm;
+  agq_norm embed_norm, final_norm;
+  agq_linear project_in, project_out; /* in_features 0: none */
+  agq_linear head;              /* vocab x embed_dim */
+  const agq_block *blocks;      /* [layers] */
+} agq_model;
+
+typedef struct {
+  int32_t threads;    /* >= 1 */
+  int32_t slots;      /* sequences held at once, >= 1 */
+  int32_t context;    /* positions per slot */
+  int32_t batch;      /* most tokens computed at once (workspace size); longer inputs are cut into pieces inside */
+  int32_t kv_bits;    /* 8: int8 per head and token; 32: float */
+  int32_t scalar;     /* 1: use the portable twins of the kernels */
+} agq_options;
+
+/* n tokens to append. Tokens of one slot are contiguous and in order. want[i] != 0: logits of token i are asked for. */
+typedef struct {
+  int32_t n;
+  const int32_t *tokens; /* [n], each in 0..vocab-1 */
+  const int32_t *slots;  /* [n], or NULL: all slot 0 */
+  const uint8_t *want;   /* [n], or NULL: only the last */
+} agq_batch;
+
+typedef struct agq_engine agq_engine;
+
+/* The library. */
+int agq_abi_version(void);
+const char *agq_isa(void);          /* "scalar", "sse41", "avx2", "avxvnni", "avx512vnni", "neon", "dotprod", "i8mm" */
+int agq_cpu_score(void);            /* 0: this CPU cannot run this library; else the higher the better. Safe on any CPU of the architecture */
+const char *agq_cpu_features(void); /* space-separated features found on this CPU */
+
+/* Bytes that a tensor of this linear needs; -1 for a bad descriptor. */
+int64_t agq_linear_weight_bytes(const agq_linear *l);
+int64_t agq_linear_scale_bytes(const agq_linear *l);
+int64_t agq_linear_zero_bytes(const agq_linear *l);
+/* AGQ_OK if some kernel computes it, else an error code. */
+int agq_linear_check(const agq_linear *l);
+/* Name of the micro-kernel that computes `l` for m tokens (m = 1: decode), and of its accumulator. Static strings. */
+const char *agq_linear_kernel(const agq_linear *l, int m);
+const char *agq_linear_accumulator(const agq_linear *l);
+
+/* y[m][out_features] = l(x[m][in_features]) as the engine computes it, activations quantized as `l` says. For tests and benchmarks. */
+int agq_linear_forward(const agq_linear *l, const float *x, int m, float *y, int threads, int scalar);
+/* Activation codes as the engine makes them: codes[m][in_features] (code - zero point), scales[m][groups]. */
+int agq_quantize_activations(const agq_linear *l, const float *x, int m, int8_t *codes, float *scales, int scalar);
+
+/* An engine: model + options + KV cache + workspace + threads. `error` (may be NULL) receives a message. */
+agq_engine *agq_engine_create(const agq_model *model, const agq_options *options, char *error, size_t error_size);
+void agq_engine_destroy(agq_engine *e);
+/* Appends a batch to its slots and writes logits[count(want)][vocab], in the order of the batch. On an error nothing is appended. */
+int agq_engine_forward(agq_engine *e, const agq_batch *batch, float *logits);
+int agq_engine_slot_length(const agq_engine *e, int slot);
+/* Forgets all positions >= length (0: empties the slot). */
+int agq_engine_slot_truncate(agq_engine *e, int slot, int length);
+/* RoPE: inverse frequencies [head_dim/2] and the factor on cos and sin, for tokens appended from now on. Must be called for each
+ * slot before its first forward when position_kind is AGQ_POSITION_ROPE. */
+int agq_engine_set_rope(agq_engine *e, int slot, const float *inv_freq, float attention_scaling);
+const char *agq_engine_error(const agq_engine *e); /* message of the last failed call */
+size_t agq_engine_kv_bytes(const agq_engine *e);
+size_t agq_engine_workspace_bytes(const agq_engine *e);
+
+/* Where the time of the forward passes went: wall seconds per part since creation or the last reset. `seconds` (may be NULL) has
+ * AGQ_PROFILE_PARTS elements. A part's name is a static string; NULL past the last. */
+enum {
+  AGQ_PROFILE_EMBED, AGQ_PROFILE_PREPARE, AGQ_PROFILE_QKV, AGQ_PROFILE_KV_STORE, AGQ_PROFILE_ATTENTION, AGQ_PROFILE_OUT,
+  AGQ_PROFILE_UP, AGQ_PROFILE_DOWN, AGQ_PROFILE_HEAD, AGQ_PROFILE_PROJECT, AGQ_PROFILE_PARTS
+};
+const char *agq_profile_name(int part);
+void agq_engine_profile(agq_engine *e, double *seconds, int reset);
+
+#pragma GCC visibility pop
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,23 @@
+/* arm_dotprod.c: the kernels of the level "dotprod". 4-bit activations use those for 8: SDOT has no narrower form, and its
+ * accumulator never needs widening.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#if defined(AGQ_ISA_DOTPROD)
+
+#include "arm_kernels.h"
+
+const agq_kernel_table agq_kernels_native = {
+    .isa = "dotprod",
+    .mr = 16,
+    .u4a8 = {"u4s8_4x16_dotprod", agq_dot_u4, 16, 1, "int32"},
+    .u4a4 = {"u4s8_4x16_dotprod", agq_dot_u4, 16, 1, "int32"},
+    .i8a8 = {"i8s8_4x16_dotprod", agq_dot_i8, 16, 1, "int32"},
+    .i8a4 = {"i8s8_4x16_dotprod", agq_dot_i8, 16, 1, "int32"},
+    .u4a8_m1 = {"u4s8_16x1_dotprod", agq_dot_u4_m1, 1, 1, "int32"},
+    .u4a4_m1 = {"u4s8_16x1_dotprod", agq_dot_u4_m1, 1, 1, "int32"},
+    .i8a8_m1 = {"i8s8_16x1_dotprod", agq_dot_i8_m1, 1, 1, "int32"},
+    .i8a4_m1 = {"i8s8_16x1_dotprod", agq_dot_i8_m1, 1, 1, "int32"},
+    AGQ_ARM_FLOAT_KERNELS,
+};
+
+#endif

@@ -1,0 +1,28 @@
+/* arm_kernels.h: Arm functions that more than one level uses.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGQ_ARM_KERNELS_H
+#define AGQ_ARM_KERNELS_H
+
+#include "gemm.h"
+
+/* Float activations and quantization: Armv8.0 (arm_float.c, arm_quantize.c). */
+void agq_arm_f32(const agq_float_tile *t);
+void agq_arm_f16(const agq_float_tile *t);
+void agq_arm_bf16(const agq_float_tile *t);
+void agq_arm_u4(const agq_float_tile *t);
+void agq_arm_i8(const agq_float_tile *t);
+void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
+                          float *scales);
+
+#define AGQ_ARM_FLOAT_KERNELS                                                                          \
+  .f32 = agq_arm_f32, .f16 = agq_arm_f16, .bf16 = agq_arm_bf16, .u4 = agq_arm_u4, .i8 = agq_arm_i8,    \
+  .float_name = "float_16x4_neon", .quantize_row = agq_arm_quantize_row
+
+/* SDOT kernels (arm_dot.c): both 4-bit and 8-bit activations. */
+void agq_dot_u4(const agq_tile *t);
+void agq_dot_i8(const agq_tile *t);
+void agq_dot_u4_m1(const agq_tile *t);
+void agq_dot_i8_m1(const agq_tile *t);
+
+#endif

@@ -1,0 +1,87 @@
+/* arm_quantize.c: one token of activations to codes and scales, bit-equal to quantize.c.
+ *
+ * The same divisions and products are rounded in the same places; FCVTNS rounds half to even. FMINNM and FMAXNM choose the bound
+ * where the other operand is a NaN, as the comparisons of quantize.c do.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#if defined(AGQ_ISA_NEON) || defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
+
+#include "arm_common.h"
+#include "arm_kernels.h"
+
+AGQ_INLINE int32x4_t clamp_rint(float32x4_t v, float32x4_t lo, float32x4_t hi) {
+  return vcvtnq_s32_f32(vmaxnmq_f32(vminnmq_f32(v, hi), lo));
+}
+
+static int8_t clamp_rint1(float v, float lo, float hi) {
+  return (int8_t)vgetq_lane_s32(clamp_rint(vdupq_n_f32(v), vdupq_n_f32(lo), vdupq_n_f32(hi)), 0);
+}
+
+/* codes[i] = clamp(rint(x[i] * inv), lo, hi) */
+static void encode(const float *x, int n, float inv, float lo, float hi, int8_t *codes) {
+  const float32x4_t l = vdupq_n_f32(lo), h = vdupq_n_f32(hi);
+  int i = 0;
+  for (; i + 16 <= n; i += 16) {
+    int32x4_t q[4];
+    AGQ_UNROLL for (int j = 0; j < 4; j++) q[j] = clamp_rint(vmulq_n_f32(vld1q_f32(x + i + 4 * j), inv), l, h);
+    const int16x8_t a = vcombine_s16(vmovn_s32(q[0]), vmovn_s32(q[1]));
+    const int16x8_t b = vcombine_s16(vmovn_s32(q[2]), vmovn_s32(q[3]));
+    vst1q_s8(codes + i, vcombine_s8(vmovn_s16(a), vmovn_s16(b)));
+  }
+  for (; i < n; i++) codes[i] = clamp_rint1(x[i] * inv, lo, hi);
+}
+
+static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes) {
+  float32x4_t m[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
+  int i = 0;
+  for (; i + 16 <= n; i += 16)
+    AGQ_UNROLL for (int j = 0; j < 4; j++) m[j] = vmaxnmq_f32(m[j], vabsq_f32(vld1q_f32(x + i + 4 * j)));
+  float amax = vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(m[0], m[1]), vmaxnmq_f32(m[2], m[3])));
+  for (; i < n; i++) {
+    const float a = x[i] < 0 ? -x[i] : x[i];
+    amax = a > amax ? a : amax;
+  }
+  if (amax == 0) {
+    memset(codes, 0, (size_t)n);
+    return 0;
+  }
+  encode(x, n, qmax / amax, -qmax, qmax, codes);
+  return amax / qmax;
+}
+
+static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
+  float32x4_t l[2] = {vdupq_n_f32(0), vdupq_n_f32(0)}, h[2] = {vdupq_n_f32(0), vdupq_n_f32(0)};
+  int i = 0;
+  for (; i + 8 <= n; i += 8)
+    AGQ_UNROLL for (int j = 0; j < 2; j++) {
+      const float32x4_t v = vld1q_f32(x + i + 4 * j);
+      l[j] = vminnmq_f32(l[j], v);
+      h[j] = vmaxnmq_f32(h[j], v);
+    }
+  float lo = vminnmvq_f32(vminnmq_f32(l[0], l[1])), hi = vmaxnmvq_f32(vmaxnmq_f32(h[0], h[1]));
+  for (; i < n; i++) {
+    lo = x[i] < lo ? x[i] : lo;
+    hi = x[i] > hi ? x[i] : hi;
+  }
+  const float range = hi - lo;
+  if (range == 0) {
+    memset(codes, 0, (size_t)n);
+    return 0;
+  }
+  const float inv = 15.0f / range, zero = (float)clamp_rint1(-lo * inv, 0.0f, 15.0f);
+  encode(x, n, inv, -zero, 15.0f - zero, codes);
+  return range / 15.0f;
+}
+
+void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
+                          float *scales) {
+  if (!group) group = k;
+  for (int g = 0; g * group < k; g++) {
+    const float *p = x + (size_t)g * group;
+    int8_t *c = codes + (size_t)g * group;
+    scales[g] = symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, c) : quantize_asymmetric(p, group, c);
+  }
+  memset(codes + k, 0, (size_t)(k_padded - k));
+}
+
+#endif

@@ -1,0 +1,92 @@
+/* gemm.h: what a micro-kernel is, and the table of those that this library was compiled with.
+ *
+ * Vocabulary. A *panel* is 16 output rows (layout rl16, agq.h). A *block* is a run of columns inside which neither the weight
+ * scale nor the activation scale changes: block = gcd(group_size or K, act_group or K), a multiple of 32 (K padded to 32 when it is
+ * the whole row). A *token panel* is up to `mr` tokens whose codes are interleaved: [K_padded/4][width][4 codes], where width is
+ * the number of tokens in that token panel (agq_act.mr, except for the last one). With width 1 that is the plain row.
+ *
+ * The arithmetic, which every kernel reproduces bit for bit in its integer part and in this order in its float part:
+ *   acc(b) = sum over the columns k of block b of (code[row][k] - zero[row][group(b)]) * a[t][k]          (exact integer)
+ *   f = 0;  for b ascending: f = fma((float)acc(b), s(b), f)   with s(b) = ws[row][group(b)]              per-token activations
+ *                                                              or   s(b) = ws[row][group(b)] * as[t][actgroup(b)]
+ *   y[t][row] = f * as[t]  (per-token activations; else f) + bias[row]
+ * (without hardware fma: product rounded, then added). The same order for every m, so a token's result does not depend on the
+ * batch it is computed in. */
+#ifndef AGQ_GEMM_H
+#define AGQ_GEMM_H
+
+#include "agq.h"
+
+#define AGQ_PANEL 16
+#define AGQ_MAX_MR 64
+
+/* Activations of m tokens, quantized for linears with equal (in_features, act_bits, act_group, act_symmetric, block). */
+typedef struct {
+  int m, k, k_padded;      /* tokens, columns, columns padded up to 32 */
+  int bits;                /* 4 or 8: bounds of the codes: |a| <= 15 or <= 127 */
+  int mr;                  /* tokens per token panel: at most the table's mr, balanced so that the last one is not thin */
+  int block, blocks;       /* block length and number */
+  int act_blocks;          /* blocks per activation scale; 0: one scale per token */
+  int8_t *codes;           /* token panel p at codes + p*mr*k_padded; padding columns are 0 */
+  float *scales;           /* [m][scales_per_token] */
+  int scales_per_token;
+  int32_t *sums;           /* token panel p at sums + p*mr*blocks: [blocks][width] sums of the codes of a block */
+} agq_act;
+
+/* Arguments of an integer micro-kernel: `panels` consecutive weight panels times one token panel of `width` tokens. */
+typedef struct {
+  const uint8_t *w; size_t w_stride;      /* first panel; bytes from panel to panel */
+  const void *scale; size_t scale_stride; /* [group][16], bytes from panel to panel */
+  const int8_t *zero; size_t zero_stride; /* [group][16] or NULL */
+  int panels;
+  int scale_bf16;          /* 1: scales are bf16, 0: f32 */
+  int block, blocks;       /* as in agq_act */
+  int group_blocks;        /* blocks per weight group (>= 1) */
+  int width;
+  const int8_t *a;         /* [k_padded/4][width][4] */
+  const int32_t *sums;     /* [blocks][width] */
+  const float *a_scale;    /* of the token panel's first token, token stride a_scale_stride */
+  int a_scale_stride;
+  int act_blocks;          /* 0: per token */
+  const float *bias;       /* of the first row, or NULL; at least `rows` long */
+  float *y; size_t ldy;    /* y[token*ldy + row] */
+  int rows;                /* valid rows in these panels (the last panel may be partial): only those are written */
+} agq_tile;
+
+typedef void (*agq_tile_fn)(const agq_tile *t);
+
+/* Float activations: y[t][row] = sum_k W[row][k] x[t][k] + bias, f32 accumulation, columns ascending (U4 and I8: per group, f =
+ * fma(sum over the group of (code - zero) * x, scale, f)). */
+typedef struct {
+  const agq_linear *l;
+  int panel, panels;                 /* weight panels [panel, panel + panels) of the linear */
+  const float *x; size_t ldx; int m; /* any m >= 1 */
+  float *y; size_t ldy;              /* y[token*ldy + row] with the linear's own row numbers: row 0 is row 0 of panel 0 */
+} agq_float_tile;
+
+typedef void (*agq_float_fn)(const agq_float_tile *t);
+
+typedef struct {
+  const char *name;        /* e.g. "u4s8_16x12_avx512vnni": what `info` prints */
+  agq_tile_fn run;         /* any width in 1..mr */
+  int mr;                  /* most tokens in one call */
+  int step;                /* panels it likes to be given at once (>= 1); must accept any panels >= 1 */
+  const char *accumulator; /* "int32", "int16 over 32 columns, then int32", ... */
+} agq_kernel;
+
+/* The kernels of one instruction-set level. Every field is set (a level without its own version names the scalar twin). */
+typedef struct {
+  const char *isa;
+  int mr;                  /* token panel width that quantization uses for m > 1 */
+  agq_kernel u4a8, u4a4, i8a8, i8a4;              /* tiles; also take width 1 */
+  agq_kernel u4a8_m1, u4a4_m1, i8a8_m1, i8a4_m1;  /* decode: width 1 only */
+  agq_float_fn f32, f16, bf16, u4, i8;            /* float activations */
+  const char *float_name;
+  /* One token: x[k] -> codes (plain order, k_padded long, padding 0) and scales; see quantize.h for the formulas. */
+  void (*quantize_row)(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes, float *scales);
+} agq_kernel_table;
+
+extern const agq_kernel_table agq_kernels_scalar; /* in every library */
+extern const agq_kernel_table agq_kernels_native; /* of the level this library is compiled for (scalar library: the same functions) */
+
+#endif

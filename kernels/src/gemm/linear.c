@@ -1,0 +1,182 @@
+/* linear.c: from a descriptor and rows of floats to kernel calls; see linear.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "linear.h"
+
+#include <string.h>
+
+#include "quantize.h"
+#include "shape.h"
+
+/* Codes of the tokens that are worked on while the weights pass by once: they should stay in L2 beside a panel of
+ * weights. */
+#define CHUNK_BYTES (768 << 10)
+/* The same for float activations. */
+#define FLOAT_CHUNK_BYTES (512 << 10)
+
+static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
+
+size_t agq_act_workspace(const agq_linear *l, int m) {
+  agq_shape s;
+  if (agq_linear_shape(l, &s) != AGQ_OK || !s.integer) return 0;
+  return align64((size_t)m * agq_pad32(l->in_features)) + align64((size_t)m * s.act_scales * sizeof(float)) +
+         align64((size_t)m * s.blocks * sizeof(int32_t));
+}
+
+void agq_act_init(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, int m, void *workspace) {
+  agq_shape s;
+  agq_linear_shape(l, &s);
+  memset(a, 0, sizeof *a);
+  a->m = m;
+  a->k = l->in_features;
+  a->k_padded = agq_pad32(a->k);
+  a->bits = l->act_bits;
+  /* Token panels of equal width, so that the last one is not a thin rest. */
+  int panels = (m + kt->mr - 1) / kt->mr;
+  a->mr = (m + panels - 1) / panels;
+  a->block = s.block;
+  a->blocks = s.blocks;
+  a->act_blocks = s.act_blocks;
+  a->scales_per_token = s.act_scales;
+  char *p = workspace;
+  a->codes = (int8_t *)p;
+  p += align64((size_t)m * a->k_padded);
+  a->scales = (float *)p;
+  p += align64((size_t)m * s.act_scales * sizeof(float));
+  a->sums = (int32_t *)p;
+}
+
+int agq_act_compatible(const agq_linear *p, const agq_linear *q) {
+  agq_shape a, b;
+  if (agq_linear_shape(p, &a) != AGQ_OK || agq_linear_shape(q, &b) != AGQ_OK) return 0;
+  return a.integer == b.integer && p->in_features == q->in_features && p->act_bits == q->act_bits &&
+         a.act_scales == b.act_scales && p->act_symmetric == q->act_symmetric && a.block == b.block;
+}
+
+int agq_act_token_panels(const agq_act *a) { return (a->m + a->mr - 1) / a->mr; }
+
+static int panel_width(const agq_act *a, int panel) {
+  int rest = a->m - panel * a->mr;
+  return rest < a->mr ? rest : a->mr;
+}
+
+/* Rows of codes that are interleaved together: as many as fit the stack buffer, so that whole cache lines are
+ * written. */
+#define ROWS 8
+#define ROWS_BYTES (64 << 10)
+
+/* `count` rows of k codes, 4 codes at a time, to codes[k/4][width][4] from token `first` on. */
+static void interleave(const int8_t *rows, size_t stride, int count, int k, int8_t *codes, int width, int first) {
+  codes += 4 * first;
+  if (count == ROWS) { /* a constant number: the copies below become plain vector code */
+    for (int c = 0; c < k; c += 4)
+      for (int i = 0; i < ROWS; i++) memcpy(codes + (size_t)c * width + 4 * i, rows + i * stride + c, 4);
+  } else {
+    for (int i = 0; i < count; i++)
+      for (int c = 0; c < k; c += 4) memcpy(codes + (size_t)c * width + 4 * i, rows + i * stride + c, 4);
+  }
+}
+
+void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, const float *x, size_t ldx,
+                      int begin, int end, int8_t *row) {
+  _Alignas(64) int8_t buffer[ROWS_BYTES];
+  const size_t stride = (size_t)a->k_padded;
+  /* Several rows in the buffer if they fit; else one in the caller's scratch. */
+  const int together = stride * ROWS <= ROWS_BYTES ? ROWS : stride * 2 <= ROWS_BYTES ? (int)(ROWS_BYTES / stride) : 1;
+  for (int p = begin; p < end; p++) {
+    const int width = panel_width(a, p), first = p * a->mr;
+    int8_t *codes = a->codes + (size_t)first * a->k_padded;
+    int32_t *sums = a->sums + (size_t)first * a->blocks;
+    for (int i = 0; i < width; i += together) {
+      const int count = width - i < together ? width - i : together;
+      int8_t *out = width == 1 ? codes : together == 1 ? row : buffer;
+      for (int j = 0; j < count; j++) {
+        const size_t token = (size_t)first + i + j;
+        kt->quantize_row(x + token * ldx, a->k, a->k_padded, a->bits, l->act_group, l->act_symmetric, out + j * stride,
+                         a->scales + token * a->scales_per_token);
+        agq_sum_blocks(out + j * stride, a->block, a->blocks, sums + i + j, width);
+      }
+      if (width > 1) interleave(out, stride, count, a->k_padded, codes, width, i);
+    }
+  }
+}
+
+static const agq_kernel *integer_kernel(const agq_kernel_table *kt, const agq_linear *l, int m) {
+  if (l->weight_dtype == AGQ_U4)
+    return l->act_bits == 8 ? (m == 1 ? &kt->u4a8_m1 : &kt->u4a8) : (m == 1 ? &kt->u4a4_m1 : &kt->u4a4);
+  return l->act_bits == 8 ? (m == 1 ? &kt->i8a8_m1 : &kt->i8a8) : (m == 1 ? &kt->i8a4_m1 : &kt->i8a4);
+}
+
+static void run_integer(const agq_kernel_table *kt, const agq_linear *l, const agq_shape *s, const agq_act *a, float *y,
+                        size_t ldy, int begin, int end) {
+  const agq_kernel *kernel = integer_kernel(kt, l, a->m);
+  agq_tile t = {
+      .w_stride = s->panel_bytes, .scale_stride = s->scale_panel_bytes, .zero_stride = s->zero_panel_bytes,
+      .scale_bf16 = l->scale_dtype == AGQ_BF16, .block = s->block, .blocks = s->blocks, .group_blocks = s->group_blocks,
+      .a_scale_stride = a->scales_per_token, .act_blocks = s->act_blocks, .ldy = ldy,
+  };
+  const int token_panels = agq_act_token_panels(a);
+  /* Loops: a chunk of tokens whose codes fit L2; then the weights once; for each few panels of them all tokens of the
+   * chunk. */
+  int chunk = (int)(CHUNK_BYTES / ((size_t)a->k_padded * a->mr));
+  if (chunk < 1) chunk = 1;
+  const int step = a->m == 1 ? end - begin : kernel->step;
+  for (int c = 0; c < token_panels; c += chunk) {
+    const int last = c + chunk < token_panels ? c + chunk : token_panels;
+    for (int p = begin; p < end; p += step) {
+      const int row = p * AGQ_PANEL;
+      t.panels = end - p < step ? end - p : step;
+      t.rows = l->out_features - row < t.panels * AGQ_PANEL ? l->out_features - row : t.panels * AGQ_PANEL;
+      t.w = (const uint8_t *)l->weight + p * s->panel_bytes;
+      t.scale = (const char *)l->scale + p * s->scale_panel_bytes;
+      t.zero = l->zero ? l->zero + p * s->zero_panel_bytes : 0;
+      t.bias = l->bias ? l->bias + row : 0;
+      for (int q = c; q < last; q++) {
+        const size_t token = (size_t)q * a->mr;
+        t.width = panel_width(a, q);
+        t.a = a->codes + token * a->k_padded;
+        t.sums = a->sums + token * a->blocks;
+        t.a_scale = a->scales + token * a->scales_per_token;
+        t.y = y + token * ldy + row;
+        kernel->run(&t);
+      }
+    }
+  }
+}
+
+static agq_float_fn float_kernel(const agq_kernel_table *kt, int dtype) {
+  switch (dtype) {
+    case AGQ_F32: return kt->f32;
+    case AGQ_F16: return kt->f16;
+    case AGQ_BF16: return kt->bf16;
+    case AGQ_I8: return kt->i8;
+    default: return kt->u4;
+  }
+}
+
+void agq_linear_run(const agq_kernel_table *kt, const agq_linear *l, const agq_act *a, const float *x, size_t ldx,
+                    int m, float *y, size_t ldy, int begin, int end) {
+  agq_shape s;
+  agq_linear_shape(l, &s);
+  if (begin >= end || m < 1) return;
+  if (s.integer) {
+    run_integer(kt, l, &s, a, y, ldy, begin, end);
+    return;
+  }
+  const agq_float_fn run = float_kernel(kt, l->weight_dtype);
+  int chunk = (int)(FLOAT_CHUNK_BYTES / ((size_t)l->in_features * sizeof(float)));
+  chunk = chunk < 16 ? 16 : chunk;
+  for (int i = 0; i < m; i += chunk) {
+    agq_float_tile t = {.l = l, .panel = begin, .panels = end - begin, .x = x + i * ldx, .ldx = ldx,
+                        .m = m - i < chunk ? m - i : chunk, .y = y + i * ldy, .ldy = ldy};
+    run(&t);
+  }
+}
+
+const char *agq_linear_kernel(const agq_linear *l, int m) {
+  return l->act_bits == 32 ? agq_kernels_native.float_name : integer_kernel(&agq_kernels_native, l, m)->name;
+}
+
+const char *agq_linear_accumulator(const agq_linear *l) {
+  return l->act_bits == 32 ? "float32" : integer_kernel(&agq_kernels_native, l, 2)->accumulator;
+}

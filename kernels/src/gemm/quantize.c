@@ -1,0 +1,70 @@
+/* quantize.c: portable quantization of activations; see quantize.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "quantize.h"
+
+#include <string.h>
+
+/* rint, half to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no fraction bits in the default rounding mode. */
+static inline float rint_small(float x) { return (x + 12582912.0f) - 12582912.0f; }
+
+/* The comparisons are written as the x86 min and max instructions choose: a NaN gives the bound, so codes stay
+ * bounded. */
+static inline int8_t clamp_rint(float v, float lo, float hi) {
+  v = v < hi ? v : hi;
+  v = v > lo ? v : lo;
+  return (int8_t)(int)rint_small(v);
+}
+
+static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes) {
+  float amax = 0;
+  for (int i = 0; i < n; i++) {
+    float a = x[i] < 0 ? -x[i] : x[i];
+    amax = a > amax ? a : amax;
+  }
+  if (amax == 0) {
+    memset(codes, 0, (size_t)n);
+    return 0;
+  }
+  float inv = qmax / amax;
+  for (int i = 0; i < n; i++) codes[i] = clamp_rint(x[i] * inv, -qmax, qmax);
+  return amax / qmax;
+}
+
+static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
+  float lo = 0, hi = 0;
+  for (int i = 0; i < n; i++) {
+    lo = x[i] < lo ? x[i] : lo;
+    hi = x[i] > hi ? x[i] : hi;
+  }
+  float range = hi - lo;
+  if (range == 0) {
+    memset(codes, 0, (size_t)n);
+    return 0;
+  }
+  float inv = 15.0f / range;
+  float zero = (float)clamp_rint(-lo * inv, 0.0f, 15.0f);
+  /* clamp(rint(v) + zero, 0, 15) - zero, with the bounds moved by the zero point. */
+  for (int i = 0; i < n; i++) codes[i] = clamp_rint(x[i] * inv, -zero, 15.0f - zero);
+  return range / 15.0f;
+}
+
+void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
+                             float *scales) {
+  if (!group) group = k;
+  for (int g = 0; g * group < k; g++) {
+    const float *p = x + (size_t)g * group;
+    int8_t *c = codes + (size_t)g * group;
+    scales[g] =
+        symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, c) : quantize_asymmetric(p, group, c);
+  }
+  memset(codes + k, 0, (size_t)(k_padded - k));
+}
+
+void agq_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride) {
+  for (int b = 0; b < blocks; b++) {
+    int32_t s = 0;
+    for (int i = 0; i < block; i++) s += codes[(size_t)b * block + i];
+    sums[(size_t)b * stride] = s;
+  }
+}

@@ -1,0 +1,17 @@
+/* quantize.h: one token of activations to codes and scales. The formulas stand in docs/arithmetic.md ("Activations").
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGQ_QUANTIZE_H
+#define AGQ_QUANTIZE_H
+
+#include <stdint.h>
+
+/* x[k] -> codes[k_padded] (plain order, padding 0; code - zero when asymmetric) and scales[k/group] (group 0: one
+ * scale). bits: 4 or 8; symmetric = 0 with 4 bits only. */
+void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
+                             float *scales);
+
+/* Sums of `block` consecutive codes: sums[b * stride] for b < blocks. */
+void agq_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride);
+
+#endif

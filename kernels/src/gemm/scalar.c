@@ -1,0 +1,155 @@
+/* scalar.c: portable twins of every kernel. They define the result; each SIMD kernel is tested against them.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "convert.h"
+#include "gemm.h"
+#include "linear.h"
+#include "quantize.h"
+
+static inline float load_scale(const void *p, int i, int bf16) {
+  return bf16 ? agq_bf16_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+}
+
+/* Integer kernels: one panel of 16 rows times one token at a time. `u4` is a constant at every call. */
+static inline void panel_u4(const uint8_t *w, const int8_t *a, int stride, int columns, int32_t *acc) {
+  for (int k = 0; k < columns; k += 8, w += 64, a += 2 * stride) {
+    for (int r = 0; r < AGQ_PANEL; r++) {
+      int32_t s = 0;
+      for (int j = 0; j < 4; j++) s += (w[4 * r + j] & 15) * a[j] + (w[4 * r + j] >> 4) * a[stride + j];
+      acc[r] += s;
+    }
+  }
+}
+
+static inline void panel_i8(const int8_t *w, const int8_t *a, int stride, int columns, int32_t *acc) {
+  for (int k = 0; k < columns; k += 4, w += 64, a += stride) {
+    for (int r = 0; r < AGQ_PANEL; r++) {
+      int32_t s = 0;
+      for (int j = 0; j < 4; j++) s += w[4 * r + j] * a[j];
+      acc[r] += s;
+    }
+  }
+}
+
+static inline void integer_tile(const agq_tile *t, int u4) {
+  const size_t block_bytes = (size_t)t->block * AGQ_PANEL / (u4 ? 2 : 1);
+  for (int p = 0; p < t->panels; p++) {
+    const uint8_t *w = t->w + p * t->w_stride;
+    const char *scale = (const char *)t->scale + p * t->scale_stride;
+    const int8_t *zero = t->zero ? t->zero + p * t->zero_stride : 0;
+    int rows = t->rows - p * AGQ_PANEL < AGQ_PANEL ? t->rows - p * AGQ_PANEL : AGQ_PANEL;
+    for (int i = 0; i < t->width; i++) {
+      float f[AGQ_PANEL] = {0};
+      for (int b = 0; b < t->blocks; b++) {
+        int group = b / t->group_blocks;
+        int32_t sum = t->sums[(size_t)b * t->width + i], acc[AGQ_PANEL];
+        for (int r = 0; r < AGQ_PANEL; r++) acc[r] = -(zero ? zero[group * AGQ_PANEL + r] : u4 ? 8 : 0) * sum;
+        const int8_t *a = t->a + (size_t)b * t->block * t->width + 4 * i;
+        if (u4) panel_u4(w + b * block_bytes, a, 4 * t->width, t->block, acc);
+        else panel_i8((const int8_t *)w + b * block_bytes, a, 4 * t->width, t->block, acc);
+        float as = t->act_blocks ? t->a_scale[(size_t)i * t->a_scale_stride + b / t->act_blocks] : 1;
+        for (int r = 0; r < AGQ_PANEL; r++) {
+          float s = load_scale(scale, group * AGQ_PANEL + r, t->scale_bf16);
+          if (t->act_blocks) s *= as;
+          f[r] = agq_madd((float)acc[r], s, f[r]);
+        }
+      }
+      float *y = t->y + i * t->ldy + p * AGQ_PANEL;
+      for (int r = 0; r < rows; r++) {
+        float v = t->act_blocks ? f[r] : f[r] * t->a_scale[(size_t)i * t->a_scale_stride];
+        y[r] = t->bias ? v + t->bias[p * AGQ_PANEL + r] : v;
+      }
+    }
+  }
+}
+
+static void tile_u4(const agq_tile *t) { integer_tile(t, 1); }
+static void tile_i8(const agq_tile *t) { integer_tile(t, 0); }
+
+/* Float activations. */
+static inline void write_rows(const agq_float_tile *t, int token, int panel, const float *f) {
+  const int rows = t->l->out_features, first = panel * AGQ_PANEL;
+  for (int r = 0; r < AGQ_PANEL && first + r < rows; r++)
+    t->y[token * t->ldy + first + r] = t->l->bias ? f[r] + t->l->bias[first + r] : f[r];
+}
+
+/* Weights stored as floats; `dtype` is a constant at every call. */
+static inline void float_tile(const agq_float_tile *t, int dtype) {
+  const int k = t->l->in_features;
+  for (int p = t->panel; p < t->panel + t->panels; p++) {
+    const float *w32 = (const float *)t->l->weight + (size_t)p * k * AGQ_PANEL;
+    const uint16_t *w16 = (const uint16_t *)t->l->weight + (size_t)p * k * AGQ_PANEL;
+    for (int i = 0; i < t->m; i++) {
+      const float *x = t->x + i * t->ldx;
+      float f[AGQ_PANEL] = {0};
+      for (int c = 0; c < k; c++)
+        for (int r = 0; r < AGQ_PANEL; r++) {
+          size_t at = (size_t)c * AGQ_PANEL + r;
+          float w = dtype == AGQ_F32 ? w32[at] : dtype == AGQ_BF16 ? agq_bf16_float(w16[at]) : agq_f16_float(w16[at]);
+          f[r] = agq_madd(w, x[c], f[r]);
+        }
+      write_rows(t, i, p, f);
+    }
+  }
+}
+
+/* Integer weights, float activations: per group the sum of (code - zero) * x, then one multiply-add with the scale. */
+static inline void dequant_tile(const agq_float_tile *t, int u4) {
+  const agq_linear *l = t->l;
+  const int k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group;
+  const size_t panel_bytes = (size_t)agq_pad32(k) * AGQ_PANEL / (u4 ? 2 : 1);
+  for (int p = t->panel; p < t->panel + t->panels; p++) {
+    const uint8_t *w = (const uint8_t *)l->weight + p * panel_bytes;
+    const size_t at = (size_t)p * groups * AGQ_PANEL;
+    for (int i = 0; i < t->m; i++) {
+      const float *x = t->x + i * t->ldx;
+      float f[AGQ_PANEL] = {0};
+      for (int g = 0; g < groups; g++) {
+        float sum[AGQ_PANEL] = {0}, zero[AGQ_PANEL];
+        for (int r = 0; r < AGQ_PANEL; r++) zero[r] = l->zero ? l->zero[at + g * AGQ_PANEL + r] : u4 ? 8 : 0;
+        for (int c = g * group; c < (g + 1) * group; c++)
+          for (int r = 0; r < AGQ_PANEL; r++) {
+            int code = u4 ? w[(size_t)(c / 8) * 64 + 4 * r + c % 4] >> (c & 4) & 15
+                          : (int8_t)w[(size_t)(c / 4) * 64 + 4 * r + c % 4];
+            sum[r] = agq_madd((float)code - zero[r], x[c], sum[r]);
+          }
+        for (int r = 0; r < AGQ_PANEL; r++)
+          f[r] =
+              agq_madd(sum[r], load_scale(l->scale, (int)(at + g * AGQ_PANEL + r), l->scale_dtype == AGQ_BF16), f[r]);
+      }
+      write_rows(t, i, p, f);
+    }
+  }
+}
+
+static void float_f32(const agq_float_tile *t) { float_tile(t, AGQ_F32); }
+static void float_f16(const agq_float_tile *t) { float_tile(t, AGQ_F16); }
+static void float_bf16(const agq_float_tile *t) { float_tile(t, AGQ_BF16); }
+static void float_u4(const agq_float_tile *t) { dequant_tile(t, 1); }
+static void float_i8(const agq_float_tile *t) { dequant_tile(t, 0); }
+
+#define TABLE                                                   \
+  {                                                             \
+      .isa = "scalar",                                          \
+      .mr = 4,                                                  \
+      .u4a8 = {"u4s8_scalar", tile_u4, AGQ_MAX_MR, 1, "int32"}, \
+      .u4a4 = {"u4s4_scalar", tile_u4, AGQ_MAX_MR, 1, "int32"}, \
+      .i8a8 = {"s8s8_scalar", tile_i8, AGQ_MAX_MR, 1, "int32"}, \
+      .i8a4 = {"s8s4_scalar", tile_i8, AGQ_MAX_MR, 1, "int32"}, \
+      .u4a8_m1 = {"u4s8_m1_scalar", tile_u4, 1, 1, "int32"},    \
+      .u4a4_m1 = {"u4s4_m1_scalar", tile_u4, 1, 1, "int32"},    \
+      .i8a8_m1 = {"s8s8_m1_scalar", tile_i8, 1, 1, "int32"},    \
+      .i8a4_m1 = {"s8s4_m1_scalar", tile_i8, 1, 1, "int32"},    \
+      .f32 = float_f32,                                         \
+      .f16 = float_f16,                                         \
+      .bf16 = float_bf16,                                       \
+      .u4 = float_u4,                                           \
+      .i8 = float_i8,                                           \
+      .float_name = "f32_scalar",                               \
+      .quantize_row = agq_quantize_row_scalar,                  \
+  }
+
+const agq_kernel_table agq_kernels_scalar = TABLE;
+#if defined(AGQ_ISA_SCALAR)
+const agq_kernel_table agq_kernels_native = TABLE;
+#endif

@@ -1,0 +1,98 @@
+/* shape.c: sizes and validation of linears; see shape.h and agq.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "shape.h"
+
+#include <string.h>
+
+static int gcd(int a, int b) {
+  while (b) {
+    int r = a % b;
+    a = b;
+    b = r;
+  }
+  return a;
+}
+
+/* Whole rows (0) and multiples of 32 that divide k. */
+static int good_group(int group, int k) {
+  return group == 0 || group == k || (group > 0 && group % 32 == 0 && k % group == 0);
+}
+
+int agq_linear_shape(const agq_linear *l, agq_shape *s) {
+  memset(s, 0, sizeof *s);
+  const int k = l->in_features, n = l->out_features, limit = 1 << 30;
+  if (k < 1 || n < 1 || k > limit || n > limit) return AGQ_ERR_ARGUMENT;
+  const int integer_weight = l->weight_dtype == AGQ_U4 || l->weight_dtype == AGQ_I8;
+  if (l->weight_dtype < AGQ_F32 || l->weight_dtype > AGQ_U4) return AGQ_ERR_ARGUMENT;
+  if (l->act_bits != 32 && l->act_bits != 8 && l->act_bits != 4) return AGQ_ERR_UNSUPPORTED;
+
+  if (!integer_weight) {
+    if (l->act_bits != 32) return AGQ_ERR_UNSUPPORTED; /* integer activations need integer weights */
+    s->panel_bytes = (size_t)k * AGQ_PANEL * (l->weight_dtype == AGQ_F32 ? 4 : 2);
+    return AGQ_OK;
+  }
+  if (l->scale_dtype != AGQ_F32 && l->scale_dtype != AGQ_BF16) return AGQ_ERR_ARGUMENT;
+  if (!good_group(l->group_size, k)) return AGQ_ERR_ARGUMENT;
+  const int k_padded = agq_pad32(k), group = l->group_size ? l->group_size : k;
+  s->groups = k / group;
+  s->panel_bytes = (size_t)k_padded * AGQ_PANEL / (l->weight_dtype == AGQ_U4 ? 2 : 1);
+  s->scale_panel_bytes = (size_t)s->groups * AGQ_PANEL * (l->scale_dtype == AGQ_F32 ? 4 : 2);
+  s->zero_panel_bytes = (size_t)s->groups * AGQ_PANEL;
+  if (l->act_bits == 32) return AGQ_OK;
+
+  s->integer = 1;
+  if (!good_group(l->act_group, k)) return AGQ_ERR_ARGUMENT;
+  if (l->act_symmetric != 0 && l->act_symmetric != 1) return AGQ_ERR_ARGUMENT;
+  if (!l->act_symmetric && l->act_bits != 4) return AGQ_ERR_UNSUPPORTED;
+  const int act_group = l->act_group ? l->act_group : k;
+  s->act_scales = k / act_group;
+  s->block = group == k && act_group == k ? k_padded : gcd(group, act_group);
+  if (s->block % 32)
+    return AGQ_ERR_UNSUPPORTED; /* a group of the whole row, not a multiple of 32, beside a shorter one */
+  if (s->block > AGQ_MAX_BLOCK) return AGQ_ERR_UNSUPPORTED;
+  s->blocks = k_padded / s->block;
+  s->group_blocks = s->blocks / s->groups;
+  /* One scale per token is applied once at the end; groups are applied per block. */
+  s->act_blocks = s->act_scales == 1 ? 0 : s->blocks / s->act_scales;
+  return AGQ_OK;
+}
+
+/* Bytes of `panels * per_panel`, or -1 where that does not fit. */
+static int64_t tensor_bytes(const agq_linear *l, size_t per_panel) {
+  int64_t bytes;
+  if (__builtin_mul_overflow((int64_t)per_panel, (int64_t)agq_panels(l->out_features), &bytes)) return -1;
+  return bytes;
+}
+
+int64_t agq_linear_weight_bytes(const agq_linear *l) {
+  agq_shape s;
+  return agq_linear_shape(l, &s) == AGQ_OK ? tensor_bytes(l, s.panel_bytes) : -1;
+}
+
+int64_t agq_linear_scale_bytes(const agq_linear *l) {
+  agq_shape s;
+  return agq_linear_shape(l, &s) == AGQ_OK ? tensor_bytes(l, s.scale_panel_bytes) : -1;
+}
+
+int64_t agq_linear_zero_bytes(const agq_linear *l) {
+  agq_shape s;
+  if (agq_linear_shape(l, &s) != AGQ_OK) return -1;
+  return l->zero ? tensor_bytes(l, s.zero_panel_bytes) : 0;
+}
+
+/* 1: `held` bytes at `p` are not enough for `needed`. */
+static int too_small(const void *p, size_t held, int64_t needed) {
+  return needed < 0 || (needed > 0 && !p) || held < (uint64_t)needed;
+}
+
+int agq_linear_check(const agq_linear *l) {
+  agq_shape s;
+  int status = agq_linear_shape(l, &s);
+  if (status != AGQ_OK) return status;
+  if (too_small(l->weight, l->weight_bytes, tensor_bytes(l, s.panel_bytes))) return AGQ_ERR_ARGUMENT;
+  if (too_small(l->scale, l->scale_bytes, tensor_bytes(l, s.scale_panel_bytes))) return AGQ_ERR_ARGUMENT;
+  if (l->zero && !s.groups) return AGQ_ERR_ARGUMENT;
+  if (l->zero && too_small(l->zero, l->zero_bytes, tensor_bytes(l, s.zero_panel_bytes))) return AGQ_ERR_ARGUMENT;
+  return AGQ_OK;
+}

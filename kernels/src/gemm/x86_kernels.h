@@ -1,0 +1,43 @@
+/* x86_kernels.h: the x86 kernels of the level that is being compiled.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGQ_X86_KERNELS_H
+#define AGQ_X86_KERNELS_H
+
+#include "gemm.h"
+
+/* Kinds of integer products: weight format x activation bits. */
+enum { AGQ_U4A8, AGQ_U4A4, AGQ_I8A8, AGQ_I8A4 };
+
+/* Tokens of one register tile, and of one token panel: the panel is cut into tiles that share the unpacked weights. */
+#if defined(AGQ_ISA_AVX512VNNI)
+#define AGQ_TILE_TOKENS 12
+#define AGQ_X86_MR 48
+#define AGQ_X86_STEP 4
+#elif defined(AGQ_ISA_AVXVNNI)
+#define AGQ_TILE_TOKENS 6
+#define AGQ_X86_MR 36
+#define AGQ_X86_STEP 2
+#else
+#define AGQ_TILE_TOKENS 5
+#define AGQ_X86_MR 40
+#define AGQ_X86_STEP 1
+#endif
+
+void agq_x86_tile_u4a8(const agq_tile *t);
+void agq_x86_tile_u4a4(const agq_tile *t);
+void agq_x86_tile_i8a8(const agq_tile *t);
+void agq_x86_tile_i8a4(const agq_tile *t);
+void agq_x86_m1_u4a8(const agq_tile *t);
+void agq_x86_m1_u4a4(const agq_tile *t);
+void agq_x86_m1_i8a8(const agq_tile *t);
+void agq_x86_m1_i8a4(const agq_tile *t);
+void agq_x86_f32(const agq_float_tile *t);
+void agq_x86_f16(const agq_float_tile *t);
+void agq_x86_bf16(const agq_float_tile *t);
+void agq_x86_u4(const agq_float_tile *t);
+void agq_x86_i8(const agq_float_tile *t);
+void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
+                          float *scales);
+
+#endif

@@ -1,0 +1,86 @@
+/* x86_quantize.c: activations to codes, bit-equal to quantize.c; see quantize.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "x86_vec.h"
+
+#if defined(AGQ_X86)
+#include "x86_kernels.h"
+
+/* min and max return their second operand when the first is a NaN, as the comparisons in quantize.c do. */
+INLINE void emit(const float *x, int n, float inv, float lo, float hi, int8_t *codes) {
+  const vf vinv = vf_set(inv), vlo = vf_set(lo), vhi = vf_set(hi);
+  int i = 0;
+  for (; i + AGQ_VL <= n; i += AGQ_VL) vf_store_s8(codes + i, vf_max(vf_min(vf_mul(vf_load(x + i), vinv), vhi), vlo));
+  if (i < n) {
+    int8_t t[AGQ_VL];
+    vf_store_s8(t, vf_max(vf_min(vf_mul(vf_load_rows(x + i, n - i), vinv), vhi), vlo));
+    memcpy(codes + i, t, (size_t)(n - i));
+  }
+}
+
+INLINE float reduce(vf v, int largest) {
+  float t[AGQ_VL];
+  vf_store(t, v);
+  float r = t[0];
+  for (int i = 1; i < AGQ_VL; i++) r = (largest ? t[i] > r : t[i] < r) ? t[i] : r;
+  return r;
+}
+
+static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes) {
+  vf m0 = vf_zero(), m1 = vf_zero();
+  int i = 0;
+  for (; i + 2 * AGQ_VL <= n; i += 2 * AGQ_VL) {
+    m0 = vf_max(vf_abs(vf_load(x + i)), m0);
+    m1 = vf_max(vf_abs(vf_load(x + i + AGQ_VL)), m1);
+  }
+  for (; i < n; i += AGQ_VL) m0 = vf_max(vf_abs(vf_load_rows(x + i, n - i)), m0);
+  const float amax = reduce(vf_max(m0, m1), 1);
+  if (amax == 0) {
+    memset(codes, 0, (size_t)n);
+    return 0;
+  }
+  emit(x, n, qmax / amax, -qmax, qmax, codes);
+  return amax / qmax;
+}
+
+static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
+  vf l0 = vf_zero(), l1 = vf_zero(), h0 = vf_zero(), h1 = vf_zero();
+  int i = 0;
+  for (; i + 2 * AGQ_VL <= n; i += 2 * AGQ_VL) {
+    const vf a = vf_load(x + i), b = vf_load(x + i + AGQ_VL);
+    l0 = vf_min(a, l0);
+    h0 = vf_max(a, h0);
+    l1 = vf_min(b, l1);
+    h1 = vf_max(b, h1);
+  }
+  for (; i < n; i += AGQ_VL) {
+    const vf a = vf_load_rows(x + i, n - i);
+    l0 = vf_min(a, l0);
+    h0 = vf_max(a, h0);
+  }
+  const float lo = reduce(vf_min(l0, l1), 0), range = reduce(vf_max(h0, h1), 1) - lo;
+  if (range == 0) {
+    memset(codes, 0, (size_t)n);
+    return 0;
+  }
+  const float inv = 15.0f / range;
+  float zero = -lo * inv;
+  zero = zero < 15.0f ? zero : 15.0f;
+  zero = zero > 0.0f ? zero : 0.0f;
+  zero = (zero + 12582912.0f) - 12582912.0f; /* rint, half to even */
+  emit(x, n, inv, -zero, 15.0f - zero, codes);
+  return range / 15.0f;
+}
+
+void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
+                          float *scales) {
+  if (!group) group = k;
+  for (int g = 0; g * group < k; g++) {
+    const float *p = x + (size_t)g * group;
+    int8_t *c = codes + (size_t)g * group;
+    scales[g] =
+        symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, c) : quantize_asymmetric(p, group, c);
+  }
+  memset(codes + k, 0, (size_t)(k_padded - k));
+}
+#endif

@@ -1,0 +1,214 @@
+/* x86_vec.h: the vectors of the x86 level that is being compiled, under common names.
+ *
+ * One 32-bit lane = one output row; a weight panel of 16 rows is AGQ_NV vectors. Levels differ in vector length and in
+ * how an (unsigned weight byte) x (signed activation byte) product of four columns is accumulated: with vpdpbusd
+ * straight into int32, or with pmaddubsw into int16 (AGQ_MADDUBS).
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGQ_X86_VEC_H
+#define AGQ_X86_VEC_H
+
+#if defined(AGQ_ISA_SSE41) || defined(AGQ_ISA_AVX2) || defined(AGQ_ISA_AVXVNNI) || defined(AGQ_ISA_AVX512VNNI)
+#define AGQ_X86 1
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(AGQ_ISA_AVX512VNNI)
+typedef __m512i vi;
+typedef __m512 vf;
+#define AGQ_VB 64 /* bytes of a vector */
+INLINE vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+INLINE void vi_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
+INLINE vi vi_zero(void) { return _mm512_setzero_si512(); }
+INLINE vi vi_set8(int x) { return _mm512_set1_epi8((char)x); }
+INLINE vi vi_set32(int x) { return _mm512_set1_epi32(x); }
+INLINE vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
+INLINE vi vi_high_nibble(vi a, vi m15) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), m15); }
+INLINE vi vi_shr4(vi a) { return _mm512_srai_epi32(a, 4); }
+INLINE vi vi_add32(vi a, vi b) { return _mm512_add_epi32(a, b); }
+INLINE vi vi_mul32(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
+INLINE vi vi_from_s8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+INLINE vi vi_dot(vi c, vi u, vi s) { return _mm512_dpbusd_epi32(c, u, s); }
+INLINE vf vf_from_int(vi a) { return _mm512_cvtepi32_ps(a); }
+INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
+INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
+INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+INLINE vf vf_madd(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
+INLINE vf vf_load_bf16(const uint16_t *p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+/* Rounds half to even and stores one byte per lane; lanes are within int8. */
+INLINE void vf_store_s8(int8_t *p, vf a) {
+  _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+INLINE vi vi_shr32(vi a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
+INLINE vi vi_shl32(vi a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+INLINE vi vi_sra32(vi a, int n) { return _mm512_sra_epi32(a, _mm_cvtsi32_si128(n)); }
+
+#elif defined(AGQ_ISA_AVX2) || defined(AGQ_ISA_AVXVNNI)
+typedef __m256i vi;
+typedef __m256 vf;
+#define AGQ_VB 32
+INLINE vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+INLINE void vi_store(void *p, vi a) { _mm256_storeu_si256((__m256i *)p, a); }
+INLINE vi vi_zero(void) { return _mm256_setzero_si256(); }
+INLINE vi vi_set8(int x) { return _mm256_set1_epi8((char)x); }
+INLINE vi vi_set32(int x) { return _mm256_set1_epi32(x); }
+INLINE vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
+INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
+INLINE vi vi_high_nibble(vi a, vi m15) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), m15); }
+INLINE vi vi_shr4(vi a) { return _mm256_srai_epi32(a, 4); }
+INLINE vi vi_add32(vi a, vi b) { return _mm256_add_epi32(a, b); }
+INLINE vi vi_mul32(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
+INLINE vi vi_from_s8(const int8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
+INLINE vf vf_from_int(vi a) { return _mm256_cvtepi32_ps(a); }
+INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
+INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
+INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+INLINE vf vf_madd(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+INLINE vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+INLINE vf vf_load_bf16(const uint16_t *p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+INLINE void vf_store_s8(int8_t *p, vf a) {
+  vi i = _mm256_cvtps_epi32(a);
+  __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+  _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(h, h));
+}
+INLINE vi vi_shr32(vi a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
+INLINE vi vi_shl32(vi a, int n) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+INLINE vi vi_sra32(vi a, int n) { return _mm256_sra_epi32(a, _mm_cvtsi32_si128(n)); }
+#if defined(AGQ_ISA_AVXVNNI)
+INLINE vi vi_dot(vi c, vi u, vi s) { return _mm256_dpbusd_avx_epi32(c, u, s); }
+#else
+#define AGQ_MADDUBS 1
+INLINE vi vi_set16(int x) { return _mm256_set1_epi16((short)x); }
+INLINE vi vi_add16(vi a, vi b) { return _mm256_add_epi16(a, b); }
+INLINE vi vi_maddubs(vi u, vi s) { return _mm256_maddubs_epi16(u, s); }
+INLINE vi vi_madd16(vi a, vi b) { return _mm256_madd_epi16(a, b); }
+INLINE vi vi_sign8(vi a, vi by) { return _mm256_sign_epi8(a, by); }
+INLINE vi vi_abs8(vi a) { return _mm256_abs_epi8(a); }
+#endif
+
+#else /* SSE4.1 */
+#define AGQ_MADDUBS 1
+typedef __m128i vi;
+typedef __m128 vf;
+#define AGQ_VB 16
+INLINE vi vi_load(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
+INLINE void vi_store(void *p, vi a) { _mm_storeu_si128((__m128i *)p, a); }
+INLINE vi vi_zero(void) { return _mm_setzero_si128(); }
+INLINE vi vi_set8(int x) { return _mm_set1_epi8((char)x); }
+INLINE vi vi_set32(int x) { return _mm_set1_epi32(x); }
+INLINE vi vi_and(vi a, vi b) { return _mm_and_si128(a, b); }
+INLINE vi vi_xor(vi a, vi b) { return _mm_xor_si128(a, b); }
+INLINE vi vi_high_nibble(vi a, vi m15) { return _mm_and_si128(_mm_srli_epi16(a, 4), m15); }
+INLINE vi vi_shr4(vi a) { return _mm_srai_epi32(a, 4); }
+INLINE vi vi_add32(vi a, vi b) { return _mm_add_epi32(a, b); }
+INLINE vi vi_mul32(vi a, vi b) { return _mm_mullo_epi32(a, b); }
+INLINE vi vi_from_s8(const int8_t *p) {
+  int32_t x;
+  memcpy(&x, p, 4);
+  return _mm_cvtepi8_epi32(_mm_cvtsi32_si128(x));
+}
+INLINE vf vf_from_int(vi a) { return _mm_cvtepi32_ps(a); }
+INLINE vf vf_zero(void) { return _mm_setzero_ps(); }
+INLINE vf vf_set(float x) { return _mm_set1_ps(x); }
+INLINE vf vf_load(const float *p) { return _mm_loadu_ps(p); }
+INLINE void vf_store(float *p, vf a) { _mm_storeu_ps(p, a); }
+INLINE vf vf_add(vf a, vf b) { return _mm_add_ps(a, b); }
+INLINE vf vf_sub(vf a, vf b) { return _mm_sub_ps(a, b); }
+INLINE vf vf_mul(vf a, vf b) { return _mm_mul_ps(a, b); }
+INLINE vf vf_madd(vf a, vf b, vf c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
+INLINE vf vf_min(vf a, vf b) { return _mm_min_ps(a, b); }
+INLINE vf vf_max(vf a, vf b) { return _mm_max_ps(a, b); }
+INLINE vf vf_abs(vf a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
+INLINE vi vi_load_u16(const uint16_t *p) { return _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)p)); }
+INLINE vf vf_load_bf16(const uint16_t *p) { return _mm_castsi128_ps(_mm_slli_epi32(vi_load_u16(p), 16)); }
+/* Without F16C: exponent and mantissa moved into place, then times 2^112, which is exact for subnormals too. */
+INLINE vf vf_load_f16(const uint16_t *p) {
+  vi h = vi_load_u16(p), magnitude = _mm_and_si128(h, _mm_set1_epi32(0x7fff));
+  vf f = _mm_mul_ps(_mm_castsi128_ps(_mm_slli_epi32(magnitude, 13)), _mm_set1_ps(5.192296858534828e33f));
+  vi special = _mm_and_si128(_mm_cmpgt_epi32(magnitude, _mm_set1_epi32(0x7bff)), _mm_set1_epi32(0x7f800000));
+  vi sign = _mm_slli_epi32(_mm_and_si128(h, _mm_set1_epi32(0x8000)), 16);
+  return _mm_or_ps(f, _mm_castsi128_ps(_mm_or_si128(special, sign)));
+}
+INLINE void vf_store_s8(int8_t *p, vf a) {
+  vi h = _mm_packs_epi32(_mm_cvtps_epi32(a), _mm_setzero_si128());
+  int32_t x = _mm_cvtsi128_si32(_mm_packs_epi16(h, h));
+  memcpy(p, &x, 4);
+}
+INLINE vi vi_shr32(vi a, int n) { return _mm_srl_epi32(a, _mm_cvtsi32_si128(n)); }
+INLINE vi vi_shl32(vi a, int n) { return _mm_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+INLINE vi vi_sra32(vi a, int n) { return _mm_sra_epi32(a, _mm_cvtsi32_si128(n)); }
+INLINE vi vi_set16(int x) { return _mm_set1_epi16((short)x); }
+INLINE vi vi_add16(vi a, vi b) { return _mm_add_epi16(a, b); }
+INLINE vi vi_maddubs(vi u, vi s) { return _mm_maddubs_epi16(u, s); }
+INLINE vi vi_madd16(vi a, vi b) { return _mm_madd_epi16(a, b); }
+INLINE vi vi_sign8(vi a, vi by) { return _mm_sign_epi8(a, by); }
+INLINE vi vi_abs8(vi a) { return _mm_abs_epi8(a); }
+#endif
+
+/* c += v in 16-bit or 32-bit lanes. As an instruction, because compilers otherwise reassociate the sums of an unrolled
+ * loop into many partial ones, which then spill. */
+#if defined(AGQ_ISA_AVX2)
+#define ACCUMULATE16(c, v) __asm__("vpaddw %1, %0, %0" : "+x"(c) : "x"(v))
+#define ACCUMULATE32(c, v) __asm__("vpaddd %1, %0, %0" : "+x"(c) : "x"(v))
+#elif defined(AGQ_ISA_SSE41)
+#define ACCUMULATE16(c, v) __asm__("paddw %1, %0" : "+x"(c) : "x"(v))
+#define ACCUMULATE32(c, v) __asm__("paddd %1, %0" : "+x"(c) : "x"(v))
+#endif
+
+#define AGQ_VL (AGQ_VB / 4)  /* rows of a vector */
+#define AGQ_NV (64 / AGQ_VB) /* vectors of a panel */
+
+/* Four activation codes to every row. */
+INLINE vi vi_broadcast4(const int8_t *p) {
+  int32_t x;
+  memcpy(&x, p, 4);
+  return vi_set32(x);
+}
+
+INLINE vf vf_load_scale(const void *p, int i, int bf16) {
+  return bf16 ? vf_load_bf16((const uint16_t *)p + i) : vf_load((const float *)p + i);
+}
+
+/* Writes AGQ_VL rows, or as many of them as exist. */
+INLINE void vf_store_rows(float *y, vf v, int rows) {
+  if (rows >= AGQ_VL) {
+    vf_store(y, v);
+  } else if (rows > 0) {
+    float t[AGQ_VL];
+    vf_store(t, v);
+    memcpy(y, t, (size_t)rows * sizeof(float));
+  }
+}
+
+/* Reads AGQ_VL floats, or as many of them as exist (the rest 0). */
+INLINE vf vf_load_rows(const float *p, int rows) {
+  if (rows >= AGQ_VL) return vf_load(p);
+  float t[AGQ_VL] = {0};
+  for (int r = 0; r < rows; r++) t[r] = p[r];
+  return vf_load(t);
+}
+#endif
+#endif

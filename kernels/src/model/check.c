@@ -1,0 +1,178 @@
+/* check.c: every size of a model descriptor, before anything is computed from it.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "engine.h"
+#include "ops/ops.h"
+
+typedef struct {
+  char *text;
+  size_t size;
+} message;
+
+static int fail(message e, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static int fail(message e, int code, const char *format, ...) {
+  if (e.text && e.size) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(e.text, e.size, format, args);
+    va_end(args);
+  }
+  return code;
+}
+
+static const char *dtype_name(int dtype) {
+  static const char *const names[] = {"f32", "f16", "bf16", "i8", "u4"};
+  return dtype >= AGQ_F32 && dtype <= AGQ_U4 ? names[dtype] : "?";
+}
+
+static int check_linear(const agq_linear *l, const char *name, int64_t out, int64_t in, message e) {
+  if (l->out_features != out || l->in_features != in)
+    return fail(e, AGQ_ERR_ARGUMENT, "%s: shape is %d x %d, the model needs %lld x %lld", name, l->out_features,
+                l->in_features, (long long)out, (long long)in);
+  const int quantized = l->weight_dtype == AGQ_I8 || l->weight_dtype == AGQ_U4;
+  const int64_t weight = agq_linear_weight_bytes(l), scale = agq_linear_scale_bytes(l), zero = agq_linear_zero_bytes(l);
+  const struct {
+    const char *what;
+    const void *data;
+    size_t held;
+    int64_t needed; /* negative: no such shape, which agq_linear_check reports below */
+  } tensors[] = {{"weights", l->weight, l->weight_bytes, weight},
+                 {"scales", l->scale, l->scale_bytes, quantized ? scale : 0},
+                 {"zero points", l->zero, l->zero_bytes, l->zero ? zero : 0}};
+  for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
+    if (tensors[i].needed > 0 && !tensors[i].data)
+      return fail(e, AGQ_ERR_ARGUMENT, "%s: %s missing", name, tensors[i].what);
+    if (tensors[i].needed > 0 && tensors[i].held < (uint64_t)tensors[i].needed)
+      return fail(e, AGQ_ERR_ARGUMENT, "%s: %s have %zu bytes, the shape needs %lld", name, tensors[i].what,
+                  tensors[i].held, (long long)tensors[i].needed);
+  }
+  const int status = agq_linear_check(l);
+  if (status == AGQ_OK) return AGQ_OK;
+  return fail(e, status,
+              "%s: no kernel computes %d x %d %s weights, group size %d, %s, with %d-bit %s activations, group size %d",
+              name, l->out_features, l->in_features, dtype_name(l->weight_dtype), l->group_size,
+              l->zero ? "asymmetric" : "symmetric", l->act_bits,
+              l->act_bits == 32  ? "float"
+              : l->act_symmetric ? "symmetric"
+                                 : "asymmetric",
+              l->act_group);
+}
+
+static int check_block(const agq_model *m, int i, message e) {
+  const agq_block *b = &m->blocks[i];
+  const int64_t q = (int64_t)m->heads * m->head_dim, kv = (int64_t)m->kv_heads * m->head_dim;
+  const int64_t up = m->activation_kind == AGQ_ACTIVATION_SILU_GATED ? 2 * (int64_t)m->ffn : m->ffn;
+  const struct {
+    const char *role;
+    const agq_linear *l;
+    int64_t out, in;
+  } parts[] = {{"qkv", &b->qkv, q + 2 * kv, m->hidden},
+               {"out", &b->out, m->hidden, q},
+               {"up", &b->up, up, m->hidden},
+               {"down", &b->down, m->hidden, m->ffn}};
+  for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
+    char name[48];
+    snprintf(name, sizeof name, "block %d %s", i, parts[p].role);
+    const int status = check_linear(parts[p].l, name, parts[p].out, parts[p].in, e);
+    if (status != AGQ_OK) return status;
+  }
+  return AGQ_OK;
+}
+
+/* rows x columns elements of a float type in `bytes`. */
+static int check_matrix(const char *name, const void *data, int dtype, int64_t rows, int64_t columns, size_t bytes,
+                        message e) {
+  const int element = agq_float_bytes(dtype);
+  if (!element) return fail(e, AGQ_ERR_UNSUPPORTED, "%s: element type %d is not f32, f16 or bf16", name, dtype);
+  if (!data) return fail(e, AGQ_ERR_ARGUMENT, "%s: missing", name);
+  const uint64_t need = (uint64_t)rows * (uint64_t)columns * (uint64_t)element; /* < 2^31 * 2^31 * 4 */
+  if (need > bytes)
+    return fail(e, AGQ_ERR_ARGUMENT, "%s: has %zu bytes, the shape needs %llu", name, bytes, (unsigned long long)need);
+  return AGQ_OK;
+}
+
+static int check_numbers(const agq_model *m, const agq_options *o, message e) {
+  const struct {
+    const char *name;
+    int32_t value, least, most;
+  } numbers[] = {
+      {"hidden", m->hidden, 1, 1 << 24},
+      {"layers", m->layers, 1, 1 << 16},
+      {"heads", m->heads, 1, 1 << 16},
+      {"kv_heads", m->kv_heads, 1, 1 << 16},
+      {"head_dim", m->head_dim, 1, 1 << 14},
+      {"ffn", m->ffn, 1, 1 << 24},
+      {"vocab", m->vocab, 1, 1 << 28},
+      {"embed_dim", m->embed_dim, 1, 1 << 24},
+      {"norm_kind", m->norm_kind, 0, AGQ_NORM_LAYER},
+      {"position_kind", m->position_kind, 0, AGQ_POSITION_ALIBI},
+      {"activation_kind", m->activation_kind, 0, AGQ_ACTIVATION_GELU_ERF},
+      {"norm_after", m->norm_after, 0, 1},
+      {"residual_from_norm", m->residual_from_norm, 0, 1},
+      {"threads", o->threads, 1, 1024},
+      {"slots", o->slots, 1, 1 << 20},
+      {"context", o->context, 1, 1 << 28},
+      {"batch", o->batch, 1, 1 << 20},
+  };
+  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+    if (numbers[i].value < numbers[i].least || numbers[i].value > numbers[i].most)
+      return fail(e, AGQ_ERR_ARGUMENT, "%s is %d, not in %d..%d", numbers[i].name, numbers[i].value, numbers[i].least,
+                  numbers[i].most);
+  if (o->kv_bits != 8 && o->kv_bits != 32)
+    return fail(e, AGQ_ERR_UNSUPPORTED, "kv_bits is %d, not 8 or 32", o->kv_bits);
+  if (m->heads % m->kv_heads)
+    return fail(e, AGQ_ERR_ARGUMENT, "kv_heads %d does not divide heads %d", m->kv_heads, m->heads);
+  if (((int64_t)m->heads + 2 * (int64_t)m->kv_heads) * m->head_dim > 1 << 28)
+    return fail(e, AGQ_ERR_ARGUMENT, "heads %d x head_dim %d is too large", m->heads, m->head_dim);
+  if (m->norm_after && m->residual_from_norm)
+    return fail(e, AGQ_ERR_UNSUPPORTED, "norm_after and residual_from_norm exclude each other");
+  if (!(m->norm_eps >= 0) || !isfinite(m->norm_eps))
+    return fail(e, AGQ_ERR_ARGUMENT, "norm_eps is not a finite number >= 0");
+  if (!isfinite(m->attention_scale)) return fail(e, AGQ_ERR_ARGUMENT, "attention_scale is not finite");
+  return AGQ_OK;
+}
+
+static int check_positions(const agq_model *m, const agq_options *o, message e) {
+  if (m->position_kind == AGQ_POSITION_ROPE && m->head_dim % 2)
+    return fail(e, AGQ_ERR_UNSUPPORTED, "RoPE needs an even head_dim, not %d", m->head_dim);
+  if (m->position_kind == AGQ_POSITION_ALIBI && !m->alibi_slopes)
+    return fail(e, AGQ_ERR_ARGUMENT, "alibi_slopes: missing");
+  if (m->position_kind != AGQ_POSITION_LEARNED) return AGQ_OK;
+  if (m->position_offset < 0 || (int64_t)m->position_offset + o->context > m->position_rows)
+    return fail(e, AGQ_ERR_ARGUMENT, "position: a context of %d needs %lld rows, the model has %d", o->context,
+                (long long)m->position_offset + o->context, m->position_rows);
+  return check_matrix("position", m->position, m->position_dtype, m->position_rows, m->hidden, m->position_bytes, e);
+}
+
+static int check_ends(const agq_model *m, message e) {
+  const int in = m->project_in.in_features != 0, out = m->project_out.in_features != 0;
+  int status = AGQ_OK;
+  if (in) status = check_linear(&m->project_in, "project_in", m->hidden, m->embed_dim, e);
+  else if (m->embed_dim != m->hidden)
+    return fail(e, AGQ_ERR_ARGUMENT, "embed_dim %d differs from hidden %d without project_in", m->embed_dim, m->hidden);
+  if (status == AGQ_OK && out) status = check_linear(&m->project_out, "project_out", m->embed_dim, m->hidden, e);
+  if (status == AGQ_OK) status = check_linear(&m->head, "head", m->vocab, out ? m->embed_dim : m->hidden, e);
+  if (status != AGQ_OK) return status;
+  if (!m->embed_in_head)
+    return check_matrix("embed", m->embed, m->embed_dtype, m->vocab, m->embed_dim, m->embed_bytes, e);
+  if (m->head.weight_dtype == AGQ_U4)
+    return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from u4 weights");
+  if (m->head.in_features != m->embed_dim)
+    return fail(e, AGQ_ERR_ARGUMENT, "head: %d columns cannot serve as an embedding of %d", m->head.in_features,
+                m->embed_dim);
+  return AGQ_OK;
+}
+
+int agq_check_model(const agq_model *m, const agq_options *o, char *error, size_t error_size) {
+  const message e = {error, error_size};
+  int status = check_numbers(m, o, e);
+  if (status == AGQ_OK) status = check_positions(m, o, e);
+  if (status == AGQ_OK) status = check_ends(m, e);
+  if (status == AGQ_OK && !m->blocks) status = fail(e, AGQ_ERR_ARGUMENT, "blocks: missing");
+  for (int i = 0; status == AGQ_OK && i < m->layers; i++) status = check_block(m, i, e);
+  return status;
+}

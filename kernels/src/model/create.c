@@ -1,0 +1,172 @@
+/* create.c: the only place that allocates. Workspace is laid out twice by the same code: once to count, once to place.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine.h"
+
+/* More than an address space has: refused without asking the allocator. */
+#define MOST_BYTES ((size_t)1 << 46)
+
+typedef struct {
+  char *base; /* NULL while counting */
+  size_t used;
+  int overflow;
+} arena;
+
+/* count elements of `size` bytes, 64-byte aligned. */
+static void *take(arena *a, size_t count, size_t size) {
+  size_t bytes;
+  if (__builtin_mul_overflow(count, size, &bytes) || __builtin_add_overflow(bytes, 63, &bytes)) a->overflow = 1;
+  else bytes &= ~(size_t)63;
+  void *p = a->base ? a->base + a->used : NULL;
+  if (a->overflow || __builtin_add_overflow(a->used, bytes, &a->used)) a->overflow = 1;
+  return p;
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static size_t padded(int k) { return (size_t)agq_pad32(k); }
+
+/* Most bytes that the quantized input of any linear takes, and its longest row. */
+static size_t act_bytes(const agq_model *m, int batch, size_t *row) {
+  size_t bytes = larger(agq_act_workspace(&m->head, batch), 64);
+  *row = padded(m->head.in_features);
+  const agq_linear *ends[] = {&m->project_in, &m->project_out};
+  for (int i = 0; i < 2; i++)
+    if (ends[i]->in_features) {
+      bytes = larger(bytes, agq_act_workspace(ends[i], batch));
+      *row = larger(*row, padded(ends[i]->in_features));
+    }
+  for (int i = 0; i < m->layers; i++) {
+    const agq_block *b = &m->blocks[i];
+    const agq_linear *linears[] = {&b->qkv, &b->out, &b->up, &b->down};
+    for (int j = 0; j < 4; j++) {
+      bytes = larger(bytes, agq_act_workspace(linears[j], batch));
+      *row = larger(*row, padded(linears[j]->in_features));
+    }
+  }
+  return bytes;
+}
+
+static void place(agq_engine *e, arena *a) {
+  const agq_model *m = &e->model;
+  const size_t batch = (size_t)e->options.batch, slots = (size_t)e->options.slots, threads = (size_t)e->options.threads;
+  const size_t hidden = (size_t)m->hidden, d = (size_t)m->head_dim, half = d / 2, heads = (size_t)m->heads;
+  const int group = m->heads / m->kv_heads, tile_rows = agq_attention_tile_rows(&e->kv_layout);
+  const int rope = m->position_kind == AGQ_POSITION_ROPE;
+  agq_block *blocks = take(a, (size_t)m->layers, sizeof *blocks);
+  if (blocks) {
+    memcpy(blocks, e->model.blocks, (size_t)m->layers * sizeof *blocks);
+    e->model.blocks = blocks;
+  }
+  e->length = take(a, slots, sizeof *e->length);
+  e->slot_seen = take(a, slots, 1);
+  e->rope_set = take(a, slots, 1);
+  e->inv_freq = take(a, rope ? slots * half : 0, sizeof(float));
+  e->rope_scaling = take(a, slots, sizeof(float));
+  e->token_slot = take(a, batch, sizeof(int32_t));
+  e->token_position = take(a, batch, sizeof(int32_t));
+  e->token_row = take(a, batch, sizeof(int32_t));
+  e->active_position = take(a, batch, sizeof(int32_t));
+  /* Each run of tokens of a slot ends with at most one partial tile. */
+  e->most_tiles = (int)(batch * (size_t)group / (size_t)tile_rows + batch);
+  e->tiles = take(a, (size_t)e->most_tiles, sizeof *e->tiles);
+  e->cosines = take(a, rope ? batch * half : 0, sizeof(float));
+  e->sines = take(a, rope ? batch * half : 0, sizeof(float));
+  e->embedded = take(a, m->project_in.in_features || m->project_out.in_features ? batch : 0,
+                     (size_t)m->embed_dim * sizeof(float));
+  e->h = take(a, batch, hidden * sizeof(float));
+  e->normed = take(a, batch, hidden * sizeof(float));
+  /* The normed rows are dead once their products are computed, unless the residual starts from them. */
+  e->delta = m->residual_from_norm ? take(a, batch, hidden * sizeof(float)) : e->normed;
+  const int gated = m->activation_kind == AGQ_ACTIVATION_SILU_GATED;
+  e->gate_fused = gated && m->ffn % AGQ_PANEL == 0;
+  e->ffn_width = gated && !e->gate_fused ? 2 * m->ffn : m->ffn;
+  /* Attention and the feed-forward part are never alive together. */
+  arena attention = *a, feed = *a;
+  e->qkv = take(&attention, batch, (heads + 2 * (size_t)m->kv_heads) * d * sizeof(float));
+  e->attended = take(&attention, batch, heads * d * sizeof(float));
+  e->ffn = take(&feed, batch, (size_t)e->ffn_width * sizeof(float));
+  a->used = larger(attention.used, feed.used);
+  a->overflow = attention.overflow | feed.overflow;
+  size_t row;
+  const size_t act = act_bytes(m, e->options.batch, &row);
+  e->act_memory = take(a, act, 1);
+  /* With few (token, kv head) pairs, attention is cut into key ranges so that all threads have work. */
+  const size_t ranges = ((size_t)e->options.context + AGQ_KEY_RANGE - 1) / AGQ_KEY_RANGE;
+  e->most_split_units = threads > 1 && ranges > 1 ? 4 * (int)threads : 0;
+  const size_t unit_rows = (size_t)(group < tile_rows ? group : tile_rows);
+  e->states =
+      take(a, (size_t)e->most_split_units * ranges, unit_rows * agq_attention_state(&e->kv_layout) * sizeof(float));
+  /* Scratch of a thread: an attention tile and a key row; or a row of codes; or gate and up of some panels. */
+  e->scratch_floats = agq_attention_scratch(&e->kv_layout, tile_rows) + d + 16;
+  e->scratch_floats = larger(e->scratch_floats, row / sizeof(float) + 16);
+  if (e->gate_fused) e->scratch_floats = larger(e->scratch_floats, larger(batch, 64) * 2 * AGQ_PANEL * 4);
+  e->scratch_floats = (e->scratch_floats + 31) / 16 * 16;
+  e->scratch = take(a, threads, e->scratch_floats * sizeof(float));
+}
+
+static void *align64(void *p) { return (void *)(((uintptr_t)p + 63) & ~(uintptr_t)63); }
+
+static int allocate(agq_engine *e) {
+  e->kv_layout = agq_kv_layout_make(e->options.kv_bits, e->model.head_dim, e->options.context);
+  size_t regions;
+  if (e->kv_layout.region_bytes == 0 ||
+      __builtin_mul_overflow((size_t)e->model.layers * (size_t)e->options.slots, (size_t)e->model.kv_heads, &regions) ||
+      __builtin_mul_overflow(regions, e->kv_layout.region_bytes, &e->kv_bytes) || e->kv_bytes > MOST_BYTES)
+    return 0;
+  arena count = {0};
+  place(e, &count);
+  if (count.overflow || count.used > MOST_BYTES) return 0;
+  e->memory_bytes = count.used;
+  /* calloc: pages that no position has reached yet are not backed by memory. */
+  e->memory = calloc(1, e->memory_bytes + 64);
+  e->kv_memory = calloc(1, e->kv_bytes + 64);
+  if (!e->memory || !e->kv_memory) return 0;
+  e->kv = align64(e->kv_memory);
+  arena real = {.base = align64(e->memory)};
+  place(e, &real);
+  return 1;
+}
+
+agq_engine *agq_engine_create(const agq_model *model, const agq_options *options, char *error, size_t error_size) {
+  if (error && error_size) error[0] = 0;
+  if (!model || !options) {
+    if (error && error_size) snprintf(error, error_size, "no model or no options");
+    return NULL;
+  }
+  if (agq_check_model(model, options, error, error_size) != AGQ_OK) return NULL;
+  agq_engine *e = calloc(1, sizeof *e);
+  if (e) {
+    e->model = *model;
+    e->options = *options;
+    e->kernels = options->scalar ? &agq_kernels_scalar : &agq_kernels_native;
+    if (allocate(e)) {
+      e->pool = agq_pool_create(options->threads);
+      if (e->pool) return e;
+      if (error && error_size) snprintf(error, error_size, "cannot start %d threads", options->threads);
+    } else if (error && error_size) {
+      snprintf(error, error_size,
+               "not enough memory: KV cache of %zu bytes (%d slots x %d positions), workspace of %zu bytes",
+               e->kv_bytes, options->slots, options->context, e->memory_bytes);
+    }
+    agq_engine_destroy(e);
+  } else if (error && error_size) {
+    snprintf(error, error_size, "not enough memory");
+  }
+  return NULL;
+}
+
+void agq_engine_destroy(agq_engine *e) {
+  if (!e) return;
+  agq_pool_destroy(e->pool);
+  free(e->kv_memory);
+  free(e->memory);
+  free(e);
+}
+
+size_t agq_engine_kv_bytes(const agq_engine *e) { return e->kv_bytes; }
+size_t agq_engine_workspace_bytes(const agq_engine *e) { return e->memory_bytes; }

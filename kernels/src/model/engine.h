@@ -1,0 +1,96 @@
+/* engine.h: what an engine holds. See forward.c for the order of its passes.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGQ_ENGINE_H
+#define AGQ_ENGINE_H
+
+#include "agq.h"
+#include "gemm/linear.h"
+#include "ops/attention.h"
+#include "threads/pool.h"
+
+#define AGQ_ERROR_SIZE 256
+
+typedef struct {
+  int first, begin, end, slot; /* rows [begin, end) of attention, counted from token `first` */
+} agq_row_tile;
+
+struct agq_engine {
+  agq_model model; /* blocks: the engine's own copy of the descriptors */
+  agq_options options;
+  const agq_kernel_table *kernels;
+  agq_pool *pool;
+  void *memory, *kv_memory; /* the two large allocations; everything below points into them */
+  size_t memory_bytes, kv_bytes;
+
+  agq_kv_layout kv_layout;
+  char *kv;
+  int *length;                   /* [slots] */
+  uint8_t *slot_seen, *rope_set; /* [slots] */
+  float *inv_freq;               /* [slots][head_dim/2] */
+  float *rope_scaling;           /* [slots] */
+
+  /* Of the piece of a batch that is being computed, at most options.batch tokens. */
+  int32_t *token_slot, *token_position; /* [batch] */
+  int32_t *token_row;                   /* [batch] row of the piece of each token still worked on */
+  int32_t *active_position;             /* [batch] its position */
+  agq_row_tile *tiles;                  /* [most_tiles] */
+  int most_tiles;
+  float *cosines, *sines; /* [batch][head_dim/2] */
+  float *embedded;        /* [batch][embed_dim], with project_in or project_out */
+  float *h;               /* [batch][hidden] residual stream */
+  float *normed;          /* [batch][hidden] */
+  float *delta;           /* [batch][hidden] what is to be added to the residual stream; may be `normed` */
+  float *qkv, *attended;  /* [batch][(heads + 2 kv_heads) head_dim], [batch][heads head_dim] */
+  float *ffn;             /* [batch][ffn or 2 ffn]; shares memory with qkv and attended */
+  int ffn_width, gate_fused;
+  void *act_memory;     /* quantized activations of one linear */
+  float *states;        /* softmax states of attention cut into key ranges */
+  int most_split_units; /* (tile, kv head) pairs up to which attention is cut into ranges; 0: never */
+  float *scratch;       /* [threads][scratch_floats] */
+  size_t scratch_floats;
+  double seconds[AGQ_PROFILE_PARTS]; /* time of the passes, by part */
+  char error[AGQ_ERROR_SIZE];
+};
+
+/* Checks every size of a model. AGQ_OK or an error code with a message that names the part. */
+int agq_check_model(const agq_model *m, const agq_options *o, char *error, size_t error_size);
+
+/* profile.c: runs a pass on the pool and adds its time to a part of the profile. */
+void agq_pass_run(agq_engine *e, int part, agq_task_fn fn, void *arg, int items, int chunk);
+
+/* passes.c: the parallel passes over the tokens of a piece. */
+
+/* Before a linear: h += delta, norms, quantization of its input. */
+typedef struct {
+  const agq_linear *next; /* quantize for it */
+  const float *x;         /* its input [m][ldx]; where there is a norm before it: normed */
+  size_t ldx;
+  int residual;              /* 1: rows of h are updated by `delta` and norms first */
+  const float *base, *delta; /* h = base + delta; delta NULL: no addition */
+  const agq_norm *norm, *second_norm;
+} agq_prepare;
+void agq_pass_prepare(agq_engine *e, const agq_prepare *p, int m, agq_act *act);
+
+enum { AGQ_EPILOGUE_NONE, AGQ_EPILOGUE_ACTIVATE, AGQ_EPILOGUE_GATE };
+void agq_pass_linear(agq_engine *e, int part, const agq_linear *l, const agq_act *act, const float *x, size_t ldx,
+                     int m, float *y, size_t ldy, int epilogue);
+/* silu(gate) * up over rows of ffn, where it could not be done inside the product. */
+void agq_pass_gate(agq_engine *e, int m);
+/* Token embedding (to `to`), and what follows it in h: learned positions and the norm after the embedding. */
+void agq_pass_embed(agq_engine *e, const int32_t *tokens, int m, float *to, size_t ldto);
+void agq_pass_positions(agq_engine *e, int m);
+
+/* pass_attention.c: stores keys and values of all m tokens of the piece, then attention for the `active` ones. */
+void agq_pass_attention(agq_engine *e, int layer, int m, int active);
+
+static inline char *agq_kv_region(const agq_engine *e, int layer, int slot, int kv_head) {
+  const size_t index =
+      ((size_t)layer * (size_t)e->options.slots + (size_t)slot) * (size_t)e->model.kv_heads + (size_t)kv_head;
+  return e->kv + index * e->kv_layout.region_bytes;
+}
+static inline float *agq_scratch(const agq_engine *e, int thread) {
+  return e->scratch + (size_t)thread * e->scratch_floats;
+}
+
+#endif

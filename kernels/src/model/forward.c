@@ -1,0 +1,204 @@
+/* forward.c: the forward pass over a batch, and the small calls of the engine.
+ *
+ * A layer is: prepare (residual addition, norm, quantization) - qkv - attention - prepare - out - prepare - up and
+ * activation - prepare - down. What out and down give (`delta`) is added to the residual stream by the next prepare. In
+ * the last layer only the tokens whose logits are wanted go on after keys and values are stored.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine.h"
+
+static int fail(agq_engine *e, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static int fail(agq_engine *e, int code, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  vsnprintf(e->error, sizeof e->error, format, args);
+  va_end(args);
+  return code;
+}
+
+/* Input `x` of `next`, quantized if it takes integers, without touching the residual stream; then the product. */
+static void product(agq_engine *e, int part, const agq_linear *l, const float *x, size_t ldx, int m, float *y,
+                    size_t ldy, int epilogue) {
+  agq_act act;
+  const agq_prepare p = {.next = l, .x = x, .ldx = ldx};
+  agq_pass_prepare(e, &p, m, &act);
+  agq_pass_linear(e, part, l, &act, x, ldx, m, y, ldy, epilogue);
+}
+
+/* The same for an input that comes from the residual stream: adds delta (if has_delta), applies norms. */
+static void product_of_stream(agq_engine *e, int part, const agq_linear *l, int has_delta, const agq_norm *norm,
+                              const agq_norm *second, int m, float *y, size_t ldy, int epilogue) {
+  agq_act act;
+  const size_t hidden = (size_t)e->model.hidden;
+  const float *x = norm && !e->model.norm_after ? e->normed : e->h;
+  const agq_prepare p = {.next = l,
+                         .x = x,
+                         .ldx = hidden,
+                         .residual = has_delta || norm,
+                         .norm = norm,
+                         .second_norm = second,
+                         .base = e->model.residual_from_norm ? e->normed : e->h,
+                         .delta = has_delta ? e->delta : NULL};
+  agq_pass_prepare(e, &p, m, &act);
+  agq_pass_linear(e, part, l, &act, x, hidden, m, y, ldy, epilogue);
+}
+
+static void embed(agq_engine *e, const int32_t *tokens, int m) {
+  const agq_model *model = &e->model;
+  const size_t hidden = (size_t)model->hidden, dim = (size_t)model->embed_dim;
+  if (model->project_in.in_features) {
+    agq_pass_embed(e, tokens, m, e->embedded, dim);
+    product(e, AGQ_PROFILE_PROJECT, &model->project_in, e->embedded, dim, m, e->h, hidden, AGQ_EPILOGUE_NONE);
+  } else {
+    agq_pass_embed(e, tokens, m, e->h, hidden);
+  }
+  agq_pass_positions(e, m);
+}
+
+/* Keeps the rows of the residual stream whose tokens are still wanted. */
+static void gather(agq_engine *e, int active) {
+  const size_t bytes = (size_t)e->model.hidden * sizeof(float);
+  for (int i = 0; i < active; i++) {
+    const size_t from = (size_t)e->token_row[i] * bytes, to = (size_t)i * bytes;
+    if (from == to) continue;
+    memcpy((char *)e->h + to, (char *)e->h + from, bytes);
+    if (e->model.residual_from_norm) memcpy((char *)e->normed + to, (char *)e->normed + from, bytes);
+  }
+}
+
+/* One layer for m tokens; returns the tokens that go on. */
+static int layer(agq_engine *e, int index, int m, int wanted) {
+  const agq_model *model = &e->model;
+  const agq_block *b = &model->blocks[index];
+  const int after = model->norm_after, active = index == model->layers - 1 ? wanted : m;
+  const size_t d = (size_t)model->head_dim, hidden = (size_t)model->hidden, width = (size_t)e->ffn_width;
+  const agq_norm *previous = index ? &model->blocks[index - 1].mlp_norm : NULL;
+  product_of_stream(e, AGQ_PROFILE_QKV, &b->qkv, index > 0, after ? previous : &b->attn_norm, NULL, m, e->qkv,
+                    ((size_t)model->heads + 2 * (size_t)model->kv_heads) * d, AGQ_EPILOGUE_NONE);
+  agq_pass_attention(e, index, m, active);
+  if (active == 0) return 0;
+  if (active < m) gather(e, active);
+  product(e, AGQ_PROFILE_OUT, &b->out, e->attended, (size_t)model->heads * d, active, e->delta, hidden,
+          AGQ_EPILOGUE_NONE);
+  const int gated = model->activation_kind == AGQ_ACTIVATION_SILU_GATED;
+  product_of_stream(e, AGQ_PROFILE_UP, &b->up, 1, after ? &b->attn_norm : &b->mlp_norm, NULL, active, e->ffn, width,
+                    e->gate_fused ? AGQ_EPILOGUE_GATE
+                    : gated       ? AGQ_EPILOGUE_NONE
+                                  : AGQ_EPILOGUE_ACTIVATE);
+  if (gated && !e->gate_fused) agq_pass_gate(e, active);
+  product(e, AGQ_PROFILE_DOWN, &b->down, e->ffn, width, active, e->delta, hidden, AGQ_EPILOGUE_NONE);
+  return active;
+}
+
+/* Logits of the first m rows of the residual stream. */
+static void head(agq_engine *e, int m, float *logits) {
+  const agq_model *model = &e->model;
+  const size_t vocab = (size_t)model->vocab, dim = (size_t)model->embed_dim;
+  const agq_norm *last = model->norm_after ? &model->blocks[model->layers - 1].mlp_norm : NULL;
+  const agq_norm *final = model->has_final_norm ? &model->final_norm : NULL;
+  const agq_norm *norm = last ? last : final, *second = last ? final : NULL;
+  if (model->project_out.in_features) {
+    product_of_stream(e, AGQ_PROFILE_PROJECT, &model->project_out, 1, norm, second, m, e->embedded, dim,
+                      AGQ_EPILOGUE_NONE);
+    product(e, AGQ_PROFILE_HEAD, &model->head, e->embedded, dim, m, logits, vocab, AGQ_EPILOGUE_NONE);
+  } else {
+    product_of_stream(e, AGQ_PROFILE_HEAD, &model->head, 1, norm, second, m, logits, vocab, AGQ_EPILOGUE_NONE);
+  }
+}
+
+/* Computes m <= options.batch tokens; returns the number of rows of logits written. */
+static int piece(agq_engine *e, const agq_batch *b, int first, int m, float *logits) {
+  int wanted = 0;
+  for (int i = 0; i < m; i++) {
+    const int slot = b->slots ? b->slots[first + i] : 0;
+    e->token_slot[i] = slot;
+    e->token_position[i] = e->length[slot]++;
+  }
+  embed(e, b->tokens + first, m);
+  for (int i = 0; i < m; i++) {
+    e->token_row[i] = i;
+    e->active_position[i] = e->token_position[i];
+  }
+  for (int l = 0; l < e->model.layers; l++) {
+    if (l == e->model.layers - 1) {
+      for (int i = 0; i < m; i++)
+        if (b->want ? b->want[first + i] : first + i == b->n - 1) {
+          e->token_row[wanted] = i;
+          e->active_position[wanted++] = e->token_position[i];
+        }
+    }
+    layer(e, l, m, wanted);
+  }
+  if (wanted) head(e, wanted, logits);
+  return wanted;
+}
+
+static int check_batch(agq_engine *e, const agq_batch *b, const float *logits) {
+  const agq_model *m = &e->model;
+  if (!b || b->n < 1 || !b->tokens) return fail(e, AGQ_ERR_ARGUMENT, "an empty batch");
+  int wanted = b->want == NULL;
+  for (int i = 0; i < b->n; i++) {
+    if (b->tokens[i] < 0 || b->tokens[i] >= m->vocab)
+      return fail(e, AGQ_ERR_ARGUMENT, "token %d of the batch is %d, not in 0..%d", i, b->tokens[i], m->vocab - 1);
+    if (b->want && b->want[i]) wanted = 1;
+  }
+  if (wanted && !logits) return fail(e, AGQ_ERR_ARGUMENT, "logits are wanted, but there is no place for them");
+  memset(e->slot_seen, 0, (size_t)e->options.slots);
+  for (int i = 0, end; i < b->n; i = end) {
+    const int slot = b->slots ? b->slots[i] : 0;
+    if (slot < 0 || slot >= e->options.slots)
+      return fail(e, AGQ_ERR_ARGUMENT, "slot %d of token %d is not in 0..%d", slot, i, e->options.slots - 1);
+    for (end = i + 1; end < b->n && (b->slots ? b->slots[end] : 0) == slot; end++) {}
+    if (e->slot_seen[slot]) return fail(e, AGQ_ERR_ARGUMENT, "the tokens of slot %d are not contiguous", slot);
+    e->slot_seen[slot] = 1;
+    if (end - i > e->options.context - e->length[slot])
+      return fail(e, AGQ_ERR_CONTEXT, "slot %d holds %d of %d positions: %d more do not fit", slot, e->length[slot],
+                  e->options.context, end - i);
+    if (m->position_kind == AGQ_POSITION_ROPE && !e->rope_set[slot])
+      return fail(e, AGQ_ERR_ARGUMENT, "no RoPE frequencies were set for slot %d", slot);
+  }
+  return AGQ_OK;
+}
+
+int agq_engine_forward(agq_engine *e, const agq_batch *batch, float *logits) {
+  if (!e) return AGQ_ERR_ARGUMENT;
+  const int status = check_batch(e, batch, logits);
+  if (status != AGQ_OK) return status;
+  for (int i = 0, m; i < batch->n; i += m) {
+    m = batch->n - i < e->options.batch ? batch->n - i : e->options.batch;
+    const int rows = piece(e, batch, i, m, logits);
+    if (rows) logits += (size_t)rows * (size_t)e->model.vocab;
+  }
+  return AGQ_OK;
+}
+
+int agq_engine_slot_length(const agq_engine *e, int slot) {
+  return e && slot >= 0 && slot < e->options.slots ? e->length[slot] : AGQ_ERR_ARGUMENT;
+}
+
+int agq_engine_slot_truncate(agq_engine *e, int slot, int length) {
+  if (!e) return AGQ_ERR_ARGUMENT;
+  if (slot < 0 || slot >= e->options.slots)
+    return fail(e, AGQ_ERR_ARGUMENT, "slot %d is not in 0..%d", slot, e->options.slots - 1);
+  if (length < 0) return fail(e, AGQ_ERR_ARGUMENT, "length %d is negative", length);
+  if (length < e->length[slot]) e->length[slot] = length;
+  return AGQ_OK;
+}
+
+int agq_engine_set_rope(agq_engine *e, int slot, const float *inv_freq, float attention_scaling) {
+  if (!e || !inv_freq) return AGQ_ERR_ARGUMENT;
+  if (slot < 0 || slot >= e->options.slots)
+    return fail(e, AGQ_ERR_ARGUMENT, "slot %d is not in 0..%d", slot, e->options.slots - 1);
+  if (e->model.position_kind != AGQ_POSITION_ROPE) return fail(e, AGQ_ERR_ARGUMENT, "this model has no RoPE");
+  const size_t half = (size_t)e->model.head_dim / 2;
+  memcpy(e->inv_freq + (size_t)slot * half, inv_freq, half * sizeof(float));
+  e->rope_scaling[slot] = attention_scaling;
+  e->rope_set[slot] = 1;
+  return AGQ_OK;
+}
+
+const char *agq_engine_error(const agq_engine *e) { return e ? e->error : "no engine"; }

@@ -1,0 +1,204 @@
+/* passes.c: what the pool runs between the attention passes.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "engine.h"
+#include "gemm/shape.h"
+#include "ops/ops.h"
+
+enum {
+  FLOAT_TOKENS = 8,        /* tokens handled at once where no token panel says how many */
+  LEAST_WORK = 128 * 1024, /* multiply-accumulates worth giving to another thread */
+  CHUNKS_PER_THREAD = 6,
+  TILE_PANELS = 8, /* weight panels at once with many tokens: they stay in L2 while all tokens pass */
+};
+
+/* --- before a linear
+ * ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+  agq_engine *e;
+  const agq_prepare *p;
+  agq_act *act; /* NULL: float activations */
+  int m;
+} prepare_job;
+
+static void prepare_token(const agq_engine *e, const agq_prepare *p, size_t t) {
+  const int n = e->model.hidden, kind = e->model.norm_kind;
+  const float eps = e->model.norm_eps;
+  float *h = e->h + t * (size_t)n, *normed = e->normed + t * (size_t)n;
+  if (p->delta) agq_add_row(p->base + t * (size_t)n, p->delta + t * (size_t)n, h, n);
+  if (e->model.norm_after && p->norm) {
+    agq_norm_row(kind, p->norm, eps, h, h, n);
+    if (p->second_norm) agq_norm_row(kind, p->second_norm, eps, h, h, n);
+  } else if (p->norm) {
+    agq_norm_row(kind, p->norm, eps, h, normed, n);
+  }
+}
+
+static void prepare_task(void *arg, int thread, int begin, int end) {
+  const prepare_job *j = arg;
+  agq_engine *e = j->e;
+  const int width = j->act ? j->act->mr : FLOAT_TOKENS;
+  for (int panel = begin; panel < end; panel++) {
+    if (j->p->residual)
+      for (int t = panel * width; t < (panel + 1) * width && t < j->m; t++) prepare_token(e, j->p, (size_t)t);
+    if (j->act)
+      agq_act_quantize(j->act, e->kernels, j->p->next, j->p->x, j->p->ldx, panel, panel + 1,
+                       (int8_t *)agq_scratch(e, thread));
+  }
+}
+
+void agq_pass_prepare(agq_engine *e, const agq_prepare *p, int m, agq_act *act) {
+  const int quantize = p->next->act_bits != 32;
+  if (quantize) agq_act_init(act, e->kernels, p->next, m, e->act_memory);
+  if (!quantize && !p->residual) return;
+  prepare_job j = {e, p, quantize ? act : NULL, m};
+  agq_pass_run(e, AGQ_PROFILE_PREPARE, prepare_task, &j,
+               quantize ? agq_act_token_panels(act) : (m + FLOAT_TOKENS - 1) / FLOAT_TOKENS, 1);
+}
+
+/* --- linears
+ * -------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+  agq_engine *e;
+  const agq_linear *l;
+  const agq_act *act;
+  const float *x;
+  size_t ldx;
+  int m;
+  float *y;
+  size_t ldy;
+} linear_job;
+
+static void linear_task(void *arg, int thread, int begin, int end) {
+  const linear_job *j = arg;
+  (void)thread;
+  agq_linear_run(j->e->kernels, j->l, j->act, j->x, j->ldx, j->m, j->y, j->ldy, begin, end);
+}
+
+static void activate_task(void *arg, int thread, int begin, int end) {
+  const linear_job *j = arg;
+  linear_task(arg, thread, begin, end);
+  const int row = begin * AGQ_PANEL,
+            rows = (end * AGQ_PANEL < j->l->out_features ? end * AGQ_PANEL : j->l->out_features) - row;
+  for (int t = 0; t < j->m; t++) agq_activate_row(j->e->model.activation_kind, j->y + (size_t)t * j->ldy + row, rows);
+}
+
+/* Weight panels [begin, end) as a linear of their own. */
+static agq_linear slice(const agq_linear *l, const agq_shape *s, int begin, int end) {
+  agq_linear part = *l;
+  part.out_features = (end - begin) * AGQ_PANEL;
+  part.weight = (const char *)l->weight + (size_t)begin * s->panel_bytes;
+  if (l->scale) part.scale = (const char *)l->scale + (size_t)begin * s->scale_panel_bytes;
+  if (l->zero) part.zero = l->zero + (size_t)begin * s->zero_panel_bytes;
+  if (l->bias) part.bias = l->bias + (size_t)begin * AGQ_PANEL;
+  return part;
+}
+
+/* Panels [begin, end) of the gate and the same of up, to scratch; silu(gate) * up from there. */
+static void gate_task(void *arg, int thread, int begin, int end) {
+  const linear_job *j = arg;
+  const int panels = end - begin, rows = panels * AGQ_PANEL, half = agq_panels(j->l->out_features) / 2;
+  const size_t ld = (size_t)rows * 2;
+  float *both = agq_scratch(j->e, thread);
+  agq_shape s;
+  agq_linear_shape(j->l, &s);
+  const agq_linear gate = slice(j->l, &s, begin, end), up = slice(j->l, &s, half + begin, half + end);
+  agq_linear_run(j->e->kernels, &gate, j->act, j->x, j->ldx, j->m, both, ld, 0, panels);
+  agq_linear_run(j->e->kernels, &up, j->act, j->x, j->ldx, j->m, both + rows, ld, 0, panels);
+  for (int t = 0; t < j->m; t++) {
+    const float *g = both + (size_t)t * ld;
+    agq_silu_gate_row(g, g + rows, j->y + (size_t)t * j->ldy + (size_t)begin * AGQ_PANEL, rows);
+  }
+}
+
+/* Panels per chunk: enough work to be worth a hand-over, several chunks per thread for balance. */
+static int chunk_panels(const agq_engine *e, int panels, int k, int m, int most) {
+  const int threads = agq_pool_threads(e->pool);
+  int chunk = panels / (threads * CHUNKS_PER_THREAD);
+  if (m > FLOAT_TOKENS && chunk > TILE_PANELS) chunk = TILE_PANELS;
+  const int64_t work = (int64_t)k * AGQ_PANEL * m;
+  const int least = (int)((LEAST_WORK + work - 1) / work);
+  if (chunk < least) chunk = least;
+  chunk = (chunk + 3) & ~3;
+  return chunk > most ? most : chunk;
+}
+
+void agq_pass_linear(agq_engine *e, int part, const agq_linear *l, const agq_act *act, const float *x, size_t ldx,
+                     int m, float *y, size_t ldy, int epilogue) {
+  linear_job j = {e, l, act, x, ldx, m, y, ldy};
+  int panels = agq_panels(l->out_features), most = panels;
+  agq_task_fn task = linear_task;
+  if (epilogue == AGQ_EPILOGUE_ACTIVATE) task = activate_task;
+  if (epilogue == AGQ_EPILOGUE_GATE) {
+    task = gate_task;
+    panels /= 2;
+    const size_t fit = e->scratch_floats / ((size_t)m * 2 * AGQ_PANEL);
+    most = fit < (size_t)panels ? (int)fit : panels;
+  }
+  agq_pass_run(e, part, task, &j, panels, chunk_panels(e, panels, l->in_features, m, most));
+}
+
+static void gate_rows_task(void *arg, int thread, int begin, int end) {
+  agq_engine *e = arg;
+  (void)thread;
+  for (int t = begin; t < end; t++) {
+    float *row = e->ffn + (size_t)t * (size_t)e->ffn_width;
+    agq_silu_gate_row(row, row + e->model.ffn, row, e->model.ffn);
+  }
+}
+
+void agq_pass_gate(agq_engine *e, int m) { agq_pass_run(e, AGQ_PROFILE_UP, gate_rows_task, e, m, FLOAT_TOKENS); }
+
+/* --- embedding
+ * ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+  agq_engine *e;
+  const int32_t *tokens;
+  float *to;
+  size_t ldto;
+} embed_job;
+
+static void embed_task(void *arg, int thread, int begin, int end) {
+  const embed_job *j = arg;
+  const agq_model *m = &j->e->model;
+  (void)thread;
+  for (int t = begin; t < end; t++) {
+    float *to = j->to + (size_t)t * j->ldto;
+    const size_t token = (size_t)j->tokens[t], bytes = (size_t)m->embed_dim * (size_t)agq_float_bytes(m->embed_dtype);
+    if (m->embed_in_head) agq_panel_row(&m->head, (int)token, to);
+    else agq_to_float_row(m->embed_dtype, (const char *)m->embed + token * bytes, to, m->embed_dim);
+  }
+}
+
+void agq_pass_embed(agq_engine *e, const int32_t *tokens, int m, float *to, size_t ldto) {
+  embed_job j = {e, tokens, to, ldto};
+  agq_pass_run(e, AGQ_PROFILE_EMBED, embed_task, &j, m, FLOAT_TOKENS);
+}
+
+static void position_task(void *arg, int thread, int begin, int end) {
+  agq_engine *e = arg;
+  const agq_model *m = &e->model;
+  const size_t hidden = (size_t)m->hidden, half = (size_t)m->head_dim / 2;
+  for (int t = begin; t < end; t++) {
+    float *h = e->h + (size_t)t * hidden;
+    const int position = e->token_position[t];
+    if (m->position_kind == AGQ_POSITION_LEARNED) {
+      const size_t row = (size_t)position + (size_t)m->position_offset,
+                   bytes = hidden * (size_t)agq_float_bytes(m->position_dtype);
+      float *learned = e->normed + (size_t)t * hidden;
+      agq_to_float_row(m->position_dtype, (const char *)m->position + row * bytes, learned, m->hidden);
+      agq_add_row(h, learned, h, m->hidden);
+    } else if (m->position_kind == AGQ_POSITION_ROPE) {
+      const size_t slot = (size_t)e->token_slot[t];
+      agq_rope_table(e->inv_freq + slot * half, e->rope_scaling[slot], position, e->cosines + (size_t)t * half,
+                     e->sines + (size_t)t * half, (int)half);
+    }
+    if (m->has_embed_norm) agq_norm_row(m->norm_kind, &m->embed_norm, m->norm_eps, h, h, m->hidden);
+  }
+  (void)thread;
+}
+
+void agq_pass_positions(agq_engine *e, int m) { agq_pass_run(e, AGQ_PROFILE_EMBED, position_task, e, m, FLOAT_TOKENS); }

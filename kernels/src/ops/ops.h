@@ -1,0 +1,38 @@
+/* ops.h: everything of the forward pass that is neither a matrix product nor attention, one row (token) at a time.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGQ_OPS_H
+#define AGQ_OPS_H
+
+#include "agq.h"
+
+/* y = norm(x) over n features; y may be x. RMS: w x / sqrt(mean(x^2) + eps) (+ b); layer: mean removed first. NONE
+ * copies. */
+void agq_norm_row(int kind, const agq_norm *norm, float eps, const float *x, float *y, int n);
+
+/* y = a + b; y may be a or b. */
+void agq_add_row(const float *a, const float *b, float *y, int n);
+
+/* x = f(x): AGQ_ACTIVATION_RELU, _GELU_TANH or _GELU_ERF. */
+void agq_activate_row(int kind, float *x, int n);
+/* y = silu(gate) * up; y may be gate. */
+void agq_silu_gate_row(const float *gate, const float *up, float *y, int n);
+
+/* Bytes of an element of a float type; 0 for any other. */
+int agq_float_bytes(int dtype);
+/* y = x[n] of AGQ_F32, F16 or BF16 as float. */
+void agq_to_float_row(int dtype, const void *x, float *y, int n);
+/* y[in_features] = row `row` of a matrix in layout rl16, dequantized. AGQ_I8 or a float type. */
+void agq_panel_row(const agq_linear *l, int row, float *y);
+
+/* cos and sin of position * inv_freq[i] (a float32 product, as transformers computes it), times `scaling`; half =
+ * head_dim / 2. */
+void agq_rope_table(const float *inv_freq, float scaling, int position, float *cosines, float *sines, int half);
+/* Rotates pairs (i, i + half) of x[2*half]; y may be x. */
+void agq_rope_row(const float *x, const float *cosines, const float *sines, float *y, int half);
+
+/* scale = amax / 127, codes = clamp(rint(x * 127 / amax)); 0 for a row of zeros. Returns the scale. codes[i * stride].
+ */
+float agq_quantize_head(const float *x, int8_t *codes, int n, int stride);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
+#include "ops.h"
+#include "vec.h"
+
+void agq_rope_table(const float *inv_freq, float scaling, int position, float *cosines, float *sines, int half) {
+  const float p = (float)position;
+  for (int i = 0; i < half; i++) {
+    /* In double precision: float versions differ in the last bit between C libraries and machines. */
+    const double angle = (double)(inv_freq[i] * p);
+    cosines[i] = (float)cos(angle) * scaling;
+    sines[i] = (float)sin(angle) * scaling;
+  }
+}
+
+void agq_rope_row(const float *x, const float *cosines, const float *sines, float *y, int half) {
+  int i = 0;
+  for (; i + VW <= half; i += VW) {
+    vf a = vload(x + i), b = vload(x + half + i), c = vload(cosines + i), s = vload(sines + i);
+    vstore(y + i, a * c - b * s);
+    vstore(y + half + i, b * c + a * s);
+  }
+  for (; i < half; i++) {
+    float a = x[i], b = x[half + i];
+    y[i] = a * cosines[i] - b * sines[i];
+    y[half + i] = b * cosines[i] + a * sines[i];
+  }
+}
+
+typedef int8_t vb __attribute__((vector_size(VW)));
+
+float agq_quantize_head(const float *x, int8_t *codes, int n, int stride) {
+  vf m = vset(0);
+  int i = 0;
+  for (; i + VW <= n; i += VW) m = vmax(m, vabs(vload(x + i)));
+  if (i < n) m = vmax(m, vabs(vload_n(x + i, n - i)));
+  const float amax = vmax_lane(m);
+  if (!(amax > 0)) {
+    for (i = 0; i < n; i++) codes[(size_t)i * (size_t)stride] = 0;
+    return 0;
+  }
+  const vf inverse = vset(127.0f / amax);
+  for (i = 0; i < n; i += VW) {
+    vf v = (n - i < VW ? vload_n(x + i, n - i) : vload(x + i)) * inverse;
+    v = vrint(vmax(vmin(v, vset(127.0f)), vset(-127.0f)));
+    const vb b = __builtin_convertvector(__builtin_convertvector(v, vi), vb);
+    if (stride == 1 && n - i >= VW) memcpy(codes + i, &b, VW);
+    else
+      for (int j = 0; j < VW && i + j < n; j++) codes[(size_t)(i + j) * (size_t)stride] = b[j];
+  }
+  return amax / 127.0f;
+}

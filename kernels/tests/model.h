@@ -1,0 +1,186 @@
+/* model.h: small random models for the engine's tests: packed as the engine takes them, and dense for the reference.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGQ_TEST_MODEL_H
+#define AGQ_TEST_MODEL_H
+
+#include <math.h>
+
+#include "test.h"
+
+/* xorshift64*: seeded, the same on every machine. */
+static uint64_t model_state = 0x2545f4914f6cdd1du;
+static inline uint32_t random_bits(void) {
+  model_state ^= model_state >> 12, model_state ^= model_state << 25, model_state ^= model_state >> 27;
+  return (uint32_t)(model_state * 0x2545f4914f6cdd1du >> 32);
+}
+static inline int random_int(int lo, int hi) { return lo + (int)(random_bits() % (uint32_t)(hi - lo + 1)); }
+/* Uniform in -1..1. */
+static inline float random_float(void) { return (float)((double)random_bits() / 2147483648.0 - 1.0); }
+
+typedef struct {
+  const char *name;
+  int hidden, layers, heads, kv_heads, head_dim, ffn, vocab, embed_dim;
+  int norm, position, activation, norm_after, residual_from_norm, embed_norm, final_norm, tied, bias;
+  int weights;  /* AGQ_F32, AGQ_U4, AGQ_I8 */
+  int act_bits; /* 32, 8, 4 */
+  int head;     /* AGQ_F32 or AGQ_I8 (with 8-bit activations) */
+  int group;    /* of weights and 4-bit activations */
+} test_shape;
+
+enum { MAX_LAYERS = 4, POSITION_OFFSET = 2, MAX_POSITIONS = 2048 };
+
+typedef struct {
+  float *w, *bias; /* [out][in], [out] or NULL */
+} dense;
+
+typedef struct {
+  test_shape s;
+  agq_model m;
+  agq_block blocks[MAX_LAYERS];
+  dense qkv[MAX_LAYERS], out[MAX_LAYERS], up[MAX_LAYERS], down[MAX_LAYERS], head, project_in, project_out;
+  float *embed, *position; /* dense [vocab][embed_dim], [MAX_POSITIONS][hidden] */
+  float *inv_freq, *slopes;
+  void *owned[256];
+  int owned_count;
+} test_model;
+
+static inline void *own(test_model *t, size_t bytes) {
+  void *p = test_alloc(bytes);
+  memset(p, 0, bytes);
+  if (t->owned_count == 256) abort();
+  return t->owned[t->owned_count++] = p;
+}
+
+static inline float *random_vector(test_model *t, size_t n, float center, float spread) {
+  float *v = own(t, n * sizeof(float));
+  for (size_t i = 0; i < n; i++) v[i] = center + spread * random_float();
+  return v;
+}
+
+static inline float from_bf16(uint16_t h) {
+  uint32_t u = (uint32_t)h << 16;
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+
+/* A random linear of `dtype` in layout rl16, and the same dequantized. */
+static inline void random_linear(test_model *t, agq_linear *l, dense *d, int out, int in, int dtype, int act_bits) {
+  const int panels = (out + 15) / 16, padded = (in + 31) / 32 * 32,
+            group = dtype == AGQ_U4 && t->s.group ? t->s.group : in, groups = in / group;
+  memset(l, 0, sizeof *l);
+  l->out_features = out;
+  l->in_features = in;
+  l->weight_dtype = dtype;
+  l->scale_dtype = AGQ_BF16;
+  l->act_bits = act_bits;
+  l->act_symmetric = act_bits != 4;
+  if (act_bits == 4) l->act_group = t->s.group;
+  if (dtype == AGQ_U4) l->group_size = t->s.group;
+  d->w = own(t, (size_t)out * (size_t)in * sizeof(float));
+  d->bias = t->s.bias ? random_vector(t, (size_t)out, 0, 0.1f) : NULL;
+  l->bias = d->bias;
+  l->weight_bytes = dtype == AGQ_F32 ? (size_t)panels * 16 * (size_t)in * 4
+                                     : (size_t)panels * 16 * (size_t)padded / (dtype == AGQ_U4 ? 2 : 1);
+  uint8_t *w = own(t, l->weight_bytes);
+  l->weight = w;
+  if (dtype != AGQ_F32) {
+    l->scale_bytes = (size_t)panels * (size_t)groups * 16 * 2;
+    l->scale = own(t, l->scale_bytes);
+  }
+  const float spread = 1.7f / sqrtf((float)in);
+  for (int r = 0; r < out; r++)
+    for (int c = 0; c < in; c++) {
+      const size_t panel = (size_t)r / 16, lane = (size_t)r % 16, k = (size_t)c;
+      float *value = &d->w[(size_t)r * (size_t)in + k];
+      if (dtype == AGQ_F32) {
+        *value = spread * random_float();
+        ((float *)w)[(panel * (size_t)in + k) * 16 + lane] = *value;
+        continue;
+      }
+      uint16_t *scale = (uint16_t *)l->scale + (panel * (size_t)groups + k / (size_t)group) * 16 + lane;
+      if (c % group == 0) *scale = test_bf16(spread * (1.2f + 0.3f * random_float()) / (dtype == AGQ_U4 ? 8 : 127));
+      if (dtype == AGQ_I8) {
+        const int code = random_int(-127, 127);
+        ((int8_t *)w)[panel * 16 * (size_t)padded + k / 4 * 64 + lane * 4 + k % 4] = (int8_t)code;
+        *value = (float)code * from_bf16(*scale);
+      } else {
+        const int code = random_int(0, 15);
+        uint8_t *byte = w + panel * 8 * (size_t)padded + k / 8 * 64 + lane * 4 + k % 4;
+        *byte = (uint8_t)(*byte | code << (k % 8 >= 4 ? 4 : 0));
+        *value = (float)(code - 8) * from_bf16(*scale);
+      }
+    }
+}
+
+static inline agq_norm random_norm(test_model *t, int kind) {
+  agq_norm n = {random_vector(t, (size_t)t->s.hidden, 1, 0.2f),
+                kind == AGQ_NORM_LAYER ? random_vector(t, (size_t)t->s.hidden, 0, 0.1f) : NULL};
+  return n;
+}
+
+static inline test_model *model_create(const test_shape *s) {
+  test_model *t = calloc(1, sizeof *t);
+  t->s = *s;
+  agq_model *m = &t->m;
+  m->hidden = s->hidden, m->layers = s->layers, m->heads = s->heads, m->kv_heads = s->kv_heads,
+  m->head_dim = s->head_dim;
+  m->ffn = s->ffn, m->vocab = s->vocab, m->norm_kind = s->norm, m->norm_eps = 1e-5f, m->position_kind = s->position;
+  m->activation_kind = s->activation, m->norm_after = s->norm_after, m->residual_from_norm = s->residual_from_norm;
+  m->attention_scale = 1.0f / sqrtf((float)s->head_dim);
+  m->embed_dim = s->embed_dim;
+  m->has_embed_norm = s->embed_norm, m->has_final_norm = s->final_norm;
+  m->blocks = t->blocks;
+  const int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim,
+            gated = s->activation == AGQ_ACTIVATION_SILU_GATED;
+  for (int i = 0; i < s->layers; i++) {
+    agq_block *b = &t->blocks[i];
+    b->attn_norm = random_norm(t, s->norm);
+    b->mlp_norm = random_norm(t, s->norm);
+    random_linear(t, &b->qkv, &t->qkv[i], q + 2 * kv, s->hidden, s->weights, s->act_bits);
+    random_linear(t, &b->out, &t->out[i], s->hidden, q, s->weights, s->act_bits);
+    random_linear(t, &b->up, &t->up[i], gated ? 2 * s->ffn : s->ffn, s->hidden, s->weights, s->act_bits);
+    random_linear(t, &b->down, &t->down[i], s->hidden, s->ffn, s->weights, s->act_bits);
+  }
+  const int bias = t->s.bias;
+  t->s.bias = 0;
+  random_linear(t, &m->head, &t->head, s->vocab, s->embed_dim, s->head, s->head == AGQ_F32 ? 32 : 8);
+  if (s->embed_dim != s->hidden) {
+    random_linear(t, &m->project_in, &t->project_in, s->hidden, s->embed_dim, s->weights, s->act_bits);
+    random_linear(t, &m->project_out, &t->project_out, s->embed_dim, s->hidden, s->weights, s->act_bits);
+  }
+  t->s.bias = bias;
+  const size_t elements = (size_t)s->vocab * (size_t)s->embed_dim;
+  if (s->tied) {
+    m->embed_in_head = 1;
+    t->embed = t->head.w;
+  } else {
+    uint16_t *stored = own(t, elements * 2);
+    t->embed = own(t, elements * sizeof(float));
+    for (size_t i = 0; i < elements; i++) t->embed[i] = from_bf16(stored[i] = test_bf16(random_float()));
+    m->embed = stored, m->embed_dtype = AGQ_BF16, m->embed_bytes = elements * 2;
+  }
+  if (s->position == AGQ_POSITION_LEARNED) {
+    t->position = random_vector(t, (size_t)MAX_POSITIONS * (size_t)s->hidden, 0, 0.5f);
+    m->position = t->position, m->position_dtype = AGQ_F32, m->position_offset = POSITION_OFFSET,
+    m->position_rows = MAX_POSITIONS;
+    m->position_bytes = (size_t)MAX_POSITIONS * (size_t)s->hidden * sizeof(float);
+  }
+  if (s->position == AGQ_POSITION_ROPE) {
+    t->inv_freq = own(t, (size_t)s->head_dim / 2 * sizeof(float));
+    for (int i = 0; i < s->head_dim / 2; i++) t->inv_freq[i] = (float)pow(10000.0, -2.0 * i / s->head_dim);
+  }
+  t->slopes = random_vector(t, (size_t)s->heads, 0.3f, 0.25f);
+  if (s->position == AGQ_POSITION_ALIBI) m->alibi_slopes = t->slopes;
+  if (s->embed_norm) m->embed_norm = random_norm(t, s->norm);
+  if (s->final_norm) m->final_norm = random_norm(t, s->norm);
+  return t;
+}
+
+static inline void model_free(test_model *t) {
+  for (int i = 0; i < t->owned_count; i++) free(t->owned[i]);
+  free(t);
+}
+
+#endif

@@ -1,0 +1,149 @@
+/* reference.h: the forward pass in double precision, written straight from the definition.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGQ_TEST_REFERENCE_H
+#define AGQ_TEST_REFERENCE_H
+
+#include "model.h"
+
+static inline double *doubles(size_t n) { return calloc(n ? n : 1, sizeof(double)); }
+
+static inline void fake_quantize(double *x, int n, int bits) {
+  if (bits == 32) return;
+  double lo = 0, hi = 0, amax = 0;
+  for (int i = 0; i < n; i++) lo = fmin(lo, x[i]), hi = fmax(hi, x[i]), amax = fmax(amax, fabs(x[i]));
+  if (amax == 0) return;
+  if (bits == 8) {
+    for (int i = 0; i < n; i++) x[i] = rint(x[i] * 127 / amax) * amax / 127;
+  } else {
+    const double scale = (hi - lo) / 15, zero = rint(-lo / scale);
+    for (int i = 0; i < n; i++) x[i] = (fmin(fmax(rint(x[i] / scale) + zero, 0), 15) - zero) * scale;
+  }
+}
+
+static inline void ref_linear(const agq_linear *l, const dense *d, const double *x, double *y) {
+  const int in = l->in_features, group = l->act_group ? l->act_group : in;
+  double *q = doubles((size_t)in);
+  memcpy(q, x, (size_t)in * sizeof *q);
+  for (int g = 0; g < in; g += group) fake_quantize(q + g, group, l->act_bits);
+  for (int r = 0; r < l->out_features; r++) {
+    double s = d->bias ? d->bias[r] : 0;
+    for (int c = 0; c < in; c++) s += (double)d->w[(size_t)r * (size_t)in + (size_t)c] * q[c];
+    y[r] = s;
+  }
+  free(q);
+}
+
+static inline void ref_norm(const test_model *t, const agq_norm *norm, const double *x, double *y) {
+  const int n = t->s.hidden;
+  double mean = 0, variance = 0;
+  if (t->s.norm == AGQ_NORM_LAYER)
+    for (int i = 0; i < n; i++) mean += x[i] / n;
+  for (int i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean) / n;
+  const double f = 1 / sqrt(variance + (double)t->m.norm_eps);
+  for (int i = 0; i < n; i++)
+    y[i] = (x[i] - mean) * f * (double)norm->weight[i] + (norm->bias ? (double)norm->bias[i] : 0);
+}
+
+static inline double ref_activation(int kind, double x) {
+  if (kind == AGQ_ACTIVATION_RELU) return x > 0 ? x : 0;
+  if (kind == AGQ_ACTIVATION_GELU_ERF) return 0.5 * x * (1 + erf(x / sqrt(2)));
+  if (kind == AGQ_ACTIVATION_GELU_TANH) return 0.5 * x * (1 + tanh(0.79788456 * x * (1 + 0.044715 * x * x)));
+  return x / (1 + exp(-x));
+}
+
+static inline void ref_rope(const test_model *t, double *x, int position) {
+  const int half = t->s.head_dim / 2;
+  for (int i = 0; i < half; i++) {
+    const double angle = (double)(t->inv_freq[i] * (float)position), a = x[i], b = x[i + half];
+    x[i] = a * cos(angle) - b * sin(angle);
+    x[i + half] = b * cos(angle) + a * sin(angle);
+  }
+}
+
+/* Attention of token n - 1 over the keys and values of tokens 0..n-1, which stand in rows of qkv. */
+static inline void ref_attention(const test_model *t, const double *qkv, int n, double *out) {
+  const int d = t->s.head_dim, heads = t->s.heads, kv_heads = t->s.kv_heads;
+  const size_t row = (size_t)(heads + 2 * kv_heads) * (size_t)d;
+  double *p = doubles((size_t)n);
+  for (int h = 0; h < heads; h++) {
+    const double *q = qkv + (size_t)(n - 1) * row + h * d;
+    const int kv = h / (heads / kv_heads);
+    double max = -INFINITY, sum = 0;
+    for (int j = 0; j < n; j++) {
+      const double *k = qkv + (size_t)j * row + (heads + kv) * d;
+      double s = 0;
+      for (int i = 0; i < d; i++) s += q[i] * k[i];
+      p[j] = s * (double)t->m.attention_scale +
+             (t->s.position == AGQ_POSITION_ALIBI ? (double)t->slopes[h] * (j - (n - 1)) : 0);
+      max = fmax(max, p[j]);
+    }
+    for (int j = 0; j < n; j++) sum += p[j] = exp(p[j] - max);
+    for (int i = 0; i < d; i++) {
+      double s = 0;
+      for (int j = 0; j < n; j++) s += p[j] / sum * qkv[(size_t)j * row + (heads + kv_heads + kv) * d + i];
+      out[h * d + i] = s;
+    }
+  }
+  free(p);
+}
+
+/* logits[n][vocab] of one sequence; keys and values at `kv_bits`. */
+static inline void reference(const test_model *t, const int32_t *tokens, int n, int kv_bits, double *logits) {
+  const test_shape *s = &t->s;
+  const agq_model *m = &t->m;
+  const size_t hidden = (size_t)s->hidden, row = (size_t)(s->heads + 2 * s->kv_heads) * (size_t)s->head_dim;
+  double *h = doubles((size_t)n * hidden), *x = doubles(hidden), *y = doubles(hidden), *qkv = doubles((size_t)n * row);
+  double *attended = doubles((size_t)s->heads * (size_t)s->head_dim), *ffn = doubles(2 * (size_t)s->ffn),
+         *e = doubles((size_t)s->embed_dim);
+  for (int i = 0; i < n; i++) {
+    double *hi = h + (size_t)i * hidden;
+    for (int c = 0; c < s->embed_dim; c++)
+      e[c] = (double)t->embed[(size_t)tokens[i] * (size_t)s->embed_dim + (size_t)c];
+    if (m->project_in.in_features) ref_linear(&m->project_in, &t->project_in, e, hi);
+    else memcpy(hi, e, hidden * sizeof *hi);
+    for (size_t c = 0; t->position && c < hidden; c++)
+      hi[c] += (double)t->position[(size_t)(i + POSITION_OFFSET) * hidden + c];
+    if (s->embed_norm) ref_norm(t, &m->embed_norm, hi, hi);
+  }
+  for (int l = 0; l < s->layers; l++) {
+    const agq_block *b = &t->blocks[l];
+    for (int i = 0; i < n; i++) {
+      double *r = qkv + (size_t)i * row;
+      memcpy(x, h + (size_t)i * hidden, hidden * sizeof *x);
+      if (!s->norm_after) ref_norm(t, &b->attn_norm, x, x);
+      ref_linear(&b->qkv, &t->qkv[l], x, r);
+      for (int k = 0; t->inv_freq && k < s->heads + s->kv_heads; k++) ref_rope(t, r + k * s->head_dim, i);
+      for (int k = s->heads; k < s->heads + 2 * s->kv_heads; k++)
+        fake_quantize(r + k * s->head_dim, s->head_dim, kv_bits);
+    }
+    for (int i = 0; i < n; i++) {
+      double *hi = h + (size_t)i * hidden;
+      ref_attention(t, qkv, i + 1, attended);
+      ref_linear(&b->out, &t->out[l], attended, y);
+      if (s->residual_from_norm) ref_norm(t, &b->attn_norm, hi, hi);
+      for (size_t c = 0; c < hidden; c++) hi[c] += y[c];
+      if (s->norm_after) ref_norm(t, &b->attn_norm, hi, hi);
+      memcpy(x, hi, hidden * sizeof *x);
+      if (!s->norm_after) ref_norm(t, &b->mlp_norm, x, x);
+      ref_linear(&b->up, &t->up[l], x, ffn);
+      for (int c = 0; c < s->ffn; c++)
+        ffn[c] =
+            ref_activation(s->activation, ffn[c]) * (s->activation == AGQ_ACTIVATION_SILU_GATED ? ffn[c + s->ffn] : 1);
+      ref_linear(&b->down, &t->down[l], ffn, y);
+      if (s->residual_from_norm) memcpy(hi, x, hidden * sizeof *x);
+      for (size_t c = 0; c < hidden; c++) hi[c] += y[c];
+      if (s->norm_after) ref_norm(t, &b->mlp_norm, hi, hi);
+    }
+  }
+  for (int i = 0; i < n; i++) {
+    double *hi = h + (size_t)i * hidden;
+    if (s->final_norm) ref_norm(t, &m->final_norm, hi, hi);
+    if (m->project_out.in_features) ref_linear(&m->project_out, &t->project_out, hi, e);
+    else memcpy(e, hi, hidden * sizeof *e);
+    ref_linear(&m->head, &t->head, e, logits + (size_t)i * (size_t)s->vocab);
+  }
+  free(h), free(x), free(y), free(qkv), free(attended), free(ffn), free(e);
+}
+
+#endif

@@ -1,0 +1,287 @@
+/* The engine against a double-precision reference, and what it promises about cuts, threads, slots and errors.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
+#include "reference.h"
+
+#define LLAMA .norm = AGQ_NORM_RMS, .position = AGQ_POSITION_ROPE, .activation = AGQ_ACTIVATION_SILU_GATED, .final_norm = 1
+#define OPT .norm = AGQ_NORM_LAYER, .position = AGQ_POSITION_LEARNED, .tied = 1, .bias = 1
+#define BLOOM                                                                                             \
+  .norm = AGQ_NORM_LAYER, .position = AGQ_POSITION_ALIBI, .activation = AGQ_ACTIVATION_GELU_TANH, .embed_norm = 1, \
+  .final_norm = 1, .tied = 1, .bias = 1
+#define SIZES(hidden_, layers_, heads_, kv_heads_, head_dim_, ffn_, vocab_, embed_dim_)                                \
+  .hidden = hidden_, .layers = layers_, .heads = heads_, .kv_heads = kv_heads_, .head_dim = head_dim_, .ffn = ffn_, \
+  .vocab = vocab_, .embed_dim = embed_dim_
+#define FLOAT .weights = AGQ_F32, .act_bits = 32, .head = AGQ_F32
+#define W4(act) .weights = AGQ_U4, .act_bits = act, .head = AGQ_I8, .group = 32
+#define W8A8 .weights = AGQ_I8, .act_bits = 8, .head = AGQ_I8
+
+static const test_shape shapes[] = {
+    {"llama, grouped queries", LLAMA, SIZES(64, 2, 6, 2, 32, 96, 51, 64), FLOAT},
+    {"llama, tied, biases, head_dim 20, odd ffn", LLAMA, SIZES(48, 2, 3, 1, 20, 70, 33, 48), .tied = 1, .bias = 1, FLOAT},
+    {"opt", OPT, SIZES(48, 2, 4, 4, 12, 80, 40, 48), .activation = AGQ_ACTIVATION_RELU, .final_norm = 1, FLOAT},
+    {"opt, norms after, projections", OPT, SIZES(48, 3, 4, 4, 12, 80, 40, 32), .activation = AGQ_ACTIVATION_RELU,
+     .norm_after = 1, FLOAT},
+    {"opt, gelu", OPT, SIZES(48, 2, 2, 2, 24, 80, 40, 48), .activation = AGQ_ACTIVATION_GELU_ERF, .final_norm = 1, FLOAT},
+    {"bloom, 5 heads", BLOOM, SIZES(80, 2, 5, 5, 16, 160, 37, 80), FLOAT},
+    {"bloom, residual from norm", BLOOM, SIZES(80, 2, 5, 5, 16, 160, 37, 80), .residual_from_norm = 1, FLOAT},
+    {"llama, W4A8, 8-bit head", LLAMA, SIZES(128, 2, 8, 2, 16, 192, 50, 128), .tied = 1, W4(8)},
+    {"llama, W4A4", LLAMA, SIZES(128, 2, 4, 4, 32, 192, 50, 128), W4(4)},
+    {"bloom, W8A8", BLOOM, SIZES(80, 2, 5, 5, 16, 160, 37, 80), W8A8},
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+static agq_engine *engine(const test_model *t, int threads, int slots, int context, int batch, int kv_bits,
+                          int scalar) {
+  const agq_options o = {threads, slots, context, batch, kv_bits, scalar};
+  char error[256];
+  agq_engine *e = agq_engine_create(&t->m, &o, error, sizeof error);
+  if (!e) {
+    fprintf(stderr, "%s: %s\n", t->s.name, error);
+    exit(1);
+  }
+  for (int i = 0; t->inv_freq && i < slots; i++)
+    test_expect(agq_engine_set_rope(e, i, t->inv_freq, 1.0f) == AGQ_OK, "set_rope");
+  return e;
+}
+
+/* Logits of n tokens appended to a slot in steps. */
+static void append(agq_engine *e, int vocab, const int32_t *tokens, int n, int step, int slot, float *logits) {
+  int32_t slots[MAX_POSITIONS];
+  uint8_t want[MAX_POSITIONS];
+  for (int i = 0; i < n; i++) slots[i] = slot, want[i] = 1;
+  for (int i = 0; i < n; i += step) {
+    const agq_batch b = {n - i < step ? n - i : step, tokens + i, slots, want};
+    const int status = agq_engine_forward(e, &b, logits + (size_t)i * (size_t)vocab);
+    if (!test_expect(status == AGQ_OK, "forward")) fprintf(stderr, "  %s\n", agq_engine_error(e));
+  }
+}
+
+static double relative(const float *x, const double *y, size_t n) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < n; i++) error += ((double)x[i] - y[i]) * ((double)x[i] - y[i]), size += y[i] * y[i];
+  return sqrt(error / size);
+}
+
+static void random_tokens(int32_t *tokens, int n, int vocab) {
+  for (int i = 0; i < n; i++) tokens[i] = random_int(0, vocab - 1);
+}
+
+static void against_reference(const test_model *t, int n) {
+  const size_t count = (size_t)n * (size_t)t->s.vocab;
+  int32_t *tokens = test_alloc((size_t)n * 4);
+  random_tokens(tokens, n, t->s.vocab);
+  double *expected = doubles(count);
+  float *logits = test_alloc(count * 4);
+  for (int kv_bits = 8; kv_bits <= 32; kv_bits += 24)
+    for (int scalar = 0; scalar < 2; scalar++) {
+      reference(t, tokens, n, kv_bits, expected);
+      agq_engine *e = engine(t, 1, 1, n, n, kv_bits, scalar);
+      append(e, t->s.vocab, tokens, n, n, 0, logits);
+      const double error = relative(logits, expected, count);
+      /* Quantizers put values near a tie on another code than the reference does. */
+      const double bound = t->s.act_bits == 4 ? 0.15 : t->s.act_bits == 8 ? 0.03 : kv_bits == 8 ? 5e-3 : 1e-5;
+      if (!test_expect(error < bound, "logits equal the reference's"))
+        fprintf(stderr, "  %s, kv %d, scalar %d: relative error %g\n", t->s.name, kv_bits, scalar, error);
+      printf("  %-44s kv%-2d %s relative error %.2g\n", t->s.name, kv_bits, scalar ? "scalar" : "native", error);
+      agq_engine_destroy(e);
+    }
+  free(tokens), free(expected), free(logits);
+}
+
+/* FNV-1a over all logits of the test: levels with a fused multiply-add print the same value, and so do all without. */
+static uint64_t checksum = 0xcbf29ce484222325u;
+static void add_to_checksum(const float *x, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    uint32_t u;
+    memcpy(&u, &x[i], 4);
+    checksum = (checksum ^ u) * 0x100000001b3u;
+  }
+}
+
+/* The same bits for every cut of the input, batch size and number of threads; and after forgetting and appending again.
+ */
+static void invariance(const test_model *t, int n, int kv_bits) {
+  const size_t count = (size_t)n * (size_t)t->s.vocab;
+  int32_t *tokens = test_alloc((size_t)n * 4);
+  random_tokens(tokens, n, t->s.vocab);
+  float *first = test_alloc(count * 4), *logits = test_alloc(count * 4);
+  agq_engine *e = engine(t, 1, 1, n, 64, kv_bits, 0);
+  append(e, t->s.vocab, tokens, n, n, 0, first);
+  add_to_checksum(first, count);
+  agq_engine_destroy(e);
+  const int cuts[][3] = {{1, 1, 1}, {1, 3, 2}, {7, 16, 3}, {n, n, 2}, {64, 5, 4}}; /* step, batch, threads */
+  for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+    e = engine(t, cuts[i][2], 2, n + 9, cuts[i][1], kv_bits, 0);
+    append(e, t->s.vocab, tokens, n, cuts[i][0], 1, logits);
+    if (!test_expect(!memcmp(first, logits, count * 4), "the same bits for any cut and any number of threads"))
+      fprintf(stderr, "  %s: step %d, batch %d, %d threads, kv %d\n", t->s.name, cuts[i][0], cuts[i][1], cuts[i][2],
+              kv_bits);
+    if (i < 2) {
+      agq_engine_destroy(e);
+      continue;
+    }
+    const int keep = n / 3;
+    test_expect(agq_engine_slot_length(e, 1) == n && agq_engine_slot_length(e, 0) == 0, "slot lengths");
+    test_expect(agq_engine_slot_truncate(e, 1, keep) == AGQ_OK && agq_engine_slot_length(e, 1) == keep, "truncate");
+    append(e, t->s.vocab, tokens + keep, n - keep, n, 1, logits + (size_t)keep * (size_t)t->s.vocab);
+    test_expect(!memcmp(first, logits, count * 4), "the same bits after truncation");
+    agq_engine_destroy(e);
+  }
+  free(tokens), free(first), free(logits);
+}
+
+/* Several slots in one batch, each with its own history, give what each gives alone; wanted rows only, in order. */
+static void slots(const test_model *t) {
+  enum { SLOTS = 3, N = 40 };
+  const int lengths[SLOTS] = {N, 13, 1}, v = t->s.vocab;
+  int32_t tokens[SLOTS][N];
+  float *alone[SLOTS], *logits = test_alloc((size_t)SLOTS * N * (size_t)v * 4);
+  for (int s = 0; s < SLOTS; s++) {
+    random_tokens(tokens[s], N, v);
+    alone[s] = test_alloc((size_t)(N + 1) * (size_t)v * 4);
+    agq_engine *e = engine(t, 1, 1, 64, 16, 8, 0);
+    append(e, v, tokens[s], lengths[s], N, 0, alone[s]);
+    append(e, v, tokens[s], 1, 1, 0, alone[s] + (size_t)lengths[s] * (size_t)v); /* one more */
+    agq_engine_destroy(e);
+  }
+  for (int threads = 1; threads <= 3; threads += 2) {
+    agq_engine *e = engine(t, threads, SLOTS, 64, 24, 8, 0);
+    int32_t all[SLOTS * N], slot[SLOTS * N];
+    uint8_t want[SLOTS * N];
+    int n = 0, wanted = 0, wanted_slot[SLOTS * N], wanted_at[SLOTS * N];
+    for (int s = SLOTS - 1; s >= 0; s--)
+      for (int i = 0; i < lengths[s]; i++, n++) {
+        all[n] = tokens[s][i], slot[n] = s, want[n] = i % 3 == 0;
+        if (want[n]) wanted_slot[wanted] = s, wanted_at[wanted++] = i;
+      }
+    const agq_batch b = {n, all, slot, want};
+    test_expect(agq_engine_forward(e, &b, logits) == AGQ_OK, "forward of several slots");
+    int equal = 1;
+    for (int i = 0; i < wanted; i++)
+      equal &= !memcmp(logits + (size_t)i * (size_t)v, alone[wanted_slot[i]] + (size_t)wanted_at[i] * (size_t)v,
+                       (size_t)v * 4);
+    test_expect(equal, "slots are independent");
+    const int32_t next[SLOTS] = {tokens[1][0], tokens[0][0], tokens[2][0]}, order[SLOTS] = {1, 0, 2};
+    const uint8_t everyone[SLOTS] = {1, 1, 1};
+    const agq_batch decode = {SLOTS, next, order, everyone};
+    test_expect(agq_engine_forward(e, &decode, logits) == AGQ_OK, "decoding several slots");
+    for (int i = 0; i < SLOTS; i++)
+      test_expect(!memcmp(logits + (size_t)i * (size_t)v, alone[order[i]] + (size_t)lengths[order[i]] * (size_t)v,
+                          (size_t)v * 4),
+                  "decoded slots are independent");
+    /* no `want`: the last token only */
+    test_expect(agq_engine_slot_truncate(e, 0, 0) == AGQ_OK, "truncate");
+    const agq_batch last = {N, tokens[0], NULL, NULL};
+    test_expect(agq_engine_forward(e, &last, logits) == AGQ_OK &&
+                    !memcmp(logits, alone[0] + (size_t)(N - 1) * (size_t)v, (size_t)v * 4),
+                "logits of the last token by default");
+    agq_engine_destroy(e);
+  }
+  for (int s = 0; s < SLOTS; s++) free(alone[s]);
+  free(logits);
+}
+
+static void expect_refused(const agq_model *m, const agq_options *o, const char *part) {
+  char error[256] = "";
+  agq_engine *e = agq_engine_create(m, o, error, sizeof error);
+  if (!test_expect(!e && strstr(error, part), "create refuses and names the part"))
+    fprintf(stderr, "  expected '%s', got '%s'\n", part, error);
+  agq_engine_destroy(e);
+}
+
+static void errors(void) {
+  test_model *t = model_create(&shapes[7]);
+  agq_block blocks[MAX_LAYERS];
+  agq_model m = t->m;
+  const agq_options good = {1, 2, 32, 8, 8, 0};
+  agq_options o = good;
+  o.threads = 0;
+  expect_refused(&m, &o, "threads");
+  o = good, o.kv_bits = 4;
+  expect_refused(&m, &o, "kv_bits");
+  o = good, o.context = 0;
+  expect_refused(&m, &o, "context");
+  m.kv_heads = 3;
+  expect_refused(&m, &good, "kv_heads");
+  m = t->m, m.hidden = 120;
+  expect_refused(&m, &good, "hidden");
+  m = t->m, m.vocab++;
+  expect_refused(&m, &good, "head: shape");
+  memcpy(blocks, t->blocks, sizeof blocks);
+  m = t->m, m.blocks = blocks;
+  blocks[1].down.weight_bytes--;
+  expect_refused(&m, &good, "block 1 down: weights have");
+  blocks[1].down = t->blocks[1].down, blocks[0].qkv.group_size = 48;
+  expect_refused(&m, &good, "block 0 qkv");
+  blocks[0].qkv = t->blocks[0].qkv, blocks[0].out.scale = NULL;
+  expect_refused(&m, &good, "block 0 out: scales missing");
+  test_model *opt = model_create(&shapes[2]);
+  o = good, o.context = MAX_POSITIONS - POSITION_OFFSET + 1;
+  expect_refused(&opt->m, &o, "position: a context of");
+  o = good, o.context = 1 << 28, o.slots = 1 << 20; /* more than any memory */
+  expect_refused(&t->m, &o, "memory");
+  model_free(opt);
+
+  agq_engine *e = agq_engine_create(&t->m, &good, NULL, 0);
+  float *logits = test_alloc((size_t)64 * (size_t)t->s.vocab * 4);
+  int32_t tokens[64] = {1, 2, 3}, slot[64] = {0};
+  agq_batch b = {3, tokens, NULL, NULL};
+  test_expect(agq_engine_forward(e, &b, logits) == AGQ_ERR_ARGUMENT && strstr(agq_engine_error(e), "RoPE"),
+              "RoPE must be set");
+  agq_engine_set_rope(e, 0, t->inv_freq, 1);
+  agq_engine_set_rope(e, 1, t->inv_freq, 1);
+  test_expect(agq_engine_forward(e, &b, logits) == AGQ_OK && agq_engine_slot_length(e, 0) == 3, "forward");
+  tokens[2] = t->s.vocab;
+  test_expect(agq_engine_forward(e, &b, logits) == AGQ_ERR_ARGUMENT && agq_engine_slot_length(e, 0) == 3,
+              "token out of range");
+  tokens[2] = -1;
+  test_expect(agq_engine_forward(e, &b, logits) == AGQ_ERR_ARGUMENT, "negative token");
+  tokens[2] = 3;
+  b.n = 30;
+  test_expect(agq_engine_forward(e, &b, logits) == AGQ_ERR_CONTEXT && agq_engine_slot_length(e, 0) == 3,
+              "context overflow");
+  b.n = 29;
+  test_expect(agq_engine_forward(e, &b, logits) == AGQ_OK && agq_engine_slot_length(e, 0) == 32,
+              "the context can be filled");
+  b.n = 0;
+  test_expect(agq_engine_forward(e, &b, logits) == AGQ_ERR_ARGUMENT, "empty batch");
+  b = (agq_batch){3, tokens, slot, NULL};
+  slot[1] = 1;
+  agq_engine_slot_truncate(e, 0, 0);
+  test_expect(agq_engine_forward(e, &b, logits) == AGQ_ERR_ARGUMENT && strstr(agq_engine_error(e), "contiguous"),
+              "tokens of a slot are contiguous");
+  slot[1] = 2;
+  test_expect(agq_engine_forward(e, &b, logits) == AGQ_ERR_ARGUMENT && agq_engine_slot_length(e, 0) == 0,
+              "slot out of range");
+  test_expect(
+      agq_engine_slot_truncate(e, 2, 0) == AGQ_ERR_ARGUMENT && agq_engine_slot_length(e, -1) == AGQ_ERR_ARGUMENT,
+      "bad slots");
+  test_expect(agq_engine_slot_truncate(e, 0, -1) == AGQ_ERR_ARGUMENT, "negative length");
+  test_expect(agq_engine_kv_bytes(e) > 0 && agq_engine_workspace_bytes(e) > 0, "sizes");
+  agq_engine_destroy(e);
+  agq_engine_destroy(NULL);
+  free(logits);
+  model_free(t);
+}
+
+int main(void) {
+  if (test_skip()) return 0;
+  for (int i = 0; i < SHAPES; i++) {
+    test_model *t = model_create(&shapes[i]);
+    against_reference(t, 67);
+    invariance(t, 67, i % 2 ? 8 : 32);
+    if (i == 0 || i == 5 || i == 7) slots(t);
+    model_free(t);
+  }
+  /* Over several key ranges (512 keys each), with few heads: attention is cut among threads. */
+  const test_shape ranges = {"long", LLAMA, SIZES(32, 1, 2, 1, 16, 32, 19, 32), .tied = 1, FLOAT};
+  test_model *t = model_create(&ranges);
+  against_reference(t, 520);
+  invariance(t, 550, 8);
+  model_free(t);
+  errors();
+  printf("engine: checksum %016llx, %ld checks, %ld failed\n", (unsigned long long)checksum, test_checks,
+         test_failures);
+  return test_failures != 0;
+}

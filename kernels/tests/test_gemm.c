@@ -1,0 +1,475 @@
+/* test_gemm.c: every kernel of this level against its portable twin and against exact arithmetic.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
+#include <math.h>
+
+#include "gemm/convert.h"
+#include "gemm/linear.h"
+#include "gemm/quantize.h"
+#include "test.h"
+
+/* A random linear and everything it points to. */
+typedef struct {
+  agq_linear l;
+  uint8_t *weight;
+  void *scale;
+  int8_t *zero;
+  float *bias;
+} problem;
+
+enum { FILL_RANDOM, FILL_MAX, FILL_MIN, FILL_MIXED, FILLS };
+
+static void make(problem *p, int n, int k, int dtype, int group, int act_bits, int act_group, int act_symmetric,
+                 int asymmetric, int scale_dtype, int unit_scales, int fill) {
+  memset(p, 0, sizeof *p);
+  agq_linear *l = &p->l;
+  *l = (agq_linear){.out_features = n,
+                    .in_features = k,
+                    .weight_dtype = dtype,
+                    .scale_dtype = scale_dtype,
+                    .group_size = group,
+                    .act_bits = act_bits,
+                    .act_group = act_group,
+                    .act_symmetric = act_symmetric,
+                    .zero = asymmetric ? (int8_t *)p : 0};
+  l->weight_bytes = (size_t)agq_linear_weight_bytes(l);
+  l->scale_bytes = (size_t)agq_linear_scale_bytes(l);
+  l->zero_bytes = (size_t)agq_linear_zero_bytes(l);
+  p->weight = test_alloc(l->weight_bytes);
+  p->scale = test_alloc(l->scale_bytes);
+  p->zero = asymmetric ? test_alloc(l->zero_bytes) : 0;
+  p->bias = test_random() & 1 ? test_alloc((size_t)n * sizeof(float)) : 0;
+  const int u4 = dtype == AGQ_U4, lowest = asymmetric ? -128 : -127;
+  for (size_t i = 0; i < l->weight_bytes; i++) {
+    int high = fill == FILL_MAX || (fill == FILL_MIXED && test_random() & 1), extreme = fill != FILL_RANDOM;
+    if (u4) p->weight[i] = extreme ? (high ? 0xff : 0x00) : (uint8_t)test_random();
+    else p->weight[i] = (uint8_t)(extreme ? (high ? 127 : lowest) : test_int(lowest, 127));
+  }
+  for (size_t i = 0; i < l->scale_bytes / (scale_dtype == AGQ_BF16 ? 2 : 4); i++) {
+    float s = unit_scales ? 1.0f : 0.01f + 0.02f * fabsf(test_float());
+    if (scale_dtype == AGQ_BF16) ((uint16_t *)p->scale)[i] = test_bf16(s);
+    else ((float *)p->scale)[i] = s;
+  }
+  for (size_t i = 0; i < l->zero_bytes; i++) {
+    int extreme = fill != FILL_RANDOM;
+    p->zero[i] = (int8_t)(u4        ? (extreme ? (int)(test_random() & 1) * 15 : test_int(0, 15))
+                          : extreme ? (test_random() & 1 ? 127 : -128)
+                                    : test_int(-128, 127));
+  }
+  for (int i = 0; i < n && p->bias; i++) p->bias[i] = unit_scales ? 0 : test_float();
+  l->weight = p->weight;
+  l->scale = p->scale;
+  l->zero = p->zero;
+  l->bias = p->bias;
+}
+
+/* Floats of type f32, f16 or bf16 with small values. */
+static void make_float(problem *p, int n, int k, int dtype) {
+  memset(p, 0, sizeof *p);
+  p->l = (agq_linear){.out_features = n, .in_features = k, .weight_dtype = dtype, .act_bits = 32};
+  p->l.weight_bytes = (size_t)agq_linear_weight_bytes(&p->l);
+  p->weight = test_alloc(p->l.weight_bytes);
+  p->bias = test_random() & 1 ? test_alloc((size_t)n * sizeof(float)) : 0;
+  for (size_t i = 0; i < p->l.weight_bytes / (dtype == AGQ_F32 ? 4 : 2); i++) {
+    float f = test_float();
+    if (dtype == AGQ_F32) ((float *)p->weight)[i] = f;
+    else if (dtype == AGQ_BF16) ((uint16_t *)p->weight)[i] = test_bf16(f);
+    else
+      ((uint16_t *)p->weight)[i] =
+          (uint16_t)(test_random() & 0x83ff) | (uint16_t)(test_int(0, 15) << 10); /* subnormals too */
+  }
+  for (int i = 0; i < n && p->bias; i++) p->bias[i] = test_float();
+  p->l.weight = p->weight;
+  p->l.bias = p->bias;
+}
+
+static void destroy(problem *p) {
+  free(p->weight);
+  free(p->scale);
+  free(p->zero);
+  free(p->bias);
+}
+
+static int code_at(const agq_linear *l, int row, int c) {
+  const uint8_t *w = l->weight;
+  const size_t panel = (size_t)(row / 16) * agq_pad32(l->in_features), r = row % 16;
+  if (l->weight_dtype == AGQ_U4) return w[panel * 8 + (size_t)(c / 8) * 64 + 4 * r + c % 4] >> (c & 4) & 15;
+  return (int8_t)w[panel * 16 + (size_t)(c / 4) * 64 + 4 * r + c % 4];
+}
+
+static double weight_at(const agq_linear *l, int row, int c) {
+  const size_t at = (size_t)(row / 16) * l->in_features * 16 + (size_t)c * 16 + row % 16;
+  switch (l->weight_dtype) {
+    case AGQ_F32: return ((const float *)l->weight)[at];
+    case AGQ_F16: return agq_f16_float(((const uint16_t *)l->weight)[at]);
+    case AGQ_BF16: return agq_bf16_float(((const uint16_t *)l->weight)[at]);
+  }
+  const int group = l->group_size ? l->group_size : l->in_features, groups = l->in_features / group;
+  const size_t s = ((size_t)(row / 16) * groups + c / group) * 16 + row % 16;
+  const double scale =
+      l->scale_dtype == AGQ_BF16 ? agq_bf16_float(((const uint16_t *)l->scale)[s]) : ((const float *)l->scale)[s];
+  return (code_at(l, row, c) - (l->zero ? l->zero[s] : l->weight_dtype == AGQ_U4 ? 8 : 0)) * scale;
+}
+
+/* y by a kernel table, from quantized codes that the caller may overwrite through `codes` (plain order, [m][k]). */
+static void compute(const agq_kernel_table *kt, const agq_linear *l, const float *x, int m, float *y,
+                    const int8_t *codes, const float *scales) {
+  agq_act a;
+  const size_t bytes = agq_act_workspace(l, m);
+  char *workspace = test_alloc(bytes);
+  int8_t *row = test_alloc((size_t)agq_pad32(l->in_features));
+  if (l->act_bits != 32) {
+    agq_act_init(&a, kt, l, m, workspace);
+    agq_act_quantize(&a, kt, l, x, (size_t)l->in_features, 0, agq_act_token_panels(&a), row);
+    if (codes) {
+      for (int t = 0; t < m; t++) {
+        const int p = t / a.mr, width = m - p * a.mr < a.mr ? m - p * a.mr : a.mr, i = t % a.mr;
+        int8_t *c = a.codes + (size_t)p * a.mr * a.k_padded;
+        int32_t *sums = a.sums + (size_t)p * a.mr * a.blocks;
+        for (int b = 0; b < a.blocks; b++) sums[b * width + i] = 0;
+        for (int k = 0; k < l->in_features; k++) {
+          c[(size_t)(k / 4) * width * 4 + 4 * i + k % 4] = codes[(size_t)t * l->in_features + k];
+          sums[k / a.block * width + i] += codes[(size_t)t * l->in_features + k];
+        }
+        for (int g = 0; g < a.scales_per_token; g++)
+          a.scales[t * a.scales_per_token + g] = scales[t * a.scales_per_token + g];
+      }
+    }
+  }
+  /* In two ranges, as threads would. */
+  const int panels = agq_panels(l->out_features), cut = panels > 2 ? panels / 2 : panels;
+  agq_linear_run(kt, l, &a, x, (size_t)l->in_features, m, y, (size_t)l->out_features, 0, cut);
+  agq_linear_run(kt, l, &a, x, (size_t)l->in_features, m, y, (size_t)l->out_features, cut, panels);
+  free(row);
+  free(workspace);
+}
+
+static char what[256];
+static void describe(const char *kernel, const agq_linear *l, int m, int fill, const char *why) {
+  snprintf(what, sizeof what, "%s: %s (%d x %d, m %d, group %d, act %d group %d sym %d, zero %d, fill %d)", kernel, why,
+           l->out_features, l->in_features, m, l->group_size, l->act_bits, l->act_group, l->act_symmetric, l->zero != 0,
+           fill);
+}
+
+/* One integer problem: exact integers, the twin, widths. */
+static void check_integer(const char *kernel, problem *p, int m, int fill) {
+  const agq_linear *l = &p->l;
+  const int k = l->in_features, n = l->out_features, groups = l->act_group ? k / l->act_group : 1;
+  const int bound = l->act_bits == 8 ? 127 : l->act_symmetric ? 7 : 15;
+  float *x = test_alloc((size_t)m * k * 4), *y = test_alloc((size_t)m * n * 4), *z = test_alloc((size_t)m * n * 4);
+  int8_t *codes = test_alloc((size_t)m * k);
+  float *scales = test_alloc((size_t)m * groups * 4);
+  for (int i = 0; i < m * k; i++) {
+    x[i] = test_float();
+    codes[i] = (int8_t)(fill == FILL_RANDOM ? test_int(-bound, bound)
+                        : fill == FILL_MAX  ? bound
+                        : fill == FILL_MIN  ? -bound
+                        : test_random() & 1 ? bound
+                                            : -bound);
+  }
+  if (m > 1 && fill == FILL_RANDOM) memset(codes, 0, (size_t)k); /* a token of zeros */
+  for (int i = 0; i < m * groups; i++) scales[i] = 1;
+  problem unit = *p;
+  int scale_count = (int)(l->scale_bytes / (l->scale_dtype == AGQ_BF16 ? 2 : 4));
+  unit.l.bias = 0;
+  unit.l.scale = test_alloc(l->scale_bytes);
+  for (int i = 0; i < scale_count; i++) {
+    if (l->scale_dtype == AGQ_BF16) ((uint16_t *)unit.l.scale)[i] = test_bf16(1);
+    else ((float *)unit.l.scale)[i] = 1;
+  }
+  /* Scales of 1 and one block at a time: y is the integer itself while it is below 2^24. Longer rows: rows are compared
+   * block by block by setting all but one group of scales to 0. */
+  agq_act a;
+  char *workspace = test_alloc(agq_act_workspace(l, m));
+  agq_act_init(&a, &agq_kernels_native, l, m, workspace);
+  const int weight_group = l->group_size ? l->group_size : k, weight_groups = k / weight_group;
+  const int only = weight_groups > 1 ? test_int(0, weight_groups - 1) : -1;
+  if (only >= 0)
+    for (int i = 0; i < scale_count; i++)
+      if (i / 16 % weight_groups != only) {
+        if (l->scale_dtype == AGQ_BF16) ((uint16_t *)unit.l.scale)[i] = 0;
+        else ((float *)unit.l.scale)[i] = 0;
+      }
+  compute(&agq_kernels_native, &unit.l, x, m, y, codes, scales);
+  int exact = 1, checked = 0;
+  for (int t = 0; t < m; t++)
+    for (int r = 0; r < n; r++) {
+      float f = 0;
+      for (int b = 0; b < a.blocks; b++) {
+        int64_t acc = 0;
+        const int g = b * a.block / weight_group;
+        const size_t s = ((size_t)(r / 16) * weight_groups + g) * 16 + r % 16;
+        const int zero = l->zero ? l->zero[s] : l->weight_dtype == AGQ_U4 ? 8 : 0;
+        for (int c = b * a.block; c < (b + 1) * a.block && c < k; c++)
+          acc += (code_at(l, r, c) - zero) * codes[(size_t)t * k + c];
+        if (only < 0 || g == only) f += (float)acc;
+      }
+      checked++;
+      if (y[(size_t)t * n + r] != f) exact = 0;
+    }
+  describe(kernel, l, m, fill, "integer part differs");
+  test_expect(exact && checked == m * n, what);
+
+  /* The whole of it against the twin: within 2 ulp of the sum of the blocks' magnitudes (exactly, where both have a
+   * fused multiply-add). */
+  compute(&agq_kernels_native, l, x, m, y, 0, 0);
+  compute(&agq_kernels_scalar, l, x, m, z, 0, 0);
+  agq_quantize_activations(l, x, m, codes, scales, 1);
+  int close = 1;
+  for (int t = 0; t < m; t++)
+    for (int r = 0; r < n; r++) {
+      double sum = l->bias ? fabs(l->bias[r]) : 0, exactly = l->bias ? l->bias[r] : 0;
+      for (int c = 0; c < k; c++) {
+        double v = weight_at(l, r, c) * codes[(size_t)t * k + c] *
+                   (double)scales[t * groups + (l->act_group ? c / l->act_group : 0)];
+        sum += fabs(v);
+        exactly += v;
+      }
+      if (fabs((double)y[(size_t)t * n + r] - z[(size_t)t * n + r]) > sum * 2.4e-7 ||
+          fabs(y[(size_t)t * n + r] - exactly) > sum * 2e-6)
+        close = 0;
+    }
+  describe(kernel, l, m, fill, "result differs from the twin");
+  test_expect(close, what);
+
+  /* A token's result does not depend on its neighbours. */
+  int same = 1;
+  for (int t = 0; t < m && m > 1; t++) {
+    compute(&agq_kernels_native, l, x + (size_t)t * k, 1, z, 0, 0);
+    if (memcmp(z, y + (size_t)t * n, (size_t)n * 4)) same = 0;
+  }
+  describe(kernel, l, m, fill, "result depends on the batch");
+  test_expect(same, what);
+  free((void *)unit.l.scale);
+  free(workspace);
+  free(x);
+  free(y);
+  free(z);
+  free(codes);
+  free(scales);
+}
+
+static void check_float(const char *kernel, problem *p, int m) {
+  const agq_linear *l = &p->l;
+  const int k = l->in_features, n = l->out_features;
+  float *x = test_alloc((size_t)m * k * 4), *y = test_alloc((size_t)m * n * 4), *z = test_alloc((size_t)m * n * 4);
+  for (int i = 0; i < m * k; i++) x[i] = test_float();
+  compute(&agq_kernels_native, l, x, m, y, 0, 0);
+  compute(&agq_kernels_scalar, l, x, m, z, 0, 0);
+  int close = 1, same = 1;
+  for (int t = 0; t < m; t++)
+    for (int r = 0; r < n; r++) {
+      double sum = l->bias ? fabs(l->bias[r]) : 0, exactly = l->bias ? l->bias[r] : 0;
+      for (int c = 0; c < k; c++) {
+        double v = weight_at(l, r, c) * x[(size_t)t * k + c];
+        sum += fabs(v);
+        exactly += v;
+      }
+      if (!(fabs((double)y[(size_t)t * n + r] - z[(size_t)t * n + r]) <= sum * 2.4e-7 * 4)) close = 0;
+      if (!(fabs(y[(size_t)t * n + r] - exactly) <= sum * 1e-5)) close = 0;
+    }
+  describe(kernel, l, m, 0, "result differs from the twin");
+  test_expect(close, what);
+  for (int t = 0; t < m && m > 1; t++) {
+    compute(&agq_kernels_native, l, x + (size_t)t * k, 1, z, 0, 0);
+    if (memcmp(z, y + (size_t)t * n, (size_t)n * 4)) same = 0;
+  }
+  describe(kernel, l, m, 0, "result depends on the batch");
+  test_expect(same, what);
+  free(x);
+  free(y);
+  free(z);
+}
+
+static void summary(const char *name) {
+  static long checks, failures;
+  printf("  %-28s %5ld checks, %ld failed\n", name, test_checks - checks, test_failures - failures);
+  checks = test_checks;
+  failures = test_failures;
+}
+
+/* Shapes: rows, columns, weight group, activation group. */
+static const int shapes[][4] = {
+    {16, 32, 0, 0},     {40, 64, 32, 0},    {17, 96, 96, 96},   {33, 128, 64, 32},  {64, 256, 128, 128},
+    {100, 384, 128, 0}, {7, 512, 256, 128}, {80, 288, 96, 32},  {48, 384, 96, 128}, {129, 72, 0, 0},
+    {31, 1000, 0, 0},   {16, 1024, 0, 128}, {16, 2048, 128, 0}, {20, 4096, 0, 0},
+};
+static const int widths[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 17, 21, 24, 25, 37, 49};
+
+static void test_integer(int dtype, int act_bits) {
+  const agq_kernel_table *kt = &agq_kernels_native;
+  const agq_kernel *tile = dtype == AGQ_U4 ? (act_bits == 8 ? &kt->u4a8 : &kt->u4a4)
+                           : act_bits == 8 ? &kt->i8a8
+                                           : &kt->i8a4;
+  const agq_kernel *m1 = dtype == AGQ_U4 ? (act_bits == 8 ? &kt->u4a8_m1 : &kt->u4a4_m1)
+                         : act_bits == 8 ? &kt->i8a8_m1
+                                         : &kt->i8a4_m1;
+  for (int decode = 1; decode >= 0; decode--) {
+    const char *name = decode ? m1->name : tile->name;
+    for (unsigned s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
+      for (int asymmetric = 0; asymmetric < 2; asymmetric++)
+        for (int fill = 0; fill < FILLS; fill++) {
+          const int symmetric = act_bits == 8 || test_random() & 1;
+          const int big = shapes[s][0] * shapes[s][1] > 20000;
+          problem p;
+          make(&p, shapes[s][0], shapes[s][1], dtype, shapes[s][2], act_bits, shapes[s][3],
+               fill == FILL_RANDOM ? symmetric : act_bits == 8, asymmetric, test_random() & 1 ? AGQ_BF16 : AGQ_F32, 0,
+               fill);
+          if (decode) {
+            check_integer(name, &p, 1, fill);
+          } else {
+            /* Every width on the small shapes, one of them on the large ones. */
+            const unsigned count = sizeof widths / sizeof widths[0];
+            for (unsigned w = 1; w < count; w++)
+              if ((!big && fill == FILL_RANDOM && s < 6) || w == 1 + (s * 7 + fill * 3 + asymmetric) % (count - 1))
+                check_integer(name, &p, widths[w], fill);
+          }
+          destroy(&p);
+        }
+    summary(name);
+  }
+}
+
+static void test_float_kernels(void) {
+  static const int kinds[] = {AGQ_F32, AGQ_F16, AGQ_BF16, AGQ_U4, AGQ_I8};
+  static const char *const names[] = {"f32", "f16", "bf16", "u4 x f32", "i8 x f32"};
+  static const int float_widths[] = {1, 2, 3, 5, 8, 13, 33};
+  for (int i = 0; i < 5; i++) {
+    for (unsigned s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
+      for (int variant = 0; variant < 2; variant++) {
+        problem p;
+        if (i < 3) make_float(&p, shapes[s][0], shapes[s][1] - (variant ? 3 : 0), kinds[i]);
+        else
+          make(&p, shapes[s][0], shapes[s][1], kinds[i], shapes[s][2], 32, 0, 0, variant, variant ? AGQ_F32 : AGQ_BF16,
+               0, FILL_RANDOM);
+        for (unsigned w = 0; w < sizeof float_widths / sizeof float_widths[0]; w++)
+          if (s < 4 || w == (s + variant) % 7) check_float(names[i], &p, float_widths[w]);
+        destroy(&p);
+      }
+    summary(names[i]);
+  }
+}
+
+static void test_quantize(void) {
+  static const int ks[] = {1, 7, 32, 33, 64, 100, 128, 256, 384, 1000};
+  for (unsigned i = 0; i < sizeof ks / sizeof ks[0]; i++)
+    for (int mode = 0; mode < 3; mode++) /* 8 bits, 4 bits symmetric, 4 bits asymmetric */
+      for (int content = 0; content < 10; content++)
+        for (int grouped = 0; grouped < 2; grouped++) {
+          const int k = ks[i], padded = agq_pad32(k), group = grouped ? (k % 128 == 0 ? 128 : k % 32 == 0 ? 32 : 0) : 0;
+          float *x = test_alloc((size_t)k * 4), s[2][64] = {{0}};
+          int8_t *c[2] = {test_alloc((size_t)padded), test_alloc((size_t)padded)};
+          memset(c[0], 99, (size_t)padded);
+          memset(c[1], 98, (size_t)padded);
+          for (int j = 0; j < k; j++) {
+            const float r = test_float();
+            switch (content) {
+              case 0: x[j] = r; break;
+              case 1: x[j] = 0; break;
+              case 2: x[j] = j == k / 2 ? 1e30f : r; break;
+              case 3: x[j] = fabsf(r) + 5; break;
+              case 4: x[j] = -fabsf(r) - 5; break;
+              case 5: x[j] = (float)test_int(-254, 254) * 0.5f; break; /* ties */
+              case 6: x[j] = r * 1e-42f; break;                         /* subnormal */
+              case 7: x[j] = test_int(0, 9) ? r : NAN; break;
+              case 8: x[j] = test_int(0, 9) ? r : -INFINITY; break;
+              default: x[j] = -0.0f; break;
+            }
+          }
+          const int bits = mode ? 4 : 8, symmetric = mode < 2, bound = mode == 0 ? 127 : mode == 1 ? 7 : 15;
+          agq_kernels_native.quantize_row(x, k, padded, bits, group, symmetric, c[0], s[0]);
+          agq_kernels_scalar.quantize_row(x, k, padded, bits, group, symmetric, c[1], s[1]);
+          int ok = !memcmp(c[0], c[1], (size_t)padded), bounded = 1;
+          const int scales = group ? k / group : 1;
+          for (int g = 0; g < scales; g++) ok &= s[0][g] == s[1][g] || (isnan(s[0][g]) && isnan(s[1][g]));
+          for (int j = 0; j < padded; j++) bounded &= c[0][j] >= -bound && c[0][j] <= bound;
+          snprintf(what, sizeof what, "quantize_row: k %d, mode %d, content %d, group %d", k, mode, content, group);
+          test_expect(ok, what);
+          test_expect(bounded, what);
+          if (content < 6 &&
+              content !=
+                  2) { /* half a step of error; the clamp of an asymmetric range may add the zero point's rounding */
+            int near = 1;
+            for (int j = 0; j < k; j++) {
+              const float step = s[0][group ? j / group : 0];
+              near &= fabsf(c[0][j] * step - x[j]) <= step * (symmetric ? 0.5001f : 1.0001f);
+            }
+            test_expect(near, what);
+          }
+          free(x);
+          free(c[0]);
+          free(c[1]);
+        }
+  summary("quantize_row");
+}
+
+static void test_validation(void) {
+  problem p;
+  make(&p, 40, 256, AGQ_U4, 128, 8, 0, 1, 1, AGQ_BF16, 0, FILL_RANDOM);
+#define REJECT(code, ...)                                   \
+  do {                                                      \
+    agq_linear l = p.l;                                     \
+    __VA_ARGS__;                                            \
+    test_expect(agq_linear_check(&l) == (code), #__VA_ARGS__); \
+  } while (0)
+  REJECT(AGQ_OK, (void)0);
+  REJECT(AGQ_ERR_ARGUMENT, l.out_features = 0);
+  REJECT(AGQ_ERR_ARGUMENT, l.in_features = -256);
+  REJECT(AGQ_ERR_ARGUMENT, l.group_size = 100);
+  REJECT(AGQ_ERR_ARGUMENT, l.group_size = 96);
+  REJECT(AGQ_ERR_ARGUMENT, l.act_group = -32);
+  REJECT(AGQ_ERR_ARGUMENT, l.weight_dtype = 9);
+  REJECT(AGQ_ERR_ARGUMENT, l.scale_dtype = AGQ_F16);
+  REJECT(AGQ_ERR_ARGUMENT, l.weight = 0);
+  REJECT(AGQ_ERR_ARGUMENT, l.weight_bytes--);
+  REJECT(AGQ_ERR_ARGUMENT, l.scale_bytes = 0);
+  REJECT(AGQ_ERR_ARGUMENT, l.zero_bytes = 1);
+  REJECT(AGQ_ERR_ARGUMENT, l.out_features = 2000000000);
+  REJECT(AGQ_ERR_UNSUPPORTED, l.out_features = 1 << 30; l.in_features = 1 << 30; l.group_size = 0); /* accumulator */
+  REJECT(AGQ_ERR_UNSUPPORTED, l.act_bits = 5);
+  REJECT(AGQ_ERR_UNSUPPORTED, l.act_symmetric = 0);
+  REJECT(AGQ_ERR_UNSUPPORTED, l.weight_dtype = AGQ_F32);
+  REJECT(AGQ_ERR_UNSUPPORTED, l.in_features = 1 << 20; l.group_size = 0);
+  /* One column in a million: no overflow in the sizes of the largest shape. */
+  agq_linear l = p.l;
+  l.out_features = 1 << 30;
+  l.in_features = 1 << 16;
+  l.group_size = 0;
+  test_expect(agq_linear_weight_bytes(&l) == (int64_t)1 << 45, "weight bytes of a large linear");
+  destroy(&p);
+  summary("validation");
+}
+
+/* The public functions: threads and levels agree with the pieces. */
+static void test_forward(void) {
+  problem p;
+  make(&p, 200, 256, AGQ_U4, 128, 8, 0, 1, 0, AGQ_BF16, 0, FILL_RANDOM);
+  enum { M = 30 };
+  float x[M * 256], y[M * 200], z[M * 200];
+  for (int i = 0; i < M * 256; i++) x[i] = test_float();
+  for (int m = 1; m <= M; m += 29) {
+    compute(&agq_kernels_native, &p.l, x, m, y, 0, 0);
+    for (int threads = 1; threads <= 3; threads++) {
+      memset(z, 0, sizeof z);
+      test_expect(agq_linear_forward(&p.l, x, m, z, threads, 0) == AGQ_OK, "agq_linear_forward");
+      test_expect(!memcmp(y, z, (size_t)m * 200 * 4), "agq_linear_forward: result depends on the threads");
+    }
+  }
+  test_expect(agq_linear_forward(&p.l, x, 0, z, 1, 0) == AGQ_ERR_ARGUMENT, "agq_linear_forward: m = 0");
+  test_expect(agq_linear_kernel(&p.l, 1) == agq_kernels_native.u4a8_m1.name, "agq_linear_kernel");
+  destroy(&p);
+  summary("agq_linear_forward");
+}
+
+int main(void) {
+  if (test_skip()) return 0;
+  test_quantize();
+  for (int dtype = AGQ_I8; dtype <= AGQ_U4; dtype++)
+    for (int bits = 8; bits >= 4; bits -= 4) test_integer(dtype, bits);
+  test_float_kernels();
+  test_validation();
+  test_forward();
+  printf("%ld checks, %ld failed\n", test_checks, test_failures);
+  return test_failures != 0;
+}

@@ -1,0 +1,259 @@
+/* The operations beside the matrix products against double precision, and the thread pool.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
+#include <math.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "model.h"
+#include "ops/attention.h"
+#include "ops/ops.h"
+#include "threads/pool.h"
+
+static void report(const char *what, double error, double bound) {
+  printf("  %-36s error %.2g (bound %.2g)\n", what, error, bound);
+  if (!test_expect(error <= bound, what)) fprintf(stderr, "  error %g, bound %g\n", error, bound);
+}
+
+static double norm_error(int kind, const float *x, const float *w, const float *b, const float *y, int n) {
+  double mean = 0, variance = 0, worst = 0;
+  for (int i = 0; i < n; i++) mean += (double)x[i] / n;
+  if (kind == AGQ_NORM_RMS) mean = 0;
+  for (int i = 0; i < n; i++) variance += ((double)x[i] - mean) * ((double)x[i] - mean) / n;
+  for (int i = 0; i < n; i++) {
+    double expected = ((double)x[i] - mean) / sqrt(variance + 1e-5);
+    if (w) expected *= (double)w[i];
+    if (b) expected += (double)b[i];
+    if (kind == AGQ_NORM_NONE) expected = (double)x[i];
+    const double error = fabs((double)y[i] - expected) / (1 + fabs(expected));
+    if (error > worst) worst = error;
+  }
+  return worst;
+}
+
+static void norms(void) {
+  double worst = 0;
+  for (int n = 1; n <= 200; n += n < 40 ? 1 : 13)
+    for (int kind = AGQ_NORM_NONE; kind <= AGQ_NORM_LAYER; kind++)
+      for (int bare = 0; bare < 2; bare++) {
+        float x[200], w[200], b[200], y[200];
+        for (int i = 0; i < n; i++) x[i] = 3 * random_float() + 1, w[i] = random_float(), b[i] = random_float();
+        const agq_norm norm = {bare ? NULL : w, bare ? NULL : b};
+        agq_norm_row(kind, &norm, 1e-5f, x, y, n);
+        /* One feature alone: the layer norm's difference from the mean is all rounding. */
+        if (n > 1 || kind != AGQ_NORM_LAYER) worst = fmax(worst, norm_error(kind, x, norm.weight, norm.bias, y, n));
+        agq_norm_row(kind, &norm, 1e-5f, x, x, n);
+        test_expect(!memcmp(x, y, (size_t)n * 4), "norm in place");
+      }
+  report("norms, 1..200 features", worst, 3e-6);
+  float a[37], b[37], c[37];
+  for (int i = 0; i < 37; i++) a[i] = random_float(), b[i] = random_float();
+  agq_add_row(a, b, c, 37);
+  for (int i = 0; i < 37; i++) test_expect(c[i] == a[i] + b[i], "addition");
+}
+
+/* Relative where the function is not about 0, absolute (1e-30) far out. */
+static double function_error(int kind, float from, float to) {
+  enum { N = 4099 };
+  static float x[N], y[N];
+  double worst = 0;
+  for (int i = 0; i < N; i++) x[i] = y[i] = from + (to - from) * (float)i / (N - 1);
+  if (kind == AGQ_ACTIVATION_SILU_GATED) {
+    float one[N];
+    for (int i = 0; i < N; i++) one[i] = 1;
+    agq_silu_gate_row(y, one, y, N);
+  } else {
+    agq_activate_row(kind, y, N);
+  }
+  for (int i = 0; i < N; i++) {
+    const double v = (double)x[i], z = 0.79788456 * v * (1 + 0.044715 * v * v);
+    double expected = v / (1 + exp(-v));
+    if (kind == AGQ_ACTIVATION_RELU) expected = v > 0 ? v : 0;
+    if (kind == AGQ_ACTIVATION_GELU_TANH) expected = v / (1 + exp(-2 * z));
+    if (kind == AGQ_ACTIVATION_GELU_ERF) expected = v / 2 * erfc(-v / sqrt(2));
+    worst = fmax(worst, fabs((double)y[i] - expected) / (fabs(expected) + 1e-30));
+  }
+  return worst;
+}
+
+static void activations(void) {
+  report("relu", function_error(AGQ_ACTIVATION_RELU, -5, 5), 0);
+  report("silu, -80..80", function_error(AGQ_ACTIVATION_SILU_GATED, -80, 80), 4e-7);
+  report("gelu (tanh), -1..8", function_error(AGQ_ACTIVATION_GELU_TANH, -1, 8), 5e-7);
+  report("gelu (tanh), -5..-1", function_error(AGQ_ACTIVATION_GELU_TANH, -5, -1), 5e-6);
+  report("gelu (erf), -1..8", function_error(AGQ_ACTIVATION_GELU_ERF, -1, 8), 6e-7);
+  report("gelu (erf), -5..-1", function_error(AGQ_ACTIVATION_GELU_ERF, -5, -1), 5e-6);
+  float far[3] = {-1000, 1000, 0}, one[3] = {1, 1, 1};
+  agq_silu_gate_row(far, one, far, 3);
+  test_expect(fabsf(far[0]) < 1e-30f && far[1] == 1000 && far[2] == 0, "silu far out");
+}
+
+static void rope(void) {
+  double worst = 0;
+  for (int half = 1; half <= 40; half += 3) {
+    float inv_freq[40], c[40], s[40], x[80], y[80];
+    for (int i = 0; i < half; i++) inv_freq[i] = (float)pow(10000, -(double)i / half);
+    for (int i = 0; i < 2 * half; i++) x[i] = random_float();
+    const int position = random_int(0, 100000);
+    agq_rope_table(inv_freq, 1.25f, position, c, s, half);
+    agq_rope_row(x, c, s, y, half);
+    for (int i = 0; i < half; i++) {
+      const double angle = (double)(inv_freq[i] * (float)position), a = (double)x[i], b = (double)x[i + half];
+      worst = fmax(worst, fabs((double)y[i] - 1.25 * (a * cos(angle) - b * sin(angle))));
+      worst = fmax(worst, fabs((double)y[i + half] - 1.25 * (b * cos(angle) + a * sin(angle))));
+    }
+    agq_rope_row(x, c, s, x, half);
+    test_expect(!memcmp(x, y, (size_t)half * 8), "rope in place");
+  }
+  report("rope", worst, 3e-7);
+}
+
+static void rows(void) {
+  const uint16_t halves[] = {0x0000, 0x8000, 0x3c00, 0xc000, 0x7bff, 0x0001, 0x83ff, 0x0400, 0x3555};
+  const float values[] = {0.0f,          -0.0f,          1.0f,          -2.0f,      65504.0f,
+                          5.9604645e-8f, -6.0975552e-5f, 6.1035156e-5f, 0.33325195f};
+  float y[64];
+  agq_to_float_row(AGQ_F16, halves, y, 9);
+  test_expect(!memcmp(y, values, sizeof values), "f16 to float");
+  const uint16_t brains[] = {0x3f80, 0xc000, 0x0001};
+  agq_to_float_row(AGQ_BF16, brains, y, 3);
+  test_expect(y[0] == 1 && y[1] == -2 && y[2] == 9.18354962e-41f, "bf16 to float");
+  test_shape shape = {.group = 32};
+  test_model *t = calloc(1, sizeof *t);
+  t->s = shape;
+  for (int dtype = AGQ_F32; dtype <= AGQ_I8; dtype += AGQ_I8)
+    for (int in = 30; in <= 34; in += 2) {
+      agq_linear l;
+      dense d;
+      random_linear(t, &l, &d, 21, in, dtype, 32);
+      int equal = 1;
+      for (int r = 0; r < 21; r++) {
+        agq_panel_row(&l, r, y);
+        equal &= !memcmp(y, d.w + r * in, (size_t)in * 4);
+      }
+      test_expect(equal, "rows of a matrix in panels");
+    }
+  model_free(t);
+}
+
+static void heads(void) {
+  int8_t codes[301];
+  float x[100];
+  for (int n = 1; n <= 100; n++)
+    for (int stride = 1; stride <= 3; stride += 2) {
+      float amax = 0;
+      for (int i = 0; i < n; i++) x[i] = random_float(), amax = fmaxf(amax, fabsf(x[i]));
+      memset(codes, 99, sizeof codes);
+      const float scale = agq_quantize_head(x, codes, n, stride), inverse = 127.0f / amax;
+      int right = scale == amax / 127.0f;
+      for (int i = 0; i < n; i++) right &= codes[i * stride] == (int8_t)rintf(x[i] * inverse);
+      for (int i = 0; stride > 1 && i < n; i++) right &= codes[i * stride + 1] == 99;
+      test_expect(right && codes[n * stride] == 99, "quantization of a head");
+    }
+  memset(x, 0, sizeof x);
+  test_expect(agq_quantize_head(x, codes, 50, 1) == 0 && codes[49] == 0, "a head of zeros");
+}
+
+static void block_products(void) {
+  double worst = 0;
+  for (int rows_ = 1; rows_ <= 20; rows_++)
+    for (int cols = 16; cols <= 128; cols += 16)
+      for (int i8 = 0; i8 < 2; i8++) {
+        const int depth = random_int(1, 40), lda = depth + 3, ldb = cols + 16 * (cols % 32 == 0), ldc = cols + 5;
+        float a[20 * 43], b[40 * 144], c[20 * 133], before[20 * 133], carry[20];
+        int8_t codes[40 * 144];
+        for (int i = 0; i < 20 * 43; i++) a[i] = random_float();
+        for (int i = 0; i < 40 * 144; i++)
+          codes[i] = (int8_t)random_int(-127, 127), b[i] = i8 ? (float)codes[i] : random_float();
+        for (int i = 0; i < 20 * 133; i++) c[i] = before[i] = random_float();
+        for (int i = 0; i < 20; i++) carry[i] = random_float();
+        const int carried = random_int(0, 1);
+        agq_block_product(a, (size_t)lda, i8 ? (const void *)codes : b, i8, (size_t)ldb, rows_, cols, depth, c,
+                          (size_t)ldc, carried ? carry : NULL);
+        for (int r = 0; r < 20; r++)
+          for (int j = 0; j < ldc && r * ldc + j < 20 * 133; j++) {
+            const int at = r * ldc + j;
+            if (r >= rows_ || j >= cols) {
+              test_expect(c[at] == before[at], "a block product writes nothing else");
+              continue;
+            }
+            double expected = carried ? (double)before[at] * (double)carry[r] : 0, size = 1;
+            for (int k = 0; k < depth; k++) {
+              const double p = (double)a[r * lda + k] * (double)b[k * ldb + j];
+              expected += p, size += fabs(p);
+            }
+            worst = fmax(worst, fabs((double)c[at] - expected) / size);
+          }
+      }
+  report("block products", worst, 1e-6);
+}
+
+typedef struct {
+  atomic_int *seen;
+  atomic_int busy[8];
+  long sum[8];
+  int chunk, wrong;
+} loop;
+
+static void loop_task(void *arg, int thread, int begin, int end) {
+  loop *l = arg;
+  if (thread < 0 || thread >= 8 || begin >= end || end - begin > l->chunk || atomic_fetch_add(&l->busy[thread], 1))
+    l->wrong = 1;
+  for (int i = begin; i < end; i++) {
+    atomic_fetch_add_explicit(&l->seen[i], 1, memory_order_relaxed);
+    l->sum[thread] += i;
+  }
+  atomic_fetch_sub(&l->busy[thread], 1);
+}
+
+static void pool(void) {
+  enum { MOST = 500 };
+  static atomic_int seen[MOST];
+  for (int threads = 1; threads <= 6; threads++) {
+    agq_pool *p = agq_pool_create(threads), *other = agq_pool_create(2);
+    if (!test_expect(p && other && agq_pool_threads(p) == threads, "pool")) continue;
+    int right = 1;
+    for (int round = 0; round < 400; round++) {
+      const int items = random_int(0, MOST);
+      loop l = {.seen = seen, .chunk = random_int(1, 20)};
+      for (int i = 0; i < MOST; i++) atomic_store_explicit(&seen[i], 0, memory_order_relaxed);
+      agq_pool_run(round % 7 ? p : other, loop_task, &l, items, l.chunk);
+      long sum = 0;
+      for (int t = 0; t < 8; t++) sum += l.sum[t];
+      for (int i = 0; i < MOST; i++) right &= atomic_load_explicit(&seen[i], memory_order_relaxed) == (i < items);
+      right &= !l.wrong && sum == (long)items * (items - 1) / 2;
+      if (round % 100 == 50) nanosleep(&(struct timespec){0, 300000}, NULL); /* long enough for the workers to sleep */
+    }
+    test_expect(right, "every item once, one call at a time per thread, all done at the end");
+    agq_pool_destroy(other);
+    agq_pool_destroy(p);
+  }
+  /* Sleeping workers use no CPU. */
+  agq_pool *p = agq_pool_create(4);
+  loop l = {.seen = seen, .chunk = 1};
+  agq_pool_run(p, loop_task, &l, 100, 1);
+  nanosleep(&(struct timespec){0, 20000000}, NULL);
+  struct timespec a, b;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
+  nanosleep(&(struct timespec){0, 100000000}, NULL);
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
+  const double used = (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec);
+  printf("  an idle pool used %.3f ms of CPU in 100 ms\n", 1e3 * used);
+  agq_pool_destroy(p);
+  agq_pool_destroy(NULL);
+  test_expect(agq_pool_create(0) == NULL, "no pool of 0 threads");
+}
+
+int main(void) {
+  if (test_skip()) return 0;
+  norms();
+  activations();
+  rope();
+  rows();
+  heads();
+  block_products();
+  pool();
+  printf("ops: %ld checks, %ld failed\n", test_checks, test_failures);
+  return test_failures != 0;
+}
