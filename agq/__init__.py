@@ -1,0 +1,43 @@
+"""agq: quantize LLaMA, OPT and BLOOM language models to INT4 and run them on CPUs.
+
+The functions have the names of the subcommands and their arguments. They are imported on first use, so that `import
+agq` is cheap and needs neither PyTorch nor numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["AgqError", "UsageError", "__version__", "calibrate", "evaluate_perplexity", "pack", "quantize"]
+
+if TYPE_CHECKING:
+    from agq.artifact.pack import pack
+    from agq.calibration.calibrate import calibrate
+    from agq.errors import AgqError, UsageError
+    from agq.evaluation import evaluate_perplexity
+    from agq.quantization.pipeline import quantize
+
+_WHERE = {
+    "AgqError": "agq.errors",
+    "UsageError": "agq.errors",
+    "calibrate": "agq.calibration.calibrate",
+    "quantize": "agq.quantization.pipeline",
+    "pack": "agq.artifact.pack",
+    "evaluate_perplexity": "agq.evaluation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'agq' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

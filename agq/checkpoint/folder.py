@@ -1,0 +1,285 @@
+"""A Hugging Face model folder, read tensor by tensor."""
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from agq.checkpoint.compressed_tensors import CompressedTensors
+from agq.checkpoint.record import AgqRecord
+from agq.errors import AgqError
+from agq.files import sha256_file
+from agq.models import ModelParts, ModelSpec, parts, spec_from_config
+from agq.safetensors_io import SafetensorsFile, bf16_to_f32, load_json
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+FLOATS = ("F32", "F16", "BF16")
+# What belongs to the tokenizer and to generation; copied along when a folder is rewritten.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+_CONVERT = (
+    "convert it once with transformers: `AutoModelForCausalLM.from_pretrained(FOLDER, dtype='auto')"
+    ".save_pretrained(NEW_FOLDER)`, and copy the tokenizer files"
+)
+_MAX_JSON = 256 << 20
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            raise AgqError(f"`{path}` is too large to be what its name says")
+        return path.read_bytes()
+    except OSError as error:
+        raise AgqError(f"cannot read `{path}`: {error.strerror or error}") from error
+
+
+def _shard_paths(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
+    """The safetensors files of a folder, and the index's tensor -> file name table where there is one."""
+    if (folder / SINGLE).exists():
+        return [folder / SINGLE], None
+    if (folder / INDEX).exists():
+        where = f"`{folder / INDEX}`"
+        index = load_json(_read_bytes(folder / INDEX), where)
+        table = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(table, dict) or not table or not all(isinstance(value, str) for value in table.values()):
+            raise AgqError(f"{where} has no `weight_map` of tensor names to file names")
+        for name in sorted(set(table.values())):
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not name:
+                raise AgqError(f"{where} points outside its folder: `{name}`", hint="do not use this download")
+        shards = [folder / name for name in sorted(set(table.values()))]
+        missing = [path.name for path in shards if not path.exists()]
+        if missing:
+            raise AgqError(f"`{folder}` lacks {_listing(missing)}", hint="the download is incomplete: fetch it again")
+        return shards, table
+    if any(folder.glob("pytorch_model*.bin")) or any(folder.glob("*.pth")):
+        raise AgqError(f"`{folder}` holds its weights in PyTorch's pickle format: not supported", hint=_CONVERT)
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    raise AgqError(
+        f"`{folder}` holds neither `{SINGLE}` nor `{INDEX}`",
+        hint=f"rename or index what is there: {_listing(others)}" if others else "is this a Hugging Face model folder?",
+    )
+
+
+def _listing(names: list[str], most: int = 60) -> str:
+    text = ", ".join(f"`{name}`" for name in names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+class Checkpoint:
+    """An opened folder. Names are canonical (with the base prefix), whichever way the folder stores them.
+
+    Attributes:
+        path: the folder. config: config.json. spec, parts: what it is. quantization: CompressedTensors or None.
+        record: the validated agq.json (defaults where there is none). agq: agq.json as a dict ({} without one).
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder
+        where = f"`{folder / 'config.json'}`"
+        self.config: dict[str, Any] = load_json(_read_bytes(folder / "config.json"), where)
+        self.spec: ModelSpec = spec_from_config(self.config, where)
+        self.parts: ModelParts = parts(self.spec)
+        self._files: list[SafetensorsFile] = []
+        self._where: dict[str, tuple[SafetensorsFile, str]] = {}
+        self._fingerprint: str | None = None
+        self._open_shards()
+        self._settle_tying()
+        linears = list(self.parts.all_linears())
+        self.quantization = CompressedTensors.from_config(self.config, linears, where)
+        self.record = AgqRecord.read(folder, {linear.module for linear in linears})
+        self.agq: dict[str, Any] = self.record.values
+        self._check_tensors()
+
+    # ---- opening
+
+    def _canonical(self, stored: str) -> str:
+        prefix = self.parts.base_prefix
+        if stored.startswith(prefix) or stored.startswith(self.parts.head + "."):
+            return stored
+        return prefix + stored
+
+    def _open_shards(self) -> None:
+        paths, table = _shard_paths(self.path)
+        for path in paths:
+            file = SafetensorsFile(path)
+            self._files.append(file)
+            for stored in file.tensors:
+                name = self._canonical(stored)
+                if name in self._where:
+                    other = self._where[name][0].path.name
+                    raise AgqError(f"`{self.path}` stores tensor `{name}` twice (in `{other}` and `{path.name}`)")
+                self._where[name] = (file, stored)
+        absent = [stored for stored in table or {} if self._canonical(stored) not in self._where]
+        if absent:
+            raise AgqError(f"`{self.path}`: the index names tensors that no shard holds: {_listing(sorted(absent))}")
+
+    def _settle_tying(self) -> None:
+        """As transformers 5: a tied model that stores two different matrices is not tied; one serves for both."""
+        embed, head = f"{self.parts.embed}.weight", f"{self.parts.head}.weight"
+        if not self.spec.tied or head not in self._where:
+            return
+        if embed not in self._where:
+            self._where[embed] = self._where.pop(head)
+            return
+        (embed_file, embed_name), (head_file, head_name) = self._where[embed], self._where[head]
+        same = embed_file.tensors[embed_name].dtype == head_file.tensors[head_name].dtype
+        if not same or not np.array_equal(embed_file.raw(embed_name), head_file.raw(head_name)):
+            self.spec = replace(self.spec, tied=False)
+            self.parts = parts(self.spec)
+
+    def _expected(self) -> dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]]:
+        """Name -> (allowed dtypes, allowed shapes) of every tensor that the model needs."""
+        expected = {name: (FLOATS, (shape,)) for name, shape in self.parts.dense_tensors().items()}
+        for linear in self.parts.all_linears():
+            if linear.role == "head" and self.spec.tied:
+                continue
+            scheme = self.quantization.scheme(linear.module) if self.quantization else None
+            if scheme is None:
+                expected[linear.weight] = (FLOATS, ((linear.out_features, linear.in_features),))
+            else:
+                expected.update(scheme.tensors(linear, FLOATS))
+            if linear.bias:
+                expected[f"{linear.module}.bias"] = (FLOATS, ((linear.out_features,),))
+        return expected
+
+    def _check_tensors(self) -> None:
+        if self.quantization is not None:
+            problems = self.quantization.problems(self.parts, self.spec.tied)
+            if problems:
+                raise AgqError(f"`{self.path}`: " + "; ".join(problems[:60]))
+        expected = self._expected()
+        missing = [name for name in expected if name not in self._where]
+        if missing:
+            hint = "the download is incomplete, or config.json belongs to another model"
+            if self.quantization is None and any(f"{name}_packed" in self._where for name in missing):
+                hint = "the weights are quantized but config.json has no `quantization_config`"
+            raise AgqError(f"`{self.path}` lacks {len(missing)} tensors: {_listing(missing)}", hint=hint)
+        wrong = []
+        for name, (dtypes, shapes) in expected.items():
+            if self.dtype(name) not in dtypes:
+                wrong.append(f"`{name}` is {self.dtype(name)}, not {' or '.join(dtypes)}")
+            elif self.shape(name) not in shapes:
+                wrong.append(f"`{name}` has shape {list(self.shape(name))}, not {list(shapes[0])}")
+        if wrong:
+            raise AgqError(f"`{self.path}` does not fit its config.json: " + "; ".join(wrong[:60]))
+        if self.quantization is not None:
+            self.quantization.check_stored(self)
+
+    # ---- reading
+
+    def names(self) -> list[str]:
+        """Canonical names of all stored tensors."""
+        return list(self._where)
+
+    def has(self, name: str) -> bool:
+        """Whether `name` can be read (the head of a tied model can)."""
+        return self._resolve(name) is not None
+
+    def _resolve(self, name: str) -> tuple[SafetensorsFile, str] | None:
+        if name == f"{self.parts.head}.weight" and self.spec.tied:
+            name = f"{self.parts.embed}.weight"
+        return self._where.get(name)
+
+    def _located(self, name: str) -> tuple[SafetensorsFile, str]:
+        found = self._resolve(name)
+        if found is None:
+            raise AgqError(f"`{self.path}` has no tensor `{name}`")
+        return found
+
+    def dtype(self, name: str) -> str:
+        """safetensors dtype, e.g. "BF16"."""
+        file, stored = self._located(name)
+        return file.tensors[stored].dtype
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        file, stored = self._located(name)
+        return file.tensors[stored].shape
+
+    def _raw(self, name: str) -> tuple[str, np.ndarray]:
+        file, stored = self._located(name)
+        return file.tensors[stored].dtype, file.raw(stored)
+
+    def read_raw(self, name: str) -> tuple[str, np.ndarray]:
+        """(dtype, elements as a read-only view on the file; uint16 bits for BF16)."""
+        return self._raw(name)
+
+    def read(self, name: str) -> np.ndarray:
+        """A float tensor as a new float32 array of its shape."""
+        values = self.read_rows(name, slice(None))
+        self.release(name)
+        return values
+
+    def read_rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
+        """Rows (a slice or an index array of the first dimension) of a float tensor as a new float32 array."""
+        dtype, raw = self._raw(name)
+        raw = raw[rows] if raw.ndim else raw
+        if dtype == "BF16":
+            return bf16_to_f32(raw)
+        if dtype in ("F32", "F16"):
+            return np.array(raw, dtype=np.float32)
+        raise AgqError(f"`{self.path}`: tensor `{name}` is {dtype}, not a float type that agq reads")
+
+    def release(self, name: str) -> None:
+        """The tensor's pages may leave memory."""
+        file, stored = self._located(name)
+        file.release(stored)
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over the hashes of config.json and the weight files: what the model is, not where it lies."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(sha256_file(self.path / "config.json").encode())
+            for value in sorted(sha256_file(file.path) for file in self._files):
+                digest.update(value.encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def weight_bytes(self) -> int:
+        """Size of the weight files."""
+        return sum(file.size for file in self._files)
+
+    def files(self) -> list[Path]:
+        """All files of the folder that are read."""
+        others = [self.path / name for name in ("config.json", INDEX, "agq.json")]
+        shards = [file.path for file in self._files]
+        return [*shards, *(path for path in others if path.is_file()), *self.tokenizer_files()]
+
+    def tokenizer_files(self) -> list[Path]:
+        """Tokenizer and generation files that the folder has."""
+        return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+
+    def float_dtype(self) -> str:
+        """The float type that the source stores its embedding in ("F32", "F16" or "BF16")."""
+        return self.dtype(f"{self.parts.embed}.weight")
+
+
+def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """Opens a model folder and checks that every tensor it needs is there with the right type and shape.
+
+    Raises:
+        AgqError: no such folder, no or invalid config.json, another family, weights in another format, damaged files,
+            missing tensors (all of them are named), a quantization that agq does not read.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise AgqError(f"model folder `{path}` does not exist", hint="check the path, or download the model first")
+    if not folder.is_dir():
+        raise AgqError(f"`{path}` is a file, not a model folder")
+    if not (folder / "config.json").exists():
+        raise AgqError(f"`{path}` has no config.json", hint="is this a Hugging Face model folder?")
+    return Checkpoint(folder)

@@ -1,0 +1,99 @@
+"""agq.json: what agq knows about a quantized folder beyond the compressed-tensors standard."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agq.errors import AgqError
+from agq.recipe import ActivationScheme
+from agq.safetensors_io import load_json
+
+NAME = "agq.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class AgqRecord:
+    """A validated agq.json; None: not said.
+
+    Attributes:
+        activations: module name -> scheme that wins over config.json.
+        clips: module name -> share of the range that its input's codes cover, where it is not 1.
+        hadamards: module name -> block length of the Walsh-Hadamard transform of its input, where there is one.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    activations: dict[str, ActivationScheme] = field(default_factory=dict)
+    clips: dict[str, float] = field(default_factory=dict)
+    hadamards: dict[str, int] = field(default_factory=dict)
+    kv_bits: int | None = None
+    head_bits: int | None = None
+    recipe: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, folder: Path, modules: set[str]) -> "AgqRecord":
+        """agq.json of a folder; an empty record where there is none.
+
+        Args:
+            modules: names of the model's linears; an activation scheme for anything else is an error.
+        """
+        path = folder / NAME
+        if not path.exists():
+            return cls()
+        where = f"`{path}`"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise AgqError(f"cannot read {where}: {error.strerror or error}") from error
+        values = load_json(data, where)
+        if not isinstance(values, dict) or not isinstance(values.get("format"), int):
+            raise AgqError(f"{where} is not an agq record")
+        if values["format"] != FORMAT:
+            raise AgqError(f"{where} has format {values['format']}; this agq reads {FORMAT}", hint="update agq")
+        table = {} if values.get("activations") is None else values["activations"]
+        if not isinstance(table, dict):
+            raise AgqError(f"{where}: `activations` is not an object")
+        if unknown := sorted(set(table) - modules):
+            raise AgqError(f"{where}: `activations` names modules that the model lacks: {', '.join(unknown[:20])}")
+        recipe = values.get("recipe")
+        if recipe is not None and not isinstance(recipe, dict):
+            raise AgqError(f"{where}: `recipe` is not an object")
+        activations = {name: _activation(item, f"{where}: {name}") for name, item in table.items()}
+        return cls(
+            values=values,
+            activations=activations,
+            clips={name: float(item["clip"]) for name, item in table.items() if item.get("clip", 1) != 1},
+            hadamards={name: item["hadamard"] for name, item in table.items() if item.get("hadamard", 0)},
+            kv_bits=_choice(values, "kv_bits", (4, 8, 32), where),
+            head_bits=_choice(values, "head_bits", (8, 16, 32), where),
+            recipe=recipe,
+        )
+
+
+def _choice(values: dict[str, Any], name: str, choices: tuple[int, ...], where: str) -> int | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or value not in choices:
+        raise AgqError(f"{where}: `{name}` is {value!r}, not one of {', '.join(map(str, choices))}")
+    return int(value)
+
+
+def _activation(item: Any, where: str) -> ActivationScheme:
+    names = {"bits", "group_size", "symmetric"}
+    if not isinstance(item, dict) or not names <= set(item) <= names | {"clip", "hadamard"}:
+        raise AgqError(f"{where}: an activation scheme has bits, group_size and symmetric, and may have clip and hadamard")
+    clip, hadamard = item.get("clip", 1.0), item.get("hadamard", 0)
+    if isinstance(clip, bool) or not isinstance(clip, (int, float)) or not 0 < clip <= 1:
+        raise AgqError(f"{where}: `clip` is {clip!r}, not a number above 0 and at most 1")
+    if type(hadamard) is not int or not 0 <= hadamard <= 1 << 20 or hadamard & (hadamard - 1):
+        raise AgqError(f"{where}: `hadamard` is {hadamard!r}, not a power of two or 0")
+    bits, group, symmetric = item["bits"], item["group_size"], item["symmetric"]
+    if type(bits) is not int or bits not in (4, 8, 16) or type(symmetric) is not bool:
+        hint = "bits is 4, 8 or 16, symmetric true or false"
+        raise AgqError(f"{where}: not an activation scheme: {item!r}", hint=hint)
+    if type(group) is not int or not (group == -1 or 0 < group <= 1 << 20):
+        raise AgqError(f"{where}: `group_size` is {group!r}, not -1 (per token) or a number of columns")
+    if bits == 8 and not symmetric:
+        raise AgqError(f"{where}: asymmetric 8-bit activations are not supported", hint="asymmetric is for 4 bits")
+    return ActivationScheme(bits=bits, symmetric=symmetric, group_size=group)

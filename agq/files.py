@@ -1,0 +1,183 @@
+"""Files that are whole or absent: temporary name, fsync, rename. Also hashes, free space and the cache folder."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from agq.errors import AgqError
+
+_CHUNK = 1 << 20
+
+
+def _disk_error(error: OSError, path: Path) -> AgqError:
+    """The user's view of a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return AgqError(f"disk full while writing `{path}`", hint="free some space or choose another output path")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return AgqError(f"cannot write `{path}`: {error.strerror}", hint="check the permissions of its folder")
+    if error.errno == errno.ENOENT:
+        return AgqError(f"cannot write `{path}`: its folder does not exist", hint="create the folder first")
+    if error.errno == errno.ENOTDIR:
+        return AgqError(f"cannot write `{path}`: a part of the path is not a folder")
+    if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
+        return AgqError(f"cannot write `{path}`: a folder of that name is in the way")
+    return AgqError(f"cannot write `{path}`: {error.strerror or error}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable. Some file systems refuse to sync folders; their renames are as durable as they get."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def _file_mode() -> int:
+    """Permission bits of a new file under the current umask (temporary files are made with 0600)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """A binary file object (readable and seekable too) that becomes `path` when the block ends without an exception.
+
+    Raises:
+        AgqError: disk full, no permission, folder missing. Nothing is left behind then.
+    """
+    given, path = Path(path), Path(os.path.abspath(path))  # errors name absolute paths; the user's words are shown
+    temporary = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), _file_mode())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        # An OSError with another file's name came from the caller's reading, not from this write.
+        if isinstance(error, OSError) and error.filename in (None, str(path), str(path.parent), str(temporary)):
+            raise _disk_error(error, given) from error
+        if isinstance(error, OSError) and str(error.filename or "").startswith(str(path.parent / f".{path.name}.")):
+            raise _disk_error(error, given) from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `path` that is renamed to it when the block ends without an exception.
+
+    Args:
+        overwrite: replace what stands at `path`; otherwise only an absent or empty folder is replaced.
+
+    Raises:
+        AgqError: `path` exists and is not empty, disk full, no permission.
+    """
+    given, path = Path(path), Path(os.path.abspath(path))
+    if not overwrite:
+        check_absent_or_empty(given)
+    temporary = None
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        os.chmod(temporary, 0o777 & (_file_mode() | 0o111))
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+        if path.is_dir() and not path.is_symlink():
+            # rename() replaces an empty folder; a full one steps aside first, so that a crash leaves one of the two.
+            if any(path.iterdir()):
+                aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+                os.replace(path, aside)
+                os.replace(temporary, path)
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                os.replace(temporary, path)
+        else:
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and (
+            error.filename is None or str(error.filename).startswith((str(path), str(path.parent / f".{path.name}.")))
+        ):
+            raise _disk_error(error, given) from error
+        raise
+
+
+def check_absent_or_empty(path: Path) -> None:
+    """Refuses an output folder that already holds something (AgqError)."""
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise AgqError(f"output folder `{path}` is not empty", hint="choose another one, or pass `--force`")
+    elif path.exists():
+        raise AgqError(f"`{path}` exists and is not a folder")
+
+
+def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a whole file or none of it."""
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def atomic_write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a whole UTF-8 file or none of it."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+    """Hex SHA-256 of a file's bytes; AgqError when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise AgqError(f"cannot read `{path}`: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def cache_dir() -> Path:
+    """AGQ_CACHE_DIR, else XDG_CACHE_HOME/agq, else ~/.cache/agq. The folder is made by whoever writes to it."""
+    if value := os.environ.get("AGQ_CACHE_DIR"):
+        return Path(value).expanduser()
+    if value := os.environ.get("XDG_CACHE_HOME"):
+        return Path(value) / "agq"
+    return Path.home() / ".cache" / "agq"
+
+
+def ensure_free_space(path: str | os.PathLike, nbytes: int) -> None:
+    """Refuses (AgqError) to start writing `nbytes` where the file system of `path` has less room."""
+    folder = Path(path).absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return  # no answer is no reason to stop: the write itself is checked
+    if free < nbytes:
+        raise AgqError(
+            f"not enough room for `{path}`: {nbytes / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free",
+            hint="free some space or choose another output path",
+        )

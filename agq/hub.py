@@ -1,0 +1,131 @@
+"""Models by name: a local folder as it is, a Hugging Face hub id downloaded into the hub's own cache."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agq.errors import AgqError
+from agq.reporting import console
+
+if TYPE_CHECKING:
+    from agq.recipe import Recipe
+
+# What a model is made of. Weights in other formats, and other frameworks' files, stay where they are.
+_WANTED = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
+_UNWANTED = ["original/*", "onnx/*", "openvino/*", "coreml/*", "consolidated*", "flax_model*", "rust_model*"]
+
+
+def local_folder(name: str | os.PathLike[str]) -> Path:
+    """The folder (or file) of a model: a local path as it is; a hub id ("owner/name" or "owner/name@revision") after
+    its download.
+
+    Only weights in safetensors format are downloaded; HF_HOME, HF_TOKEN and HF_HUB_OFFLINE count as usual.
+
+    Raises:
+        AgqError: no such path, no such model, no permission, no network; the model has no safetensors.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    text = os.fspath(name)
+    if text.count("/") != 1 + text.partition("@")[2].count("/") or text.startswith((".", "/", "~")):
+        raise AgqError(
+            f"no such file or folder: `{text}`", hint="MODEL is a Hugging Face folder, a recipe's name or a hub id"
+        )
+    return _download(*text.partition("@")[::2])
+
+
+def offline_if_unreachable() -> None:
+    """Switches the hub's libraries to offline mode (cache only) where the hub's name cannot be resolved.
+
+    They would otherwise retry for half a minute. Does nothing behind a proxy, which resolves names itself.
+    """
+    if os.environ.get("HF_HUB_OFFLINE") or any(
+        name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ
+    ):
+        return
+    import socket
+    from urllib.parse import urlsplit
+
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "")).hostname or "huggingface.co"
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        for module in ("huggingface_hub.constants", "datasets.config"):
+            if module in sys.modules:  # imported before: it has read the variable already
+                sys.modules[module].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+
+
+def _download(repo: str, revision: str) -> Path:
+    offline_if_unreachable()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    offline_hint = "connect to the network once, or download the model elsewhere and pass its folder"
+    if not console.settings.progress or console.settings.verbosity < 0:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    console.say(f"model {repo}: looking in the hub's cache, downloading what is missing")
+    try:
+        folder = Path(
+            snapshot_download(repo, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+        )
+    except GatedRepoError:
+        raise AgqError(
+            f"hub model `{repo}` asks for its licence to be accepted",
+            hint=f"accept it at https://huggingface.co/{repo} and set HF_TOKEN, or pass a local folder",
+        ) from None
+    except RevisionNotFoundError:
+        raise AgqError(f"hub model `{repo}` has no revision `{revision}`") from None
+    except RepositoryNotFoundError:
+        raise AgqError(
+            f"no local folder and no hub model `{repo}`", hint="check the name; a private model needs HF_TOKEN"
+        ) from None
+    except HFValidationError:
+        raise AgqError(f"`{repo}` is neither a local folder nor a hub id") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise AgqError(
+            f"no local folder `{repo}`, and hub model `{repo}` is not in the cache and cannot be downloaded now",
+            hint=offline_hint,
+        ) from None
+    except HfHubHTTPError as error:
+        raise AgqError(f"hub model `{repo}`: {str(error).splitlines()[0]}", hint=offline_hint) from None
+    except OSError as error:  # connection errors of the HTTP library are OSErrors
+        if error.errno is not None:
+            raise
+        raise AgqError(
+            f"hub model `{repo}` cannot be downloaded: {str(error).splitlines()[0]}", hint=offline_hint
+        ) from None
+    if not any(folder.glob("*.safetensors")):
+        raise AgqError(
+            f"hub model `{repo}` has no weights in safetensors format",
+            hint="convert it once: python -c "
+            '"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+            f"[kind.from_pretrained('{repo}').save_pretrained('model') for kind in (M, T)]\""
+            ", then pass the folder `model`",
+        )
+    return folder
+
+
+def find_model(name: str) -> tuple[Path, Recipe | None]:
+    """`agq.recipe.resolve_model`, then `local_folder`: the folder of MODEL and the recipe that named it."""
+    from agq.recipe import resolve_model
+
+    model, recipe = resolve_model(name)
+    if recipe is not None and not Path(model).exists() and Path(model).is_absolute():
+        raise AgqError(
+            f"recipe `{name}`: its model `{model}` is not there",
+            hint="it lies in agq's source tree: clone the repository",
+        )
+    return local_folder(model), recipe

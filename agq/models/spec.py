@@ -1,0 +1,247 @@
+"""What a decoder-only transformer is, as data: one description for LLaMA, OPT and BLOOM.
+
+Everything that reference, engine and packer need to compute a model stands here; names of tensors stand in parts.py
+and in the family modules. Pure Python, no dependency.
+"""
+
+import math
+import struct
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from agq.errors import AgqError
+
+FAMILIES = ("llama", "opt", "bloom")
+NORMS = ("rms", "layer")
+POSITIONS = ("rope", "learned", "alibi")
+ACTIVATIONS = ("silu_gated", "relu", "gelu_tanh", "gelu_erf")
+ROPE_KINDS = ("default", "linear", "dynamic", "llama3")
+
+# Larger than any published model, small enough that every product of two fits the C side's 64-bit sizes.
+_LIMITS = {
+    "hidden": 1 << 17,
+    "layers": 1 << 10,
+    "heads": 1 << 12,
+    "kv_heads": 1 << 12,
+    "head_dim": 1 << 12,
+    "ffn": 1 << 20,
+    "vocab": 1 << 24,
+    "context": 1 << 24,
+    "embed_dim": 1 << 17,
+}
+
+
+def _f32(value: float) -> float:
+    """The float32 nearest to `value` (infinity where it is too large)."""
+    try:
+        return struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def _number(value: Any, name: str, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise AgqError(f"model description: `{name}` is {value!r}, not a number between {low:g} and {high:g}")
+
+
+def _integer(value: Any, name: str, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise AgqError(f"model description: `{name}` is {value!r}, not an integer between {low} and {high}")
+
+
+def _one_of(value: Any, name: str, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise AgqError(f"model description: `{name}` is {value!r}, not one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary position embedding (Su et al. 2021) and its scalings, formulas as in transformers' `modeling_rope_utils`.
+
+    `original_context` is the context of pre-training: `max_position_embeddings` for `dynamic`,
+    `original_max_position_embeddings` for `llama3`; the other kinds do not use it.
+    """
+
+    theta: float = 10000.0
+    kind: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 2048
+
+    def __post_init__(self):
+        _one_of(self.kind, "rope.kind", ROPE_KINDS)
+        _number(self.theta, "rope.theta", 1e-6, 1e15)
+        _number(self.factor, "rope.factor", 1e-3, 1e6)
+        _number(self.low_freq_factor, "rope.low_freq_factor", 1e-6, 1e6)
+        _number(self.high_freq_factor, "rope.high_freq_factor", 1e-6, 1e6)
+        _integer(self.original_context, "rope.original_context", 1, _LIMITS["context"])
+        if self.kind == "llama3" and not self.high_freq_factor > self.low_freq_factor:
+            raise AgqError("model description: rope `high_freq_factor` must be larger than `low_freq_factor`")
+        if self.kind == "dynamic" and self.factor < 1:
+            raise AgqError("model description: rope `factor` of dynamic scaling must be at least 1")
+
+    def inv_freq(self, head_dim: int, seq_len: int = 0) -> tuple[list[float], float]:
+        """Inverse frequencies for a sequence that is `seq_len` tokens long (only `dynamic` depends on it).
+
+        Returns:
+            head_dim/2 values, each a float32 value; and the factor on cos and sin (1.0 for all kinds here).
+        """
+        theta = self.theta
+        if self.kind == "dynamic":
+            # NTK-aware scaling; unchanged up to the original context. In float32 step by step, as transformers does it.
+            length = max(seq_len, self.original_context)
+            stretch = _f32(_f32(_f32(self.factor * length) / self.original_context) - (self.factor - 1))
+            if head_dim <= 2:
+                raise AgqError("dynamic rope scaling needs a head_dim larger than 2")
+            theta = _f32(theta * _f32(stretch ** (head_dim / (head_dim - 2))))
+        theta = _f32(theta)
+        values = [_f32(1.0 / _f32(theta ** _f32(i / head_dim))) for i in range(0, head_dim, 2)]
+        if self.kind == "linear":
+            values = [_f32(value / self.factor) for value in values]
+        elif self.kind == "llama3":
+            values = [self._llama3(value) for value in values]
+        return values, 1.0
+
+    def _llama3(self, value: float) -> float:
+        """Long wavelengths are divided by `factor`, short ones kept, those between interpolated."""
+        wavelength = 2 * math.pi / value
+        if wavelength < self.original_context / self.high_freq_factor:
+            return value
+        if wavelength > self.original_context / self.low_freq_factor:
+            return _f32(value / self.factor)
+        smooth = (self.original_context / wavelength - self.low_freq_factor) / (
+            self.high_freq_factor - self.low_freq_factor
+        )
+        return _f32((1 - smooth) * value / self.factor + smooth * value)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A decoder. Validated on construction: a ModelSpec that exists has sane dimensions (AgqError otherwise).
+
+    Attributes:
+        ffn: width of the feed-forward hidden layer (of each of gate and up when gated).
+        context: most positions; for BLOOM, which has no limit, the length that it was trained for.
+        position_offset: learned positions are read from row position + offset (2 for OPT).
+        norm_after: the norm follows the residual addition (OPT-350m).
+        residual_from_norm: the residual branch starts at the norm's output (a BLOOM option).
+        embed_dim: width of embedding and head rows; differs from `hidden` only with projections (OPT-350m).
+        attention_bias, mlp_bias: q, k, v, o and gate, up, down have biases.
+        norm_affine: the norms have weights (and biases, where they are LayerNorms).
+        bos_id, eos_ids: from config.json; ids outside the vocabulary are dropped.
+    """
+
+    family: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    context: int
+    norm: str
+    norm_eps: float
+    position: str
+    activation: str
+    attention_scale: float
+    tied: bool
+    embed_dim: int
+    position_offset: int = 0
+    norm_after: bool = False
+    residual_from_norm: bool = False
+    embed_norm: bool = False
+    final_norm: bool = True
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    norm_affine: bool = True
+    rope: RopeSpec | None = None
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        _one_of(self.family, "family", FAMILIES)
+        _one_of(self.norm, "norm", NORMS)
+        _one_of(self.position, "position", POSITIONS)
+        _one_of(self.activation, "activation", ACTIVATIONS)
+        for name, limit in _LIMITS.items():
+            _integer(getattr(self, name), name, 1, limit)
+        _integer(self.position_offset, "position_offset", 0, 1 << 10)
+        _number(self.norm_eps, "norm_eps", 0, 1)
+        _number(self.attention_scale, "attention_scale", 1e-6, 1e3)
+        for item in fields(self):
+            if item.type in (bool, "bool") and not isinstance(getattr(self, item.name), bool):
+                raise AgqError(f"model description: `{item.name}` must be true or false")
+        if self.heads % self.kv_heads:
+            raise AgqError(
+                f"model description: {self.heads} attention heads cannot share {self.kv_heads} key-value heads evenly"
+            )
+        if (self.position == "rope") != (self.rope is not None):
+            raise AgqError("model description: rope parameters and position `rope` belong together")
+        if self.position == "rope" and self.head_dim % 2:
+            raise AgqError(f"model description: rotary positions need an even head_dim, not {self.head_dim}")
+        if self.bos_id is not None:
+            _integer(self.bos_id, "bos_id", 0, self.vocab - 1)
+        for token in self.eos_ids:
+            _integer(token, "eos_ids", 0, self.vocab - 1)
+
+    @property
+    def gated(self) -> bool:
+        """The feed-forward part has a gate: down(act(gate x) * up x)."""
+        return self.activation == "silu_gated"
+
+    @property
+    def q_size(self) -> int:
+        """Rows of the query projection."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Rows of the key (or value) projection."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def projected(self) -> bool:
+        """Embedding and head have another width than the blocks."""
+        return self.embed_dim != self.hidden
+
+    def alibi_slopes(self) -> list[float]:
+        """ALiBi slope of each head (Press et al. 2022), float32 values, as transformers' BLOOM computes them.
+
+        The first 2^floor(log2 heads) heads follow the geometric series; the remaining ones take every other term of the
+        series of twice as many heads.
+        """
+        closest = 1 << (self.heads.bit_length() - 1)
+        base = _f32(2.0 ** -(2.0 ** -(math.log2(closest) - 3)))
+        slopes = [_f32(base**power) for power in range(1, closest + 1)]
+        if closest != self.heads:
+            base = _f32(2.0 ** -(2.0 ** -(math.log2(2 * closest) - 3)))
+            slopes += [_f32(base**power) for power in range(1, 2 * (self.heads - closest), 2)]
+        return slopes
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` reads it back."""
+        values = asdict(self)
+        values["eos_ids"] = list(self.eos_ids)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "ModelSpec":
+        """The inverse of to_dict. Unknown or missing keys and wrong types are AgqErrors."""
+        values = _exact_keys(values, cls, "model description")
+        if values["rope"] is not None:
+            values["rope"] = RopeSpec(**_exact_keys(values["rope"], RopeSpec, "rope description"))
+        if not isinstance(values["eos_ids"], (list, tuple)):
+            raise AgqError("model description: `eos_ids` is not a list")
+        values["eos_ids"] = tuple(values["eos_ids"])
+        return cls(**values)
+
+
+def _exact_keys(values: Any, kind: type, name: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise AgqError(f"{name} is not an object")
+    expected = {item.name for item in fields(kind)}
+    if wrong := sorted(str(key) for key in set(values) ^ expected):
+        raise AgqError(f"{name}: unknown or missing {', '.join(f'`{key}`' for key in wrong)}")
+    return dict(values)
