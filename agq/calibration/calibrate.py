@@ -1,0 +1,69 @@
+"""`agq.calibrate`: statistics of a model's activations on calibration text, written to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from agq import __version__
+from agq.calibration.statistics import CalibrationResult, gather, save
+from agq.calibration.windows import calibration_windows, fit_seq_len
+from agq.checkpoint import open_checkpoint
+from agq.errors import AgqError
+from agq.hub import find_model
+from agq.quantization.checks import available_memory
+from agq.quantization.options import adjust_recipe
+from agq.quantization.walk import Progress
+from agq.recipe import Recipe
+from agq.reference.decoder import Parameters
+
+
+def calibrate(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    recipe: Recipe | None = None,
+    data: str | None = None,
+    samples: int | None = None,
+    seq_len: int | None = None,
+    seed: int | None = None,
+    force: bool = True,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> CalibrationResult:
+    """Gathers the statistics of every linear's input on the unquantized model and writes them (layout: statistics.py).
+
+    Args:
+        model: a recipe's name, a local folder or a hub id. output: by default `<model>-calibration.safetensors`.
+        data, samples, seq_len, seed: instead of the recipe's calibration section. force: replace an existing file.
+        device: "cpu" or "cuda"; by default CUDA where there is one.
+
+    Raises:
+        AgqError: model or text unreadable, windows longer than the context, too little memory.
+    """
+    folder, named = find_model(str(model))
+    recipe = adjust_recipe(recipe or named or Recipe(), data=data, samples=samples, seq_len=seq_len, seed=seed)
+    path = Path(output) if output is not None else Path(f"{Path(model).name.partition('@')[0]}-calibration.safetensors")
+    if path.is_dir():
+        raise AgqError(f"`{path}` is a folder", hint="name a file, such as stats.safetensors")
+    if path.exists() and not force:
+        raise AgqError(f"`{path}` exists already", hint="choose another path, or pass `--force`")
+    if not path.parent.is_dir():
+        raise AgqError(f"`{path.parent}` is not a folder", hint="create it first")
+    checkpoint = open_checkpoint(folder)
+    if checkpoint.quantization is not None:
+        raise AgqError(f"`{folder}` is quantized already", hint="gather statistics on the unquantized model")
+    spec = fit_seq_len(recipe.calibration, checkpoint, explicit=seq_len is not None)
+    needed = 4 * spec.samples * spec.seq_len * checkpoint.spec.hidden
+    if needed > available_memory():
+        raise AgqError(
+            f"not enough memory: hidden states of {spec.samples} x {spec.seq_len} tokens take {needed / 1e9:.1f} GB",
+            hint="use fewer `--samples`",
+        )
+    tokens, record = calibration_windows(spec, checkpoint)
+    place = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    statistics = gather(Parameters(checkpoint, device=place), torch.from_numpy(tokens), progress or Progress())
+    save(path, checkpoint, statistics, tokens, {"version": __version__, "calibration": record})
+    attention = [float(statistics[f"attention_to_first.{index}"].mean()) for index in range(checkpoint.spec.layers)]
+    return CalibrationResult(path, *tokens.shape, attention)

@@ -1,0 +1,172 @@
+"""Token windows for calibration, cut as GPTQ's code cuts them. Torch-free; the same source, seed and tokenizer give the
+same windows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agq.calibration.text import Documents, Text, is_named, load_documents, load_text
+from agq.calibration.tokenizers import TextTokenizer, load_tokenizer
+from agq.errors import AgqError, UsageError
+from agq.recipe import Scheme
+
+__all__ = [
+    "Documents",
+    "Text",
+    "TextTokenizer",
+    "Windows",
+    "check_source",
+    "load_documents",
+    "load_text",
+    "load_tokenizer",
+    "random_crops",
+    "token_windows",
+]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Calibration windows.
+
+    Attributes:
+        tokens: int64 [samples, seq_len].
+        sha256: of the source's bytes ("random-tokens": of the tokens). tokens_sha256: of the windows themselves
+            (little-endian int64), which fixes tokenizer, seed and sizes too.
+        description: source, number and length of windows, tokens to choose from, seed.
+    """
+
+    tokens: np.ndarray
+    sha256: str
+    tokens_sha256: str
+    description: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fingerprint that goes into records."""
+        samples, seq_len = self.tokens.shape
+        return {
+            "data": self.description,
+            "sha256": self.sha256,
+            "tokens_sha256": self.tokens_sha256,
+            "samples": samples,
+            "seq_len": seq_len,
+        }
+
+
+def token_windows(
+    source: str | os.PathLike[str],
+    tokenizer: TextTokenizer,
+    samples: int = 128,
+    seq_len: int = 2048,
+    seed: int = 0,
+    text_field: str = "text",
+    scheme: Scheme | None = None,
+) -> Windows:
+    """Cuts `samples` windows of `seq_len` tokens out of a source.
+
+    - wikitext2 (train split, rows joined by blank lines) and local files: the whole text is tokenized once, BOS as the
+      tokenizer adds it; each window begins at `randint(0, tokens - seq_len - 1)` of Python's generator seeded with
+      `seed`, as in GPTQ's `get_wikitext2`. Windows may overlap.
+    - c4 (first train shard): a document with more than `seq_len` tokens is drawn for each window, then a crop of it, as
+      in GPTQ's `get_c4`.
+    - random-tokens: uniform over the vocabulary without special tokens; only where all bits are 8 or more ("Give Me
+      BF16 or Give Me Death?", arXiv 2411.02355: enough for W8A8, harmful at 4 bits).
+
+    Args:
+        scheme: what the windows calibrate; for the check of random-tokens only.
+
+    Raises:
+        AgqError: text too short (with the numbers), source unreadable, random-tokens with a 4-bit scheme. UsageError:
+            sizes < 1.
+    """
+    if samples < 1 or seq_len < 1:
+        raise UsageError(
+            f"{samples} windows of {seq_len} tokens cannot be cut", hint="--samples and --seq-len are at least 1"
+        )
+    name = os.fspath(source)
+    check_source(name, scheme)
+    if is_named(name, "random-tokens"):
+        return _random_tokens(tokenizer, samples, seq_len, seed)
+    if is_named(name, "c4"):
+        documents = load_documents(name, "train")
+        tokens = random_crops(documents.documents, tokenizer, samples, seq_len, seed)
+        return _windows(
+            tokens,
+            documents.sha256,
+            f"{documents.label}, {samples} x {seq_len} tokens, crops of documents, seed {seed}",
+        )
+    text = load_text(name, "train", text_field)
+    ids = tokenizer.encode(text.text)
+    if len(ids) < seq_len + 1:
+        shorter = f" or --seq-len {len(ids) - 1} or less" if len(ids) > 1 else ""
+        raise AgqError(
+            f"{text.label} has {len(ids)} tokens; windows of {seq_len} need at least {seq_len + 1}",
+            hint=f"use a longer text{shorter}",
+        )
+    generator = random.Random(seed)
+    starts = [generator.randint(0, len(ids) - seq_len - 1) for _ in range(samples)]
+    tokens = np.stack([ids[start : start + seq_len] for start in starts])
+    return _windows(
+        tokens, text.sha256, f"{text.label}, {samples} x {seq_len} of {len(ids)} tokens, random crops, seed {seed}"
+    )
+
+
+def check_source(source: str, scheme: Scheme | None) -> None:
+    """Refuses random-tokens for 4 bits (AgqError): activations of noise are not those of text."""
+    if scheme is None or not is_named(source, "random-tokens"):
+        return
+    if 4 in (scheme.weights.bits, scheme.activations.bits):
+        raise AgqError(
+            f"random tokens do not calibrate the 4-bit scheme {scheme.name}",
+            hint="use wikitext2, c4 or a text file; random-tokens is for W8A8",
+        )
+
+
+def random_crops(
+    documents: Sequence[str], tokenizer: TextTokenizer, samples: int, seq_len: int, seed: int
+) -> np.ndarray:
+    """int64 [samples, seq_len]: crops of randomly drawn documents that have more than seq_len tokens (GPTQ's `get_c4`).
+
+    Raises:
+        AgqError: no such document turns up.
+    """
+    generator = random.Random(seed)
+    windows: list[np.ndarray] = []
+    misses, longest, patience = 0, 0, max(2000, 20 * len(documents))
+    while len(windows) < samples:
+        ids = tokenizer.encode(documents[generator.randint(0, len(documents) - 1)])
+        if len(ids) <= seq_len:
+            misses, longest = misses + 1, max(longest, len(ids))
+            if misses > patience and not windows:
+                raise AgqError(
+                    f"no document has more than {seq_len} tokens; the longest that was drawn has {longest}",
+                    hint=f"use --seq-len {longest - 1} or less",
+                )
+            continue
+        start = generator.randint(0, len(ids) - seq_len - 1)
+        windows.append(ids[start : start + seq_len])
+    return np.stack(windows)
+
+
+def _random_tokens(tokenizer: TextTokenizer, samples: int, seq_len: int, seed: int) -> Windows:
+    special = tokenizer.special_ids()
+    choices = np.array([index for index in range(tokenizer.vocab) if index not in special], dtype=np.int64)
+    tokens = np.random.default_rng(seed).choice(choices, size=(samples, seq_len))
+    if tokenizer.adds_bos:
+        tokens[:, 0] = tokenizer.bos_id
+    return _windows(tokens, _digest(tokens), f"random-tokens, {samples} x {seq_len} tokens, seed {seed}")
+
+
+def _windows(tokens: np.ndarray, sha256: str, description: str) -> Windows:
+    return Windows(tokens, sha256, _digest(tokens), description)
+
+
+def _digest(tokens: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tokens, dtype="<i8").tobytes()).hexdigest()

@@ -1,0 +1,115 @@
+"""From a recipe and the options of a command line or call to the recipe that is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from agq.errors import UsageError
+from agq.recipe import ActivationScheme, CalibrationSpec, GptqOptions, Override, Recipe, Scheme, WeightScheme
+
+
+def adjust_scheme(
+    scheme: Scheme,
+    name: str | None = None,
+    weight_bits: int | None = None,
+    act_bits: int | None = None,
+    group_size: int | None = None,
+    asym: bool | None = None,
+    act_group: int | None = None,
+    act_symmetric: bool | None = None,
+) -> Scheme:
+    """`scheme` with what is not None replaced. New bits take the defaults of their width for what is not given.
+
+    Raises UsageError when `name` comes with bits, AgqError for widths that do not exist.
+    """
+    if name is not None and (weight_bits is not None or act_bits is not None):
+        raise UsageError(
+            "`--scheme` already says the bits", hint="use either `--scheme` or `--weight-bits` and `--act-bits`"
+        )
+    if name is not None:
+        scheme = Scheme.parse(name)
+    elif weight_bits is not None or act_bits is not None:
+        fresh = Scheme.of(
+            scheme.weights.bits if weight_bits is None else weight_bits,
+            scheme.activations.bits if act_bits is None else act_bits,
+        )
+        scheme = Scheme(
+            scheme.weights if weight_bits in (None, scheme.weights.bits) else fresh.weights,
+            scheme.activations if act_bits in (None, scheme.activations.bits) else fresh.activations,
+        )
+    weights, activations = scheme.weights, scheme.activations
+    if group_size is not None:
+        weights = WeightScheme(weights.bits, weights.symmetric, group_size)
+    if asym is not None:
+        weights = WeightScheme(weights.bits, not asym, weights.group_size)
+    if act_group is not None or act_symmetric is not None:
+        if activations.bits == 16:
+            raise UsageError(
+                "`--act-group` and `--act-symmetric` need quantized activations", hint="add `--act-bits 8` or 4"
+            )
+        activations = ActivationScheme(
+            activations.bits,
+            activations.symmetric if act_symmetric is None else act_symmetric,
+            activations.group_size if act_group is None else act_group,
+        )
+    return Scheme(weights, activations)
+
+
+def _changed(item: Any, **values: Any) -> Any:
+    return replace(item, **{key: value for key, value in values.items() if value is not None})
+
+
+def adjust_recipe(
+    recipe: Recipe,
+    *,
+    scheme: str | None = None,
+    weight_bits: int | None = None,
+    act_bits: int | None = None,
+    group_size: int | None = None,
+    asym: bool | None = None,
+    act_group: int | None = None,
+    act_symmetric: bool | None = None,
+    method: str | None = None,
+    data: str | None = None,
+    samples: int | None = None,
+    seq_len: int | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str | Override] | None = None,
+    ignore: Sequence[str] | None = None,
+    mse: bool | None = None,
+    act_order: bool | None = None,
+    true_sequential: bool | None = None,
+    damping: float | None = None,
+    block_size: int | None = None,
+    quantized_activations: bool | None = None,
+    kv_bits: int | None = None,
+    head_bits: int | None = None,
+) -> Recipe:
+    """`recipe` with every option that is not None in place of its own value.
+
+    overrides and ignore are added before the recipe's (the first match counts). Raises AgqError or UsageError.
+    """
+    parsed = [item if isinstance(item, Override) else Override.parse(item) for item in overrides or ()]
+    gptq: GptqOptions = _changed(
+        recipe.gptq,
+        mse=mse,
+        act_order=act_order,
+        true_sequential=true_sequential,
+        damping=damping,
+        block_size=block_size,
+        quantized_activations=quantized_activations,
+    )
+    calibration: CalibrationSpec = _changed(recipe.calibration, data=data, samples=samples, seq_len=seq_len, seed=seed)
+    return _changed(
+        recipe,
+        scheme=adjust_scheme(recipe.scheme, scheme, weight_bits, act_bits, group_size, asym, act_group, act_symmetric),
+        method=method,
+        gptq=gptq,
+        calibration=calibration,
+        overrides=(*parsed, *recipe.overrides),
+        ignore=(*dict.fromkeys([*(ignore or ()), *recipe.ignore]),),
+        kv_bits=kv_bits,
+        head_bits=head_bits,
+    )

@@ -1,0 +1,119 @@
+"""The work folder of a quantization run: finished blocks on disk at once, and a state file that says which run they
+belong to.
+
+A killed run finds its finished blocks again if and only if model, recipe, calibration data and version are the same;
+otherwise the error names the field that differs. Layout: `state.json` and `block-00000.safetensors`, ... (tensors under
+the names that they will have in the output folder, the layers' reports in the metadata).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agq.errors import AgqError
+from agq.files import atomic_write_text, atomic_writer
+from agq.quantization.shards import Entry, write_file
+from agq.safetensors_io import SafetensorsFile
+
+_BLOCK_FILE = "block-{:05d}.safetensors"
+
+# Tensors of a block as they will be written: name -> (safetensors dtype, array; bits for BF16).
+RawTensors = dict[str, tuple[str, np.ndarray]]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted names, so that a difference can be named."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat.update(flatten(item, f"{prefix}.{name}" if prefix else str(name)))
+    return flat
+
+
+class WorkFolder:
+    """Finished blocks of one run. Made with `open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path, key: Mapping[str, Any], resume: bool = True) -> WorkFolder:
+        """Opens or makes the work folder `path` of the run that `key` (JSON) describes.
+
+        resume False throws away what an earlier run left. Raises AgqError naming the differing fields when the folder
+        belongs to another run.
+        """
+        state = path / "state.json"
+        key = json.loads(json.dumps(key))
+        if path.exists() and not resume:
+            shutil.rmtree(path)
+        if state.exists():
+            try:
+                found = json.loads(state.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise AgqError(
+                    f"the state file `{state}` of an interrupted run cannot be read: {error}",
+                    hint="start afresh with `--no-resume`",
+                ) from error
+            _check_same(flatten(found), flatten(key), path)
+        else:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise AgqError(f"cannot make the work folder `{path}`: {error.strerror}") from error
+            atomic_write_text(state, json.dumps(key, indent=2, sort_keys=True) + "\n")
+        return cls(path)
+
+    def _file(self, index: int) -> Path:
+        return self.path / _BLOCK_FILE.format(index)
+
+    def finished(self) -> list[int]:
+        """Indices of the finished blocks, ascending."""
+        pattern = re.compile(r"block-(\d{5})\.safetensors")
+        return sorted(int(match[1]) for item in self.path.iterdir() if (match := pattern.fullmatch(item.name)))
+
+    def write(self, index: int, tensors: RawTensors, reports: list[dict[str, Any]]) -> None:
+        """Writes block `index`, whole or not at all."""
+        entries = [
+            Entry(name, dtype, array.shape, lambda array=array: array) for name, (dtype, array) in tensors.items()
+        ]
+        with atomic_writer(self._file(index)) as file:
+            write_file(file, entries, {"reports": json.dumps(reports)})
+
+    def read(self, index: int) -> tuple[RawTensors, list[dict[str, Any]]]:
+        """Tensors (views of a memory map) and reports of a finished block."""
+        file = SafetensorsFile(self._file(index))
+        tensors = {name: (info.dtype, file.raw(name)) for name, info in file.tensors.items()}
+        return tensors, json.loads(file.header.metadata["reports"])
+
+    def entries(self, index: int) -> dict[str, Entry]:
+        """Tensors of a finished block, read only when they are written."""
+        file = SafetensorsFile(self._file(index))
+        return {
+            name: Entry(name, info.dtype, info.shape, lambda name=name: file.raw(name))
+            for name, info in file.tensors.items()
+        }
+
+    def remove(self) -> None:
+        """Deletes the folder, once the output is complete."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    if not names:
+        return
+    listed = "; ".join(f"`{name}` was {found.get(name)!r}, is {wanted.get(name)!r}" for name in names[:4])
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    raise AgqError(
+        f"an interrupted run of other settings left `{path}`: {listed}{more}",
+        hint="repeat that run's settings to resume it, or start afresh with `--no-resume`",
+    )

@@ -1,0 +1,241 @@
+"""The tensors of a transformed model, computed from the original ones when they are asked for: one tensor in memory at a time.
+
+Row vectors: a hidden state h becomes h Q, so a linear that reads it gets W Q and one that writes it Q^T W.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agq.checkpoint import Checkpoint
+from agq.models import parts as parts_of
+from agq.quantization.transforms.hadamard import basis, fwht, mean_keeping_rotation, random_rotation, random_signs
+from agq.quantization.transforms.plan import TransformPlan
+from agq.reference.block import Linear
+from agq.reference.decoder import Parameters, activation_quantizer
+
+# Roles whose linears read a norm's output, and which norm that is.
+_READS = {"q": "attention", "k": "attention", "v": "attention", "qkv": "attention", "gate": "mlp", "up": "mlp"}
+
+
+class TransformedParameters(Parameters):
+    """Parameters of an unquantized checkpoint with a plan applied. `spec` and `parts` describe the transformed model."""
+
+    def __init__(self, checkpoint: Checkpoint, plan: TransformPlan, device: torch.device | str = "cpu") -> None:
+        super().__init__(checkpoint, fake_quant=False, device=device)
+        self.plan = plan
+        self.source = checkpoint.spec
+        self.spec = plan.spec(checkpoint.spec)
+        self.parts = parts_of(self.spec)
+        self._linears = {
+            linear.module: (block.index, role)
+            for block in checkpoint.parts.blocks()
+            for role, linear in block.linears.items()
+        }
+        self._norms = {
+            name: (block.index, place)
+            for block in checkpoint.parts.blocks()
+            for name, place in ((block.attn_norm, "attention"), (block.mlp_norm, "mlp"))
+        }
+
+    # ---- the interface of Parameters
+
+    def tensor(self, name: str) -> Tensor:
+        """float32 tensor `name` of the transformed model."""
+        module, leaf = name.rsplit(".", 1)
+        if module in self._linears:
+            index, role = self._linears[module]
+            return self._weight(index, role, module) if leaf == "weight" else self._bias(index, role, module)
+        if module in self._norms:
+            return self._norm_tensor(module, leaf)
+        parts = self.checkpoint.parts
+        if module == parts.embed:
+            return self._embedding()
+        if module == parts.position:
+            return super().tensor(name) if self.r1 is None else self._residual_rows(super().tensor(name))
+        if module == parts.final_norm:
+            return self._final_norm(leaf)
+        if module == parts.head:
+            return self._head()
+        return super().tensor(name)
+
+    def linear(self, module: str) -> Linear:
+        """The linear `module`, with the online transform of its input where the plan has one."""
+        hadamard = self.hadamard(module)
+        return Linear(self.tensor(f"{module}.weight"), self.optional(f"{module}.bias"), activation_quantizer(None, 1.0, hadamard),
+                      hadamard)
+
+    def hadamard(self, module: str) -> int:
+        """Block length of the online transform of a module's input; 0: none."""
+        return self.plan.hadamard if self._linears.get(module, (0, ""))[1] == "down" else 0
+
+    # ---- rotations
+
+    @property
+    def centred(self) -> bool:
+        """The mean over channels is removed from what the blocks write to the residual stream, and with R1 from the embeddings
+        (without it they stay, so that a tied head stays tied). LayerNorm does not see the difference."""
+        return self.plan.fold and self.source.norm == "layer"
+
+    @cached_property
+    def r1(self) -> Tensor | None:
+        """Q of the residual stream, float32 [hidden, hidden]."""
+        if self.plan.r1 is None:
+            return None
+        make = mean_keeping_rotation if self.source.norm == "layer" else random_rotation
+        return make(self.source.hidden, self.plan.r1, "r1").float().to(self.device)
+
+    def r2(self, index: int) -> Tensor:
+        """P of each key/value head of a block, float32 [kv_heads, head_dim, head_dim]: values v become v P."""
+        heads, width = self.source.kv_heads, self.source.head_dim
+        signs = random_signs(self.plan.r2, f"r2.{index}", heads * width).reshape(heads, width, 1)
+        return (signs * basis(width)).float().to(self.device)
+
+    def _exponents(self, place: str, index: int) -> Tensor | None:
+        """2^e of the channels at a place of a block, float32; None where nothing is scaled."""
+        if place not in self.plan.exponents:
+            return None
+        return torch.exp2(torch.from_numpy(self.plan.exponents[place][index]).float()).to(self.device)
+
+    def _order(self, index: int) -> Tensor | None:
+        if self.plan.permutation is None:
+            return None
+        return torch.from_numpy(self.plan.permutation[index]).long().to(self.device)
+
+    # ---- linears of the blocks
+
+    def _raw(self, name: str) -> Tensor:
+        return Parameters.tensor(self, name)
+
+    def _norm_of(self, index: int, role: str) -> str:
+        block = self.checkpoint.parts.block(index)
+        return block.attn_norm if _READS[role] == "attention" else block.mlp_norm
+
+    def _folds(self, module: str) -> bool:
+        return self.plan.fold and self.checkpoint.has(f"{module}.weight")
+
+    def _weight(self, index: int, role: str, module: str) -> Tensor:
+        weight = self._raw(f"{module}.weight")
+        if role in _READS:
+            norm = self._norm_of(index, role)
+            if self._folds(norm):
+                weight = weight * self._raw(f"{norm}.weight")
+            scale = self._exponents(_READS[role], index)
+            if scale is not None:
+                weight = weight * scale
+            if self.r1 is not None:
+                weight = weight @ self.r1
+            return self._outputs(index, role, weight)
+        place = "o" if role == "o" else "down"
+        scale = self._exponents(place, index)
+        if scale is not None:
+            weight = weight * (self._to_query_heads(scale) if role == "o" else scale)
+        if role == "o" and self.plan.r2 is not None:
+            spec = self.source
+            heads = weight.reshape(-1, spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
+            weight = torch.einsum("rkgd,kde->rkge", heads, self.r2(index)).reshape(weight.shape)
+        if role == "down":
+            order = self._order(index)
+            if order is not None:
+                weight = weight[:, order]
+            if self.plan.hadamard:
+                weight = fwht(weight, self.plan.hadamard)
+        return self._residual_rows(weight.t()).t().contiguous()
+
+    def _bias(self, index: int, role: str, module: str) -> Tensor:
+        bias = self._raw(f"{module}.bias")
+        if role not in _READS:
+            return self._residual_rows(bias)
+        norm = self._norm_of(index, role)
+        if self._folds(norm) and self.checkpoint.has(f"{norm}.bias"):
+            bias = bias + self._raw(f"{module}.weight") @ self._raw(f"{norm}.bias")
+        return self._outputs(index, role, bias)
+
+    def _outputs(self, index: int, role: str, rows: Tensor) -> Tensor:
+        """What is done to the outputs of q, k, v, gate, up: rows is a weight [out, in] or a bias [out]."""
+        spec = self.source
+        if role in ("v", "qkv"):
+            scale = self._exponents("o", index)
+            if scale is None and self.plan.r2 is None:
+                return rows
+            rest = rows.shape[1:]
+            # BLOOM: the rows of one head's q, k and v stand together.
+            fused = rows.reshape(spec.kv_heads, 3 if role == "qkv" else 1, spec.head_dim, *rest).clone()
+            values = fused[:, -1]
+            if scale is not None:
+                values = values / scale.reshape(spec.kv_heads, spec.head_dim, *([1] * len(rest)))
+            if self.plan.r2 is not None:
+                values = torch.einsum("kd...,kde->ke...", values, self.r2(index))
+            fused[:, -1] = values
+            return fused.reshape(rows.shape)
+        if role in ("gate", "up"):
+            scale = self._exponents("down", index)
+            if scale is not None and role == "up":
+                rows = rows / (scale[:, None] if rows.dim() == 2 else scale)
+            order = self._order(index)
+            return rows if order is None else rows[order].contiguous()
+        return rows
+
+    def _to_query_heads(self, channels: Tensor) -> Tensor:
+        """[kv_heads * head_dim] -> [heads * head_dim]: the query heads of a group read the same values."""
+        spec = self.source
+        return (
+            channels.reshape(spec.kv_heads, spec.head_dim)
+            .repeat_interleave(spec.heads // spec.kv_heads, dim=0)
+            .reshape(-1)
+        )
+
+    # ---- the residual stream
+
+    def _residual_rows(self, rows: Tensor) -> Tensor:
+        """Vectors that are added to the residual stream, float32 [..., hidden]: centred and rotated."""
+        if self.centred:
+            rows = rows - rows.mean(dim=-1, keepdim=True)
+        return rows if self.r1 is None else rows @ self.r1
+
+    def _embedding(self) -> Tensor:
+        parts = self.checkpoint.parts
+        table = self._raw(f"{parts.embed}.weight")
+        if self.plan.bake_embed_norm:
+            table = F.layer_norm(
+                table,
+                (table.shape[-1],),
+                self._optional(f"{parts.embed_norm}.weight"),
+                self._optional(f"{parts.embed_norm}.bias"),
+                self.source.norm_eps,
+            )
+        return table if self.r1 is None else self._residual_rows(table)
+
+    def _optional(self, name: str) -> Tensor | None:
+        return self._raw(name) if self.checkpoint.has(name) else None
+
+    def _norm_tensor(self, module: str, leaf: str) -> Tensor:
+        value = self._raw(f"{module}.{leaf}")
+        if self.plan.fold:
+            value = torch.ones_like(value) if leaf == "weight" else torch.zeros_like(value)
+        index, place = self._norms[module]
+        scale = self._exponents(place, index)
+        return value if scale is None else value / scale
+
+    def _final_norm(self, leaf: str) -> Tensor:
+        """The gain goes into the head where the residual stream is rotated; the head has no bias, so the norm keeps its own."""
+        module = self.checkpoint.parts.final_norm
+        gain = self._raw(f"{module}.weight")
+        if leaf == "weight":
+            return gain if self.r1 is None else torch.ones_like(gain)
+        bias = self._raw(f"{module}.bias")
+        return bias if self.r1 is None else (bias / gain) @ self.r1
+
+    def _head(self) -> Tensor:
+        parts = self.checkpoint.parts
+        weight = self._raw(f"{parts.head}.weight")
+        if self.r1 is None:
+            return weight
+        if parts.final_norm is not None and self.checkpoint.has(f"{parts.final_norm}.weight"):
+            weight = weight * self._raw(f"{parts.final_norm}.weight")
+        return weight @ self.r1
+

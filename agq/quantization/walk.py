@@ -1,0 +1,274 @@
+"""The one walk over the decoder blocks: statistics of a block's inputs, quantization of its linears, hidden states
+carried on.
+
+One block is in memory at a time. Calibration windows pass through it in stages (agq/reference/block.py); between two
+stages the linears that read the same input are quantized, so that later ones see what the earlier ones really put out
+(GPTQ's "true-sequential"). Nothing is computed twice but the feed-forward's first half.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agq.models.parts import BlockParts
+from agq.quantization.clip import search_clip
+from agq.quantization.gptq import (
+    DAMPING_RETRIES,
+    Hessian,
+    drift_correction,
+    factorize,
+    gptq,
+    output_energy,
+    round_to_nearest,
+)
+from agq.quantization.quantizers import Grid, dequantize_weight, weight_grid
+from agq.quantization.stages import BATCH_TOKENS, HiddenStates, Stream, gather_hessians, run_stages
+from agq.recipe import Recipe, Scheme
+from agq.reference.attention import Positions
+from agq.reference.block import Block
+from agq.reference.decoder import Embedding, Parameters, activation_quantizer, kv_quantizer, kv_rotation
+
+__all__ = ["BATCH_TOKENS", "BlockQuantizer", "HiddenStates", "LayerReport", "Progress", "QuantizedLinear", "walk"]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened to one linear. loss: mean squared output error over calibration tokens, summed over outputs;
+    relative: the same over the output's mean square (both nan without calibration data); fallback: RTN because no
+    factorisation succeeded; act_clip: share of the range that the input's codes cover."""
+
+    module: str
+    scheme: str
+    method: str
+    loss: float
+    relative: float
+    damping: float
+    fallback: bool
+    act_clip: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON: nan becomes None."""
+        return {
+            key: None if isinstance(value, float) and value != value else value for key, value in asdict(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class QuantizedLinear:
+    """codes int8 [out, in] (signed), grid: scales [out, groups] and zeros of the same shape."""
+
+    codes: Tensor
+    grid: Grid
+    scheme: Scheme
+
+
+class Progress:
+    """What a walk tells its caller; every method may be overridden."""
+
+    def start(self, blocks: int) -> None: ...
+
+    def layer(self, index: int, report: LayerReport) -> None: ...
+
+    def block(self, index: int, seconds: float, resumed: bool) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class BlockQuantizer:
+    """Quantizes the linears of one block as a recipe says.
+
+    importance: module -> mean square of its input channels, float32 [in], used by the clip search of RTN.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        scale_dtype: Callable[[str], torch.dtype],
+        progress: Progress,
+        importance: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.scale_dtype = scale_dtype
+        self.progress = progress
+        self.importance = importance or {}
+        self.clips: dict[str, float] = {}
+
+    def prepare(self, block: Block, parts: BlockParts, clips: dict[str, float] | None = None) -> None:
+        """Sets the quantizers of activations and KV cache, as they are during calibration. clips: of modules, as an earlier run
+        found them; by default the recipe's."""
+        self.clips = clips or {}
+        if not self.recipe.gptq.quantized_activations:
+            return
+        block.keys_values = kv_quantizer(self.recipe.kv_bits)
+        block.queries_keys = kv_rotation(self.recipe.kv_bits, block.spec.head_dim)
+        for role in block.linears:
+            self._set_quantizer(block, parts, role)
+
+    def _set_quantizer(self, block: Block, parts: BlockParts, role: str) -> None:
+        module, linear = parts.linears[role].module, block.linears[role]
+        scheme = self.recipe.scheme_for(module)
+        linear.transform = activation_quantizer(scheme.activations if scheme else None, self.clip(module), linear.hadamard)
+
+    def clip(self, module: str) -> float:
+        """Share of the range that the codes of a module's input cover: less than 1 only for 4-bit activations."""
+        scheme = self.recipe.scheme_for(module)
+        if scheme is None or scheme.activations.bits != 4:
+            return 1.0
+        return self.clips.get(module, self.recipe.act_clip)
+
+    def choose_clip(self, block: Block, parts: BlockParts, roles: tuple[str, ...], sample: Tensor) -> None:
+        """Sets the clip of the input that `roles` share by its effect on their outputs. sample: float32 [..., channels]."""
+        scheme = self.recipe.scheme_for(parts.linears[roles[0]].module)
+        if not self.recipe.act_clip_search or scheme is None or scheme.activations.bits != 4:
+            return
+        clip = search_clip(sample, [block.linears[role].weight for role in roles], scheme.activations)
+        for role in roles:
+            self.clips[parts.linears[role].module] = clip
+            if self.recipe.gptq.quantized_activations:
+                self._set_quantizer(block, parts, role)
+
+    def group(
+        self, block: Block, parts: BlockParts, roles: tuple[str, ...], hessian: Hessian | None
+    ) -> tuple[dict[str, QuantizedLinear], list[LayerReport]]:
+        """Quantizes the linears `roles` of a block, which share an input, and puts the quantized weights into the
+        block."""
+        modules = {role: parts.linears[role].module for role in roles}
+        schemes = {role: self.recipe.scheme_for(module) for role, module in modules.items()}
+        matrix = hessian.finish() if hessian is not None else None
+        options = self.recipe.gptq
+        factor = drift = None
+        if self.recipe.solver and any(schemes.values()):
+            factor = factorize(matrix, options.damping, options.act_order)
+            if factor is None:
+                self.progress.note(
+                    f"{', '.join(modules.values())}: the Hessian is not positive definite with damping up to "
+                    f"{options.damping * 10.0**DAMPING_RETRIES:g}; rounded to nearest instead"
+                )
+            elif factor.damping != options.damping:
+                self.progress.note(f"{', '.join(modules.values())}: damping raised to {factor.damping:g}")
+            if factor is not None and hessian.cross is not None:
+                drift = drift_correction(factor, hessian.cross, options.alpha)
+        results: dict[str, QuantizedLinear] = {}
+        reports: list[LayerReport] = []
+        for role in roles:
+            scheme = schemes[role]
+            if scheme is None or scheme.weights.bits == 16:
+                continue
+            linear, module = block.linears[role], modules[role]
+            importance = matrix.diagonal() if matrix is not None else self.importance.get(module)
+            grid = weight_grid(
+                linear.weight,
+                scheme.weights.bits,
+                scheme.weights.symmetric,
+                scheme.weights.group_size,
+                options.mse,
+                importance,
+                self.scale_dtype(module),
+            )
+            if factor is not None:
+                solution = gptq(linear.weight, grid, factor, matrix, options.block_size, drift)
+            else:
+                solution = round_to_nearest(linear.weight, grid, matrix)
+            energy = output_energy(linear.weight, matrix) if matrix is not None else float("nan")
+            linear.weight = dequantize_weight(solution.codes, grid)
+            results[role] = QuantizedLinear(solution.codes, grid, scheme)
+            report = LayerReport(
+                module,
+                scheme.name,
+                self.recipe.method if factor is not None else "rtn",
+                solution.loss,
+                solution.loss / energy if energy else 0.0,
+                factor.damping if factor else 0.0,
+                self.recipe.solver and factor is None,
+                self.clip(module),
+            )
+            reports.append(report)
+            self.progress.layer(parts.index, report)
+        return results, reports
+
+
+def quantize_block(
+    block: Block, parts: BlockParts, quantizer: BlockQuantizer, stream: Stream | None, target: Stream | None
+) -> tuple[dict[str, QuantizedLinear], list[LayerReport]]:
+    """Quantizes one block and advances the streams through the result. Without a stream (RTN) nothing passes through.
+
+    target: the float model's stream for GPTAQ. Returns the quantized linears by role, and reports in the order in which the layers
+    were done.
+    """
+    results: dict[str, QuantizedLinear] = {}
+    reports: list[LayerReport] = []
+
+    def solve(roles: tuple[str, ...], hessian: Hessian | None) -> None:
+        found, told = quantizer.group(block, parts, roles, hessian)
+        results.update(found)
+        reports.extend(told)
+
+    def choose(roles: tuple[str, ...], sample: Tensor) -> None:
+        quantizer.choose_clip(block, parts, roles, sample)
+
+    quantizer.prepare(block, parts)
+    if stream is None:
+        for roles in parts.groups:
+            solve(roles, None)
+    elif quantizer.recipe.gptq.true_sequential:
+        run_stages(stream, target, parts.groups, choose, solve)
+    else:
+        for roles, hessian in gather_hessians(stream, target, parts.groups, choose):
+            solve(roles, hessian)
+        stream.advance()
+        if target is not None:
+            target.advance()
+    return results, reports
+
+
+def walk(
+    parameters: Parameters,
+    recipe: Recipe,
+    windows: Tensor | None,
+    scale_dtype: Callable[[str], torch.dtype],
+    load: Callable[[int], tuple[dict[str, Tensor], dict[str, float]] | None],
+    save: Callable[[int, dict[str, QuantizedLinear], list[LayerReport]], None],
+    progress: Progress,
+    importance: dict[str, Tensor] | None = None,
+    make: Callable[[tuple[int, ...]], Tensor] = lambda shape: torch.empty(shape),
+) -> None:
+    """Quantizes all decoder blocks in order.
+
+    windows: calibration tokens int64 [windows, n], None for methods without calibration; load(i): of a block that an
+    earlier run finished the dequantized weights by role, float32 [out, in], and the activation clips by module, or
+    None; save(i, linears by role, reports): stores a finished block; make: see HiddenStates.
+    """
+    spec, all_parts = parameters.spec, parameters.parts
+    quantizer = BlockQuantizer(recipe, scale_dtype, progress, importance)
+    progress.start(spec.layers)
+    hidden = floats = positions = None
+    with torch.inference_mode():
+        if windows is not None:
+            hidden = HiddenStates(windows, Embedding(parameters), parameters.device, make)
+            positions = Positions.of(spec, windows.shape[1], parameters.device)
+            if recipe.method == "gptaq":
+                floats = HiddenStates(windows, Embedding(parameters), parameters.device, make)
+        for index in range(spec.layers):
+            started = time.monotonic()
+            parts = all_parts.block(index)
+            found = load(index)
+            block = parameters.block(index) if found is None or hidden is not None else None
+            stream = Stream(block, hidden, positions) if hidden is not None else None
+            target = Stream(parameters.block(index), floats, positions) if floats is not None else None
+            if found is None:
+                save(index, *quantize_block(block, parts, quantizer, stream, target))
+            elif stream is not None:
+                weights, clips = found
+                for role, weight in weights.items():
+                    block.linears[role].weight = weight.to(parameters.device)
+                quantizer.prepare(block, parts, clips)
+                stream.advance()
+                if target is not None:
+                    target.advance()
+            progress.block(index, time.monotonic() - started, found is not None)

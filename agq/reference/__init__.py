@@ -1,0 +1,1 @@
+"""The torch reference of every model that agq runs (imports torch)."""

@@ -1,0 +1,89 @@
+"""Causal self-attention in float32 that never holds the score matrix of a long prompt: RoPE, ALiBi and grouped
+queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agq.models.spec import ModelSpec
+
+# Queries that are scored at once where a bias has to be added to the scores.
+_QUERY_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What attention needs to know about n consecutive positions starting at 0.
+
+    cos, sin: float32 [n, head_dim / 2] (RoPE) or None; slopes: float32 [heads] (ALiBi) or None.
+    """
+
+    cos: Tensor | None = None
+    sin: Tensor | None = None
+    slopes: Tensor | None = None
+
+    @classmethod
+    def of(cls, spec: ModelSpec, n: int, device: torch.device | str = "cpu") -> Positions:
+        if spec.position == "rope":
+            inverse, scaling = spec.rope.inv_freq(spec.head_dim, n)
+            inverse = torch.as_tensor(inverse, dtype=torch.float32, device=device)
+            angles = torch.arange(n, dtype=torch.float32, device=device)[:, None] * inverse
+            return cls(cos=angles.cos() * scaling, sin=angles.sin() * scaling)
+        if spec.position == "alibi":
+            return cls(slopes=torch.tensor(spec.alibi_slopes(), dtype=torch.float32, device=device))
+        return cls()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE on x [..., n, head_dim], halves rotated against each other (the layout of LLaMA checkpoints in
+    transformers)."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, slopes: Tensor | None) -> Tensor:
+    """Causal attention: q [batch, heads, n, head_dim], k and v [batch, kv_heads, n, head_dim] -> [batch, heads, n,
+    head_dim]."""
+    grouped = q.shape[1] != k.shape[1]
+    if slopes is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
+    n = q.shape[2]
+    out = torch.empty_like(q)
+    for start in range(0, n, _QUERY_CHUNK):
+        stop = min(start + _QUERY_CHUNK, n)
+        bias = _alibi_bias(slopes, start, stop)
+        out[:, :, start:stop] = F.scaled_dot_product_attention(
+            q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], attn_mask=bias, scale=scale, enable_gqa=grouped
+        )
+    return out
+
+
+def _alibi_bias(slopes: Tensor, start: int, stop: int) -> Tensor:
+    """slope * (key - query), -inf above the diagonal: float32 [heads, stop - start, stop]."""
+    keys = torch.arange(stop, dtype=torch.float32, device=slopes.device)
+    distance = keys[None, :] - torch.arange(start, stop, dtype=torch.float32, device=slopes.device)[:, None]
+    bias = slopes[:, None, None] * distance
+    return bias.masked_fill_(distance > 0, float("-inf"))
+
+
+def attention_to_first(q: Tensor, k: Tensor, scale: float, slopes: Tensor | None) -> Tensor:
+    """Attention probability of the first position, summed over queries and batch: float64 [heads]. Shapes as in
+    `attend`."""
+    _, heads, n, _ = q.shape
+    k = k.repeat_interleave(heads // k.shape[1], dim=1)
+    total = torch.zeros(heads, dtype=torch.float64)
+    for start in range(0, n, _QUERY_CHUNK):
+        stop = min(start + _QUERY_CHUNK, n)
+        scores = (q[:, :, start:stop] @ k[:, :, :stop].transpose(-1, -2)) * scale
+        if slopes is not None:
+            scores += _alibi_bias(slopes, start, stop)
+        else:
+            future = torch.ones(stop - start, stop, dtype=torch.bool, device=q.device).triu_(start + 1)
+            scores.masked_fill_(future, float("-inf"))
+        first = torch.exp(scores[..., 0] - torch.logsumexp(scores, dim=-1))
+        total += first.double().sum(dim=(0, 2)).cpu()
+    return total

@@ -1,0 +1,256 @@
+"""The transformer that a ModelSpec describes, in torch float32, one decoder block at a time.
+
+This is the reference: the same function as transformers in float32, and for a quantized folder the arithmetic of
+docs/arithmetic.md (activations, KV cache, output head) simulated in floats. The C engine must agree with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agq.checkpoint import Checkpoint, open_checkpoint, read_linear
+from agq.errors import AgqError
+from agq.models import ModelParts, ModelSpec
+from agq.quantization.quantizers import (
+    dequantize_weight,
+    fake_quantize,
+    fake_quantize_kv,
+    fake_quantize_kv4,
+    quantize_weight,
+    weight_grid,
+)
+from agq.quantization.transforms.hadamard import fwht, largest_power_of_two
+from agq.reference.attention import Positions
+from agq.reference.block import Block, InputTransform, Linear, Norm, identity
+
+if TYPE_CHECKING:
+    from agq.recipe import ActivationScheme
+
+# Rows of the output head that are computed at once, times the vocabulary: bounds the memory of the logits' temporaries.
+_HEAD_CHUNK = 512
+
+
+def activation_quantizer(scheme: ActivationScheme | None, clip: float = 1.0, hadamard: int = 0) -> InputTransform:
+    """What is done to a linear's inputs: a Walsh-Hadamard transform in blocks of `hadamard` channels (0: none), then the dynamic
+    quantizer of `scheme` over the share `clip` of the range (none for 16 bits or None)."""
+    if scheme is None or scheme.bits == 16:
+        return (lambda x: fwht(x, hadamard)) if hadamard else identity
+
+    def transform(x: Tensor) -> Tensor:
+        return fake_quantize(
+            fwht(x, hadamard) if hadamard else x, scheme.bits, scheme.symmetric, scheme.group_size, clip
+        )
+
+    return transform
+
+
+def kv_quantizer(bits: int) -> InputTransform:
+    """8 or 4: the integer caches of docs/arithmetic.md; 16 or 32: keys and values as computed. Raises AgqError for other
+    widths."""
+    if bits == 8:
+        return fake_quantize_kv
+    if bits == 4:
+        return fake_quantize_kv4
+    if bits in (16, 32):
+        return identity
+    raise AgqError(f"a KV cache of {bits} bits is not available", hint="use 4, 8 or 32")
+
+
+def kv_rotation(bits: int, head_dim: int) -> InputTransform:
+    """What is done to queries and keys before the keys are quantized: with 4 bits a Walsh-Hadamard transform of each head, in
+    blocks of the largest power of two that divides it."""
+    size = largest_power_of_two(head_dim)
+    return (lambda x: fwht(x, size)) if bits == 4 else identity
+
+
+class Parameters:
+    """Float32 tensors of a checkpoint by module name; quantized linears are dequantized.
+
+    fake_quant: whether linears of a quantized folder get the activation quantizers that the folder names.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, fake_quant: bool = True, device: torch.device | str = "cpu") -> None:
+        self.checkpoint = checkpoint
+        self.spec: ModelSpec = checkpoint.spec
+        self.parts: ModelParts = checkpoint.parts
+        self.fake_quant = fake_quant
+        self.device = torch.device(device)
+
+    def tensor(self, name: str) -> Tensor:
+        """float32 tensor `name`."""
+        return torch.from_numpy(np.ascontiguousarray(self.checkpoint.read(name))).to(self.device)
+
+    def optional(self, name: str) -> Tensor | None:
+        return self.tensor(name) if self.checkpoint.has(name) else None
+
+    def linear(self, module: str) -> Linear:
+        """The linear `module`, dequantized and with its activation quantizer where the folder is quantized."""
+        bias = self.optional(f"{module}.bias")
+        record = self.checkpoint.record
+        hadamard = record.hadamards.get(module, 0)
+        if self.checkpoint.quantization is not None and self.checkpoint.quantization.scheme(module) is not None:
+            stored = read_linear(self.checkpoint, module)
+            weight = torch.from_numpy(stored.dequantize()).to(self.device)
+            scheme = stored.activations if self.fake_quant else None
+            return Linear(weight, bias, activation_quantizer(scheme, record.clips.get(module, 1.0), hadamard), hadamard)
+        return Linear(self.tensor(f"{module}.weight"), bias, activation_quantizer(None, 1.0, hadamard), hadamard)
+
+    def norm(self, module: str | None) -> Norm | None:
+        """The norm `module`; None stays None."""
+        if module is None:
+            return None
+        return Norm(
+            self.optional(f"{module}.weight"), self.optional(f"{module}.bias"), self.spec.norm_eps, self.spec.norm
+        )
+
+    def block(self, index: int, kv_bits: int = 32) -> Block:
+        """Decoder block `index` with a KV cache of `kv_bits`."""
+        parts = self.parts.block(index)
+        linears = {role: self.linear(linear.module) for role, linear in parts.linears.items()}
+        return Block(
+            self.spec,
+            linears,
+            self.norm(parts.attn_norm),
+            self.norm(parts.mlp_norm),
+            kv_quantizer(kv_bits),
+            kv_rotation(kv_bits, self.spec.head_dim),
+        )
+
+
+class Embedding:
+    """Token ids -> hidden states: table, learned positions, embedding norm and OPT-350m's projection."""
+
+    def __init__(self, parameters: Parameters, table: Tensor | None = None) -> None:
+        spec, parts = parameters.spec, parameters.parts
+        self.spec = spec
+        self.table = parameters.tensor(f"{parts.embed}.weight") if table is None else table
+        self.position = parameters.tensor(f"{parts.position}.weight") if parts.position else None
+        self.norm = parameters.norm(parts.embed_norm)
+        self.project_in = parameters.linear(parts.project_in) if parts.project_in else None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """int64 [batch, n] -> float32 [batch, n, hidden]. Positions start at 0.
+
+        Raises AgqError for a token outside the vocabulary or more tokens than the learned positions hold.
+        """
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.table.shape[0]:
+            raise AgqError(
+                f"token ids run from {int(tokens.min())} to {int(tokens.max())}, the model's vocabulary has "
+                f"{self.table.shape[0]} entries",
+                hint="the tokenizer belongs to another model",
+            )
+        h = F.embedding(tokens, self.table)
+        if self.project_in is not None:
+            h = self.project_in(self.project_in.transform(h))
+        if self.position is not None:
+            n, offset = tokens.shape[1], self.spec.position_offset
+            if n + offset > self.position.shape[0]:
+                raise AgqError(
+                    f"{n} tokens do not fit the model's {self.position.shape[0] - offset} positions",
+                    hint=f"use --seq-len {self.position.shape[0] - offset} or less",
+                )
+            h = h + self.position[offset : offset + n]
+        return h if self.norm is None else self.norm(h)
+
+
+class ReferenceModel:
+    """The whole model in memory. Use `from_folder`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        fake_quant: bool = True,
+        kv_bits: int | None = None,
+        head_bits: int | None = None,
+        device: torch.device | str = "cpu",
+        parameters: Parameters | None = None,
+    ) -> None:
+        """kv_bits: 4, 8, 16 or 32, head_bits: 8, 16 or 32; None takes what the folder's agq.json says (32, nothing quantized, for
+        a plain folder or with fake_quant off). parameters: other tensors than the checkpoint's own (a transformed model)."""
+        parameters = parameters or Parameters(checkpoint, fake_quant, device)
+        self.checkpoint = checkpoint
+        self.spec: ModelSpec = parameters.spec
+        record = checkpoint.agq if fake_quant else {}
+        self.kv_bits = int(record.get("kv_bits", 32)) if kv_bits is None else kv_bits
+        self.head_bits = int(record.get("head_bits", 32)) if head_bits is None else head_bits
+        if self.head_bits not in (8, 16, 32):
+            raise AgqError(f"an output head of {self.head_bits} bits is not available", hint="use 8, 16 or 32")
+        parts = parameters.parts
+        head = None if self.spec.tied else parameters.linear(parts.head)
+        table = parameters.tensor(f"{parts.embed}.weight")
+        if head is None:
+            head = Linear(table)
+        if self.head_bits == 8:
+            grid = weight_grid(head.weight, 8, True, -1)
+            head = Linear(
+                dequantize_weight(quantize_weight(head.weight, grid), grid),
+                head.bias,
+                lambda x: fake_quantize(x, 8, True, -1),
+            )
+            if self.spec.tied:
+                table = head.weight
+        self.head = head
+        self.embedding = Embedding(parameters, table)
+        self.blocks = [parameters.block(i, self.kv_bits) for i in range(self.spec.layers)]
+        self.final_norm = parameters.norm(parts.final_norm)
+        self.project_out = parameters.linear(parts.project_out) if parts.project_out else None
+        self.device = parameters.device
+        self._positions: tuple[int, Positions] | None = None
+
+    @classmethod
+    def from_folder(cls, path: str | Path, fake_quant: bool = True, **options: object) -> ReferenceModel:
+        """Opens a Hugging Face folder, quantized or not. Raises AgqError for what cannot be read."""
+        return cls(open_checkpoint(path), fake_quant=fake_quant, **options)
+
+    def positions(self, n: int) -> Positions:
+        if self._positions is None or self._positions[0] != n:
+            self._positions = (n, Positions.of(self.spec, n, self.device))
+        return self._positions[1]
+
+    @torch.inference_mode()
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """int64 [batch, n] -> float32 [batch, n, embed_dim], what the output head reads."""
+        h = self.embedding(tokens.to(self.device))
+        positions = self.positions(tokens.shape[1])
+        for block in self.blocks:
+            h = block(h, positions)
+        return finish(h, self.final_norm, self.project_out)
+
+    @torch.inference_mode()
+    def logits(self, tokens: np.ndarray | Tensor) -> np.ndarray:
+        """Token ids [n] -> float32 logits [n, vocab]."""
+        ids = torch.as_tensor(np.asarray(tokens), dtype=torch.int64).reshape(1, -1)
+        h = self.hidden(ids)[0]
+        out = torch.empty(h.shape[0], self.head.weight.shape[0], dtype=torch.float32)
+        for rows, part in self._head_chunks(h):
+            out[rows] = part
+        return out.numpy()
+
+    @torch.inference_mode()
+    def nll(self, tokens: np.ndarray | Tensor) -> np.ndarray:
+        """Token ids [n] -> float32 [n - 1], the negative log likelihood of tokens 1.. given those before; without the memory
+        of the whole logits."""
+        ids = torch.as_tensor(np.asarray(tokens), dtype=torch.int64).reshape(1, -1)
+        h = self.hidden(ids)[0, :-1]
+        targets = ids[0, 1:].to(h.device)
+        parts = [F.cross_entropy(part, targets[rows], reduction="none") for rows, part in self._head_chunks(h)]
+        return torch.cat(parts).cpu().numpy()
+
+    def _head_chunks(self, h: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        for start in range(0, h.shape[0], _HEAD_CHUNK):
+            rows = slice(start, start + _HEAD_CHUNK)
+            yield rows, self.head(self.head.transform(h[rows]))
+
+
+def finish(h: Tensor, final_norm: Norm | None, project_out: Linear | None) -> Tensor:
+    """What stands between the last block and the output head."""
+    if final_norm is not None:
+        h = final_norm(h)
+    return h if project_out is None else project_out(project_out.transform(h))
