@@ -1,0 +1,118 @@
+"""Layout `rl16` of the packed artifact (docs/artifact.md): panels of 16 output rows, one row per 32-bit lane.
+
+All functions take whole panels or the last rows of a matrix, so a matrix can be packed in pieces.
+"""
+
+import numpy as np
+
+from agq.errors import UsageError
+
+LAYOUT = "rl16"
+PANEL = 16  # rows
+COLUMN_PAD = 32  # columns of integer weights are padded up to a multiple
+ALIGN = 64  # bytes
+
+# Every target reads the same layout today; the table is what makes another one possible.
+TARGETS = {
+    "auto": LAYOUT,
+    "scalar": LAYOUT,
+    "sse41": LAYOUT,
+    "avx2": LAYOUT,
+    "avxvnni": LAYOUT,
+    "avx512vnni": LAYOUT,
+    "neon": LAYOUT,
+    "dotprod": LAYOUT,
+    "i8mm": LAYOUT,
+}
+
+
+def layout_for(target: str) -> str:
+    """Layout id of a target name; UsageError for an unknown one."""
+    if target not in TARGETS:
+        raise UsageError(f"unknown target `{target}`", hint=f"targets: {', '.join(TARGETS)}")
+    return TARGETS[target]
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-value // multiple) * multiple
+
+
+def u4_bytes(rows: int, columns: int) -> int:
+    """Bytes of a u4 matrix."""
+    return round_up(rows, PANEL) * round_up(columns, COLUMN_PAD) // 2
+
+
+def i8_bytes(rows: int, columns: int) -> int:
+    """Bytes of an i8 matrix."""
+    return round_up(rows, PANEL) * round_up(columns, COLUMN_PAD)
+
+
+def rows_bytes(rows: int, columns: int, itemsize: int) -> int:
+    """Bytes of a float matrix, or of scales and zero points [rows, groups]."""
+    return round_up(rows, PANEL) * columns * itemsize
+
+
+def _padded(values: np.ndarray, columns: int) -> np.ndarray:
+    rows = round_up(values.shape[0], PANEL)
+    if (rows, columns) == values.shape:
+        return np.ascontiguousarray(values)
+    out = np.zeros((rows, columns), values.dtype)
+    out[: values.shape[0], : values.shape[1]] = values
+    return out
+
+
+def _lanes(units: np.ndarray, rows: int) -> np.ndarray:
+    """Bytes [rows, 4 * units] -> [panel][unit][16 rows][4 bytes], flat."""
+    lanes = units.view(np.uint32).reshape(rows // PANEL, PANEL, -1)
+    return np.ascontiguousarray(lanes.transpose(0, 2, 1)).reshape(-1).view(np.uint8)
+
+
+def _unlanes(data: np.ndarray, rows: int) -> np.ndarray:
+    """The inverse of _lanes: bytes [rows padded, 4 * units]."""
+    panels = round_up(rows, PANEL) // PANEL
+    lanes = np.ascontiguousarray(data).view(np.uint32).reshape(panels, -1, PANEL)
+    return np.ascontiguousarray(lanes.transpose(0, 2, 1)).reshape(panels * PANEL, -1).view(np.uint8)
+
+
+def pack_u4(codes: np.ndarray) -> np.ndarray:
+    """Codes uint8 0..15 [rows, columns] -> flat uint8 of u4_bytes(rows, columns) bytes."""
+    codes = _padded(codes, round_up(codes.shape[1], COLUMN_PAD))
+    rows = codes.shape[0]
+    # A unit of 8 columns is two 32-bit words; the second one becomes the high nibbles of the first.
+    words = codes.view(np.uint32).reshape(rows, -1, 2)
+    units = words[:, :, 0] | (words[:, :, 1] << np.uint32(4))
+    return _lanes(np.ascontiguousarray(units).view(np.uint8), rows)
+
+
+def unpack_u4(data: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The inverse of pack_u4: uint8 [rows, columns]."""
+    units = _unlanes(data, rows).view(np.uint32)
+    words = np.empty((units.shape[0], units.shape[1], 2), np.uint32)
+    words[:, :, 0] = units & np.uint32(0x0F0F0F0F)
+    words[:, :, 1] = (units >> np.uint32(4)) & np.uint32(0x0F0F0F0F)
+    return words.reshape(units.shape[0], -1).view(np.uint8)[:rows, :columns]
+
+
+def pack_i8(codes: np.ndarray) -> np.ndarray:
+    """Codes int8 [rows, columns] -> flat uint8 of i8_bytes(rows, columns) bytes."""
+    codes = _padded(codes, round_up(codes.shape[1], COLUMN_PAD))
+    return _lanes(codes.view(np.uint8), codes.shape[0])
+
+
+def unpack_i8(data: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The inverse of pack_i8: int8 [rows, columns]."""
+    return _unlanes(data, rows).view(np.int8)[:rows, :columns]
+
+
+def pack_rows(values: np.ndarray) -> np.ndarray:
+    """Any element type [rows, columns] -> [panel][column][16 rows], flat: float weights, scales, zero points."""
+    values = _padded(values, values.shape[1])
+    panels = values.reshape(values.shape[0] // PANEL, PANEL, values.shape[1])
+    return np.ascontiguousarray(panels.transpose(0, 2, 1)).reshape(-1)
+
+
+def unpack_rows(data: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The inverse of pack_rows: [rows, columns]."""
+    panels = np.asarray(data).reshape(-1, columns, PANEL)
+    return np.ascontiguousarray(panels.transpose(0, 2, 1)).reshape(-1, columns)[:rows]

@@ -1,0 +1,196 @@
+"""Where the rows of a packed linear come from: pieces of Hugging Face linears, in the order that the engine wants.
+
+Query, key and value are one matrix in the artifact, gate and up another; BLOOM's fused rows, interleaved per head,
+are sorted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from agq.artifact import layout
+from agq.artifact.descriptor import LinearInfo
+from agq.checkpoint.compressed_tensors import read_codes, read_scales
+from agq.checkpoint.folder import Checkpoint
+from agq.errors import AgqError
+from agq.models import BlockParts, Linear, ModelSpec
+from agq.safetensors_io import bf16_to_f32, f32_to_bf16
+
+_PIECE = 1 << 22  # elements that are converted at a time
+_RAW = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A linear of the artifact: `name`, and the Hugging Face linears whose rows it stacks.
+
+    `order`: rows of the one linear in the wanted order (BLOOM's qkv), or None for all rows as they are.
+    """
+
+    name: str
+    linears: tuple[Linear, ...]
+    order: np.ndarray | None = None
+
+    @property
+    def out_features(self) -> int:
+        """Rows in all."""
+        return sum(linear.out_features for linear in self.linears)
+
+    @property
+    def in_features(self) -> int:
+        """Columns."""
+        return self.linears[0].in_features
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[str, slice | np.ndarray]]:
+        """(module, its rows) that make up the fused rows start..stop."""
+        first = 0
+        for linear in self.linears:
+            low, high = max(start - first, 0), min(stop - first, linear.out_features)
+            if low < high:
+                yield linear.module, slice(low, high) if self.order is None else self.order[low:high]
+            first += linear.out_features
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Row ranges of whole panels that are converted at a time."""
+        step = max(_PIECE // self.in_features // layout.PANEL, 1) * layout.PANEL
+        for start in range(0, self.out_features, step):
+            yield start, min(start + step, self.out_features)
+
+
+def fused_linears(block: BlockParts, spec: ModelSpec) -> list[Fused]:
+    """The four linears of a block: qkv, out, up, down."""
+    parts = block.linears
+    name = f"blocks.{block.index}."
+    if "qkv" in parts:
+        # rows [heads, 3, head_dim] -> [3, heads, head_dim]
+        order = np.arange(3 * spec.hidden).reshape(spec.heads, 3, spec.head_dim).transpose(1, 0, 2).reshape(-1)
+        qkv = Fused(name + "qkv", (parts["qkv"],), order)
+    else:
+        qkv = Fused(name + "qkv", (parts["q"], parts["k"], parts["v"]))
+    up = (parts["gate"], parts["up"]) if "gate" in parts else (parts["up"],)
+    return [qkv, Fused(name + "out", (parts["o"],)), Fused(name + "up", up), Fused(name + "down", (parts["down"],))]
+
+
+class LinearSource:
+    """Produces the tensors of one linear of the artifact, piece by piece."""
+
+    def __init__(self, checkpoint: Checkpoint, fused: Fused, info: LinearInfo, stored: bool):
+        """`stored`: codes come from a quantized folder; else they are made here (8 bits per row) or stay floats."""
+        self.checkpoint = checkpoint
+        self.fused = fused
+        self.info = info
+        self.stored = stored
+
+    def tensors(self) -> dict:
+        """Tensor name -> function yielding its bytes as arrays."""
+        name = self.fused.name
+        found = {f"{name}.weight": self.weight}
+        if self.info.quantized:
+            found[f"{name}.scale"] = self.scale
+            if self.info.asym:
+                found[f"{name}.zero"] = self.zero
+        if self.info.bias:
+            found[f"{name}.bias"] = self.bias
+        return found
+
+    def weight(self) -> Iterator[np.ndarray]:
+        """Weight panels."""
+        for start, stop in self.fused.spans():
+            if not self.info.quantized:
+                yield layout.pack_rows(to_float(self._floats(start, stop), self.info.dtype, self.fused.name))
+            elif self.info.dtype == "u4":
+                yield layout.pack_u4((self._codes(start, stop) + 8).view(np.uint8))
+            else:
+                yield layout.pack_i8(self._codes(start, stop))
+        for linear in self.fused.linears:
+            for leaf in ("weight", "weight_packed"):
+                if self.checkpoint.has(f"{linear.module}.{leaf}"):
+                    self.checkpoint.release(f"{linear.module}.{leaf}")
+
+    def scale(self) -> Iterator[np.ndarray]:
+        """Scale panels."""
+        yield layout.pack_rows(to_float(self.scales()[0], self.info.scale_dtype, self.fused.name))
+
+    def zero(self) -> Iterator[np.ndarray]:
+        """Zero point panels: 0..15 for u4, signed for i8. Rows of padding have 0."""
+        scale, zero = self.scales()
+        values = np.zeros(scale.shape, np.int8) if zero is None else zero
+        yield layout.pack_rows(values + np.int8(8) if self.info.dtype == "u4" else values)
+
+    def bias(self) -> Iterator[np.ndarray]:
+        """float32 biases."""
+        pieces = self.fused.pieces(0, self.fused.out_features)
+        yield np.concatenate([self.checkpoint.read_rows(f"{module}.bias", rows) for module, rows in pieces])
+
+    def scales(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """(scale float32 [out, groups], zero int8 or None) in fused order."""
+        if not self.stored:
+            scales = [self._row_scale(self._floats(start, stop)) for start, stop in self.fused.spans()]
+            return np.concatenate(scales)[:, None], None
+        parts = [read_scales(self.checkpoint, linear.module) for linear in self.fused.linears]
+        scale = np.concatenate([part[0] for part in parts])
+        zero = None if parts[0][1] is None else np.concatenate([part[1] for part in parts])
+        if self.fused.order is not None:
+            scale, zero = scale[self.fused.order], None if zero is None else zero[self.fused.order]
+        return scale, zero
+
+    def uses_lowest_code(self) -> bool:
+        """Whether 8-bit codes of a quantized folder include -128, which only the kernels with zero points take."""
+        return any((self._codes(start, stop) == -128).any() for start, stop in self.fused.spans())
+
+    def _floats(self, start: int, stop: int) -> np.ndarray:
+        pieces = self.fused.pieces(start, stop)
+        return np.concatenate([self.checkpoint.read_rows(f"{module}.weight", rows) for module, rows in pieces])
+
+    def _codes(self, start: int, stop: int) -> np.ndarray:
+        if self.stored:
+            pieces = self.fused.pieces(start, stop)
+            return np.concatenate([read_codes(self.checkpoint, module, rows) for module, rows in pieces])
+        values = self._floats(start, stop)
+        return quantize_rows(values, self._row_scale(values))
+
+    def _row_scale(self, values: np.ndarray) -> np.ndarray:
+        scale = row_scale(values)
+        if not np.isfinite(scale).all():
+            names = ", ".join(f"`{linear.weight}`" for linear in self.fused.linears)
+            raise AgqError(f"{names} holds values that are not finite", hint="the checkpoint is damaged")
+        return scale
+
+
+def row_scale(values: np.ndarray) -> np.ndarray:
+    """Scale of each row for symmetric 8-bit codes: bf16(amax / 127), as float32 [rows] (docs/arithmetic.md)."""
+    amax = np.abs(values).max(axis=1).astype(np.float32)
+    return bf16_to_f32(f32_to_bf16(amax / np.float32(127)))
+
+
+def quantize_rows(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """clamp(rint(w / scale), -127, 127) as int8; 0 where the scale is 0."""
+    divisor = np.where(scale > 0, scale, np.float32(1))[:, None]
+    codes = np.rint(values / divisor)
+    np.clip(codes, -127, 127, out=codes)
+    return np.where(scale[:, None] > 0, codes, 0).astype(np.int8)
+
+
+def to_float(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """float32 values as f32, f16 or bf16 (bits). AgqError where f16 cannot hold them."""
+    if dtype == "f32":
+        return values.astype("<f4", copy=False)
+    if dtype == "bf16":
+        return f32_to_bf16(values).reshape(values.shape)
+    with np.errstate(over="ignore"):
+        half = values.astype("<f2")
+    if not np.isfinite(half[np.isfinite(values)]).all():
+        raise AgqError(f"`{name}` holds values that fp16 cannot", hint="pack as bf16 or f32 instead")
+    return half
+
+
+def fits_bf16(values: np.ndarray) -> bool:
+    """Whether every value is a bfloat16 value."""
+    return bool((bf16_to_f32(f32_to_bf16(values)) == values).all())
+
+
+def float_type(checkpoint: Checkpoint, names: list[str]) -> str:
+    """The element type that holds all of these tensors exactly."""
+    kinds = {_RAW[checkpoint.dtype(name)] for name in names}
+    return kinds.pop() if len(kinds) == 1 else "f32"

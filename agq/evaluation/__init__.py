@@ -1,0 +1,28 @@
+"""Perplexity by its four published definitions, and distances between two forms of a model. Torch only where a folder
+is computed.
+"""
+
+from agq.evaluation.evaluate import Evaluation, evaluate_perplexity
+from agq.evaluation.methods import METHODS, Plan, Window, plan_documents, plan_tokens
+from agq.evaluation.perplexity import Divergence, PerplexityResult, compare_plan, evaluate_plan, perplexity
+from agq.evaluation.scorers import EngineScorer, FunctionScorer, ReferenceScorer, Scorer, open_scorer
+
+__all__ = [
+    "METHODS",
+    "Divergence",
+    "EngineScorer",
+    "Evaluation",
+    "FunctionScorer",
+    "PerplexityResult",
+    "Plan",
+    "ReferenceScorer",
+    "Scorer",
+    "Window",
+    "compare_plan",
+    "evaluate_perplexity",
+    "evaluate_plan",
+    "open_scorer",
+    "perplexity",
+    "plan_documents",
+    "plan_tokens",
+]

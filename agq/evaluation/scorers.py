@@ -1,0 +1,260 @@
+"""What gives logits: the engine on a packed artifact, the torch reference on a folder, or any function.
+
+A scorer hands out logits a few hundred rows at a time, so that a window of 2048 tokens over a vocabulary of 128,000
+never stands in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from agq.calibration.tokenizers import TextTokenizer, load_tokenizer
+from agq.errors import AgqError
+
+if TYPE_CHECKING:
+    from agq.checkpoint import Checkpoint
+
+_CHUNK_BYTES = 32 << 20  # logits handed out at once
+
+
+class Scorer(Protocol):
+    """A model to evaluate.
+
+    Attributes:
+        form: "original" (unquantized folder), "quantized" (compressed-tensors folder), "packed" (artifact).
+        scheme: number formats, e.g. "W4A8". kernel: what computes. vocab: columns of the logits.
+        context: positions that the model was made for; None: any number. extends: whether it computes beyond that.
+    """
+
+    form: str
+    scheme: str
+    kernel: str
+    vocab: int
+    context: int | None
+    extends: bool
+
+    def logits(self, tokens: np.ndarray, first: int, count: int, rows: int) -> Iterator[np.ndarray]:
+        """float32 [<= rows, vocab], in order: the logits at positions first..first+count-1 of `tokens` (int64 [n]),
+        which start a new sequence. The receiver may overwrite them."""
+        ...
+
+    def tokenizer(self) -> TextTokenizer:
+        """The model's tokenizer."""
+        ...
+
+    def sha256(self) -> str:
+        """What the model is: of an artifact the file's SHA-256, of a folder its checkpoint's fingerprint."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the scorer holds."""
+        ...
+
+
+def default_rows(vocab: int) -> int:
+    """Rows of logits to hand out at once: 32 MB of them, between 16 and 512."""
+    return max(16, min(512, _CHUNK_BYTES // (4 * vocab)))
+
+
+class FunctionScorer:
+    """A function as a scorer: int64 tokens [n] -> logits [n, vocab] of any float type."""
+
+    form, scheme, kernel = "function", "unknown", "function"
+    context: int | None = None
+    extends = True
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray], vocab: int = 1) -> None:
+        self.function, self.vocab = function, vocab
+
+    def logits(self, tokens: np.ndarray, first: int, count: int, rows: int) -> Iterator[np.ndarray]:
+        values = np.asarray(self.function(tokens), dtype=np.float32)
+        self.vocab = values.shape[1]
+        for start in range(first, first + count, rows):
+            yield np.array(values[start : min(start + rows, first + count)])
+
+    def tokenizer(self) -> TextTokenizer:
+        raise AgqError("a function has no tokenizer", hint="give token ids instead of a text")
+
+    def sha256(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+class EngineScorer:
+    """A packed artifact through the C kernels."""
+
+    form = "packed"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        seq_len: int | None = None,
+        threads: int | None = None,
+        batch: int | None = None,
+    ) -> None:
+        """seq_len: the longest window to come (default the model's context). batch: tokens that the kernels compute at
+        once.
+        """
+        from agq.artifact import open_artifact
+
+        self.path = Path(path)
+        self.artifact = open_artifact(self.path)
+        spec = self.artifact.spec
+        self.vocab, self.context, self.extends = spec.vocab, spec.context, spec.position != "learned"
+        blocks = [info for name, info in self.artifact.linears.items() if name.startswith("blocks.")]
+        self.scheme = _listing(_linear_name(info) for info in blocks)
+        self._dynamic = spec.rope is not None and spec.rope.kind == "dynamic"
+        self._threads, self._batch = threads, batch
+        self._engine: Any = None
+        self._length = 0
+        self._open(seq_len or spec.context)
+
+    def _open(self, length: int) -> None:
+        from agq.runtime.engine import Engine
+
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = Engine(self.artifact, threads=self._threads, context=length, batch=self._batch)
+        self._length = length
+        kernels = Counter(plan.prefill_kernel for plan in self._engine.plan() if plan.name.startswith("blocks."))
+        self.kernel = f"{self._engine.library.isa}: {', '.join(kernels)}"
+        self.threads = self._engine.threads
+
+    def logits(self, tokens: np.ndarray, first: int, count: int, rows: int) -> Iterator[np.ndarray]:
+        if len(tokens) > self._length:
+            self._open(len(tokens))
+        engine = self._engine
+        engine.truncate(0, 0)
+        if self._dynamic and self.context is not None and len(tokens) > self.context:
+            # The frequencies depend on the length of the sequence: all of it must be computed at once.
+            values = engine.forward(tokens, logits=_mask(len(tokens), first, count))
+            for start in range(0, count, rows):
+                yield values[start : start + rows]
+            return
+        if first:
+            engine.forward(tokens[:first], logits="none")
+        for start in range(first, first + count, rows):
+            yield engine.forward(tokens[start : min(start + rows, first + count)], logits="all")
+
+    def tokenizer(self) -> TextTokenizer:
+        return TextTokenizer.from_artifact(self.artifact)
+
+    def sha256(self) -> str:
+        from agq.files import sha256_file
+
+        return sha256_file(self.path)
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+
+class ReferenceScorer:
+    """A Hugging Face folder, quantized or not, through the torch reference in float32."""
+
+    def __init__(self, path: str | os.PathLike[str], fake_quant: bool = True, threads: int | None = None) -> None:
+        """fake_quant: False computes a quantized folder with its dequantized weights alone."""
+        import torch
+
+        from agq.reference.decoder import ReferenceModel
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.threads = torch.get_num_threads()
+        self._torch = torch
+        self._model = ReferenceModel.from_folder(path, fake_quant=fake_quant)
+        self.path = Path(path)
+        checkpoint: Checkpoint = self._model.checkpoint
+        spec = self._model.spec
+        self.vocab, self.context, self.extends = spec.vocab, spec.context, spec.position != "learned"
+        quantized = checkpoint.quantization is not None and bool(checkpoint.quantization.modules())
+        self.form = "quantized" if quantized else "original"
+        self.scheme = _folder_scheme(checkpoint)
+        suffix = ", fake quantization" if quantized and fake_quant else ""
+        self.kernel = f"torch {torch.__version__.split('+')[0]} reference, float32{suffix}"
+
+    def logits(self, tokens: np.ndarray, first: int, count: int, rows: int) -> Iterator[np.ndarray]:
+        torch, model = self._torch, self._model
+        with torch.inference_mode():
+            hidden = model.hidden(torch.as_tensor(tokens, dtype=torch.int64).reshape(1, -1))[0, first : first + count]
+            for start in range(0, count, rows):
+                part = hidden[start : start + rows]
+                yield model.head(model.head.transform(part)).numpy()
+
+    def tokenizer(self) -> TextTokenizer:
+        return load_tokenizer(self.path)
+
+    def sha256(self) -> str:
+        return str(self._model.checkpoint.fingerprint())
+
+    def close(self) -> None:
+        self._model = None
+
+
+def open_scorer(
+    path: str | os.PathLike[str],
+    seq_len: int | None = None,
+    threads: int | None = None,
+    batch: int | None = None,
+    fake_quant: bool = True,
+) -> Scorer:
+    """The scorer of a file (packed artifact) or folder.
+
+    Args:
+        seq_len: the longest window to come. threads: default as engine or torch choose. batch: tokens computed at once
+            (artifact).
+        fake_quant: see ReferenceScorer.
+
+    Raises:
+        AgqError: no such path, or not a model.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return ReferenceScorer(path, fake_quant, threads)
+    if not path.exists():
+        raise AgqError(f"no such file or folder: `{path}`")
+    return EngineScorer(path, seq_len, threads, batch)
+
+
+def _mask(n: int, first: int, count: int) -> np.ndarray:
+    mask = np.zeros(n, dtype=bool)
+    mask[first : first + count] = True
+    return mask
+
+
+def _linear_name(info: Any) -> str:
+    if not info.quantized:
+        return str(info.dtype).upper()
+    bits = 4 if info.dtype == "u4" else 8
+    return f"W{bits}A{16 if info.act_bits == 32 else info.act_bits}{'_ASYM' if info.asym else ''}"
+
+
+def _folder_scheme(checkpoint: Checkpoint) -> str:
+    from agq.checkpoint.compressed_tensors import activation_scheme
+
+    names = []
+    for index in range(checkpoint.spec.layers):
+        for linear in checkpoint.parts.block(index).linears.values():
+            found = checkpoint.quantization.scheme(linear.module) if checkpoint.quantization else None
+            if found is None:
+                names.append(checkpoint.dtype(linear.weight))
+            else:
+                bits = activation_scheme(checkpoint, linear.module).bits
+                names.append(f"W{found.bits}A{bits}{'' if found.symmetric else '_ASYM'}")
+    return _listing(names)
+
+
+def _listing(names: Any) -> str:
+    """ "W4A8", or "W4A8 (30), W8A8 (6)" where linears differ, the most frequent first."""
+    counts = Counter(names).most_common()
+    if len(counts) == 1:
+        return str(counts[0][0])
+    return ", ".join(f"{name} ({count})" for name, count in counts)

@@ -1,0 +1,3 @@
+"""What the user sees: stderr (progress, logs, errors), stdout (tables, JSON). Nothing here imports numpy, torch or rich
+at load.
+"""

@@ -1,0 +1,83 @@
+"""The standard output stream: JSON that every reader accepts, tables, sizes for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agq.reporting.console import rich_console
+
+
+def plain(value: Any) -> Any:
+    """JSON types only: NaN and infinities become None (JSON has no word for them), numpy scalars and arrays plain
+    numbers.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy
+        return plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def dumps(value: Any) -> str:
+    """One line of JSON."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def print_json(value: Any) -> None:
+    """One object on one line of stdout, flushed."""
+    sys.stdout.write(dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def human_size(nbytes: int | float) -> str:
+    """Decimal units, as disks are sold: 13638144 -> "13.6 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(nbytes) < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "bytes" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} TB"
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, right: Sequence[int] = ()
+) -> None:
+    """A table on stdout. `right`: indices of the columns to align right; None in a cell is shown as "-"."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, heading in enumerate(columns):
+        table.add_column(heading, justify="right" if index in right else "left", no_wrap=index in right)
+    for row in rows:
+        table.add_row(*("-" if cell is None else _escaped(cell) for cell in row))
+    rich_console(sys.stdout).print(table)
+
+
+def print_pairs(pairs: Mapping[str, Any] | Iterable[tuple[str, Any]], title: str | None = None) -> None:
+    """Names and values in two columns on stdout; pairs whose value is None are left out. Plain text, no wrapping: easy
+    to grep.
+    """
+    items = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
+    items = [(name, value) for name, value in items if value is not None]
+    width = max((len(name) for name, _ in items), default=0)
+    if title:
+        print(title)
+    for name, value in items:
+        print(f"{name:<{width}}  {value}")
+
+
+def _escaped(cell: Any) -> str:
+    return str(cell).replace("[", "\\[")

@@ -1,0 +1,105 @@
+"""From an opened artifact to the C side's `agq_model`: plain filling of fields, addresses lead into the artifact's
+memory map.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from agq.artifact.descriptor import LinearInfo
+from agq.artifact.reader import Artifact
+
+DTYPES = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3, "u4": 4}
+NORMS = {"rms": 1, "layer": 2}
+POSITIONS = {"rope": 0, "learned": 1, "alibi": 2}
+ACTIVATIONS = {"silu_gated": 0, "relu": 1, "gelu_tanh": 2, "gelu_erf": 3}
+
+
+def fill_linear(ffi: Any, target: Any, artifact: Artifact, name: str, info: LinearInfo) -> None:
+    """Fills an `agq_linear` from the artifact's linear `name`."""
+    target.out_features, target.in_features = info.out, info.inputs
+    target.weight_dtype = DTYPES[info.dtype]
+    target.scale_dtype = DTYPES[info.scale_dtype or "f32"]
+    target.group_size = info.group
+    target.act_bits, target.act_group, target.act_symmetric = info.act_bits, info.act_group, int(info.act_symmetric)
+    target.weight = ffi.cast("void *", artifact.address(f"{name}.weight"))
+    target.weight_bytes = artifact.stored_bytes(f"{name}.weight")
+    if info.quantized:
+        target.scale = ffi.cast("void *", artifact.address(f"{name}.scale"))
+        target.scale_bytes = artifact.stored_bytes(f"{name}.scale")
+    if info.asym:
+        target.zero = ffi.cast("int8_t *", artifact.address(f"{name}.zero"))
+        target.zero_bytes = artifact.stored_bytes(f"{name}.zero")
+    if info.bias:
+        target.bias = ffi.cast("float *", artifact.address(f"{name}.bias"))
+
+
+def _fill_norm(ffi: Any, target: Any, artifact: Artifact, name: str) -> None:
+    for leaf in ("weight", "bias"):
+        if artifact.has(f"{name}.{leaf}"):
+            setattr(target, leaf, ffi.cast("float *", artifact.address(f"{name}.{leaf}")))
+
+
+def build_model(ffi: Any, artifact: Artifact) -> tuple[Any, list[Any]]:
+    """The artifact as `agq_model *`, and what must be kept alive as long as it is used (the artifact among it).
+
+    RoPE's frequencies are not part of it: they are set per slot (`rope_frequencies`).
+    """
+    spec, info = artifact.spec, artifact.info
+    model = ffi.new("agq_model *")
+    blocks = ffi.new("agq_block[]", spec.layers)
+    keep: list[Any] = [artifact, model, blocks]
+    for name in (
+        "hidden",
+        "layers",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "ffn",
+        "vocab",
+        "norm_eps",
+        "attention_scale",
+        "embed_dim",
+    ):
+        setattr(model, name, getattr(spec, name))
+    model.norm_kind = NORMS[spec.norm]
+    model.position_kind = POSITIONS[spec.position]
+    model.activation_kind = ACTIVATIONS[spec.activation]
+    model.norm_after, model.residual_from_norm = int(spec.norm_after), int(spec.residual_from_norm)
+    model.embed_in_head = int(info.embed_in_head)
+    if not info.embed_in_head:
+        model.embed_dtype = DTYPES[info.floats["embed"]]
+        model.embed = ffi.cast("void *", artifact.address("embed"))
+        model.embed_bytes = artifact.stored_bytes("embed")
+    if spec.position == "learned":
+        model.position_dtype = DTYPES[info.floats["position"]]
+        model.position_offset = spec.position_offset
+        model.position_rows = artifact.describe("position").shape[0]
+        model.position = ffi.cast("void *", artifact.address("position"))
+        model.position_bytes = artifact.stored_bytes("position")
+    if spec.position == "alibi":
+        slopes = ffi.new("float[]", spec.alibi_slopes())
+        keep.append(slopes)
+        model.alibi_slopes = slopes
+    model.has_embed_norm, model.has_final_norm = int(spec.embed_norm), int(spec.final_norm)
+    _fill_norm(ffi, model.embed_norm, artifact, "embed_norm")
+    _fill_norm(ffi, model.final_norm, artifact, "final_norm")
+    for index in range(spec.layers):
+        _fill_norm(ffi, blocks[index].attn_norm, artifact, f"blocks.{index}.attn_norm")
+        _fill_norm(ffi, blocks[index].mlp_norm, artifact, f"blocks.{index}.mlp_norm")
+    for name, linear in artifact.linears.items():
+        fill_linear(ffi, linear_of(model, blocks, name), artifact, name, linear)
+    model.blocks = blocks
+    return model, keep
+
+
+def linear_of(model: Any, blocks: Any, name: str) -> Any:
+    """The `agq_linear` inside the descriptor that an artifact's linear name means: `head`, `blocks.3.qkv`."""
+    parts = name.split(".")
+    return getattr(blocks[int(parts[1])], parts[2]) if parts[0] == "blocks" else getattr(model, name)
+
+
+def rope_frequencies(artifact: Artifact, length: int) -> tuple[np.ndarray, float]:
+    """Inverse frequencies float32 [head_dim / 2] and the factor on cos and sin, for a sequence of `length` tokens."""
+    values, scaling = artifact.spec.rope.inv_freq(artifact.spec.head_dim, length)
+    return np.asarray(values, np.float32), scaling

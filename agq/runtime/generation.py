@@ -1,0 +1,255 @@
+"""Generating text: prompt in, pieces of text out as they are complete, and numbers at the end."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from agq.artifact.reader import Artifact
+from agq.errors import AgqError
+from agq.runtime.engine import Engine
+from agq.runtime.process import peak_rss_bytes
+from agq.runtime.sampling import Sampler
+from agq.runtime.tokenizer import StreamDecoder, Tokenizer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One step: the token that was generated (None for text that was held back until the end), and the text that is
+    complete now.
+    """
+
+    token: int | None
+    text: str
+
+
+@dataclass
+class Statistics:
+    """What a generation did.
+
+    Attributes:
+        text: all of it, without the stop string. tokens: generated ones, an end-of-text token not counted.
+        prompt_tokens: tokens of the prompt; cached_tokens: those of them that stood in the KV cache already.
+        prefill_tokens_per_s: prompt tokens computed per second; decode_tokens_per_s: tokens after the first one per
+            second of computing and sampling; 0 where there was none.
+        time_to_first_token_s: from the call of generate() to the first token.
+        peak_rss_bytes: largest resident memory of the process so far.
+        finish_reason: "eos" (the model ended), "stop" (a stop string), "length" (max_tokens), "context" (the context
+            is full), "interrupted" (close() was called before the end).
+        seed: of the sampler; None when greedy.
+    """
+
+    text: str = ""
+    tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefill_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0
+    time_to_first_token_s: float = 0.0
+    peak_rss_bytes: int = 0
+    finish_reason: str = ""
+    seed: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+class StopStrings:
+    """Holds text back as long as it may be the beginning of a stop string."""
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """(text that can be shown, whether a stop string was met; the text then ends before the earliest one)."""
+        if not self._stops:
+            return text, False
+        self._held += text
+        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if places:
+            shown, self._held = self._held[: min(places)], ""
+            return shown, True
+        keep = max(self._suffix(stop) for stop in self._stops)
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown, False
+
+    def _suffix(self, stop: str) -> int:
+        """Length of the longest end of the held text that `stop` begins with."""
+        for size in range(min(len(stop) - 1, len(self._held)), 0, -1):
+            if self._held.endswith(stop[:size]):
+                return size
+        return 0
+
+    def finish(self) -> str:
+        """What is still held back: it is no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+class Generation:
+    """An iterator of `Piece`s. `statistics` is complete when it is exhausted or closed; `prompt` and `tokens` hold
+    the ids.
+
+    Args:
+        engine, tokenizer: of one artifact.
+        prompt: text, or token ids. Text gets the tokenizer's own special tokens.
+        sampler: greedy by default.
+        max_tokens: None: until the model ends or the context is full.
+        stop: texts that end the generation, and are not part of it.
+        eos_ids: ids that end it; by default the model's.
+        slot: sequence of the engine. The longest beginning of the prompt that the slot was fed before (`cached`) is
+            not computed again.
+        cached: ids that the slot holds; the caller's record, usually `history()` of an earlier generation.
+
+    Raises:
+        AgqError: empty prompt; prompt that leaves no room in the context. Before anything is computed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        prompt: str | Sequence[int],
+        sampler: Sampler | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        eos_ids: Sequence[int] | None = None,
+        slot: int = 0,
+        cached: Sequence[int] = (),
+    ):
+        self._started = time.perf_counter()
+        self._engine, self._tokenizer, self._slot = engine, tokenizer, slot
+        self._sampler = sampler or Sampler()
+        self._limit = max_tokens
+        self._eos = frozenset(end_tokens(engine.artifact) if eos_ids is None else eos_ids)
+        self.prompt = tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        if not self.prompt:
+            raise AgqError("the prompt is empty", hint="give the model some text to continue")
+        if max_tokens is not None and max_tokens < 1:
+            raise AgqError(f"{max_tokens} tokens cannot be generated", hint="1 is the least")
+        self._check_room()
+        self._stops = StopStrings(stop)
+        self._decoder = StreamDecoder(tokenizer, self.prompt)
+        self._fed = list(cached[: engine.length(slot)])
+        self._text: list[str] = []
+        self.statistics = Statistics(
+            prompt_tokens=len(self.prompt), seed=None if self._sampler.greedy else self._sampler.seed
+        )
+        self.tokens: list[int] = []
+        self._decode_seconds, self._decode_steps = 0.0, 0
+        self._pieces = self._run()
+
+    def _check_room(self) -> None:
+        count, context = len(self.prompt), self._engine.context
+        if count < context:
+            return
+        most = self._engine.spec.context
+        hint = f"shorten it, or use a larger context (-c, up to the model's {most})" if context < most else "shorten it"
+        raise AgqError(
+            f"the prompt has {count} tokens, but the context holds {context}, the generated text included", hint=hint
+        )
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stops here; completes `statistics`."""
+        self._pieces.close()
+        self._complete("interrupted")
+
+    def history(self) -> list[int]:
+        """Ids that the slot holds now: for `cached` of the next generation."""
+        return self._fed[: self._engine.length(self._slot)]
+
+    def _feed(self, tokens: list[int]) -> np.ndarray:
+        logits = self._engine.forward(tokens, slot=self._slot)[-1]
+        self._fed += tokens
+        if not np.isfinite(logits.max()):
+            raise AgqError("the model's output is not a number", hint="check the artifact with `agq verify`")
+        return logits
+
+    def _prefill(self) -> np.ndarray:
+        """Computes the prompt, except for what the slot holds of it. At least one token is computed: its logits are
+        needed.
+        """
+        same, most = 0, min(len(self._fed), len(self.prompt) - 1)
+        while same < most and self._fed[same] == self.prompt[same]:
+            same += 1
+        self._engine.truncate(self._slot, same)
+        del self._fed[same:]
+        self.statistics.cached_tokens = same
+        start = time.perf_counter()
+        logits = self._feed(self.prompt[same:])
+        self.statistics.prefill_tokens_per_s = (len(self.prompt) - same) / max(time.perf_counter() - start, 1e-9)
+        return logits
+
+    def _run(self) -> Iterator[Piece]:
+        logits = self._prefill()
+        token = self._choose(logits)
+        self.statistics.time_to_first_token_s = time.perf_counter() - self._started
+        while token not in self._eos:
+            self.tokens.append(token)
+            text, stopped = self._stops.push(self._decoder.push(token))
+            yield self._piece(token, text)
+            if stopped:
+                return self._complete("stop")
+            if self._limit is not None and len(self.tokens) >= self._limit:
+                reason = "length"
+                break
+            if self._engine.length(self._slot) >= self._engine.context:
+                reason = "context"
+                break
+            start = time.perf_counter()
+            token = self._choose(self._feed([token]))
+            self._decode_seconds += time.perf_counter() - start
+            self._decode_steps += 1
+        else:
+            reason = "eos"
+        text, stopped = self._stops.push(self._decoder.finish())
+        text += "" if stopped else self._stops.finish()
+        if text:
+            yield self._piece(None, text)
+        self._complete("stop" if stopped and reason != "eos" else reason)
+
+    def _complete(self, reason: str) -> None:
+        """Fills in the statistics; the first call counts."""
+        statistics = self.statistics
+        if statistics.finish_reason:
+            return
+        statistics.text = "".join(self._text)
+        statistics.tokens = len(self.tokens)
+        statistics.finish_reason = reason
+        statistics.peak_rss_bytes = peak_rss_bytes()
+        if self._decode_steps:
+            statistics.decode_tokens_per_s = self._decode_steps / self._decode_seconds
+
+    def _choose(self, logits: np.ndarray) -> int:
+        return self._sampler(logits, self.prompt + self.tokens if self._sampler.repetition_penalty != 1 else ())
+
+    def _piece(self, token: int | None, text: str) -> Piece:
+        self._text.append(text)
+        return Piece(token, text)
+
+
+def end_tokens(artifact: Artifact) -> list[int]:
+    """Ids that end a text: generation_config.json's, else config.json's."""
+    return list(artifact.info.special["eos_ids"]) or list(artifact.spec.eos_ids)
+
+
+def generate(engine: Engine, tokenizer: Tokenizer, prompt: str | Sequence[int], **options: Any) -> Generation:
+    """Generates text: `for piece in (generation := generate(engine, tokenizer, "Once")): print(piece.text)`; then
+    `generation.statistics`. Options: see Generation."""
+    return Generation(engine, tokenizer, prompt, **options)
+
+
+def load_tokenizer(artifact: Artifact) -> Tokenizer:
+    """The tokenizer that an artifact carries."""
+    return Tokenizer(artifact.document("tokenizer.json"), artifact.spec.vocab, artifact.info.special)
