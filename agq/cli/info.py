@@ -1,0 +1,111 @@
+"""`agq info`: what a model or packed file is and how it is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agq.errors import AgqError
+from agq.reporting import console
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("info")(info)
+
+
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed artifact or model folder.")],
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object with every layer.")] = False,
+) -> None:
+    """Show what a model or packed file is and how it is computed.
+
+    Bits per weight count codes, scales and zero points of the linears inside the blocks. Layers of neighbouring
+    blocks that are alike share a line; -v gives each its own.
+    """
+    from agq.reporting.output import print_json
+
+    values = describe(model)
+    if json_output:
+        print_json(values)
+    else:
+        _show(values)
+
+
+def describe(model: str) -> dict[str, Any]:
+    """describe_artifact or describe_folder of what stands at a path."""
+    from agq.artifact import open_artifact
+    from agq.runtime.describe import describe_artifact, describe_folder
+
+    if not Path(model).exists():
+        raise AgqError(f"`{model}` does not exist", hint="give a packed artifact or a model folder")
+    if Path(model).is_dir():
+        from agq.checkpoint import open_checkpoint
+
+        return describe_folder(open_checkpoint(model))
+    return describe_artifact(open_artifact(model))
+
+
+def _recipe(values: Any) -> str | None:
+    """The recipe on one line, without the report of every layer (`--json` has it)."""
+    from agq.reporting.output import dumps
+
+    if not isinstance(values, dict):
+        return None
+    inner = values.get("recipe") if isinstance(values.get("recipe"), dict) else values
+    return dumps({key: value for key, value in inner.items() if key != "report" and value not in (None, [], {})})
+
+
+def _show(values: dict[str, Any]) -> None:
+    from agq.reporting.output import dumps, human_size, print_pairs, print_table
+    from agq.runtime.describe import merged
+
+    heads = f"{values['heads']}" + (
+        f" ({values['kv_heads']} for keys and values)" if values["kv_heads"] != values["heads"] else ""
+    )
+    source = values.get("source") or {}
+    rope = values.get("rope")
+    print_pairs(
+        {
+            "file": values["path"],
+            "form": values["form"],
+            "family": values["family"],
+            "layers": values["layers"],
+            "hidden": f"{values['hidden']}, feed-forward {values['ffn']} ({values['activation']})",
+            "heads": f"{heads} of {values['head_dim']}",
+            "vocabulary": values["vocab"],
+            "context": values["context"],
+            "positions": values["position"] + (f" {dumps(rope)}" if rope else ""),
+            "norm": values["norm"],
+            "head": "tied to the embedding" if values["tied"] else "its own",
+            "size": human_size(values["bytes"]),
+            "bits per weight": f"{values['bits_per_weight']:.3f}"
+            + (
+                f" in the blocks, {values['bits_per_weight_overall']:.3f} overall"
+                if "bits_per_weight_overall" in values
+                else ""
+            ),
+            "KV cache": f"{values['kv_bits']} bits"
+            + (f", {human_size(values['kv_bytes_per_token'])} per token" if "kv_bytes_per_token" in values else "")
+            if values["kv_bits"]
+            else None,
+            "chat template": {True: "yes", False: "no", None: None}[values.get("chat_template")],
+            "made by": values.get("created_by"),
+            "from": f"{source['name']}, sha256 {source['sha256'][:16]}" if source else None,
+            "recipe": _recipe(values["recipe"]),
+            "kernels": values.get("isa") or values.get("kernel_problem"),
+        }
+    )
+    print()
+    layers = values["linears"] if console.settings.verbosity > 0 else merged(values["linears"])
+    columns = ["layer", "shape", "weights", "activations"]
+    rows = [[item["name"], f"{item['out']} x {item['in']}", item["weights"], item["activations"]] for item in layers]
+    if values["form"] == "packed":
+        columns += ["accumulator", "kernel: decode", "prefill"]
+        rows = [
+            [*row, item["accumulator"], item["kernel_decode"], item["kernel_prefill"]]
+            for row, item in zip(rows, layers, strict=True)
+        ]
+    print_table(columns, rows)

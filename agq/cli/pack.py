@@ -1,0 +1,107 @@
+"""`agq pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agq.errors import AgqError, UsageError
+from agq.reporting import console
+
+SUFFIX = ".agq.safetensors"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("pack")(pack)
+
+
+def pack(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR",
+            show_default=False,
+            help="A quantized folder, or an unquantized model (folder, recipe name or hub id).",
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", show_default=False, help=f"Default: DIR's name + {SUFFIX}, here.")
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", help="Processor it is meant for: auto, neon, dotprod, avx2, ...; one layout serves all."
+        ),
+    ] = "auto",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="f32|f16|bf16|int8",
+            show_default=False,
+            help="Of an unquantized folder: keep floats, or int8 by rounding (W8A8). Default: the folder's own type.",
+        ),
+    ] = None,
+    kv_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--kv-bits",
+            metavar="8|32",
+            show_default=False,
+            help="KV cache of the runs to come. Default: as quantized, 8; 32 for float weights.",
+        ),
+    ] = None,
+    head_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--head-bits",
+            metavar="8|16|32",
+            show_default=False,
+            help="Output head. Default: as quantized, 8; the weights' type for float weights.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Pack a folder into one file in the layout of the kernels.
+
+    The file holds weights, tokenizer, chat template, recipe and checksums: all that `agq run` needs.
+    """
+    from agq.artifact.pack import pack as pack_folder
+    from agq.hub import find_model
+    from agq.reporting.output import human_size, print_json, print_pairs
+
+    source, _ = find_model(folder)
+    if source.is_file():
+        raise UsageError(f"`{folder}` is a file, not a model folder", hint="pass the folder that holds config.json")
+    path = output if output is not None else Path(source.resolve().name + SUFFIX)
+    if path.exists() and not force:
+        raise AgqError(f"`{path}` exists", hint="choose another name with -o, or pass `--force`")
+    with console.progress("pack", unit="MB") as bar:
+
+        def progress(done: int, total: int, name: str) -> None:
+            bar.total = max(1, round(total / 1e6))
+            bar.advance(round(done / 1e6) - bar.done, name)
+
+        report = pack_folder(
+            source, path, kv_bits=kv_bits, head_bits=head_bits, target=target, weights=weights, progress=progress
+        )
+    if json:
+        print_json(report.to_dict())
+        return
+    schemes = ", ".join(f"{count} x {scheme}" for scheme, count in report.schemes.items())
+    print_pairs(
+        {
+            "artifact": report.path,
+            "linears": schemes,
+            "bits per weight": f"{report.bits_per_weight:.2f} in the linears of the blocks",
+            "bits per parameter": f"{report.bits_per_weight_overall:.2f}, whole file",
+            "parameters": f"{report.parameters:,}",
+            "head, KV cache": f"{report.head_bits} bits, {report.kv_bits} bits",
+            "size": f"{human_size(report.bytes)} ({report.bytes} bytes)",
+            "time": f"{report.seconds:.1f} s",
+        }
+    )

@@ -1,0 +1,350 @@
+"""`agq quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agq.errors import UsageError
+from agq.reporting import console
+
+if TYPE_CHECKING:
+    from agq.quantization.pipeline import Plan, QuantizeReport
+
+_CALIBRATION = "Calibration"
+_METHOD = "Method"
+_RUN = "Output and run"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("quantize")(quantize)
+
+
+def _option(*names: str, panel: str | None = None, env: str | None = None, help: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, envvar=env, show_default=False, help=help, **more)
+
+
+def quantize(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", show_default=False, help="Recipe name (`llama-7b`), local folder or hub id."),
+    ] = None,
+    scheme: Annotated[
+        str | None,
+        _option("--scheme", help="W4A8 (default), W4A4, W8A8, W4A16, W8A16; W4A8_ASYM for asymmetric weights."),
+    ] = None,
+    weight_bits: Annotated[int | None, _option("--weight-bits", help="4 or 8, instead of --scheme.")] = None,
+    act_bits: Annotated[int | None, _option("--act-bits", help="4, 8 or 16, instead of --scheme.")] = None,
+    group_size: Annotated[
+        int | None,
+        _option(
+            "--group-size",
+            "-g",
+            help="Columns per weight scale; -1: one per output channel. Default 128 for 4 bits, -1 for 8.",
+        ),
+    ] = None,
+    asym: Annotated[
+        bool | None, _option("--asym/--sym", help="Asymmetric or symmetric weights. Default symmetric.")
+    ] = None,
+    act_group: Annotated[
+        int | None,
+        _option("--act-group", help="Channels per activation scale; -1: per token. Default 128 for 4 bits, -1 for 8."),
+    ] = None,
+    act_asym: Annotated[
+        bool | None,
+        _option("--act-asym/--act-sym", help="Asymmetric or symmetric 4-bit activations. Default asymmetric."),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        _option(
+            "--override",
+            env="AGQ_OVERRIDES",
+            metavar="PATTERN=SCHEME",
+            help="Another scheme for some linears: 're:.*down_proj=W4A8'. May be repeated.",
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        _option("--ignore", metavar="PATTERN", help="Linears that stay in floating point. May be repeated."),
+    ] = None,
+    kv_bits: Annotated[int | None, _option("--kv-bits", help="KV cache at run time: 8 (default) or 32.")] = None,
+    head_bits: Annotated[
+        int | None, _option("--head-bits", help="Output head at run time: 8 (default), 16 or 32.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        _option(
+            "--method",
+            panel=_METHOD,
+            env="AGQ_QUANTIZE_METHOD",
+            metavar="gptq|rtn",
+            help="GPTQ (default) or round to nearest, which needs no calibration.",
+        ),
+    ] = None,
+    mse: Annotated[
+        bool | None, _option("--mse/--no-mse", panel=_METHOD, help="Search the clip of each weight scale.")
+    ] = None,
+    act_order: Annotated[
+        bool | None,
+        _option(
+            "--act-order/--no-act-order",
+            panel=_METHOD,
+            help="GPTQ visits channels by falling energy; groups stay in place. Default on.",
+        ),
+    ] = None,
+    true_sequential: Annotated[
+        bool | None,
+        _option(
+            "--true-sequential/--no-true-sequential",
+            panel=_METHOD,
+            help="Each linear is calibrated on the quantized ones before it. Default on.",
+        ),
+    ] = None,
+    quantized_activations: Annotated[
+        bool | None,
+        _option(
+            "--quantized-activations/--no-quantized-activations",
+            panel=_METHOD,
+            help="Calibrate with the activation quantizers on. Default on.",
+        ),
+    ] = None,
+    damp: Annotated[
+        float | None,
+        _option("--damp", panel=_METHOD, help="GPTQ: share of the mean diagonal added to the Hessian. Default 0.01."),
+    ] = None,
+    block_size: Annotated[
+        int | None, _option("--block-size", panel=_METHOD, help="GPTQ: columns between two lazy updates. Default 128.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        _option(
+            "--calibration",
+            panel=_CALIBRATION,
+            metavar="FILE",
+            help="Statistics file of `agq calibrate`: its windows are used.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        _option(
+            "--data",
+            panel=_CALIBRATION,
+            env="AGQ_CALIBRATION_DATA",
+            metavar="wikitext2|c4|FILE",
+            help="Calibration text. Default wikitext2.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        _option("--samples", panel=_CALIBRATION, env="AGQ_CALIBRATION_SAMPLES", min=1, help="Windows. Default 128."),
+    ] = None,
+    seq_len: Annotated[
+        int | None,
+        _option(
+            "--seq-len",
+            panel=_CALIBRATION,
+            env="AGQ_CALIBRATION_SEQ_LEN",
+            min=1,
+            help="Tokens per window. Default 2048, at most the model's context.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        _option("--seed", panel=_CALIBRATION, env="AGQ_CALIBRATION_SEED", help="Of the choice of windows. Default 0."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        _option("--config", panel=_RUN, metavar="FILE", help="Recipe (YAML); options on the command line win."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        _option("--output", "-o", panel=_RUN, metavar="DIR", help="Default `<model>-<scheme>` in the current folder."),
+    ] = None,
+    ct_format: Annotated[
+        str | None,
+        _option(
+            "--ct-format",
+            panel=_RUN,
+            metavar="pack|int",
+            help="compressed-tensors form. Default pack; int for 8-bit and asymmetric weights.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, _option("--force", panel=_RUN, help="Replace a model folder that stands at the output path.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        _option(
+            "--resume/--no-resume", panel=_RUN, help="Continue an interrupted run of the same settings. Default on."
+        ),
+    ] = True,
+    device: Annotated[
+        str | None, _option("--device", panel=_RUN, metavar="cpu|cuda", help="Default cuda where there is one.")
+    ] = None,
+    threads: Annotated[
+        int | None, _option("--threads", "-t", panel=_RUN, min=1, help="Default: the cores that this process may use.")
+    ] = None,
+    strict: Annotated[
+        bool, _option("--strict", panel=_RUN, help="Exit code 1 when GPTQ had to fall back to rounding for a linear.")
+    ] = False,
+    dry_run: Annotated[
+        bool, _option("--dry-run", panel=_RUN, help="Check, print what would be done, and stop.")
+    ] = False,
+    print_config: Annotated[
+        bool, _option("--print-config", panel=_RUN, help="Print the effective recipe as YAML and stop.")
+    ] = False,
+    json_output: Annotated[
+        bool, _option("--json", panel=_RUN, help="Print one object about the result on stdout.")
+    ] = False,
+) -> None:
+    """Quantize a model's weights and write a compressed-tensors folder."""
+    from agq.recipe import load_recipe
+
+    recipe = load_recipe(str(config)) if config is not None else None
+    model = model or (recipe.model if recipe is not None else None)
+    if not model:
+        raise UsageError(
+            "no MODEL given",
+            hint="`agq quantize llama-7b`, `agq quantize FOLDER`, or a recipe with `model:` by `--config`",
+        )
+    from agq.cli.torch_setup import set_threads
+
+    set_threads(threads)
+    from agq.quantization import pipeline
+
+    plan = pipeline.plan(
+        model,
+        output,
+        recipe=recipe,
+        calibration=calibration,
+        ct_format=ct_format,
+        force=force or dry_run or print_config,
+        device=device,
+        check_space=not (dry_run or print_config),
+        scheme=scheme,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+        group_size=group_size,
+        asym=asym,
+        act_group=act_group,
+        act_symmetric=None if act_asym is None else not act_asym,
+        method=method,
+        data=data,
+        samples=samples,
+        seq_len=seq_len,
+        seed=seed,
+        overrides=override,
+        ignore=ignore,
+        mse=mse,
+        act_order=act_order,
+        true_sequential=true_sequential,
+        damping=damp,
+        block_size=block_size,
+        quantized_activations=quantized_activations,
+        kv_bits=kv_bits,
+        head_bits=head_bits,
+    )
+    if print_config:
+        print(plan.recipe.to_yaml(), end="")
+        return
+    if dry_run:
+        _show_plan(plan)
+        return
+    report = _run(plan, resume)
+    _finish(plan, report, json_output)
+    if strict and report.fallbacks:
+        raise typer.Exit(1)
+
+
+def _show_plan(plan: Plan) -> None:
+    """What would be done: schemes of the linears on stdout."""
+    from agq.quantization.checks import available_memory
+    from agq.reporting.output import human_size, print_pairs, print_table
+
+    weights: dict[tuple[str, str], list[int]] = {}
+    for linear in plan.checkpoint.parts.block_linears():
+        scheme = plan.schemes.get(linear.module)
+        key = (linear.role, scheme.describe() if scheme else "floating point, as in the source")
+        weights.setdefault(key, []).append(linear.out_features * linear.in_features)
+    print_table(
+        ("linears", "number", "weights", "scheme"),
+        [(role, len(sizes), sum(sizes), text) for (role, text), sizes in weights.items()],
+        right=(1, 2),
+    )
+    calibration = plan.recipe.calibration
+    source = f"{calibration.data}, {calibration.samples} x {calibration.seq_len} tokens, seed {calibration.seed}"
+    memory = plan.needs.working + plan.needs.hidden
+    print_pairs(
+        {
+            "model": plan.model,
+            "method": plan.recipe.method,
+            "calibration": source if plan.recipe.method == "gptq" else None,
+            "output": plan.output,
+            "format": plan.format,
+            "device": plan.device.type,
+            "memory": f"about {human_size(memory)} (available: {human_size(available_memory())})",
+            "disk": f"about {human_size(plan.needs.output)}",
+        }
+    )
+    for note in plan.notes:
+        console.say(f"note: {note}")
+
+
+def _run(plan: Plan, resume: bool) -> QuantizeReport:
+    from agq.quantization import pipeline
+    from agq.quantization.walk import LayerReport, Progress
+
+    console.say(f"quantizing `{plan.model}` with {plan.recipe.method.upper()}: {plan.recipe.scheme.describe()}")
+    for note in plan.notes:
+        console.say(f"note: {note}")
+    with console.progress("quantize", total=plan.checkpoint.spec.layers, unit="blocks") as bar:
+
+        class Shown(Progress):
+            def layer(self, index: int, report: LayerReport) -> None:
+                loss = "" if report.relative != report.relative else f" relative error {report.relative:.5f}"
+                bar.update(note=f"{report.module}{loss}")
+                console.detail(f"{report.module}: {report.scheme} by {report.method}{loss}")
+
+            def block(self, index: int, seconds: float, resumed: bool) -> None:
+                bar.advance(note=f"block {index} {'taken over' if resumed else console.clock(seconds)}")
+
+            def note(self, text: str) -> None:
+                console.warning(text)
+
+        try:
+            return pipeline.execute(plan, resume, Shown())
+        except KeyboardInterrupt:
+            console.say(f"finished blocks are kept in `{plan.work}`: the same command continues there")
+            raise
+
+
+def _finish(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
+    from agq.reporting.output import human_size, print_json
+
+    if report.resumed:
+        console.say(f"{report.resumed} of {plan.checkpoint.spec.layers} blocks came from the interrupted run")
+    if report.fallbacks:
+        console.warning(
+            f"{report.fallbacks} of {len(report.layers)} linears were rounded to nearest: "
+            "GPTQ could not factorize their inputs"
+        )
+    size = human_size(report.total_bytes)
+    console.say(f"{plan.recipe.scheme.name}: {report.bits_per_weight:.3f} bits per weight, {size} in `{report.path}`")
+    if json_output:
+        print_json(
+            {
+                "output": str(report.path),
+                "scheme": plan.recipe.scheme.name,
+                "method": plan.recipe.method,
+                "bits_per_weight": report.bits_per_weight,
+                "bytes": report.total_bytes,
+                "format": plan.format,
+                "fallbacks": report.fallbacks,
+                "resumed_blocks": report.resumed,
+                "model_sha256": plan.checkpoint.fingerprint(),
+                "layers": report.layers,
+            }
+        )
