@@ -1,0 +1,440 @@
+"""pack: every kind of folder becomes an artifact whose contents are those of the folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agq.artifact import Artifact, layout, open_artifact
+from agq.artifact.pack import pack
+from agq.artifact.sources import quantize_rows, row_scale
+from agq.checkpoint import Checkpoint, open_checkpoint, read_linear
+from agq.checkpoint.packing import pack_int
+from agq.errors import AgqError, UsageError
+from agq.safetensors_io import SafetensorsFile, bf16_to_f32
+from tests.checkpoint.folders import config, random_tensors, save_tensors, write_folder, write_quantized
+from tests.support import REPOSITORY
+
+FAMILIES = ["llama", "opt", "bloom"]
+
+
+def unpacked(artifact: Artifact, name: str) -> np.ndarray:
+    """Dequantized weight float32 [out, in] of an artifact's linear, by the definition of docs/artifact.md."""
+    info = artifact.linears[name]
+    data = artifact.tensor(f"{name}.weight")
+    if not info.quantized:
+        values = layout.unpack_rows(data, info.out, info.inputs)
+        return bf16_to_f32(values) if info.dtype == "bf16" else values.astype(np.float32)
+    codes = (layout.unpack_u4 if info.dtype == "u4" else layout.unpack_i8)(data, info.out, info.inputs)
+    scale = layout.unpack_rows(artifact.tensor(f"{name}.scale"), info.out, info.groups)
+    scale = bf16_to_f32(scale) if info.scale_dtype == "bf16" else scale
+    zero = np.float32(8 if info.dtype == "u4" else 0)
+    if info.asym:
+        zero = layout.unpack_rows(artifact.tensor(f"{name}.zero"), info.out, info.groups).astype(np.float32)[:, :, None]
+    blocks = codes.astype(np.float32).reshape(info.out, info.groups, -1)
+    return ((blocks - zero) * scale[:, :, None]).reshape(info.out, info.inputs)
+
+
+def expected(checkpoint: Checkpoint, module: str) -> np.ndarray:
+    if checkpoint.quantization and checkpoint.quantization.scheme(module):
+        return read_linear(checkpoint, module).dequantize()
+    return checkpoint.read(f"{module}.weight")
+
+
+def fused(checkpoint: Checkpoint, index: int, role: str, leaf: str) -> np.ndarray:
+    """What the rows of qkv, out, up or down must be."""
+    linears = checkpoint.parts.block(index).linears
+    roles = {"qkv": ("q", "k", "v"), "out": ("o",), "up": ("gate", "up"), "down": ("down",)}[role]
+    names = ["qkv"] if "qkv" in linears and role == "qkv" else [item for item in roles if item in linears]
+    parts = [expected(checkpoint, linears[item].module) if leaf == "weight"
+             else checkpoint.read(f"{linears[item].module}.bias") for item in names]
+    values = np.concatenate(parts)
+    if names == ["qkv"]:
+        spec = checkpoint.spec
+        grouped = values.reshape(spec.heads, 3, spec.head_dim, *values.shape[1:])
+        values = np.concatenate([grouped[:, part].reshape(spec.hidden, *values.shape[1:]) for part in range(3)])
+    return values
+
+
+def assert_blocks_equal(artifact: Artifact, checkpoint: Checkpoint, tolerance: float = 0.0) -> None:
+    for index in range(checkpoint.spec.layers):
+        for role in ("qkv", "out", "up", "down"):
+            name = f"blocks.{index}.{role}"
+            want = fused(checkpoint, index, role, "weight")
+            assert np.abs(unpacked(artifact, name) - want).max() <= tolerance * np.abs(want).max()
+            if artifact.linears[name].bias:
+                assert np.array_equal(artifact.tensor(f"{name}.bias"), fused(checkpoint, index, role, "bias"))
+            else:
+                assert checkpoint.spec.family == "llama" and not artifact.has(f"{name}.bias")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("bits", "group", "symmetric", "packed", "act_bits"),
+    [(4, 32, True, True, 8), (4, 32, False, True, 8), (4, -1, True, True, 4), (4, 32, True, False, 16),
+     (8, -1, True, False, 8), (8, 32, False, True, 8)],
+)
+def test_quantized_folders(
+    tmp_path: Path, family: str, bits: int, group: int, symmetric: bool, packed: bool, act_bits: int
+) -> None:
+    folder = write_quantized(tmp_path / "q", config(family), bits, group, symmetric, packed, act_bits)
+    report = pack(folder, tmp_path / "a.safetensors")
+    artifact, checkpoint = open_artifact(tmp_path / "a.safetensors"), open_checkpoint(folder)
+    assert_blocks_equal(artifact, checkpoint)
+    info = artifact.linears["blocks.1.down"]
+    assert (info.dtype, info.group, info.asym, info.scale_dtype) == (
+        "u4" if bits == 4 else "i8", max(group, 0), not symmetric, "bf16")
+    assert (info.act_bits, info.act_group, info.act_symmetric) == (32 if act_bits == 16 else act_bits, 0, True)
+    assert artifact.verify() == []
+    assert report.kv_bits == 8 and report.head_bits == 8 and report.bytes == (tmp_path / "a.safetensors").stat().st_size
+    embed = checkpoint.read(f"{checkpoint.parts.embed}.weight")
+    scale = row_scale(embed)
+    assert np.array_equal(unpacked(artifact, "head"), quantize_rows(embed, scale) * scale[:, None])
+    assert artifact.linears["head"].act_bits == 8
+    assert artifact.info.embed_in_head and not artifact.has("embed")
+    assert artifact.recipe["quantization_config"]["quant_method"] == "compressed-tensors"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("weights", [None, "f32", "f16", "bf16", "int8"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_unquantized_folders(tmp_path: Path, family: str, weights: str | None, tied: bool) -> None:
+    settings = config(family, tie_word_embeddings=tied)
+    folder = write_folder(tmp_path / "m", settings, random_tensors(settings), shards=2)
+    report = pack(folder, tmp_path / "a.safetensors", weights=weights)
+    artifact, checkpoint = open_artifact(tmp_path / "a.safetensors"), open_checkpoint(folder)
+    assert artifact.verify() == []
+    tolerance = {"int8": 0.01, "f16": 1e-3}.get(weights, 0.0)
+    assert_blocks_equal(artifact, checkpoint, tolerance)
+    info = artifact.linears["blocks.0.qkv"]
+    assert info.dtype == {None: "bf16", "int8": "i8"}.get(weights, weights)
+    assert info.act_bits == (8 if weights == "int8" else 32)
+    assert report.kv_bits == (8 if weights == "int8" else 32)
+    assert report.head_bits == {"f32": 32, "int8": 8}.get(weights, 16)
+    assert artifact.has("embed") == (not tied)
+    if not tied:
+        embed = bf16_to_f32(artifact.tensor("embed"))
+        assert np.array_equal(embed, checkpoint.read(f"{checkpoint.parts.embed}.weight"))
+    head = checkpoint.read("lm_head.weight")
+    assert np.abs(unpacked(artifact, "head") - head).max() <= tolerance * np.abs(head).max()
+    for name in artifact.names():
+        assert artifact.address(name) % 64 == 0
+    if family == "opt":
+        assert artifact.tensor("position").shape == (42, 64)
+    norm = artifact.tensor("blocks.1.mlp_norm.weight")
+    assert np.array_equal(norm, checkpoint.read(f"{checkpoint.parts.block(1).mlp_norm}.weight"))
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_head_bits(tmp_path: Path, bits: int, dtype: str) -> None:
+    settings = config("llama")
+    folder = write_folder(tmp_path / "m", settings, random_tensors(settings, dtype=dtype))
+    pack(folder, tmp_path / "a.safetensors", head_bits=bits, kv_bits=8)
+    artifact = open_artifact(tmp_path / "a.safetensors")
+    sixteen = {"F32": "f16", "F16": "f16", "BF16": "bf16"}[dtype]
+    assert artifact.linears["head"].dtype == {8: "i8", 16: sixteen, 32: "f32"}[bits]
+    assert artifact.info.head_bits == bits and artifact.info.kv_bits == 8
+
+
+def test_opt_350m_like(tmp_path: Path) -> None:
+    settings = config("opt", do_layer_norm_before=False, word_embed_proj_dim=40, enable_bias=False,
+                      layer_norm_elementwise_affine=False)
+    folder = write_folder(tmp_path / "m", settings)
+    pack(folder, tmp_path / "a.safetensors", weights="f32")
+    artifact, checkpoint = open_artifact(tmp_path / "a.safetensors"), open_checkpoint(folder)
+    assert np.array_equal(unpacked(artifact, "project_in"), checkpoint.read("model.decoder.project_in.weight"))
+    assert np.array_equal(unpacked(artifact, "project_out"), checkpoint.read("model.decoder.project_out.weight"))
+    assert artifact.linears["head"].inputs == 40 and not any("norm" in name for name in artifact.names())
+    quantized = write_quantized(tmp_path / "q", settings, 4, -1)  # 40 is no multiple of 32: rows are padded
+    pack(quantized, tmp_path / "b.safetensors")
+    artifact, checkpoint = open_artifact(tmp_path / "b.safetensors"), open_checkpoint(quantized)
+    assert np.array_equal(unpacked(artifact, "project_in"), expected(checkpoint, "model.decoder.project_in"))
+
+
+@pytest.mark.parametrize("name", ["llama-30m", "llama-demo", "opt-demo", "bloom-demo"])
+def test_trained_models(tmp_path: Path, shared_model: Any, name: str) -> None:
+    folder = shared_model(name)
+    report = pack(folder, tmp_path / "a.safetensors", weights="f32")
+    artifact = open_artifact(tmp_path / "a.safetensors")
+    assert report.bits_per_weight == 32 and artifact.verify() == []
+    assert report.parameters == {"llama-30m": 29_893_120, "llama-demo": 6_819_072, "opt-demo": 7_098_880,
+                                 "bloom-demo": 6_836_736}[name]
+    assert_blocks_equal(artifact, open_checkpoint(folder))
+
+
+def test_documents_and_special_tokens(tmp_path: Path) -> None:
+    folder = write_quantized(tmp_path / "q", config("llama"))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6], "bos_token_id": 4}')
+    texts = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": "{{ messages }} é",
+             "add_bos_token": False, "add_eos_token": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(texts))
+    (folder / "special_tokens_map.json").write_text('{"pad_token": "<pad>", "eos_token": "other"}')
+    pack(folder, tmp_path / "a.safetensors")
+    artifact = open_artifact(tmp_path / "a.safetensors")
+    for name in ("tokenizer.json", "config.json", "generation_config.json"):
+        assert artifact.document(name) == (folder / name).read_bytes()
+    assert artifact.document("chat_template").decode() == "{{ messages }} é"
+    assert artifact.info.special == {"bos_id": 1, "eos_ids": [5, 6], "bos_token": "<s>", "eos_token": "</s>",
+                                     "pad_token": "<pad>", "unk_token": None, "add_bos_token": False,
+                                     "add_eos_token": None}
+    (folder / "chat_template.jinja").write_text("from the file")
+    pack(folder, tmp_path / "b.safetensors")
+    assert open_artifact(tmp_path / "b.safetensors").document("chat_template") == b"from the file"
+
+
+def test_named_chat_templates(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m", config("llama"))
+    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    pack(folder, tmp_path / "a.safetensors")
+    artifact = open_artifact(tmp_path / "a.safetensors")
+    assert artifact.document("chat_template") == b"yes" and artifact.info.special["eos_ids"] == [2, 3]
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{"])
+def test_tokenizer_is_needed(tmp_path: Path, content: str | None) -> None:
+    folder = write_folder(tmp_path / "m", config("llama"), tokenizer=False)
+    if content is not None:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(AgqError, match=r"tokenizer\.json"):
+        pack(folder, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    folder = write_quantized(tmp_path / "q", config("bloom"))
+    pack(folder, tmp_path / "a.safetensors")
+    pack(folder, tmp_path / "b.safetensors", target="neon")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_the_safetensors_library_opens_it(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    pack(write_quantized(tmp_path / "q", config("llama")), tmp_path / "a.safetensors")
+    loaded = load_file(tmp_path / "a.safetensors")
+    artifact = open_artifact(tmp_path / "a.safetensors")
+    assert set(loaded) == set(artifact.names())
+    for name, values in loaded.items():
+        assert values.dtype == np.uint8 and values.nbytes == artifact.stored_bytes(name)
+
+
+def test_activations_of_agq_json(tmp_path: Path) -> None:
+    folder = write_quantized(tmp_path / "q", config("llama"), act_bits=4)
+    checkpoint = open_checkpoint(folder)
+    scheme = {"bits": 4, "group_size": 32, "symmetric": False}
+    record = {"format": 1, "version": "0", "recipe": {"seed": 3}, "kv_bits": 32, "head_bits": 16,
+              "activations": {linear.module: scheme for linear in checkpoint.parts.block_linears()}}
+    (folder / "agq.json").write_text(json.dumps(record))
+    report = pack(folder, tmp_path / "a.safetensors")
+    artifact = open_artifact(tmp_path / "a.safetensors")
+    info = artifact.linears["blocks.0.down"]
+    assert (info.act_bits, info.act_group, info.act_symmetric) == (4, 32, False)
+    assert (report.kv_bits, report.head_bits) == (32, 16) and artifact.recipe["recipe"] == {"seed": 3}
+    assert list(report.schemes) == ["W4 g32, A4 g32 asymmetric"]
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    settings["quantization_config"].update(changes)
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+def test_fused_linears_need_one_scheme(tmp_path: Path) -> None:
+    folder = write_quantized(tmp_path / "q", config("llama"))
+    record = {"format": 1, "activations": {
+        "model.layers.1.self_attn.k_proj": {"bits": 4, "group_size": 32, "symmetric": False},
+        "model.layers.0.mlp.gate_proj": {"bits": 8, "group_size": 32, "symmetric": True}}}
+    (folder / "agq.json").write_text(json.dumps(record))
+    with pytest.raises(AgqError, match="one scheme") as caught:
+        pack(folder, tmp_path / "a.safetensors")
+    for name in ("layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj", "layers.0.mlp.up_proj"):
+        assert name in caught.value.message
+    assert "layers.0.self_attn" not in caught.value.message and not (tmp_path / "a.safetensors").exists()
+
+
+def test_offending_groups_are_all_named(tmp_path: Path) -> None:
+    """Groups that the standard allows but no kernel computes; and activation groups that do not divide."""
+    settings = config("llama", num_attention_heads=4, intermediate_size=96)
+    folder = write_quantized(tmp_path / "q", settings)
+    modules = [linear.module for linear in open_checkpoint(folder).parts.block_linears()]
+    scheme = {"bits": 4, "group_size": 64, "symmetric": False}
+    (folder / "agq.json").write_text(json.dumps({"format": 1, "activations": dict.fromkeys(modules, scheme)}))
+    with pytest.raises(AgqError, match="activation group size 64") as caught:
+        pack(folder, tmp_path / "a.safetensors")
+    message = caught.value.message
+    assert "layers.0.mlp.down_proj" in message and "layers.1.mlp.down_proj" in message and "up_proj" not in message
+    assert "possible: 32, -1" in message
+    rows = np.zeros((96, 64), np.int8)
+    small = write_quantized(tmp_path / "s", settings)
+    edit(small, config_groups={"g": {"targets": ["re:.*up_proj", "re:.*gate_proj"], "weights": {
+        "num_bits": 4, "strategy": "group", "group_size": 16}}})
+    file = SafetensorsFile(small / "model.safetensors")
+    tensors = {name: (info.dtype, np.array(file.raw(name))) for name, info in file.tensors.items()}
+    original = random_tensors(settings)
+    for name, item in original.items():
+        if name.endswith("weight") and not name.endswith(("up_proj.weight", "gate_proj.weight")):
+            tensors[name] = item
+        elif name.endswith(("up_proj.weight", "gate_proj.weight")):
+            tensors[f"{name}_packed"] = ("I32", pack_int(rows, 4))
+            tensors[f"{name}_scale"] = ("F32", np.ones((96, 4), np.float32))
+    save_tensors(small / "model.safetensors", tensors)
+    with pytest.raises(AgqError, match="group size 16 is not a multiple of 32") as caught:
+        pack(small, tmp_path / "a.safetensors")
+    assert caught.value.message.count("up_proj") == 2 and caught.value.message.count("gate_proj") == 2
+
+
+def test_scales_that_are_no_bf16_values_stay_f32(tmp_path: Path) -> None:
+    folder = write_quantized(tmp_path / "q", config("opt"))
+    file = SafetensorsFile(folder / "model.safetensors")
+    tensors = {name: (info.dtype, np.array(file.raw(name))) for name, info in file.tensors.items()}
+    name = "model.decoder.layers.0.fc1.weight_scale"
+    tensors[name] = ("F32", np.full(tensors[name][1].shape, 0.1, np.float32))
+    save_tensors(folder / "model.safetensors", tensors)
+    pack(folder, tmp_path / "a.safetensors")
+    artifact = open_artifact(tmp_path / "a.safetensors")
+    assert [artifact.linears[f"blocks.{index}.up"].scale_dtype for index in range(2)] == ["f32", "bf16"]
+    assert_blocks_equal(artifact, open_checkpoint(folder))
+
+
+def test_symmetric_minus_128(tmp_path: Path) -> None:
+    folder = write_quantized(tmp_path / "q", config("opt"), 8, -1, packed=False)
+    file = SafetensorsFile(folder / "model.safetensors")
+    tensors = {name: (info.dtype, np.array(file.raw(name))) for name, info in file.tensors.items()}
+    tensors["model.decoder.layers.0.fc1.weight"][1][3, 3] = -128
+    save_tensors(folder / "model.safetensors", tensors)
+    pack(folder, tmp_path / "a.safetensors")
+    artifact = open_artifact(tmp_path / "a.safetensors")
+    assert artifact.linears["blocks.0.up"].asym and not artifact.linears["blocks.1.up"].asym
+    assert not artifact.tensor("blocks.0.up.zero").any()
+    assert_blocks_equal(artifact, open_checkpoint(folder))
+
+
+def test_quantized_untied_head(tmp_path: Path) -> None:
+    settings = config("llama", tie_word_embeddings=False)
+    folder = write_quantized(tmp_path / "q", settings)
+    tensors = random_tensors(settings)
+    from agq.models import parts, spec_from_config
+    from tests.checkpoint.folders import quantized_tensors
+
+    file = SafetensorsFile(folder / "model.safetensors")
+    stored = {name: (info.dtype, np.array(file.raw(name))) for name, info in file.tensors.items()}
+    head = parts(spec_from_config(settings)).head_linear
+    del stored["lm_head.weight"]
+    stored.update(quantized_tensors(head, bf16_to_f32(tensors["lm_head.weight"][1]), 4, 32, True))
+    save_tensors(folder / "model.safetensors", stored)
+    edit(folder, ignore=[])
+    assert pack(folder, tmp_path / "a.safetensors").head_bits == 4
+    artifact = open_artifact(tmp_path / "a.safetensors")
+    assert np.array_equal(unpacked(artifact, "head"), expected(open_checkpoint(folder), "lm_head"))
+    with pytest.raises(AgqError, match="quantized"):
+        pack(folder, tmp_path / "b.safetensors", head_bits=8)
+
+
+def test_kv_cache_scheme_of_others(tmp_path: Path) -> None:
+    folder = write_quantized(tmp_path / "q", config("llama"), kv_cache_scheme={"num_bits": 8, "type": "float"})
+    with pytest.raises(AgqError, match="kv_cache_scheme"):
+        pack(folder, tmp_path / "a.safetensors")
+    assert pack(folder, tmp_path / "a.safetensors", kv_bits=32).kv_bits == 32
+
+
+@pytest.mark.parametrize("options", [{"target": "avx3"}, {"weights": "int4"}, {"kv_bits": 4}, {"head_bits": 4}])
+def test_wrong_options(tmp_path: Path, options: dict) -> None:
+    folder = write_folder(tmp_path / "m", config("llama"))
+    with pytest.raises(UsageError):
+        pack(folder, tmp_path / "a.safetensors", **options)
+
+
+def test_wrong_outputs(tmp_path: Path) -> None:
+    folder = write_quantized(tmp_path / "m", config("llama"))
+    with pytest.raises(UsageError, match="quantized already"):
+        pack(folder, tmp_path / "a", weights="f32")
+    with pytest.raises(UsageError, match="folder"):
+        pack(folder, tmp_path)
+    with pytest.raises(UsageError, match="model itself"):
+        pack(folder, folder / "model.safetensors")
+    with pytest.raises(AgqError, match="does not exist"):
+        pack(folder, tmp_path / "nowhere" / "a.safetensors")
+    pack(folder, folder / "model.agq.safetensors")
+    pack(folder, folder / "model.agq.safetensors")
+    assert open_checkpoint(folder).spec.layers == 2
+
+
+def test_values_that_fp16_cannot_hold(tmp_path: Path) -> None:
+    settings = config("llama")
+    tensors = random_tensors(settings)
+    tensors["model.layers.0.mlp.up_proj.weight"][1][0, 0] = 0x7F00  # 1.7e38
+    folder = write_folder(tmp_path / "m", settings, tensors)
+    with pytest.raises(AgqError, match="fp16"):
+        pack(folder, tmp_path / "a.safetensors", weights="f16")
+    assert sorted(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("bits", [0x7FC0, 0x7F80, 0xFF80])  # NaN and the infinities
+def test_values_that_are_not_finite(tmp_path: Path, bits: int) -> None:
+    settings = config("llama")
+    tensors = random_tensors(settings)
+    tensors["model.embed_tokens.weight"][1][7, 3] = bits
+    folder = write_folder(tmp_path / "m", settings, tensors)
+    with pytest.raises(AgqError, match="not finite"):
+        pack(folder, tmp_path / "a.safetensors", head_bits=8)
+
+
+def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    folder = write_folder(tmp_path / "m", config("llama"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(AgqError, match="not enough room"):
+        pack(folder, tmp_path / "a.safetensors")
+    assert sorted(tmp_path.iterdir()) == [folder]
+
+
+def test_disk_full_leaves_nothing(tmp_path: Path) -> None:
+    """/dev/full cannot be renamed to, so a writer that fails half-way stands for it."""
+    import errno
+
+    from agq.files import atomic_writer
+
+    with pytest.raises(AgqError, match="disk full"), atomic_writer(tmp_path / "x") as file:
+        file.write(b"1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_and_report(tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    folder = write_quantized(tmp_path / "q", config("llama"))
+    report = pack(folder, tmp_path / "a.safetensors", progress=lambda *step: seen.append(step))
+    assert seen[-1][0] == seen[-1][1] and len(seen) == len(open_artifact(tmp_path / "a.safetensors").names())
+    assert json.loads(json.dumps(report.to_dict()))["layout"] == "rl16"
+    # 4 bits, and a bf16 scale for every 32 weights
+    assert report.bits_per_weight == 4.5 and report.schemes == {"W4 g32, A8 per token": 8}
+
+
+def test_no_torch() -> None:
+    code = ("import sys, agq.artifact.pack, agq.artifact, agq.checkpoint, agq.models; "
+            "print([m for m in ('torch', 'transformers', 'safetensors', 'pandas', 'yaml') if m in sys.modules])")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_memory(tmp_path: Path) -> None:
+    """Packing takes a fraction of the model's size: tensors are streamed."""
+    settings = config("llama", hidden_size=1024, intermediate_size=4096, num_hidden_layers=4, vocab_size=16384,
+                      num_attention_heads=16, num_key_value_heads=16)
+    folder = write_folder(tmp_path / "m", settings)
+    size = (folder / "model.safetensors").stat().st_size
+    code = ("import resource, sys; from agq.artifact.pack import pack; "
+            "from agq.artifact import layout; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+            f"pack({str(folder)!r}, {str(tmp_path / 'a.safetensors')!r}, weights='f32'); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert size > 150e6 and int(result.stdout) * 1024 < 0.75 * size

@@ -1,0 +1,55 @@
+"""`agq pack` as a user starts it."""
+
+import json
+
+import pytest
+
+
+def test_default_name_and_table(agq_cli, demo_quantized, tmp_path):
+    result = agq_cli("pack", demo_quantized, cwd=tmp_path, check=True)
+    name = f"{demo_quantized.name}.agq.safetensors"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    for word in ("bits per weight", "artifact", name, "MB", "W4 g128"):
+        assert word in result.stdout
+    assert result.stderr == ""
+
+
+def test_existing_file_needs_force(agq_cli, demo_quantized, tmp_path):
+    path = tmp_path / "x.agq.safetensors"
+    path.write_text("precious")
+    refused = agq_cli("pack", demo_quantized, "-o", path)
+    assert refused.returncode == 1 and "--force" in refused.stderr and path.read_text() == "precious"
+    agq_cli("pack", demo_quantized, "-o", path, "--force", check=True)
+    assert path.stat().st_size > 10000
+
+
+def test_options_reach_the_artifact(agq_cli, demo_model, tmp_path):
+    path = tmp_path / "x.agq.safetensors"
+    result = agq_cli(
+        "pack", demo_model, "-o", path, "--weights", "int8", "--kv-bits", 32, "--head-bits", 16, "--json", check=True
+    )
+    record = json.loads(result.stdout)
+    assert (record["kv_bits"], record["head_bits"], record["bytes"]) == (32, 16, path.stat().st_size)
+    assert 8 < record["bits_per_weight"] < 8.5 and list(record["schemes"]) == ["W8 per channel, A8 per token"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--weights", "f8"], 2, "unknown weights `f8`"),
+        (["--kv-bits", "5"], 2, "KV cache of 5 bits"),
+        (["--head-bits", "5"], 2, "head of 5 bits"),
+        (["--target", "abacus"], 2, "abacus"),
+        (["-o", "no/such/folder/x"], 1, "folder does not exist"),
+        (["-o", "."], 1, "`.` exists"),
+    ],
+)
+def test_what_is_refused(agq_cli, demo_model, tmp_path, arguments, code, message):
+    result = agq_cli("pack", demo_model, *arguments, cwd=tmp_path)
+    assert result.returncode == code and message in result.stderr and result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_folder(agq_cli, demo_artifact):
+    result = agq_cli("pack", demo_artifact)
+    assert result.returncode == 2 and "is a file, not a model folder" in result.stderr

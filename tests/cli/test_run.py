@@ -1,0 +1,277 @@
+"""`agq run`: what goes to stdout, what the options do, conversations on a terminal, memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import clean_environment
+
+PROMPT = "The red wolf is"
+
+
+def objects(out: str) -> list[dict]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_stdout_holds_the_text_and_nothing_else(call, demo_artifact: Path) -> None:
+    plain = call("run", demo_artifact, PROMPT, "-n", 12)
+    assert plain.code == 0 and plain.err == ""
+    tokens = objects(call("run", demo_artifact, PROMPT, "-n", 12, "--json").out)
+    assert "".join(item["text"] for item in tokens[:-1]) == tokens[-1]["text"]
+    assert plain.out == tokens[-1]["text"] + "\n"
+    assert len([item for item in tokens[:-1] if item["token"] is not None]) == tokens[-1]["tokens"] == 12
+
+
+def test_verbose_goes_to_stderr_and_names_every_layer(call, demo_artifact: Path) -> None:
+    quiet, verbose = call("run", demo_artifact, PROMPT, "-n", 4), call("run", demo_artifact, PROMPT, "-n", 4, "-v")
+    assert verbose.out == quiet.out
+    for layer in [*(f"blocks.{index}.{part}" for index in range(6) for part in ("qkv", "out", "up", "down")), "head"]:
+        line = next(line for line in verbose.err.splitlines() if line.startswith(f"{layer}:"))
+        assert "activations 8 per token" in line and "accumulator" in line and "kernel " in line
+    assert re.search(r"prompt \d+ tokens, .* tok/s; eval 4 tokens, .* tok/s", verbose.err)
+
+
+def test_sampling_options(call, demo_artifact: Path) -> None:
+    def text(*options: object) -> str:
+        return call("run", demo_artifact, PROMPT, "-n", 16, *options).out
+
+    greedy = text()
+    assert text("--temp", 0, "--seed", 5) == greedy
+    hot = text("--temp", 1.2, "--seed", 5)
+    assert hot == text("--temp", 1.2, "--seed", 5) != greedy
+    assert text("--temp", 1.2, "--seed", 6) != hot
+    for options in (("--top-k", 1), ("--top-p", 0), ("--min-p", 1)):
+        assert text("--temp", 1.2, "--seed", 5, *options) == greedy
+    assert text("--repeat-penalty", 1.5) != greedy
+    one = objects(call("run", demo_artifact, PROMPT, "-n", 16, "--temp", 1, "--json").out)[-1]
+    assert text("--temp", 1, "--seed", one["seed"]).rstrip("\n") == one["text"].rstrip("\n")
+
+
+def test_stop_strings(call, demo_artifact: Path) -> None:
+    whole = objects(call("run", demo_artifact, PROMPT, "-n", 24, "--json").out)[-1]["text"]
+    stop = whole[len(whole) // 2 :][:5]
+    stopped = objects(
+        call("run", demo_artifact, PROMPT, "-n", 24, "--json", "--stop", "never seen", "--stop", stop).out
+    )[-1]
+    assert stopped["text"] == whole[: whole.index(stop)] and stopped["finish_reason"] == "stop"
+
+
+def test_prompt_sources_and_line_ends(call, demo_artifact: Path, tmp_path: Path) -> None:
+    expected = call("run", demo_artifact, PROMPT, "-n", 8).out
+    (tmp_path / "prompt.txt").write_bytes(f"\ufeff{PROMPT}\r\n".encode())
+    for result in (
+        call("run", demo_artifact, "-", "-n", 8, stdin=PROMPT + "\n"),
+        call("run", demo_artifact, "-n", 8, stdin=PROMPT),
+        call("run", demo_artifact, "-n", 8, "-f", "-", stdin=PROMPT + "\n"),
+        call("run", demo_artifact, "-n", 8, "-f", tmp_path / "prompt.txt"),
+    ):
+        assert result.out == expected
+    assert call("run", demo_artifact, PROMPT, "-n", 8, "--echo").out == PROMPT + expected
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ([PROMPT, "-f", "x"], 2, "exclude"),
+        ([PROMPT, "--system", "x"], 2, "--chat"),
+        ([PROMPT, "--echo", "--json"], 2, "--echo"),
+        ([PROMPT, "--chat"], 1, "no chat template"),
+        ([PROMPT, "--kv-bits", "5"], 2, "8 or 32"),
+        ([""], 1, "empty"),
+        ([PROMPT, "--temp", "1e9"], 2, "temperature"),
+        ([PROMPT, "-c", "1"], 2, "-c"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_refusals(call, demo_artifact: Path, options: list[str], code: int, words: str) -> None:
+    result = call("run", demo_artifact, *options)
+    assert result.code == code and result.out == "" and words in result.err
+    assert result.err.count("error: ") == 1
+
+
+def test_text_that_is_no_utf8(call, demo_artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_bytes("Gr\xfc\xdfe".encode("latin-1"))
+    result = call("run", demo_artifact, "-f", tmp_path / "prompt.txt")
+    assert result.code == 1 and "not UTF-8" in result.err and result.out == ""
+
+
+def test_options_from_the_environment(call, demo_artifact: Path) -> None:
+    expected = call("run", demo_artifact, PROMPT, "-n", 5, "--json").out
+    found = call(
+        "run",
+        demo_artifact,
+        PROMPT,
+        env={"AGQ_MAX_TOKENS": "5", "AGQ_JSON": "1", "AGQ_THREADS": "1", "AGQ_CONTEXT": "64"},
+    )
+    assert objects(found.out)[:-1] == objects(expected)[:-1]
+    assert objects(found.out)[-1]["threads"] == 1 and objects(found.out)[-1]["context"] == 64
+    forced = call("run", demo_artifact, PROMPT, "-n", 5, "--json", env={"AGQ_ISA": "scalar"})
+    assert objects(forced.out)[-1]["isa"] == "scalar"
+    unknown = call("run", demo_artifact, PROMPT, env={"AGQ_ISA": "mmx"})
+    assert unknown.code == 2 and "scalar" in unknown.err
+
+
+def test_too_many_threads_are_lowered_and_said(call, demo_artifact: Path) -> None:
+    result = call("run", demo_artifact, PROMPT, "-n", 2, "--json", "-t", 4000)
+    assert result.code == 0 and result.err.count("warning: ") == 1 and "4000 threads" in result.err
+    assert objects(result.out)[-1]["threads"] < 4000
+
+
+def test_full_context(call, demo_artifact: Path) -> None:
+    """Asked for more than fits: the text that fits, then an error. Not asked for a number: no error."""
+    result = call("run", demo_artifact, PROMPT, "-n", 40, "-c", 12, "--json")
+    assert result.code == 1 and "context of 12" in result.err and objects(result.out)[-1]["finish_reason"] == "context"
+    assert call("run", demo_artifact, PROMPT, "-c", 12).code == 0
+
+
+def test_folder_is_packed_once_and_again_after_a_change(
+    call, demo_quantized: Path, demo_artifact: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(demo_quantized, folder)
+    env = {"AGQ_CACHE_DIR": str(tmp_path / "cache")}
+    expected = call("run", demo_artifact, PROMPT, "-n", 4).out
+    first, second = (call("run", folder, PROMPT, "-n", 4, env=env) for _ in range(2))
+    assert first.out == second.out == expected
+    assert "packing" in first.err and second.err == ""
+    (packed,) = (tmp_path / "cache" / "packed").iterdir()
+    packed.write_bytes(packed.read_bytes()[:5000])
+    damaged = call("run", folder, PROMPT, "-n", 4, env=env)
+    assert damaged.out == expected and "packing" in damaged.err
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    assert "packing" in call("run", folder, PROMPT, "-n", 4, env=env).err
+
+
+def test_chat(call, chat_artifact: Path) -> None:
+    rendered = "user: Where is it?\nassistant:"
+    options = ("-n", 12, "--json")
+    plain = objects(call("run", chat_artifact, rendered, *options).out)[-1]
+    chat = objects(call("run", chat_artifact, "Where is it?", "--chat", *options).out)[-1]
+    assert chat["prompt_tokens"] == plain["prompt_tokens"]  # one BOS, from the template
+    assert chat["text"] == plain["text"]
+    system = objects(call("run", chat_artifact, "Where is it?", "--chat", "--system", "Be brief.", *options).out)[-1]
+    noted = objects(call("run", chat_artifact, "Note: Be brief.\n" + rendered, *options).out)[-1]
+    assert system["text"] == noted["text"] and system["prompt_tokens"] == noted["prompt_tokens"]
+
+
+class Terminal:
+    """agq on a pseudo-terminal."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "agq", *map(str, arguments)],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=clean_environment(TERM="dumb"),
+            start_new_session=True,
+            close_fds=True,
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def _read(self, timeout: float = 60) -> None:
+        if not select.select([self.master], [], [], timeout)[0]:
+            raise AssertionError(f"nothing more after {self.seen!r}")
+        try:
+            data = os.read(self.master, 65536)
+        except OSError:
+            data = b""
+        if not data:
+            raise AssertionError(f"ended after {self.seen!r}")
+        self.seen += data.decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def expect(self, text: str) -> str:
+        """Waits for `text` in what has not been consumed yet, and consumes up to it."""
+        while text not in self.seen:
+            self._read()
+        before, self.seen = self.seen.split(text, 1)
+        return before
+
+    def wait_for(self, count: int) -> None:
+        """Waits until `count` characters are there that have not been consumed."""
+        while len(self.seen) < count:
+            self._read()
+
+    def send(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def close(self) -> int:
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+            os.close(self.master)
+
+
+def test_conversation_on_a_terminal(demo_artifact: Path, call) -> None:
+    alone = call("run", demo_artifact, PROMPT, "-n", 6).out
+    terminal = Terminal("run", demo_artifact, "-n", 6, "-v")
+    terminal.expect("> ")
+    terminal.send(PROMPT + "\n")
+    terminal.expect(PROMPT + "\n")
+    assert terminal.expect("load ").endswith(alone)
+    terminal.expect("> ")
+    terminal.send("and then\n")
+    assert (
+        int(re.search(r"prompt (\d+) tokens", terminal.expect("tok/s; eval")).group(1)) < 8
+    )  # the rest stood in the cache
+    terminal.expect("> ")
+    terminal.send("/clear\n")
+    terminal.expect("> ")
+    terminal.send(PROMPT + "\n")
+    terminal.expect(PROMPT + "\n")
+    assert terminal.expect("load ").endswith(alone)
+    terminal.expect("> ")
+    terminal.send("\x04")
+    assert terminal.close() == 0
+
+
+def test_conversation_with_a_template_and_a_stopped_answer(chat_artifact: Path) -> None:
+    terminal = Terminal("run", chat_artifact, "--chat", "-n", 100_000, "-c", 1_000_000)
+    terminal.expect("> ")
+    terminal.send("Where is it?\n")
+    terminal.expect("Where is it?\n")
+    terminal.wait_for(30)
+    os.kill(terminal.process.pid, signal.SIGINT)
+    terminal.expect("\n> ")
+    terminal.send("/exit\n")
+    assert terminal.close() == 0
+
+
+def test_interruption_ends_with_130(demo_artifact: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agq", "run", str(demo_artifact), PROMPT, "-n", "500000", "-c", "1000000", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=clean_environment(),
+        start_new_session=True,
+    )
+    assert process.stdout.readline().startswith('{"token"')
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert json.loads(out.splitlines()[-1])["finish_reason"] == "interrupted"
+
+
+def test_peak_memory(agq_cli, demo_artifact: Path) -> None:
+    """The bound that the project promises: 1.15 x (artifact + KV cache) + 60 MB."""
+    result = agq_cli("run", demo_artifact, PROMPT, "-n", 64, "--json", check=True)
+    values = json.loads(result.stdout.splitlines()[-1])
+    assert values["peak_rss_bytes"] < 1.15 * (values["model_bytes"] + values["kv_cache_bytes"]) + 60e6

@@ -1,0 +1,128 @@
+"""Fixtures shared by all tests.
+
+The trained LLaMA demo model of `demo/` is always there. Further trained models (OPT, BLOOM, a larger LLaMA) are looked for in the
+folder that `AGQ_SHARED` names, or in `shared/` beside the repository; tests that need one are additional and say so when they skip.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import REPOSITORY, clean_environment, shared_folder
+
+DEMO_MODEL = REPOSITORY / "demo" / "llama-demo"
+DEMO_TEXT = REPOSITORY / "demo" / "text"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _offline() -> None:
+    """Tests never reach for a model hub, whatever the machine could."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The trained LLaMA demo model: bf16, grouped queries, tied head, hidden 256, 6 layers, vocabulary 8192, context 1024."""
+    return DEMO_MODEL
+
+
+@pytest.fixture(scope="session")
+def demo_text() -> Path:
+    """Folder with `calibration.txt` and `heldout.txt`: Wikipedia text that the demo model was not trained on."""
+    return DEMO_TEXT
+
+
+@pytest.fixture(scope="session")
+def shared_model() -> Callable[[str], Path]:
+    """`shared_model("opt-demo")`: a further trained model; the test skips, with the reason, where the folder is absent."""
+
+    def find(name: str) -> Path:
+        path = shared_folder() / "models" / name
+        if not path.is_dir():
+            pytest.skip(f"no trained model {name}: {path} is absent (AGQ_SHARED names another folder)")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """`shared_data("wikitext2/test.txt")`: a further text; the test skips, with the reason, where it is absent."""
+
+    def find(name: str) -> Path:
+        path = shared_folder() / "data" / name
+        if not path.is_file():
+            pytest.skip(f"no text {name}: {path} is absent (AGQ_SHARED names another folder)")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`agq_cli("info", path)`: the command line as a user starts it, in its own process. Never raises on an exit code.
+
+    Keywords: `stdin` (text; none by default: an empty pipe), `cwd`, `timeout` in seconds, `env` (dict of additions), `check`
+    (True: fail the test, showing stderr, unless the exit code is 0).
+    """
+    cache = tmp_path_factory.mktemp("agq-cache")
+
+    def call(*arguments: object, stdin: str = "", cwd: Path | None = None, timeout: float = 300,
+             env: dict[str, str] | None = None, check: bool = False) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, "-m", "agq", *map(str, arguments)], input=stdin, cwd=cwd, timeout=timeout, text=True,
+            encoding="utf-8", capture_output=True, env=clean_environment(**{"AGQ_CACHE_DIR": str(cache), **(env or {})}))
+        if check and result.returncode != 0:
+            pytest.fail(f"agq {' '.join(map(str, arguments))} gave {result.returncode}\n{result.stderr}")
+        return result
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def demo_quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model as a compressed-tensors folder: W4A8, group 128, round to nearest."""
+    import agq
+
+    output = tmp_path_factory.mktemp("demo-quantized") / "llama-demo-w4a8"
+    agq.quantize(DEMO_MODEL, scheme="W4A8", method="rtn", output=output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def demo_artifact(demo_quantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`demo_quantized`, packed."""
+    import agq
+
+    output = tmp_path_factory.mktemp("demo-artifact") / "llama-demo-w4a8.agq.safetensors"
+    agq.pack(demo_quantized, output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def fp32_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """`fp32_artifact(folder)`: an unquantized model packed with float32 weights (and KV cache); made once per folder."""
+    import agq
+
+    made: dict[Path, Path] = {}
+
+    def build(folder: Path) -> Path:
+        if folder not in made:
+            output = tmp_path_factory.mktemp("fp32-artifact") / f"{folder.name}.agq.safetensors"
+            agq.pack(folder, output, weights="f32", kv_bits=32, head_bits=32)
+            made[folder] = output
+        return made[folder]
+
+    return build

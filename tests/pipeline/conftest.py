@@ -1,0 +1,65 @@
+"""One pass of the real commands over the demo model, shared by the tests of this folder."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import last_object
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@dataclass
+class Pipeline:
+    """Calls the commands as the demo does, in a folder of its own; results are made once and kept."""
+
+    cli: Cli
+    model: Path
+    calibration: Path
+    heldout: Path
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self._perplexities: dict[Path, dict] = {}
+
+    def statistics(self) -> Path:
+        path = self.folder / "statistics.safetensors"
+        if not path.exists():
+            self.cli("calibrate", self.model, "--data", self.calibration, "--samples", 32, "--seq-len", 512, "-o", path, check=True)
+        return path
+
+    def quantized(self, scheme: str, method: str = "gptq") -> Path:
+        path = self.folder / f"{scheme}-{method}"
+        if not path.exists():
+            self.cli("quantize", self.model, "--scheme", scheme, "--method", method, "--calibration", self.statistics(), "-o", path,
+                     check=True)
+        return path
+
+    def packed(self, scheme: str, method: str = "gptq") -> Path:
+        path = self.folder / f"{scheme}-{method}.agq.safetensors"
+        if not path.exists():
+            self.cli("pack", self.quantized(scheme, method), "-o", path, check=True)
+        return path
+
+    def evaluate(self, model: Path) -> dict:
+        """The whole object of `eval-ppl --json` on the first 17 windows or so of the held-out text."""
+        if model not in self._perplexities:
+            result = self.cli("eval-ppl", model, "--data", self.heldout, "--seq-len", 1024, "--json", check=True)
+            self._perplexities[model] = last_object(result)
+        return self._perplexities[model]
+
+    def perplexity(self, model: Path) -> float:
+        return self.evaluate(model)["ppl"]
+
+
+@pytest.fixture(scope="session")
+def pipeline(agq_cli: Cli, demo_model: Path, demo_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tmp_path_factory.mktemp("pipeline")
+    heldout = folder / "heldout.txt"
+    heldout.write_text((demo_text / "heldout.txt").read_text(encoding="utf-8")[:65_000], encoding="utf-8")
+    return Pipeline(agq_cli, demo_model, demo_text / "calibration.txt", heldout, folder)

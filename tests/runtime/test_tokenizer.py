@@ -1,0 +1,148 @@
+"""Streaming text: the pieces together are what decoding everything at once gives, and no piece holds half a
+character.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agq.errors import AgqError
+from agq.runtime.tokenizer import StreamDecoder, Tokenizer
+from tests.runtime.runtime_support import byte_level, metaspace, sentencepiece_like
+
+TEXTS = [
+    "hello",
+    " hello  he",
+    "l'été, déjà vu",
+    "你好，世界。",
+    "Привет, мир",
+    "สวัสดีชาวโลก",
+    "👩‍👩‍👧‍👦 🇩🇪 ok",
+    "العربية",
+    "a\nb\n\n c\t.",
+    "हिन्दी",
+    "ｆｕｌｌ　ｗｉｄｔｈ",
+    "e\u0301 \ufeffx",
+    "   ",
+]
+MADE = {"sentencepiece": sentencepiece_like, "metaspace": metaspace, "byte-level": byte_level}
+
+
+def made(name: str) -> Tokenizer:
+    return Tokenizer(MADE[name]().to_str().encode())
+
+
+def streamed(tokenizer: Tokenizer, ids: list[int], prefix: list[int] | tuple[()] = ()) -> list[str]:
+    decoder = StreamDecoder(tokenizer, prefix)
+    return [decoder.push(token) for token in ids] + [decoder.finish()]
+
+
+@pytest.fixture(scope="module", params=["demo", *MADE])
+def tokenizer(request: pytest.FixtureRequest, demo_model: Path) -> Tokenizer:
+    if request.param == "demo":
+        return Tokenizer((demo_model / "tokenizer.json").read_bytes())
+    return made(request.param)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_streams_to_what_decoding_at_once_gives(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    pieces = streamed(tokenizer, ids)
+    assert "".join(pieces) == tokenizer.decode(ids)
+    if "\ufffd" not in tokenizer.decode(ids):
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_continuation_keeps_its_leading_space(tokenizer: Tokenizer, text: str) -> None:
+    """What follows a prompt is the rest of the whole text, wherever the prompt ends between characters."""
+    ids = tokenizer.encode("hello " + text + " he")
+    whole = tokenizer.decode(ids)
+    for cut in range(2, len(ids)):
+        before = tokenizer.decode(ids[:cut])
+        if before.endswith("\ufffd") or not whole.startswith(before) or tokenizer.is_byte(ids[cut - 1]):
+            continue
+        assert before + "".join(streamed(tokenizer, ids[cut:], ids[:cut])) == whole
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from(sorted(MADE)), seed=st.integers(0, 1 << 32), size=st.integers(0, 40))
+def test_random_ids(name: str, seed: int, size: int) -> None:
+    tokenizer = made(name)
+    ids = np.random.default_rng(seed).integers(0, tokenizer.size, size).tolist()
+    assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+def test_random_ids_of_the_demo_tokenizer(demo_model: Path) -> None:
+    tokenizer = Tokenizer((demo_model / "tokenizer.json").read_bytes())
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        # a third of the ids are bytes, so that runs of them occur, valid and not
+        ids = np.where(
+            random.random(60) < 0.3, random.integers(3, 259, 60), random.integers(0, tokenizer.size, 60)
+        ).tolist()
+        assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+def test_a_character_of_several_tokens_comes_whole() -> None:
+    tokenizer = made("sentencepiece")
+    ids = tokenizer.encode("b😀b", add_bos=False)
+    assert sum(map(tokenizer.is_byte, ids)) == 4
+    assert [piece for piece in streamed(tokenizer, ids) if piece] == ["b", "😀b"]
+
+
+def test_special_tokens_are_added_once_and_not_shown(demo_model: Path) -> None:
+    tokenizer = Tokenizer((demo_model / "tokenizer.json").read_bytes())
+    assert tokenizer.encode("The red wolf")[0] == 1
+    assert 1 not in tokenizer.encode("The red wolf", add_bos=False)
+    assert tokenizer.decode(tokenizer.encode("The red wolf")) == "The red wolf"
+
+
+def test_same_ids_as_transformers(demo_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(demo_model)
+    tokenizer = Tokenizer((demo_model / "tokenizer.json").read_bytes())
+    for text in TEXTS:
+        assert tokenizer.encode(text) == reference(text)["input_ids"]
+
+
+def test_stored_truncation_and_padding_do_not_count() -> None:
+    fast = sentencepiece_like()
+    fast.enable_truncation(4)
+    fast.enable_padding(length=32)
+    assert len(Tokenizer(fast.to_str().encode()).encode("hello hello hello")) > 4
+    assert len(Tokenizer(fast.to_str().encode()).encode("he")) < 32
+
+
+def test_ids_beyond_the_model_are_refused() -> None:
+    with pytest.raises(AgqError, match="has only 100 tokens"):
+        Tokenizer(sentencepiece_like().to_str().encode(), vocab=100).encode("hello")
+
+
+def test_not_a_tokenizer() -> None:
+    with pytest.raises(AgqError, match="cannot be read"):
+        Tokenizer(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("special", "bos"),
+    [
+        ({}, True),
+        ({"add_bos_token": None, "add_eos_token": None}, True),
+        ({"add_bos_token": False}, False),
+        ({"add_eos_token": True, "add_bos_token": None, "bos_token": "<s>"}, False),
+        ({"add_bos_token": True, "bos_token": "<s>"}, True),
+        ({"add_bos_token": True, "bos_token": None, "bos_id": 1}, True),
+    ],
+)
+def test_settings_of_the_model_decide_on_bos(special: dict, bos: bool) -> None:
+    tokenizer = Tokenizer(sentencepiece_like().to_str().encode(), special=special)
+    ids = tokenizer.encode("hello")
+    assert (ids[0] == 1) is bos and ids[-1] != 2
+    assert tokenizer.encode("", add_bos=False) == []
