@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define AGQ_ABI_VERSION 1
+#define AGQ_ABI_VERSION 2
 
 #pragma GCC visibility push(default)
 
@@ -163,6 +163,13 @@ enum {
 };
 const char *agq_profile_name(int part);
 void agq_engine_profile(agq_engine *e, double *seconds, int reset);
+
+/* Limits of this machine, for figures beside those of an engine; the best of what `seconds` allow, 0 on a bad argument or for want
+ * of memory. Bandwidth: bytes per second that `threads` threads read from a buffer of `bytes`, again and again. Peak: 8-bit
+ * multiply-accumulates per second of this level's instructions (agq_peak_name) with operands in registers. */
+double agq_measure_bandwidth(int threads, size_t bytes, double seconds);
+double agq_measure_peak(int threads, double seconds);
+const char *agq_peak_name(void);
 
 #pragma GCC visibility pop
 
