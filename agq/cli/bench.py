@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -31,6 +30,12 @@ def bench(
         str, typer.Option("--decode", "-n", help="Tokens to generate; several by comma, 0 for none.")
     ] = "128",
     depth: Annotated[str, typer.Option("--depth", "-d", help="Tokens in the KV cache before; several by comma.")] = "0",
+    batch: Annotated[
+        str,
+        typer.Option(
+            "--batch", "-b", envvar="AGQ_BENCH_BATCH", help="Sequences computed together; several by comma."
+        ),
+    ] = "1",
     threads: Annotated[
         str | None,
         typer.Option(
@@ -45,41 +50,75 @@ def bench(
     ] = None,
     repetitions: Annotated[int, typer.Option("--repetitions", "-r", min=1, help="Measurements of each test.")] = 5,
     warmup: Annotated[bool, typer.Option("--warmup/--no-warmup", help="One more before, not counted.")] = True,
-    batch: Annotated[
-        int | None, typer.Option("--batch", "-b", min=1, help="Tokens computed at once. Default: 256.")
+    at_once: Annotated[
+        int | None, typer.Option("--ubatch", "-u", min=1, help="Tokens computed at once. Default: 256.")
     ] = None,
     kv_bits: Annotated[
-        int | None, typer.Option("--kv-bits", help="Bits of the KV cache, 8 or 32. Default: as packed.")
+        int | None, typer.Option("--kv-bits", help="Bits of the KV cache, as in `agq run`. Default: as packed.")
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also where the time goes (json, jsonl, or on stderr).")
+        bool, typer.Option("--profile", help="Also the time of each operation: a table, or a list in the JSON.")
     ] = False,
+    limits: Annotated[
+        bool,
+        typer.Option(
+            "--limits/--no-limits",
+            help="Measure the machine's memory bandwidth and integer peak beside each test, and its share of them.",
+        ),
+    ] = True,
+    startup: Annotated[
+        bool,
+        typer.Option(
+            "--startup/--no-startup", help="Time from the start of `agq run` to its first token, model in page cache."
+        ),
+    ] = True,
     output: Annotated[
         str, typer.Option("--output", "-o", envvar="AGQ_BENCH_OUTPUT", help="md, json, jsonl or csv.")
     ] = "md",
 ) -> None:
-    """Measure speed on this machine: prefill and decode in tokens per second, mean and standard deviation."""
+    """Measure speed on this machine: prefill and decode in tokens per second, mean and standard deviation.
+
+    The share of the limit is the least time that the machine's memory bandwidth and integer peak allow over the time
+    measured. With several sequences their tokens are counted together.
+    """
     if output not in FORMATS:
         raise UsageError(f"unknown output `{output}`", hint=f"one of {', '.join(FORMATS)}")
     counts = [_numbers(text, name) for text, name in ((prefill, "--prefill"), (decode, "--decode"), (depth, "--depth"))]
+    batches = _numbers(batch, "--batch", 1)
     many: list[int | None] = [None] if threads is None else list(_numbers(threads, "--threads", 1))
     isas: list[str | None] = [None] if isa is None else [item.strip() for item in isa.split(",")]
 
+    from agq.cli.bench_output import Printer
     from agq.runtime import benchmark
     from agq.runtime.cache import open_model
+    from agq.runtime.startup import first_token
 
-    cases = benchmark.plan(*counts, many, isas)
+    cases = benchmark.plan(*counts, many, isas, batches)
     artifact = open_model(model, console.say)
-    results = []
-    printer = _Printer(output, artifact)
-    with console.progress("bench", total=len(cases), unit="tests") as bar:
+    printer = Printer(output, artifact)
+    machines: dict[tuple[int, str], None] = {}  # threads and kernels that were used, in order
+    with console.progress("bench", total=len(cases) + startup * len(many) * len(isas), unit="tests") as bar:
         for result in benchmark.run(
-            artifact, cases, repetitions, warmup, batch, kv_bits, profile, lambda note: bar.update(note=note)
+            artifact,
+            cases,
+            repetitions,
+            warmup,
+            at_once,
+            kv_bits,
+            profile,
+            limits,
+            lambda note: bar.update(note=note),
         ):
-            results.append(result)
             bar.advance()
             printer.row(result)
-    printer.end(results)
+            machines[result.threads, result.isa] = None
+        for number, name in machines if startup else ():
+            bar.update(note=f"time to the first token, {number} threads, {name}")
+            result = benchmark.Result("startup", 1, 0, number, name)
+            result.count(first_token(artifact.path, number, name, repetitions, kv_bits=kv_bits))
+            bar.advance()
+            printer.row(result)
+    printer.end()
 
 
 def _numbers(text: str, name: str, least: int = 0) -> list[int]:
@@ -89,89 +128,3 @@ def _numbers(text: str, name: str, least: int = 0) -> list[int]:
     ):
         raise UsageError(f"{name} is `{text}`, not whole numbers from {least} to {_MOST} separated by commas")
     return [int(item) for item in values]
-
-
-class _Printer:
-    """Rows of one of the formats, each as soon as it is measured where the format allows."""
-
-    def __init__(self, form: str, artifact: Any) -> None:
-        from agq.runtime.engine import scheme_words
-
-        self._form = form
-        self._started = False
-        weights, activations = scheme_words(artifact.linears["blocks.0.qkv"])
-        self._model = {"model": artifact.path.name, "scheme": f"W{weights}, A{activations}", "bytes": artifact.size}
-
-    def _values(self, result: Any) -> dict[str, Any]:
-        return self._model | result.to_dict()
-
-    def row(self, result: Any) -> None:
-        if self._form == "jsonl":
-            from agq.reporting.output import print_json
-
-            print_json(self._values(result))
-        elif self._form != "json":
-            self._text(result)
-        if result.profile_s is not None and self._form in ("md", "csv"):
-            total = sum(result.profile_s.values()) or 1.0
-            shares = ", ".join(
-                f"{name} {100 * seconds / total:.1f} %" for name, seconds in result.profile_s.items() if seconds > 0
-            )
-            console.say(f"{result.kind} {result.tokens}: {shares}")
-
-    def _text(self, result: Any) -> None:
-        name = (
-            {"prefill": "pp", "decode": "tg"}[result.kind]
-            + str(result.tokens)
-            + (f" @ d{result.depth}" if result.depth else "")
-        )
-        if self._form == "md":
-            if not self._started:
-                print("| model | scheme | size | kernels | threads | test | tok/s |")
-                print("|---|---|---:|---|---:|---|---:|")
-            print(
-                f"| {self._model['model']} | {self._model['scheme']} | {self._model['bytes'] / 1e6:.1f} MB | "
-                f"{result.isa} | "
-                f"{result.threads} | {name} | {result.tokens_per_s:.2f} ± {result.deviation:.2f} |"
-            )
-        else:
-            import csv
-
-            writer = csv.writer(sys.stdout, lineterminator="\n")
-            if not self._started:
-                writer.writerow(
-                    [
-                        "model",
-                        "scheme",
-                        "bytes",
-                        "isa",
-                        "threads",
-                        "kind",
-                        "tokens",
-                        "depth",
-                        "tokens_per_s",
-                        "deviation",
-                        "samples_ns",
-                    ]
-                )
-            writer.writerow(
-                [
-                    *self._model.values(),
-                    result.isa,
-                    result.threads,
-                    result.kind,
-                    result.tokens,
-                    result.depth,
-                    f"{result.tokens_per_s:.4f}",
-                    f"{result.deviation:.4f}",
-                    " ".join(map(str, result.samples_ns)),
-                ]
-            )
-        sys.stdout.flush()
-        self._started = True
-
-    def end(self, results: list[Any]) -> None:
-        if self._form == "json":
-            from agq.reporting.output import print_json
-
-            print_json([self._values(result) for result in results])
