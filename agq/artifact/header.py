@@ -7,7 +7,7 @@ from typing import Any
 from agq.artifact.layout import ALIGN
 
 FORMAT = 1
-ABI = 1
+ABI = 2
 
 
 def canonical(value: Any) -> str:

@@ -53,6 +53,15 @@ typedef struct {
   int32_t act_bits;                  /* 32: float activations; 8: int8; 4: 4-bit codes */
   int32_t act_group;                 /* columns that share an activation scale: multiple of 32 dividing in_features; 0: the token */
   int32_t act_symmetric;             /* 1: code = rint(x/s) in -127..127 or -7..7; 0: asymmetric, operand code-zero in -15..15 (4 bit only) */
+  /* Static activations: one scale and zero point for all tokens, and per column c a power of two e = act_exponent[c] in 0..3 by
+   * which its step is coarser: code = clamp(rint(x * (2^-e / act_scale)) + act_zero, 0, 2^act_bits - 1). The operand of the kernels is
+   * (code - act_zero) << e with 4 bits. With 8 bits it is code - 128: weights are AGQ_I8 without zero points, hold the factor
+   * 2^e in their codes, and the bias holds what the constant 128 - act_zero contributes. Needs act_group 0, act_symmetric 0. */
+  int32_t act_static;
+  float act_scale;                   /* > 0; between 1e-30 and 1e30 */
+  int32_t act_zero;                  /* 0..2^act_bits - 1 */
+  const uint8_t *act_exponent;       /* [in_features] */
+  size_t act_exponent_bytes;
   const void *weight;
   const void *scale;
   const int8_t *zero;

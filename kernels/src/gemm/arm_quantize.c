@@ -84,4 +84,30 @@ void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int gro
   memset(codes + k, 0, (size_t)(k_padded - k));
 }
 
+/* Four operands of static activations; powers of two come from exponent bits. */
+AGQ_INLINE int32x4_t static4(float32x4_t x, int32x4_t e, const agq_static *s, const int bits) {
+  const int32x4_t inverse = vreinterpretq_s32_f32(vdupq_n_f32(s->inverse));
+  const float32x4_t factor = vreinterpretq_f32_s32(vsubq_s32(inverse, vshlq_n_s32(e, 23)));
+  const int32x4_t code = clamp_rint(vmulq_f32(x, factor), vdupq_n_f32(s->lo), vdupq_n_f32(s->hi));
+  return bits == 8 ? vaddq_s32(code, vdupq_n_s32(s->offset)) : vshlq_s32(code, e);
+}
+
+AGQ_INLINE void quantize_static(const float *x, int k, const agq_static *s, const int bits, int8_t *codes) {
+  int i = 0;
+  for (; i + 8 <= k; i += 8) {
+    const int16x8_t e = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(s->exponent + i)));
+    const int32x4_t a = static4(vld1q_f32(x + i), vmovl_s16(vget_low_s16(e)), s, bits);
+    const int32x4_t b = static4(vld1q_f32(x + i + 4), vmovl_s16(vget_high_s16(e)), s, bits);
+    vst1_s8(codes + i, vmovn_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b))));
+  }
+  for (; i < k; i++)
+    codes[i] = (int8_t)vgetq_lane_s32(static4(vdupq_n_f32(x[i]), vdupq_n_s32(s->exponent[i]), s, bits), 0);
+}
+
+void agq_arm_quantize_static(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes) {
+  if (s->bits == 8) quantize_static(x, k, s, 8, codes);
+  else quantize_static(x, k, s, 4, codes);
+  memset(codes + k, 0, (size_t)(k_padded - k));
+}
+
 #endif

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "linear.h"
+#include "quantize.h"
 #include "shape.h"
 #include "threads/pool.h"
 
@@ -70,8 +71,12 @@ int agq_quantize_activations(const agq_linear *l, const float *x, int m, int8_t 
   const int k = l->in_features, k_padded = agq_pad32(k);
   int8_t *row = allocate((size_t)k_padded);
   if (!row) return AGQ_ERR_MEMORY;
+  const agq_static fixed = l->act_static ? agq_static_of(l) : (agq_static){0};
   for (int i = 0; i < m; i++) {
-    table(scalar)->quantize_row(x + (size_t)i * k, k, k_padded, l->act_bits, l->act_group, l->act_symmetric, row,
+    if (l->act_static) {
+      table(scalar)->quantize_static(x + (size_t)i * k, k, k_padded, &fixed, row);
+      scales[i] = l->act_scale;
+    } else table(scalar)->quantize_row(x + (size_t)i * k, k, k_padded, l->act_bits, l->act_group, l->act_symmetric, row,
                                 scales + (size_t)i * s.act_scales);
     for (int c = 0; c < k; c++) codes[(size_t)i * k + c] = row[c];
   }

@@ -23,7 +23,7 @@
 /* Activations of m tokens, quantized for linears with equal (in_features, act_bits, act_group, act_symmetric, block). */
 typedef struct {
   int m, k, k_padded;      /* tokens, columns, columns padded up to 32 */
-  int bits;                /* 4 or 8: bounds of the codes: |a| <= 15 or <= 127 */
+  int bits;                /* 4 or 8: bounds of the codes: |a| <= 15 or <= 127 (static: |a| <= 120, or -128..127) */
   int mr;                  /* tokens per token panel: at most the table's mr, balanced so that the last one is not thin */
   int block, blocks;       /* block length and number */
   int act_blocks;          /* blocks per activation scale; 0: one scale per token */
@@ -48,6 +48,7 @@ typedef struct {
   const float *a_scale;    /* of the token panel's first token, token stride a_scale_stride */
   int a_scale_stride;
   int act_blocks;          /* 0: per token */
+  int lowest;              /* 1: codes may be -128; then i8 weights are -127..127 and without zero points */
   const float *bias;       /* of the first row, or NULL; at least `rows` long */
   float *y; size_t ldy;    /* y[token*ldy + row] */
   int rows;                /* valid rows in these panels (the last panel may be partial): only those are written */
@@ -74,6 +75,16 @@ typedef struct {
   const char *accumulator; /* "int32", "int16 over 32 columns, then int32", ... */
 } agq_kernel;
 
+/* What quantizes the inputs of a linear with static activations: operand = (rint(clamp(x * 2^-e * inverse, lo, hi)) + offset) * 2^shift
+ * with e = exponent[column], shift = e with 4 bits and 0 with 8. */
+typedef struct {
+  float inverse;           /* 1 / scale */
+  float lo, hi;            /* -zero, 2^bits - 1 - zero */
+  int offset;              /* zero - 128 with 8 bits, else 0 */
+  int bits;
+  const uint8_t *exponent; /* [k], 0..3 */
+} agq_static;
+
 /* The kernels of one instruction-set level. Every field is set (a level without its own version names the scalar twin). */
 typedef struct {
   const char *isa;
@@ -84,6 +95,8 @@ typedef struct {
   const char *float_name;
   /* One token: x[k] -> codes (plain order, k_padded long, padding 0) and scales; see quantize.h for the formulas. */
   void (*quantize_row)(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes, float *scales);
+  /* The same with a static scale (act_static of agq.h). */
+  void (*quantize_static)(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
 } agq_kernel_table;
 
 extern const agq_kernel_table agq_kernels_scalar; /* in every library */

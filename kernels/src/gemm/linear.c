@@ -50,7 +50,10 @@ int agq_act_compatible(const agq_linear *p, const agq_linear *q) {
   agq_shape a, b;
   if (agq_linear_shape(p, &a) != AGQ_OK || agq_linear_shape(q, &b) != AGQ_OK) return 0;
   return a.integer == b.integer && p->in_features == q->in_features && p->act_bits == q->act_bits &&
-         a.act_scales == b.act_scales && p->act_symmetric == q->act_symmetric && a.block == b.block;
+         a.act_scales == b.act_scales && p->act_symmetric == q->act_symmetric && a.block == b.block &&
+         p->act_static == q->act_static &&
+         (!p->act_static || (p->act_scale == q->act_scale && p->act_zero == q->act_zero &&
+                             !memcmp(p->act_exponent, q->act_exponent, (size_t)p->in_features)));
 }
 
 int agq_act_token_panels(const agq_act *a) { return (a->m + a->mr - 1) / a->mr; }
@@ -82,6 +85,7 @@ void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *
   _Alignas(64) int8_t buffer[ROWS_BYTES];
   const size_t stride = (size_t)a->k_padded;
   /* Several rows in the buffer if they fit; else one in the caller's scratch. */
+  const agq_static fixed = l->act_static ? agq_static_of(l) : (agq_static){0};
   const int together = stride * ROWS <= ROWS_BYTES ? ROWS : stride * 2 <= ROWS_BYTES ? (int)(ROWS_BYTES / stride) : 1;
   for (int p = begin; p < end; p++) {
     const int width = panel_width(a, p), first = p * a->mr;
@@ -92,8 +96,13 @@ void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *
       int8_t *out = width == 1 ? codes : together == 1 ? row : buffer;
       for (int j = 0; j < count; j++) {
         const size_t token = (size_t)first + i + j;
-        kt->quantize_row(x + token * ldx, a->k, a->k_padded, a->bits, l->act_group, l->act_symmetric, out + j * stride,
-                         a->scales + token * a->scales_per_token);
+        if (l->act_static) {
+          kt->quantize_static(x + token * ldx, a->k, a->k_padded, &fixed, out + j * stride);
+          a->scales[token] = l->act_scale;
+        } else {
+          kt->quantize_row(x + token * ldx, a->k, a->k_padded, a->bits, l->act_group, l->act_symmetric, out + j * stride,
+                           a->scales + token * a->scales_per_token);
+        }
         agq_sum_blocks(out + j * stride, a->block, a->blocks, sums + i + j, width);
       }
       if (width > 1) interleave(out, stride, count, a->k_padded, codes, width, i);
@@ -102,9 +111,11 @@ void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *
 }
 
 static const agq_kernel *integer_kernel(const agq_kernel_table *kt, const agq_linear *l, int m) {
+  /* Static 4-bit operands are shifted by up to 3 bits: too long for the kernels that count on |a| <= 15. */
+  const int eight = l->act_bits == 8 || l->act_static;
   if (l->weight_dtype == AGQ_U4)
-    return l->act_bits == 8 ? (m == 1 ? &kt->u4a8_m1 : &kt->u4a8) : (m == 1 ? &kt->u4a4_m1 : &kt->u4a4);
-  return l->act_bits == 8 ? (m == 1 ? &kt->i8a8_m1 : &kt->i8a8) : (m == 1 ? &kt->i8a4_m1 : &kt->i8a4);
+    return eight ? (m == 1 ? &kt->u4a8_m1 : &kt->u4a8) : (m == 1 ? &kt->u4a4_m1 : &kt->u4a4);
+  return eight ? (m == 1 ? &kt->i8a8_m1 : &kt->i8a8) : (m == 1 ? &kt->i8a4_m1 : &kt->i8a4);
 }
 
 static void run_integer(const agq_kernel_table *kt, const agq_linear *l, const agq_shape *s, const agq_act *a, float *y,
@@ -114,6 +125,7 @@ static void run_integer(const agq_kernel_table *kt, const agq_linear *l, const a
       .w_stride = s->panel_bytes, .scale_stride = s->scale_panel_bytes, .zero_stride = s->zero_panel_bytes,
       .scale_bf16 = l->scale_dtype == AGQ_BF16, .block = s->block, .blocks = s->blocks, .group_blocks = s->group_blocks,
       .a_scale_stride = a->scales_per_token, .act_blocks = s->act_blocks, .ldy = ldy,
+      .lowest = l->act_static && l->act_bits == 8,
   };
   const int token_panels = agq_act_token_panels(a);
   /* Loops: a chunk of tokens whose codes fit L2; then the weights once; for each few panels of them all tokens of the

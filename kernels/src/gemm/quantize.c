@@ -10,11 +10,12 @@ static inline float rint_small(float x) { return (x + 12582912.0f) - 12582912.0f
 
 /* The comparisons are written as the x86 min and max instructions choose: a NaN gives the bound, so codes stay
  * bounded. */
-static inline int8_t clamp_rint(float v, float lo, float hi) {
+static inline int clamp_int(float v, float lo, float hi) {
   v = v < hi ? v : hi;
   v = v > lo ? v : lo;
-  return (int8_t)(int)rint_small(v);
+  return (int)rint_small(v);
 }
+static inline int8_t clamp_rint(float v, float lo, float hi) { return (int8_t)clamp_int(v, lo, hi); }
 
 static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes) {
   float amax = 0;
@@ -57,6 +58,33 @@ void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int 
     int8_t *c = codes + (size_t)g * group;
     scales[g] =
         symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, c) : quantize_asymmetric(p, group, c);
+  }
+  memset(codes + k, 0, (size_t)(k_padded - k));
+}
+
+agq_static agq_static_of(const agq_linear *l) {
+  const int top = (1 << l->act_bits) - 1, zero = l->act_zero;
+  return (agq_static){.inverse = 1.0f / l->act_scale,
+                      .lo = (float)-zero,
+                      .hi = (float)(top - zero),
+                      .offset = l->act_bits == 8 ? zero - 128 : 0,
+                      .bits = l->act_bits,
+                      .exponent = l->act_exponent};
+}
+
+/* v * 2^-e by the exponent bits: exact, as v is far from the subnormals (act_scale is checked). */
+static inline float divided(float v, int e) {
+  uint32_t u;
+  memcpy(&u, &v, 4);
+  u -= (uint32_t)e << 23;
+  memcpy(&v, &u, 4);
+  return v;
+}
+
+void agq_quantize_static_scalar(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes) {
+  for (int i = 0; i < k; i++) {
+    const int e = s->exponent[i], code = clamp_int(x[i] * divided(s->inverse, e), s->lo, s->hi) + s->offset;
+    codes[i] = (int8_t)(s->bits == 4 ? code * (1 << e) : code);
   }
   memset(codes + k, 0, (size_t)(k_padded - k));
 }

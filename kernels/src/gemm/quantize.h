@@ -6,10 +6,16 @@
 
 #include <stdint.h>
 
+#include "gemm.h"
+
 /* x[k] -> codes[k_padded] (plain order, padding 0; code - zero when asymmetric) and scales[k/group] (group 0: one
  * scale). bits: 4 or 8; symmetric = 0 with 4 bits only. */
 void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
                              float *scales);
+
+/* The static quantizer of a linear (act_static of agq.h), and one token through it: codes[k_padded], padding 0. */
+agq_static agq_static_of(const agq_linear *l);
+void agq_quantize_static_scalar(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
 
 /* Sums of `block` consecutive codes: sums[b * stride] for b < blocks. */
 void agq_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride);

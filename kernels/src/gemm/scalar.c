@@ -147,6 +147,7 @@ static void float_i8(const agq_float_tile *t) { dequant_tile(t, 0); }
       .i8 = float_i8,                                           \
       .float_name = "f32_scalar",                               \
       .quantize_row = agq_quantize_row_scalar,                  \
+      .quantize_static = agq_quantize_static_scalar,            \
   }
 
 const agq_kernel_table agq_kernels_scalar = TABLE;

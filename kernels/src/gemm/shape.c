@@ -28,7 +28,7 @@ int agq_linear_shape(const agq_linear *l, agq_shape *s) {
   if (l->act_bits != 32 && l->act_bits != 8 && l->act_bits != 4) return AGQ_ERR_UNSUPPORTED;
 
   if (!integer_weight) {
-    if (l->act_bits != 32) return AGQ_ERR_UNSUPPORTED; /* integer activations need integer weights */
+    if (l->act_bits != 32 || l->act_static) return AGQ_ERR_UNSUPPORTED; /* integer activations need integer weights */
     s->panel_bytes = (size_t)k * AGQ_PANEL * (l->weight_dtype == AGQ_F32 ? 4 : 2);
     return AGQ_OK;
   }
@@ -39,12 +39,19 @@ int agq_linear_shape(const agq_linear *l, agq_shape *s) {
   s->panel_bytes = (size_t)k_padded * AGQ_PANEL / (l->weight_dtype == AGQ_U4 ? 2 : 1);
   s->scale_panel_bytes = (size_t)s->groups * AGQ_PANEL * (l->scale_dtype == AGQ_F32 ? 4 : 2);
   s->zero_panel_bytes = (size_t)s->groups * AGQ_PANEL;
-  if (l->act_bits == 32) return AGQ_OK;
+  if (l->act_bits == 32) return l->act_static ? AGQ_ERR_ARGUMENT : AGQ_OK;
 
   s->integer = 1;
   if (!good_group(l->act_group, k)) return AGQ_ERR_ARGUMENT;
   if (l->act_symmetric != 0 && l->act_symmetric != 1) return AGQ_ERR_ARGUMENT;
-  if (!l->act_symmetric && l->act_bits != 4) return AGQ_ERR_UNSUPPORTED;
+  if (l->act_static) {
+    if (l->act_static != 1 || l->act_symmetric || !(l->act_scale >= 1e-30f && l->act_scale <= 1e30f)) return AGQ_ERR_ARGUMENT;
+    if (l->act_zero < 0 || l->act_zero >= 1 << l->act_bits) return AGQ_ERR_ARGUMENT;
+    if (l->act_group && l->act_group != k) return AGQ_ERR_UNSUPPORTED;
+    if (l->act_bits == 8 && (l->weight_dtype != AGQ_I8 || l->zero)) return AGQ_ERR_UNSUPPORTED;
+  } else if (!l->act_symmetric && l->act_bits != 4) {
+    return AGQ_ERR_UNSUPPORTED;
+  }
   const int act_group = l->act_group ? l->act_group : k;
   s->act_scales = k / act_group;
   s->block = group == k && act_group == k ? k_padded : gcd(group, act_group);
@@ -92,6 +99,11 @@ int agq_linear_check(const agq_linear *l) {
   if (status != AGQ_OK) return status;
   if (too_small(l->weight, l->weight_bytes, tensor_bytes(l, s.panel_bytes))) return AGQ_ERR_ARGUMENT;
   if (too_small(l->scale, l->scale_bytes, tensor_bytes(l, s.scale_panel_bytes))) return AGQ_ERR_ARGUMENT;
+  if (l->act_static && s.integer) {
+    if (too_small(l->act_exponent, l->act_exponent_bytes, l->in_features)) return AGQ_ERR_ARGUMENT;
+    for (int i = 0; i < l->in_features; i++)
+      if (l->act_exponent[i] > AGQ_MAX_EXPONENT) return AGQ_ERR_ARGUMENT;
+  }
   if (l->zero && !s.groups) return AGQ_ERR_ARGUMENT;
   if (l->zero && too_small(l->zero, l->zero_bytes, tensor_bytes(l, s.zero_panel_bytes))) return AGQ_ERR_ARGUMENT;
   return AGQ_OK;

@@ -6,9 +6,11 @@
 
 #include "linear.h"
 
-/* Longest block whose int32 accumulator cannot overflow: |code - zero| <= 255, |activation| <= 127, and
- * 255 * 127 * 65536 < 2^31. */
+/* Longest block whose int32 accumulator cannot overflow: |code - zero| <= 255, |activation| <= 128, and
+ * 255 * 128 * 65536 < 2^31. */
 #define AGQ_MAX_BLOCK 65536
+/* Most binary exponent of a column of static activations: 15 << 3 = 120 is still an int8 operand. */
+#define AGQ_MAX_EXPONENT 3
 
 typedef struct {
   int integer;        /* 1: integer activations */

@@ -6,8 +6,8 @@
 
 #include "gemm.h"
 
-/* Kinds of integer products: weight format x activation bits. */
-enum { AGQ_U4A8, AGQ_U4A4, AGQ_I8A8, AGQ_I8A4 };
+/* Kinds of integer products: weight format x activation bits; the last one for codes down to -128 (agq_tile.lowest). */
+enum { AGQ_U4A8, AGQ_U4A4, AGQ_I8A8, AGQ_I8A4, AGQ_I8A8_LOWEST };
 
 /* Tokens of one register tile, and of one token panel: the panel is cut into tiles that share the unpacked weights. */
 #if defined(AGQ_ISA_AVX512VNNI)
@@ -39,5 +39,6 @@ void agq_x86_u4(const agq_float_tile *t);
 void agq_x86_i8(const agq_float_tile *t);
 void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
                           float *scales);
+void agq_x86_quantize_static(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
 
 #endif

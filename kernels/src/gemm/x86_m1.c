@@ -129,7 +129,7 @@ INLINE void dot_u4(const uint8_t *const *w, size_t at, const int8_t *a, int unit
 
 INLINE void dot_i8(const uint8_t *const *w, size_t at, const int8_t *a, int units, vi *c, const int P, int kind) {
   const vi flip = vi_set8(-128), one = vi_set16(1);
-  const int depth = kind == AGQ_I8A8 ? 1 : 4; /* units of 4 columns */
+  const int depth = kind == AGQ_I8A4 ? 4 : 1; /* units of 4 columns */
   for (int k = 0; k < units; k += depth) {
     vi s[4];
 #pragma GCC unroll 4
@@ -141,6 +141,7 @@ INLINE void dot_i8(const uint8_t *const *w, size_t at, const int8_t *a, int unit
       for (int i = 0; i < P * AGQ_NV; i++) {
         const vi v = vi_load(w[i / AGQ_NV] + at + 64 * (size_t)j + i % AGQ_NV * AGQ_VB);
         if (kind == AGQ_I8A8) s[i] = vi_maddubs(vi_abs8(v), vi_sign8(x, v));
+        else if (kind == AGQ_I8A8_LOWEST) s[i] = vi_maddubs(vi_abs8(x), vi_sign8(v, x)); /* -x does not exist for -128 */
         else s[i] = vi_add16(s[i], vi_maddubs(vi_xor(v, flip), x));
       }
     }
@@ -154,7 +155,7 @@ INLINE void dot_i8(const uint8_t *const *w, size_t at, const int8_t *a, int unit
 /* P panels, all columns. */
 INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind) {
   const int u4 = kind == AGQ_U4A8 || kind == AGQ_U4A4, symmetric = u4 ? 8 : 0;
-  const int offset = u4 ? 0 : kind == AGQ_I8A8 ? I8A8_OFFSET : 128;
+  const int offset = u4 ? 0 : kind == AGQ_I8A4 ? 128 : I8A8_OFFSET;
   const int units = t->block / (u4 ? 8 : 4);
   const size_t block_bytes = (size_t)units * 64;
   const uint8_t *w[4];
@@ -209,6 +210,12 @@ INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind)
   }
 M1(agq_x86_m1_u4a8, AGQ_U4A8)
 M1(agq_x86_m1_u4a4, AGQ_U4A4)
-M1(agq_x86_m1_i8a8, AGQ_I8A8)
 M1(agq_x86_m1_i8a4, AGQ_I8A4)
+#if defined(AGQ_MADDUBS)
+static M1(m1_i8a8, AGQ_I8A8)
+static M1(m1_i8a8_lowest, AGQ_I8A8_LOWEST)
+void agq_x86_m1_i8a8(const agq_tile *t) { (t->lowest ? m1_i8a8_lowest : m1_i8a8)(t); }
+#else
+M1(agq_x86_m1_i8a8, AGQ_I8A8)
+#endif
 #endif

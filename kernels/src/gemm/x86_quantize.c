@@ -83,4 +83,35 @@ void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int gro
   }
   memset(codes + k, 0, (size_t)(k_padded - k));
 }
+
+/* AGQ_VL operands of static activations. Powers of two come from exponent bits. */
+INLINE void emit_static(vf x, vi e, const agq_static *s, int bits, int8_t *codes) {
+  int32_t inverse;
+  memcpy(&inverse, &s->inverse, 4);
+  const vi steps = vi_shl32(e, 23);
+  const vf factor = vf_bits(vi_add32(vi_xor(steps, vi_set32(-1)), vi_set32(inverse + 1))); /* bits of the inverse - steps */
+  vf v = vf_max(vf_min(vf_mul(x, factor), vf_set(s->hi)), vf_set(s->lo));
+  v = vf_sub(vf_add(v, vf_set(12582912.0f)), vf_set(12582912.0f)); /* rint, half to even */
+  if (bits == 8) v = vf_add(v, vf_set((float)s->offset));
+  else v = vf_mul(v, vf_bits(vi_add32(steps, vi_set32(127 << 23))));
+  vf_store_s8(codes, v);
+}
+
+INLINE void quantize_static(const float *x, int k, const agq_static *s, const int bits, int8_t *codes) {
+  int i = 0;
+  for (; i + AGQ_VL <= k; i += AGQ_VL)
+    emit_static(vf_load(x + i), vi_from_s8((const int8_t *)s->exponent + i), s, bits, codes + i);
+  if (i < k) {
+    int8_t e[AGQ_VL] = {0}, t[AGQ_VL];
+    memcpy(e, s->exponent + i, (size_t)(k - i));
+    emit_static(vf_load_rows(x + i, k - i), vi_from_s8(e), s, bits, t);
+    memcpy(codes + i, t, (size_t)(k - i));
+  }
+}
+
+void agq_x86_quantize_static(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes) {
+  if (s->bits == 8) quantize_static(x, k, s, 8, codes);
+  else quantize_static(x, k, s, 4, codes);
+  memset(codes + k, 0, (size_t)(k_padded - k));
+}
 #endif

@@ -38,5 +38,6 @@ const agq_kernel_table agq_kernels_native = {
     .f32 = agq_x86_f32, .f16 = agq_x86_f16, .bf16 = agq_x86_bf16, .u4 = agq_x86_u4, .i8 = agq_x86_i8,
     .float_name = "f32_" AGQ_ISA_NAME,
     .quantize_row = agq_x86_quantize_row,
+    .quantize_static = agq_x86_quantize_static,
 };
 #endif

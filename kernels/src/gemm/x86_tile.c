@@ -122,11 +122,12 @@ INLINE void tile(const int RV, const int W, const tile_args *s) {
 #else
 /* `depth` steps are accumulated in int16 lanes before they are widened: the most whose sums surely fit (a lane takes
  * two products a step). u4 x s8: 2*15*127*8 = 30480; u4 x s4: 2*15*15*64 = 28800; u8 x s4: 2*255*15*4 = 30600. s8 x s8
- * is widened at once: |w| x sign(a, w), 2*128*127 = 32512. The int32 accumulators lie in memory where int16 ones need
+ * is widened at once: |w| x sign(a, w), 2*128*127 = 32512; with codes of -128, which have no negative, |a| x sign(w, a). The int32 accumulators lie in memory where int16 ones need
  * the registers. */
 INLINE void tile(const int kind, const int W, const tile_args *s) {
   enum { RV = 2 };
   const int depth = kind == AGQ_U4A8 ? 8 : kind == AGQ_U4A4 ? 64 : kind == AGQ_I8A4 ? 4 : 1;
+  const int lowest = kind == AGQ_I8A8_LOWEST;
   const vi one = vi_set16(1);
   const int a_stride = s->a_stride;
   for (int h = 0; h < AGQ_NV; h += RV) {
@@ -134,15 +135,17 @@ INLINE void tile(const int kind, const int W, const tile_args *s) {
     const int8_t *a = s->a;
     vi wide[RV][AGQ_TILE_TOKENS];
     begin(s, W, RV, h, wide);
-    if (kind == AGQ_I8A8) {
+    if (kind == AGQ_I8A8 || lowest) {
 #pragma GCC unroll 1
       for (int k = s->steps; k > 0; k--) {
         const vi v0 = vi_load(u), v1 = vi_load(u + AGQ_VB), m0 = vi_abs8(v0), m1 = vi_abs8(v1);
 #pragma GCC unroll 8
         for (int t = 0; t < W; t++) {
           const vi x = vi_broadcast4(a + 4 * t);
-          ACCUMULATE32(wide[0][t], vi_madd16(vi_maddubs(m0, vi_sign8(x, v0)), one));
-          ACCUMULATE32(wide[1][t], vi_madd16(vi_maddubs(m1, vi_sign8(x, v1)), one));
+          const vi p0 = lowest ? vi_maddubs(vi_abs8(x), vi_sign8(v0, x)) : vi_maddubs(m0, vi_sign8(x, v0));
+          const vi p1 = lowest ? vi_maddubs(vi_abs8(x), vi_sign8(v1, x)) : vi_maddubs(m1, vi_sign8(x, v1));
+          ACCUMULATE32(wide[0][t], vi_madd16(p0, one));
+          ACCUMULATE32(wide[1][t], vi_madd16(p1, one));
         }
         u += 64;
         a += a_stride;
@@ -174,16 +177,17 @@ INLINE void tile(const int kind, const int W, const tile_args *s) {
     end(s, W, RV, h, wide);
   }
 }
-#define KINDS 4
+#define KINDS 5
 #endif
 
 /* One function per width, so that the accumulators are registers. */
 #if defined(AGQ_MADDUBS)
 #define TILE(k, w) static void tile_##k##_##w(const tile_args *s) { tile(k, w, s); }
 #define TILES(k) TILE(k, 1) TILE(k, 2) TILE(k, 3) TILE(k, 4) TILE(k, 5)
-TILES(AGQ_U4A8) TILES(AGQ_U4A4) TILES(AGQ_I8A8) TILES(AGQ_I8A4)
+TILES(AGQ_U4A8) TILES(AGQ_U4A4) TILES(AGQ_I8A8) TILES(AGQ_I8A4) TILES(AGQ_I8A8_LOWEST)
 #define ROW(k) {0, tile_##k##_1, tile_##k##_2, tile_##k##_3, tile_##k##_4, tile_##k##_5}
-static const tile_fn tiles[4][AGQ_TILE_TOKENS + 1] = {ROW(AGQ_U4A8), ROW(AGQ_U4A4), ROW(AGQ_I8A8), ROW(AGQ_I8A4)};
+static const tile_fn tiles[KINDS][AGQ_TILE_TOKENS + 1] = {ROW(AGQ_U4A8), ROW(AGQ_U4A4), ROW(AGQ_I8A8), ROW(AGQ_I8A4),
+                                                         ROW(AGQ_I8A8_LOWEST)};
 #else
 #define TILE(rv, w) static void tile_##rv##_##w(const tile_args *s) { tile(rv, w, s); }
 #define TILES6(rv) TILE(rv, 1) TILE(rv, 2) TILE(rv, 3) TILE(rv, 4) TILE(rv, 5) TILE(rv, 6)
@@ -205,7 +209,7 @@ static const tile_fn tiles[5][AGQ_TILE_TOKENS + 1] = {
 
 /* `columns` of `panels` weight panels to [step][panel][64 bytes]. */
 INLINE void unpack(int kind, const uint8_t *w, size_t stride, int panels, int columns, uint8_t *u) {
-  const vi m15 = vi_set8(15), offset = vi_set8(kind == AGQ_I8A8 && KINDS == 4 ? 0 : -128);
+  const vi m15 = vi_set8(15), offset = vi_set8(kind != AGQ_I8A4 && KINDS > 1 ? 0 : -128);
   const int step = panels * 64;
   for (int p = 0; p < panels; p++) {
     const uint8_t *from = w + p * stride;
@@ -244,7 +248,7 @@ static void write_out(const agq_tile *t, int panel, int panels, const vf *f) {
 
 INLINE void panel_group(const agq_tile *t, int kind, int panel, int panels) {
   const int u4 = kind == AGQ_U4A8 || kind == AGQ_U4A4, vectors = panels * AGQ_NV, width = t->width;
-  const int offset = u4 || (kind == AGQ_I8A8 && KINDS == 4) ? 0 : 128;
+  const int offset = u4 || (kind != AGQ_I8A4 && KINDS > 1) ? 0 : 128;
   const int column_bytes = u4 ? 8 : 16;
   const uint8_t *w = t->w + panel * t->w_stride;
   const char *scales = (const char *)t->scale + panel * t->scale_stride;
@@ -321,6 +325,6 @@ static void run(const agq_tile *t, int kind) {
 
 void agq_x86_tile_u4a8(const agq_tile *t) { run(t, AGQ_U4A8); }
 void agq_x86_tile_u4a4(const agq_tile *t) { run(t, AGQ_U4A4); }
-void agq_x86_tile_i8a8(const agq_tile *t) { run(t, AGQ_I8A8); }
+void agq_x86_tile_i8a8(const agq_tile *t) { run(t, t->lowest && KINDS > 1 ? AGQ_I8A8_LOWEST : AGQ_I8A8); }
 void agq_x86_tile_i8a4(const agq_tile *t) { run(t, AGQ_I8A4); }
 #endif

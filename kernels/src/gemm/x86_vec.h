@@ -35,6 +35,7 @@ INLINE vi vi_from_s8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si
 INLINE vi vi_dot(vi c, vi u, vi s) { return _mm512_dpbusd_epi32(c, u, s); }
 INLINE vf vf_from_int(vi a) { return _mm512_cvtepi32_ps(a); }
 INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
+INLINE vf vf_bits(vi a) { return _mm512_castsi512_ps(a); }
 INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
 INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
@@ -75,6 +76,7 @@ INLINE vi vi_mul32(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
 INLINE vi vi_from_s8(const int8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 INLINE vf vf_from_int(vi a) { return _mm256_cvtepi32_ps(a); }
 INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
+INLINE vf vf_bits(vi a) { return _mm256_castsi256_ps(a); }
 INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
 INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
@@ -132,6 +134,7 @@ INLINE vi vi_from_s8(const int8_t *p) {
 }
 INLINE vf vf_from_int(vi a) { return _mm_cvtepi32_ps(a); }
 INLINE vf vf_zero(void) { return _mm_setzero_ps(); }
+INLINE vf vf_bits(vi a) { return _mm_castsi128_ps(a); }
 INLINE vf vf_set(float x) { return _mm_set1_ps(x); }
 INLINE vf vf_load(const float *p) { return _mm_loadu_ps(p); }
 INLINE void vf_store(float *p, vf a) { _mm_storeu_ps(p, a); }
