@@ -19,12 +19,14 @@ _QUERY_CHUNK = 256
 class Positions:
     """What attention needs to know about n consecutive positions starting at 0.
 
-    cos, sin: float32 [n, head_dim / 2] (RoPE) or None; slopes: float32 [heads] (ALiBi) or None.
+    cos, sin: float32 [n, head_dim / 2] (RoPE) or None; slopes: float32 [heads] (ALiBi) or None; places: float32 [n], where the
+    tokens stand, for ALiBi where some are left out.
     """
 
     cos: Tensor | None = None
     sin: Tensor | None = None
     slopes: Tensor | None = None
+    places: Tensor | None = None
 
     @classmethod
     def of(cls, spec: ModelSpec, n: int, device: torch.device | str = "cpu") -> Positions:
@@ -37,6 +39,15 @@ class Positions:
             return cls(slopes=torch.tensor(spec.alibi_slopes(), dtype=torch.float32, device=device))
         return cls()
 
+    def of_tokens(self, index: Tensor, renumber: bool) -> Positions:
+        """Of some of the tokens (int64, ascending): at their own positions, or numbered anew from 0."""
+        if self.cos is not None:
+            chosen = slice(index.numel()) if renumber else index.to(self.cos.device)
+            return Positions(cos=self.cos[chosen], sin=self.sin[chosen])
+        if self.slopes is not None and not renumber:
+            return Positions(slopes=self.slopes, places=index.to(self.slopes.device, torch.float32))
+        return self
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE on x [..., n, head_dim], halves rotated against each other (the layout of LLaMA checkpoints in
@@ -45,9 +56,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, slopes: Tensor | None) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, slopes: Tensor | None, places: Tensor | None = None
+) -> Tensor:
     """Causal attention: q [batch, heads, n, head_dim], k and v [batch, kv_heads, n, head_dim] -> [batch, heads, n,
-    head_dim]."""
+    head_dim]. places: float32 [n], positions for ALiBi; default 0, 1, ..."""
     grouped = q.shape[1] != k.shape[1]
     if slopes is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
@@ -55,35 +68,42 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, slopes: Tensor | None)
     out = torch.empty_like(q)
     for start in range(0, n, _QUERY_CHUNK):
         stop = min(start + _QUERY_CHUNK, n)
-        bias = _alibi_bias(slopes, start, stop)
+        bias = _alibi_bias(slopes, start, stop, places)
         out[:, :, start:stop] = F.scaled_dot_product_attention(
             q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], attn_mask=bias, scale=scale, enable_gqa=grouped
         )
     return out
 
 
-def _alibi_bias(slopes: Tensor, start: int, stop: int) -> Tensor:
+def _alibi_bias(slopes: Tensor, start: int, stop: int, places: Tensor | None = None) -> Tensor:
     """slope * (key - query), -inf above the diagonal: float32 [heads, stop - start, stop]."""
-    keys = torch.arange(stop, dtype=torch.float32, device=slopes.device)
-    distance = keys[None, :] - torch.arange(start, stop, dtype=torch.float32, device=slopes.device)[:, None]
+    if places is None:
+        places = torch.arange(stop, dtype=torch.float32, device=slopes.device)
+    distance = places[None, :stop] - places[start:stop, None]
     bias = slopes[:, None, None] * distance
     return bias.masked_fill_(distance > 0, float("-inf"))
+
+
+def share_of_first(
+    q: Tensor, k: Tensor, scale: float, slopes: Tensor | None, places: Tensor | None = None
+) -> Tensor:
+    """Attention probability of the first token in each query's row: float32 [batch, heads, n]. Arguments as of `attend`."""
+    _, heads, n, _ = q.shape
+    k = k.repeat_interleave(heads // k.shape[1], dim=1)
+    parts = []
+    for start in range(0, n, _QUERY_CHUNK):
+        stop = min(start + _QUERY_CHUNK, n)
+        scores = (q[:, :, start:stop] @ k[:, :, :stop].transpose(-1, -2)) * scale
+        if slopes is not None:
+            scores += _alibi_bias(slopes, start, stop, places)
+        else:
+            future = torch.ones(stop - start, stop, dtype=torch.bool, device=q.device).triu_(start + 1)
+            scores.masked_fill_(future, float("-inf"))
+        parts.append(torch.exp(scores[..., 0] - torch.logsumexp(scores, dim=-1)))
+    return torch.cat(parts, dim=-1)
 
 
 def attention_to_first(q: Tensor, k: Tensor, scale: float, slopes: Tensor | None) -> Tensor:
     """Attention probability of the first position, summed over queries and batch: float64 [heads]. Shapes as in
     `attend`."""
-    _, heads, n, _ = q.shape
-    k = k.repeat_interleave(heads // k.shape[1], dim=1)
-    total = torch.zeros(heads, dtype=torch.float64)
-    for start in range(0, n, _QUERY_CHUNK):
-        stop = min(start + _QUERY_CHUNK, n)
-        scores = (q[:, :, start:stop] @ k[:, :, :stop].transpose(-1, -2)) * scale
-        if slopes is not None:
-            scores += _alibi_bias(slopes, start, stop)
-        else:
-            future = torch.ones(stop - start, stop, dtype=torch.bool, device=q.device).triu_(start + 1)
-            scores.masked_fill_(future, float("-inf"))
-        first = torch.exp(scores[..., 0] - torch.logsumexp(scores, dim=-1))
-        total += first.double().sum(dim=(0, 2)).cpu()
-    return total
+    return share_of_first(q, k, scale, slopes).double().sum(dim=(0, 2)).cpu()

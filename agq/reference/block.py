@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agq.models.spec import ModelSpec
-from agq.reference.attention import Positions, attend, rotate
+from agq.reference.attention import Positions, attend, rotate, share_of_first
 
 # A transformation of a linear's inputs, float32 [..., channels] -> the same shape: the activation quantizer, or nothing.
 InputTransform = Callable[[Tensor], Tensor]
@@ -87,8 +87,9 @@ class Block:
     def attention_input(self, h: Tensor) -> Tensor:
         return h if self.spec.norm_after else self.attention_norm(h)
 
-    def context(self, x: Tensor, positions: Positions) -> Tensor:
-        """x [batch, n, hidden] -> the heads' outputs, [batch, n, heads * head_dim]."""
+    def context(self, x: Tensor, positions: Positions, shares: list[Tensor] | None = None) -> Tensor:
+        """x [batch, n, hidden] -> the heads' outputs, [batch, n, heads * head_dim]. shares: takes in each query's attention to
+        the first token, [batch, heads, n]."""
         spec = self.spec
         batch, n, _ = x.shape
         if "qkv" in self.linears:
@@ -105,7 +106,9 @@ class Block:
             self.observe(q, k)
         q, k = self.queries_keys(q), self.queries_keys(k)
         k, v = self.keys_values(k), self.keys_values(v)
-        out = attend(q, k, v, spec.attention_scale, positions.slopes)
+        if shares is not None:
+            shares.append(share_of_first(q, k, spec.attention_scale, positions.slopes, positions.places))
+        out = attend(q, k, v, spec.attention_scale, positions.slopes, positions.places)
         return out.transpose(1, 2).reshape(batch, n, -1)
 
     def after_attention(self, h: Tensor, x: Tensor, c: Tensor) -> Tensor:

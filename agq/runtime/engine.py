@@ -10,6 +10,7 @@ import numpy as np
 
 from agq.artifact.reader import Artifact, open_artifact
 from agq.errors import AgqError, UsageError
+from agq.recipe_pruning import POSITIONS, SCORES, PruningOptions
 from agq.runtime import descriptor
 from agq.runtime.library import Library, load_library, text
 from agq.runtime.threads import resolve_threads
@@ -49,6 +50,8 @@ class Engine:
         kv_bits: 8 or 32; default what the artifact was packed for.
         scalar: use the portable twins of the kernels.
         isa: instruction-set level of the library; default AGQ_ISA, else the best.
+        pruning: token pruning of prompts. A prompt is what an empty slot gets first, in one call; it must fit `batch`, whose
+            default is the context then.
 
     Thread-safe: calls from several threads are computed one after the other.
 
@@ -67,6 +70,7 @@ class Engine:
         kv_bits: int | None = None,
         scalar: bool = False,
         isa: str | None = None,
+        pruning: PruningOptions | None = None,
     ):
         self._engine: Any = None
         self._lock = threading.RLock()
@@ -89,7 +93,8 @@ class Engine:
         if self.kv_bits not in (8, 32):
             raise UsageError(f"KV cache of {self.kv_bits} bits is not available", hint="use 8 or 32")
         self.threads = resolve_threads(threads)
-        self.batch = min(CHUNK if batch is None else batch, self.context * slots)
+        default = self.context if pruning is not None and pruning.any else CHUNK
+        self.batch = min(default if batch is None else batch, self.context * slots)
         self._chunk = max(CHUNK, self.batch)
         self.scalar = scalar
         self.library: Library = load_library(isa)
@@ -117,6 +122,10 @@ class Engine:
             )
         self._engine = ffi.gc(engine, self._c.agq_engine_destroy)
         self._rope_length = [-1] * slots
+        self._prompt = [0] * slots
+        self.pruning: PruningOptions | None = None
+        if pruning is not None:
+            self.set_pruning(pruning)
 
     def _check_linears(self) -> None:
         """Refuses a scheme that the library does not compute, before anything is allocated."""
@@ -165,6 +174,7 @@ class Engine:
         with self._lock:
             self._check_open()
             before = self._check_room(slots)
+            self._check_prompt(ids.size, before)
             out = np.empty((int(want.sum()), self.vocab), np.float32)
             try:
                 self._run(ids, slots, want, out, before)
@@ -172,7 +182,18 @@ class Engine:
                 for number, length in before.items():
                     self._c.agq_engine_slot_truncate(self._engine, number, length)
                 raise
+            for number, length in before.items():
+                if length == 0:
+                    self._prompt[number] = self._c.agq_engine_slot_length(self._engine, number)
         return out
+
+    def _check_prompt(self, tokens: int, before: dict[int, int]) -> None:
+        """AgqError for a prompt that would be pruned and does not fit one batch."""
+        if self.pruning is not None and self.pruning.any and tokens > self.batch and 0 in before.values():
+            raise AgqError(
+                f"token pruning needs the prompt in one piece: {tokens} tokens do not fit a batch of {self.batch}",
+                hint="use a larger batch, or no pruning",
+            )
 
     def _slot_array(self, slot: int | Sequence[int] | np.ndarray, n: int) -> np.ndarray:
         slots = np.full(n, slot, np.int64) if np.ndim(slot) == 0 else np.asarray(slot)
@@ -238,6 +259,50 @@ class Engine:
             raise AgqError(f"the engine refuses its rotary positions: {text(self._c.agq_engine_error(self._engine))}")
         self._rope_length[slot] = wanted
 
+    # ---- token pruning
+
+    def set_pruning(self, options: PruningOptions | None, protect_wanted: bool = True) -> None:
+        """Pruning of all prompts from now on; None: none. All slots must be empty.
+
+        protect_wanted: tokens whose logits are asked for stay. False, for evaluation: logits of a removed token are those of its
+        state at the layer that removed it.
+
+        Raises AgqError for layers that the model lacks, or slots that hold tokens.
+        """
+        with self._lock:
+            self._check_open()
+            target = self._ffi.NULL
+            if options is not None:
+                blocks = self._ffi.new("int32_t[]", list(options.check(self.spec.layers).blocks))
+                target = self._ffi.new(
+                    "agq_pruning *",
+                    {
+                        "layer_count": len(blocks),
+                        "layers": blocks,
+                        "ratio": options.gamma,
+                        "positions": POSITIONS.index(options.positions),
+                        "scores": SCORES.index(options.scores),
+                        "protect_wanted": int(protect_wanted),
+                    },
+                )
+            if self._c.agq_engine_set_pruning(self._engine, target) != 0:
+                raise AgqError(f"pruning cannot be set: {text(self._c.agq_engine_error(self._engine))}")
+            self.pruning = options
+
+    def survivors(self, slot: int = 0) -> np.ndarray:
+        """bool [length]: tokens of a slot that no layer has removed."""
+        with self._lock:
+            kept = np.zeros(max(self.length(slot), 1), np.uint8)
+            if self._c.agq_engine_survivors(self._engine, slot, self._ffi.from_buffer("uint8_t[]", kept)) != 0:
+                raise AgqError(f"the engine failed: {text(self._c.agq_engine_error(self._engine))}")
+            return kept[: self.length(slot)].astype(bool)
+
+    def least_cut(self, slot: int = 0) -> int:
+        """The least length above 0 that a slot can be truncated to: that of its prompt, if that was pruned."""
+        with self._lock:
+            pruned = self.pruning is not None and self.pruning.any
+            return max(self._prompt[slot] if pruned else 0, 1)
+
     # ---- state
 
     def length(self, slot: int = 0) -> int:
@@ -253,6 +318,11 @@ class Engine:
             now = self.length(slot)
             if not 0 <= length <= now:
                 raise AgqError(f"slot {slot} holds {now} tokens: it cannot be cut to {length}")
+            if 0 < length < min(self.least_cut(slot), now):
+                raise AgqError(
+                    f"slot {slot} holds a pruned prompt of {self.least_cut(slot)} tokens: it cannot be cut to {length}",
+                    hint="empty it, and compute the prompt again",
+                )
             if self._c.agq_engine_slot_truncate(self._engine, slot, length) != 0:
                 raise AgqError(f"the engine failed: {text(self._c.agq_engine_error(self._engine))}")
 

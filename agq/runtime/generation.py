@@ -183,6 +183,8 @@ class Generation:
         same, most = 0, min(len(self._fed), len(self.prompt) - 1)
         while same < most and self._fed[same] == self.prompt[same]:
             same += 1
+        if same < min(self._engine.least_cut(self._slot), len(self._fed)):
+            same = 0  # tokens of a pruned prompt cannot be taken back one by one
         self._engine.truncate(self._slot, same)
         del self._fed[same:]
         self.statistics.cached_tokens = same

@@ -126,6 +126,20 @@ typedef struct {
   const uint8_t *want;   /* [n], or NULL: only the last */
 } agq_batch;
 
+/* Token pruning of prompts: in each listed layer floor(r * ratio) of the prompt's r tokens are removed after attention, those that
+ * attend least to the first token (docs/arithmetic.md). First and last token stay. */
+enum { AGQ_PRUNE_KEEP_POSITIONS = 0, AGQ_PRUNE_RENUMBER = 1 }; /* survivors' positions in the layers that follow */
+enum { AGQ_PRUNE_FLOAT = 0, AGQ_PRUNE_LOG2 = 1 };              /* probabilities as computed, or after the 4-bit log2 quantizer */
+typedef struct {
+  int32_t layer_count;   /* 0: no pruning */
+  const int32_t *layers; /* counted from 0 */
+  double ratio;          /* 0 <= ratio < 1 */
+  int32_t positions;     /* AGQ_PRUNE_KEEP_POSITIONS, AGQ_PRUNE_RENUMBER */
+  int32_t scores;        /* AGQ_PRUNE_FLOAT, AGQ_PRUNE_LOG2 */
+  int32_t protect_wanted; /* 1: tokens whose logits are wanted stay, and the last layer removes none. 0: logits of a removed token
+                           * are those of its state at the layer that removed it */
+} agq_pruning;
+
 typedef struct agq_engine agq_engine;
 
 /* The library. */
@@ -160,6 +174,11 @@ int agq_engine_slot_truncate(agq_engine *e, int slot, int length);
 /* RoPE: inverse frequencies [head_dim/2] and the factor on cos and sin, for tokens appended from now on. Must be called for each
  * slot before its first forward when position_kind is AGQ_POSITION_ROPE. */
 int agq_engine_set_rope(agq_engine *e, int slot, const float *inv_freq, float attention_scaling);
+/* Pruning of all prompts from now on; NULL: none. Only while all slots are empty. What is appended to an empty slot is its prompt
+ * then, which must fit one batch (agq_options.batch); a pruned slot can be truncated to 0 or to no less than its prompt. */
+int agq_engine_set_pruning(agq_engine *e, const agq_pruning *pruning);
+/* kept[slot length]: 1 for tokens that no layer has removed. */
+int agq_engine_survivors(agq_engine *e, int slot, uint8_t *kept);
 const char *agq_engine_error(const agq_engine *e); /* message of the last failed call */
 size_t agq_engine_kv_bytes(const agq_engine *e);
 size_t agq_engine_workspace_bytes(const agq_engine *e);

@@ -85,13 +85,28 @@ static void place(agq_engine *e, arena *a) {
   const int gated = m->activation_kind == AGQ_ACTIVATION_SILU_GATED;
   e->gate_fused = gated && m->ffn % AGQ_PANEL == 0;
   e->ffn_width = gated && !e->gate_fused ? 2 * m->ffn : m->ffn;
-  /* Attention and the feed-forward part are never alive together. */
-  arena attention = *a, feed = *a;
+  agq_prune *p = &e->prune;
+  const size_t layers = (size_t)m->layers, context = (size_t)e->options.context;
+  const int alibi = m->position_kind == AGQ_POSITION_ALIBI;
+  p->layer = take(a, layers, 1);
+  p->layer_length = take(a, slots, layers * sizeof(int));
+  p->prompt = take(a, slots, sizeof(int));
+  p->kept = take(a, slots, context);
+  p->key_position = take(a, alibi ? slots * layers : 0, (size_t)e->kv_layout.positions * sizeof(int32_t));
+  p->starts = take(a, slots, 1);
+  int32_t **rows[] = {&p->origin, &p->place, &p->rope_at, &p->rank, &p->exits};
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(a, batch, sizeof(int32_t));
+  p->victim = take(a, batch, 1);
+  p->keys = take(a, batch, sizeof *p->keys);
+  p->shares = take(a, batch, heads * sizeof(float));
+  /* Attention, the feed-forward part and tokens that leave are never alive together. */
+  arena attention = *a, feed = *a, leave = *a;
+  p->leaving = take(&leave, batch, hidden * sizeof(float));
   e->qkv = take(&attention, batch, (heads + 2 * (size_t)m->kv_heads) * d * sizeof(float));
   e->attended = take(&attention, batch, heads * d * sizeof(float));
   e->ffn = take(&feed, batch, (size_t)e->ffn_width * sizeof(float));
-  a->used = larger(attention.used, feed.used);
-  a->overflow = attention.overflow | feed.overflow;
+  a->used = larger(larger(attention.used, feed.used), leave.used);
+  a->overflow = attention.overflow | feed.overflow | leave.overflow;
   size_t row;
   const size_t act = act_bytes(m, e->options.batch, &row);
   e->act_memory = take(a, act, 1);

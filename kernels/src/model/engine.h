@@ -6,6 +6,7 @@
 
 #include "agq.h"
 #include "gemm/linear.h"
+#include "model/prune.h"
 #include "ops/attention.h"
 #include "threads/pool.h"
 
@@ -49,6 +50,7 @@ struct agq_engine {
   int most_split_units; /* (tile, kv head) pairs up to which attention is cut into ranges; 0: never */
   float *scratch;       /* [threads][scratch_floats] */
   size_t scratch_floats;
+  agq_prune prune;
   double seconds[AGQ_PROFILE_PARTS]; /* time of the passes, by part */
   char error[AGQ_ERROR_SIZE];
 };

@@ -70,20 +70,31 @@ static void gather(agq_engine *e, int active) {
   }
 }
 
-/* One layer for m tokens; returns the tokens that go on. */
-static int layer(agq_engine *e, int index, int m, int wanted) {
+/* The same for what is still to be added to it. */
+static void gather_delta(agq_engine *e, int active) {
+  const size_t n = (size_t)e->model.hidden;
+  for (int i = 0; i < active; i++)
+    if (e->token_row[i] != i) memcpy(e->delta + (size_t)i * n, e->delta + (size_t)e->token_row[i] * n, n * sizeof(float));
+}
+
+/* One layer for m tokens, of which `active` (e->token_row) go on after attention; returns those that leave the layer. */
+static int layer(agq_engine *e, int index, int m, int active) {
   const agq_model *model = &e->model;
   const agq_block *b = &model->blocks[index];
-  const int after = model->norm_after, active = index == model->layers - 1 ? wanted : m;
+  const int after = model->norm_after;
   const size_t d = (size_t)model->head_dim, hidden = (size_t)model->hidden, width = (size_t)e->ffn_width;
   const agq_norm *previous = index ? &model->blocks[index - 1].mlp_norm : NULL;
   product_of_stream(e, AGQ_PROFILE_QKV, &b->qkv, index > 0, after ? previous : &b->attn_norm, NULL, m, e->qkv,
                     ((size_t)model->heads + 2 * (size_t)model->kv_heads) * d, AGQ_EPILOGUE_NONE);
   agq_pass_attention(e, index, m, active);
   if (active == 0) return 0;
-  if (active < m) gather(e, active);
+  if (active < m) {
+    gather(e, active);
+    if (e->prune.on) agq_prune_moved(e, active);
+  }
   product(e, AGQ_PROFILE_OUT, &b->out, e->attended, (size_t)model->heads * d, active, e->delta, hidden,
           AGQ_EPILOGUE_NONE);
+  if (e->prune.on) active = agq_prune_leave(e, index, active);
   const int gated = model->activation_kind == AGQ_ACTIVATION_SILU_GATED;
   product_of_stream(e, AGQ_PROFILE_UP, &b->up, 1, after ? &b->attn_norm : &b->mlp_norm, NULL, active, e->ffn, width,
                     e->gate_fused ? AGQ_EPILOGUE_GATE
@@ -94,47 +105,66 @@ static int layer(agq_engine *e, int index, int m, int wanted) {
   return active;
 }
 
-/* Logits of the first m rows of the residual stream. */
-static void head(agq_engine *e, int m, float *logits) {
+/* Logits of the first m rows of the residual stream. has_delta 0: the last layer's output has been added, and normed. */
+static void head(agq_engine *e, int m, int has_delta, float *logits) {
   const agq_model *model = &e->model;
   const size_t vocab = (size_t)model->vocab, dim = (size_t)model->embed_dim;
-  const agq_norm *last = model->norm_after ? &model->blocks[model->layers - 1].mlp_norm : NULL;
+  const agq_norm *last = model->norm_after && has_delta ? &model->blocks[model->layers - 1].mlp_norm : NULL;
   const agq_norm *final = model->has_final_norm ? &model->final_norm : NULL;
   const agq_norm *norm = last ? last : final, *second = last ? final : NULL;
   if (model->project_out.in_features) {
-    product_of_stream(e, AGQ_PROFILE_PROJECT, &model->project_out, 1, norm, second, m, e->embedded, dim,
+    product_of_stream(e, AGQ_PROFILE_PROJECT, &model->project_out, has_delta, norm, second, m, e->embedded, dim,
                       AGQ_EPILOGUE_NONE);
     product(e, AGQ_PROFILE_HEAD, &model->head, e->embedded, dim, m, logits, vocab, AGQ_EPILOGUE_NONE);
   } else {
-    product_of_stream(e, AGQ_PROFILE_HEAD, &model->head, 1, norm, second, m, logits, vocab, AGQ_EPILOGUE_NONE);
+    product_of_stream(e, AGQ_PROFILE_HEAD, &model->head, has_delta, norm, second, m, logits, vocab, AGQ_EPILOGUE_NONE);
   }
+}
+
+/* Lists in e->token_row the rows whose logits are wanted; returns their number. */
+static int wanted_rows(agq_engine *e, const agq_batch *b, int first, int m) {
+  if (e->prune.on) return agq_prune_wanted(e, m);
+  int wanted = 0;
+  for (int i = 0; i < m; i++)
+    if (b->want ? b->want[first + i] : first + i == b->n - 1) {
+      e->token_row[wanted] = i;
+      e->active_position[wanted++] = e->token_position[i];
+    }
+  return wanted;
 }
 
 /* Computes m <= options.batch tokens; returns the number of rows of logits written. */
 static int piece(agq_engine *e, const agq_batch *b, int first, int m, float *logits) {
-  int wanted = 0;
+  const int last = e->model.layers - 1;
+  int rows = m, active = m;
   for (int i = 0; i < m; i++) {
     const int slot = b->slots ? b->slots[first + i] : 0;
     e->token_slot[i] = slot;
     e->token_position[i] = e->length[slot]++;
   }
+  if (e->prune.on) agq_prune_begin(e, b, first, m);
   embed(e, b->tokens + first, m);
-  for (int i = 0; i < m; i++) {
-    e->token_row[i] = i;
-    e->active_position[i] = e->token_position[i];
+  for (int l = 0; l <= last; l++, rows = active) {
+    if (e->prune.on) agq_prune_enter(e, l, rows);
+    if (l == 0 || e->prune.on)
+      for (int i = 0; i < rows; i++) {
+        e->token_row[i] = i;
+        e->active_position[i] = e->token_position[i];
+      }
+    active = rows;
+    if (l == last && !agq_prune_acts(e, l)) active = wanted_rows(e, b, first, rows);
+    active = layer(e, l, rows, active);
   }
-  for (int l = 0; l < e->model.layers; l++) {
-    if (l == e->model.layers - 1) {
-      for (int i = 0; i < m; i++)
-        if (b->want ? b->want[first + i] : first + i == b->n - 1) {
-          e->token_row[wanted] = i;
-          e->active_position[wanted++] = e->token_position[i];
-        }
-    }
-    layer(e, l, m, wanted);
+  if (agq_prune_acts(e, last)) { /* the last layer had all rows */
+    active = agq_prune_wanted(e, rows);
+    gather(e, active);
+    gather_delta(e, active);
+    agq_prune_moved(e, active);
   }
-  if (wanted) head(e, wanted, logits);
-  return wanted;
+  const int all = e->prune.on ? agq_prune_finish(e, active) : 0;
+  if (all) active = all;
+  if (active) head(e, active, all == 0, logits);
+  return active;
 }
 
 static int check_batch(agq_engine *e, const agq_batch *b, const float *logits) {
@@ -158,6 +188,9 @@ static int check_batch(agq_engine *e, const agq_batch *b, const float *logits) {
     if (end - i > e->options.context - e->length[slot])
       return fail(e, AGQ_ERR_CONTEXT, "slot %d holds %d of %d positions: %d more do not fit", slot, e->length[slot],
                   e->options.context, end - i);
+    if (e->prune.on && e->prune.ratio > 0 && e->length[slot] == 0 && b->n > e->options.batch)
+      return fail(e, AGQ_ERR_ARGUMENT, "token pruning needs the prompt in one piece: %d tokens, the batch is %d", b->n,
+                  e->options.batch);
     if (m->position_kind == AGQ_POSITION_ROPE && !e->rope_set[slot])
       return fail(e, AGQ_ERR_ARGUMENT, "no RoPE frequencies were set for slot %d", slot);
   }
@@ -185,7 +218,12 @@ int agq_engine_slot_truncate(agq_engine *e, int slot, int length) {
   if (slot < 0 || slot >= e->options.slots)
     return fail(e, AGQ_ERR_ARGUMENT, "slot %d is not in 0..%d", slot, e->options.slots - 1);
   if (length < 0) return fail(e, AGQ_ERR_ARGUMENT, "length %d is negative", length);
-  if (length < e->length[slot]) e->length[slot] = length;
+  if (length >= e->length[slot]) return AGQ_OK;
+  if (e->prune.on && length && length < e->prune.prompt[slot])
+    return fail(e, AGQ_ERR_ARGUMENT, "slot %d holds a pruned prompt of %d tokens: it cannot be cut to %d, only emptied",
+                slot, e->prune.prompt[slot], length);
+  agq_prune_truncate(e, slot, length, e->length[slot] - length);
+  e->length[slot] = length;
   return AGQ_OK;
 }
 

@@ -43,6 +43,13 @@ static float *key_scratch(const agq_engine *e, float *scratch) {
   return scratch + agq_attention_scratch(&e->kv_layout, agq_attention_tile_rows(&e->kv_layout));
 }
 
+/* Attention as the tokens of a slot see it. */
+static agq_attention attention_of(const attention_job *j, int slot) {
+  agq_attention a = j->a;
+  if (a.key_position) a.key_position += (size_t)slot * (size_t)a.kv->positions;
+  return a;
+}
+
 /* Items: (tile, kv head). */
 static void tile_task(void *arg, int thread, int begin, int end) {
   const attention_job *j = arg;
@@ -52,8 +59,8 @@ static void tile_task(void *arg, int thread, int begin, int end) {
     const agq_row_tile *t = &e->tiles[i / e->model.kv_heads];
     const int kv_head = i % e->model.kv_heads;
     if (j->store_first) store_token(e, j->layer, j->a.token_row[t->first], kv_head, key_scratch(e, scratch));
-    agq_attention_tile(&j->a, agq_kv_region(e, j->layer, t->slot, kv_head), kv_head, t->first, t->begin, t->end,
-                       scratch);
+    const agq_attention a = attention_of(j, t->slot);
+    agq_attention_tile(&a, agq_kv_region(e, j->layer, t->slot, kv_head), kv_head, t->first, t->begin, t->end, scratch);
   }
 }
 
@@ -74,7 +81,8 @@ static void range_task(void *arg, int thread, int begin, int end) {
     if (range > last) continue;
     if (range == last && j->store_first)
       store_token(e, j->layer, j->a.token_row[t->first], kv_head, key_scratch(e, scratch));
-    agq_attention_range(&j->a, agq_kv_region(e, j->layer, t->slot, kv_head), kv_head, t->first, t->begin, t->end, range,
+    const agq_attention a = attention_of(j, t->slot);
+    agq_attention_range(&a, agq_kv_region(e, j->layer, t->slot, kv_head), kv_head, t->first, t->begin, t->end, range,
                         e->states + (size_t)i * unit_floats(j), scratch);
   }
 }
@@ -135,6 +143,14 @@ void agq_pass_attention(agq_engine *e, int layer, int m, int active) {
       .out = e->attended,
       .ldo = (size_t)model->heads * (size_t)model->head_dim,
   };
+  if (e->prune.on) {
+    const size_t region = (size_t)layer * (size_t)e->options.slots;
+    if (model->position_kind == AGQ_POSITION_ALIBI && !e->prune.paper) {
+      j.a.key_position = e->prune.key_position + region * (size_t)e->kv_layout.positions;
+      j.a.query_position = e->prune.place;
+    }
+    if (agq_prune_acts(e, layer)) j.a.first_share = e->prune.shares, j.a.heads = model->heads;
+  }
   /* Decoding: one tile per token, all tokens active; then storing needs no pass of its own. */
   j.store_first = single && active == m && j.tiles == active;
   if (!j.store_first)

@@ -26,13 +26,15 @@ typedef struct {
   float *state, *total;                               /* [rows][width] each: of the current range, and merged */
   float *max, *carry, *total_max, *total_sum, *lanes; /* [rows]; lanes: [rows][LANES] sums of the current range */
   float *slope;                                       /* [rows], times log2 e */
+  float *first;                                       /* [rows] score of key 0 */
+  int32_t *place;                                     /* [rows] position of the query, with key_position */
   float *key_block, *value_block;                     /* [head_dim][64], [64][width] as floats */
   float *key_scale, *value_scale;                     /* [64] of the current block */
 } tile;
 
 size_t agq_attention_scratch(const agq_kv_layout *kv, int rows) {
   const size_t r = (size_t)rows, w = (size_t)kv->width;
-  return r * (3 * w + AGQ_KEY_BLOCK + 7 + LANES) + 2 * w * AGQ_KEY_BLOCK + 2 * AGQ_KEY_BLOCK + 16 * 16;
+  return r * (3 * w + AGQ_KEY_BLOCK + 9 + LANES) + 2 * w * AGQ_KEY_BLOCK + 2 * AGQ_KEY_BLOCK + 16 * 16;
 }
 
 static float *take(float **scratch, size_t n) {
@@ -60,6 +62,8 @@ static tile tile_open(const agq_attention *a, const char *region, int kv_head, i
   t.total_max = take(&scratch, r);
   t.total_sum = take(&scratch, r);
   t.slope = take(&scratch, r);
+  t.first = take(&scratch, r);
+  t.place = (int32_t *)take(&scratch, r);
   int32_t *position = (int32_t *)take(&scratch, r);
   t.position = position;
   for (int i = 0; i < t.rows; i++) {
@@ -68,6 +72,7 @@ static tile tile_open(const agq_attention *a, const char *region, int kv_head, i
     const float *q = a->q + row * a->ldq + (size_t)head * n;
     float *to = t.q + (size_t)i * w;
     position[i] = a->token_position[token];
+    t.place[i] = a->key_position ? a->query_position[row] : 0;
     t.slope[i] = a->slopes ? a->slopes[head] * LOG2_E : 0;
     if (a->cosines) agq_rope_row(q, a->cosines + row * (n / 2), a->sines + row * (n / 2), to, (int)n / 2);
     else memcpy(to, q, n * sizeof(float));
@@ -106,11 +111,19 @@ static void row_scores(const tile *t, int row, int key, int cols) {
   for (int j = 0; j < cols; j += VW) {
     vf v = vload(s + j) * vload(t->key_scale + j);
     const vi behind = lanes + viset(j - ahead); /* key - query */
-    if (t->a->slopes) v = vmadd(vset(t->slope[row]), __builtin_convertvector(behind, vf), v);
+    if (t->a->slopes) {
+      vi distance = behind;
+      if (t->a->key_position) {
+        memcpy(&distance, t->a->key_position + key + j, sizeof distance);
+        distance -= viset(t->place[row]);
+      }
+      v = vmadd(vset(t->slope[row]), __builtin_convertvector(distance, vf), v);
+    }
     if (j + VW > ahead) v = vselect((vi)(behind > viset(0)), vset(-INFINITY), v);
     vstore(s + j, v);
     max = vmax(max, v);
   }
+  if (key == 0) t->first[row] = s[0];
   const float m = vmax_lane(max);
   t->carry[row] = t->max[row];
   t->max[row] = m > t->max[row] ? m : t->max[row];
@@ -219,6 +232,11 @@ void agq_attention_tile(const agq_attention *a, const char *region, int kv_head,
     }
   }
   for (int r = 0; r < t.rows; r++) write_row(a, kv_head, first, begin + r, t.total + (size_t)r * w, t.total_sum[r]);
+  for (int r = 0; a->first_share && r < t.rows; r++) {
+    const int row = begin + r, head = kv_head * a->group + row % a->group;
+    const vf p = vexp2(vset(t.first[r] - t.total_max[r]));
+    a->first_share[(size_t)(first + row / a->group) * (size_t)a->heads + (size_t)head] = p[0] / t.total_sum[r];
+  }
 }
 
 void agq_attention_range(const agq_attention *a, const char *region, int kv_head, int first, int begin, int end,

@@ -43,6 +43,10 @@ typedef struct {
   const int32_t *token_row, *token_position;
   float *out; /* [token][ldo] */
   size_t ldo;
+  /* ALiBi where keys are not at their places: the position of each key of the region, of each row's query; or NULL. */
+  const int32_t *key_position, *query_position;
+  float *first_share; /* [token][heads]: takes the probability of key 0; or NULL. agq_attention_tile only */
+  int heads;
 } agq_attention;
 
 /* Query rows of a tile are (token, head of the group) pairs: row r is token first + r / group, head r % group of the kv
