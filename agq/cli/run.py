@@ -92,6 +92,17 @@ def run(
             "--context", "-c", min=2, help="Tokens of prompt and text together. Default: the model's, at most 4096."
         ),
     ] = None,
+    speculate: Annotated[
+        int,
+        typer.Option(
+            "--speculate",
+            min=0,
+            max=64,
+            metavar="N",
+            help="Prompt look-up: guess up to N tokens from the text so far and check them at once. Same text, faster "
+            "where it repeats the prompt. 0: off.",
+        ),
+    ] = 0,
     kv_bits: Annotated[
         int | None, typer.Option("--kv-bits", help="Bits of the KV cache, 8 or 32. Default: as packed.")
     ] = None,
@@ -108,6 +119,11 @@ def run(
     text = _prompt(prompt, file)
     if text == "":
         raise AgqError("the prompt is empty", hint="give a text as argument, with -f FILE, or on stdin")
+    if speculate and temp > 0:
+        raise UsageError(
+            "--speculate needs --temp 0: prompt look-up returns exactly the likeliest tokens",
+            hint="leave out --speculate or --temp",
+        )
     if text is None and json_output:
         raise UsageError("--json needs a prompt", hint="a conversation on a terminal is plain text")
 
@@ -128,6 +144,7 @@ def run(
         threads=threads,
         context=context,
         kv_bits=kv_bits,
+        speculate=speculate,
     ) as session:
         _describe(session)
         if text is None:
@@ -220,6 +237,7 @@ def report_speed(session: Session, generation: Any) -> None:
         f"eval {values.tokens} tokens, {values.decode_tokens_per_s:.1f} tok/s; first token after "
         f"{values.time_to_first_token_s:.3f} s; peak memory {values.peak_rss_bytes / 1e6:.1f} MB; "
         f"{values.finish_reason}"
+        + (f"; look-up {values.accepted} of {values.drafted} tokens right" if values.drafted else "")
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from agq.artifact.reader import Artifact
-from agq.errors import AgqError
+from agq.errors import AgqError, UsageError
 from agq.runtime.engine import Engine
+from agq.runtime.lookup import Lookup
 from agq.runtime.process import peak_rss_bytes
 from agq.runtime.sampling import Sampler
 from agq.runtime.tokenizer import StreamDecoder, Tokenizer
@@ -39,6 +40,7 @@ class Statistics:
         finish_reason: "eos" (the model ended), "stop" (a stop string), "length" (max_tokens), "context" (the context
             is full), "interrupted" (close() was called before the end).
         seed: of the sampler; None when greedy.
+        drafted, accepted: tokens that prompt look-up proposed, and those of them that the model chose.
     """
 
     text: str = ""
@@ -51,6 +53,8 @@ class Statistics:
     peak_rss_bytes: int = 0
     finish_reason: str = ""
     seed: int | None = None
+    drafted: int = 0
+    accepted: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -105,9 +109,11 @@ class Generation:
         slot: sequence of the engine. The longest beginning of the prompt that the slot was fed before (`cached`) is
             not computed again.
         cached: ids that the slot holds; the caller's record, usually `history()` of an earlier generation.
+        speculate: tokens that prompt look-up proposes at once, at most; 0: none. The text is the same.
 
     Raises:
-        AgqError: empty prompt; prompt that leaves no room in the context. Before anything is computed.
+        AgqError: empty prompt; prompt that leaves no room in the context; prompt look-up with a sampler that is not
+            greedy, or with a model whose earlier tokens change as the text grows. Before anything is computed.
     """
 
     def __init__(
@@ -121,6 +127,7 @@ class Generation:
         eos_ids: Sequence[int] | None = None,
         slot: int = 0,
         cached: Sequence[int] = (),
+        speculate: int = 0,
     ):
         self._started = time.perf_counter()
         self._engine, self._tokenizer, self._slot = engine, tokenizer, slot
@@ -133,6 +140,10 @@ class Generation:
         if max_tokens is not None and max_tokens < 1:
             raise AgqError(f"{max_tokens} tokens cannot be generated", hint="1 is the least")
         self._check_room()
+        if speculate:
+            check_speculation(engine, self._sampler, speculate)
+        self._lookup = Lookup(speculate) if speculate else None
+        self._ready: list[int] = []  # chosen and not given out yet
         self._stops = StopStrings(stop)
         self._decoder = StreamDecoder(tokenizer, self.prompt)
         self._fed = list(cached[: engine.length(slot)])
@@ -169,12 +180,13 @@ class Generation:
         """Ids that the slot holds now: for `cached` of the next generation."""
         return self._fed[: self._engine.length(self._slot)]
 
-    def _feed(self, tokens: list[int]) -> np.ndarray:
-        logits = self._engine.forward(tokens, slot=self._slot)[-1]
+    def _feed(self, tokens: list[int], logits: str = "last") -> np.ndarray:
+        """Logits of the last token, or of all of them."""
+        rows = self._engine.forward(tokens, slot=self._slot, logits=logits)
         self._fed += tokens
-        if not np.isfinite(logits.max()):
+        if not np.isfinite(rows.max()):
             raise AgqError("the model's output is not a number", hint="check the artifact with `agq verify`")
-        return logits
+        return rows
 
     def _prefill(self) -> np.ndarray:
         """Computes the prompt, except for what the slot holds of it. At least one token is computed: its logits are
@@ -189,7 +201,7 @@ class Generation:
         del self._fed[same:]
         self.statistics.cached_tokens = same
         start = time.perf_counter()
-        logits = self._feed(self.prompt[same:])
+        logits = self._feed(self.prompt[same:])[-1]
         self.statistics.prefill_tokens_per_s = (len(self.prompt) - same) / max(time.perf_counter() - start, 1e-9)
         return logits
 
@@ -197,6 +209,8 @@ class Generation:
         logits = self._prefill()
         token = self._choose(logits)
         self.statistics.time_to_first_token_s = time.perf_counter() - self._started
+        if self._lookup is not None:
+            self._lookup.append([*self.prompt, token])
         while token not in self._eos:
             self.tokens.append(token)
             text, stopped = self._stops.push(self._decoder.push(token))
@@ -206,12 +220,14 @@ class Generation:
             if self._limit is not None and len(self.tokens) >= self._limit:
                 reason = "length"
                 break
-            if self._engine.length(self._slot) >= self._engine.context:
+            if len(self.prompt) + len(self.tokens) > self._engine.context:
                 reason = "context"
                 break
-            start = time.perf_counter()
-            token = self._choose(self._feed([token]))
-            self._decode_seconds += time.perf_counter() - start
+            if not self._ready:
+                start = time.perf_counter()
+                self._ready = self._step(token)
+                self._decode_seconds += time.perf_counter() - start
+            token = self._ready.pop(0)
             self._decode_steps += 1
         else:
             reason = "eos"
@@ -220,6 +236,38 @@ class Generation:
         if text:
             yield self._piece(None, text)
         self._complete("stop" if stopped and reason != "eos" else reason)
+
+    def _step(self, token: int) -> list[int]:
+        """The tokens after `token`: one, and with look-up those of its proposal that the model chooses, too."""
+        lookup = self._lookup
+        room = self._engine.context - self._engine.length(self._slot) - 1
+        if self._limit is not None:
+            room = min(room, self._limit - len(self.tokens) - 1)
+        draft = lookup.propose(room) if lookup is not None else []
+        if not draft:
+            chosen = [self._choose(self._feed([token])[-1])]
+        else:
+            chosen = self._verified(token, draft)
+            self.statistics.drafted += len(draft)
+            self.statistics.accepted += len(chosen) - 1
+        if lookup is not None:
+            if draft:
+                lookup.learn(len(draft), len(chosen) - 1)
+            lookup.append(chosen)
+        return chosen
+
+    def _verified(self, token: int, draft: list[int]) -> list[int]:
+        """One forward pass over `token` and the draft; the choices up to the first that the draft does not have. The
+        cache keeps the draft's right beginning.
+        """
+        rows = self._feed([token, *draft], logits="all")
+        chosen = [self._choose(rows[0])]
+        while len(chosen) <= len(draft) and chosen[-1] == draft[len(chosen) - 1]:
+            chosen.append(self._choose(rows[len(chosen)], draft[: len(chosen)]))
+        kept = len(self._fed) - (len(draft) + 1 - len(chosen))
+        self._engine.truncate(self._slot, kept)
+        del self._fed[kept:]
+        return chosen
 
     def _complete(self, reason: str) -> None:
         """Fills in the statistics; the first call counts."""
@@ -233,12 +281,31 @@ class Generation:
         if self._decode_steps:
             statistics.decode_tokens_per_s = self._decode_steps / self._decode_seconds
 
-    def _choose(self, logits: np.ndarray) -> int:
-        return self._sampler(logits, self.prompt + self.tokens if self._sampler.repetition_penalty != 1 else ())
+    def _choose(self, logits: np.ndarray, more: Sequence[int] = ()) -> int:
+        """The next token after the text and `more`."""
+        seen = [*self.prompt, *self.tokens, *more] if self._sampler.repetition_penalty != 1 else ()
+        return self._sampler(logits, seen)
 
     def _piece(self, token: int | None, text: str) -> Piece:
         self._text.append(text)
         return Piece(token, text)
+
+
+def check_speculation(engine: Engine, sampler: Sampler, speculate: int) -> None:
+    """Refuses what prompt look-up cannot do without changing the text."""
+    if speculate < 0:
+        raise UsageError(f"{speculate} tokens cannot be proposed", hint="0 is none")
+    if not sampler.greedy:
+        raise UsageError(
+            "prompt look-up needs greedy sampling: it returns exactly the likeliest tokens",
+            hint="leave out --speculate or --temp",
+        )
+    rope = getattr(engine.spec, "rope", None)
+    if rope is not None and rope.kind == "dynamic":
+        raise UsageError(
+            "prompt look-up does not go with dynamic RoPE scaling: earlier tokens would depend on the proposed ones",
+            hint="leave out --speculate",
+        )
 
 
 def end_tokens(artifact: Artifact) -> list[int]:

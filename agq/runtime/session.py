@@ -9,7 +9,7 @@ from agq.runtime import process
 from agq.runtime.cache import open_model
 from agq.runtime.chat import ChatTemplate, Message
 from agq.runtime.engine import Engine
-from agq.runtime.generation import Generation, load_tokenizer
+from agq.runtime.generation import Generation, check_speculation, load_tokenizer
 from agq.runtime.sampling import Sampler
 
 
@@ -21,6 +21,7 @@ class Session:
         max_tokens: per answer; None: until the model ends or the context is full.
         chat: prompts are messages of the model's chat template; else each one continues the text so far.
         system: system message of a chat.
+        speculate: see Generation.
 
     Raises:
         AgqError, UsageError: as Engine and ChatTemplate.
@@ -37,6 +38,7 @@ class Session:
         threads: int | None = None,
         context: int | None = None,
         kv_bits: int | None = None,
+        speculate: int = 0,
     ):
         from agq.reporting import console
 
@@ -53,7 +55,9 @@ class Session:
         age = process.age_s()
         self.load_s = time.perf_counter() - start if age is None else age
         self.sampler = sampler or Sampler()
-        self._limit, self._stop = max_tokens, tuple(stop)
+        self._limit, self._stop, self._speculate = max_tokens, tuple(stop), speculate
+        if speculate:
+            check_speculation(self.engine, self.sampler, speculate)
         self._system = system
         self._last: Generation | None = None
         self._cached: list[int] = []
@@ -88,6 +92,7 @@ class Session:
             max_tokens=self._limit,
             stop=self._stop,
             cached=self._cached,
+            speculate=self._speculate,
         )
         return self._last
 

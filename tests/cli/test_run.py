@@ -57,6 +57,17 @@ def test_sampling_options(call, demo_artifact: Path) -> None:
     assert text("--temp", 1, "--seed", one["seed"]).rstrip("\n") == one["text"].rstrip("\n")
 
 
+def test_prompt_look_up(call, demo_artifact: Path) -> None:
+    prompt = "The river flows to the north and the river flows to the south. The river flows to the east and the river"
+    plain = call("run", demo_artifact, prompt, "-n", 24, "--json").out.splitlines()
+    found = call("run", demo_artifact, prompt, "-n", 24, "--json", "--speculate", 6).out.splitlines()
+    assert [json.loads(line) for line in found[:-1]] == [json.loads(line) for line in plain[:-1]]
+    statistics = json.loads(found[-1])
+    assert 0 < statistics["accepted"] <= statistics["drafted"] and json.loads(plain[-1])["drafted"] == 0
+    refused = call("run", demo_artifact, prompt, "--speculate", 6, "--temp", 0.5)
+    assert refused.code == 2 and refused.out == "" and "--speculate needs --temp 0" in refused.err
+
+
 def test_stop_strings(call, demo_artifact: Path) -> None:
     whole = objects(call("run", demo_artifact, PROMPT, "-n", 24, "--json").out)[-1]["text"]
     stop = whole[len(whole) // 2 :][:5]

@@ -44,7 +44,7 @@ class Scripted:
     def truncate(self, slot: int = 0, length: int = 0) -> None:
         del self.held[length:]
 
-    def forward(self, tokens: list[int], slot: int = 0) -> np.ndarray:
+    def forward(self, tokens: list[int], slot: int = 0, logits: str = "last") -> np.ndarray:
         assert len(self.held) + len(tokens) <= self.context
         self.held += tokens
         self.fed += len(tokens)
@@ -163,7 +163,7 @@ def test_closing_early_completes_the_statistics() -> None:
 
 def test_not_a_number_is_an_error() -> None:
     engine = Scripted([5])
-    engine.forward = lambda tokens, slot=0: np.full((1, 300), np.nan, np.float32)  # type: ignore[method-assign]
+    engine.forward = lambda tokens, slot=0, logits="last": np.full((1, 300), np.nan, np.float32)  # type: ignore[method-assign]
     with pytest.raises(AgqError, match="not a number"):
         list(Generation(engine, TOKENIZER, "h", eos_ids=[2]))
 
