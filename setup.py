@@ -46,7 +46,8 @@ class BuildKernels(build_py):
     def _extra_files(self, libraries: list[Path]) -> dict[Path, Path]:
         package = Path(self.build_lib) / "agq"
         files = {path: package / "lib" / path.name for path in libraries}
-        files.update({path: package / "configs" / path.name for path in sorted((ROOT / "configs").glob("*.yaml"))})
+        configs = ROOT / "configs"
+        files.update({path: package / "configs" / path.relative_to(configs) for path in sorted(configs.rglob("*.yaml"))})
         return files
 
 

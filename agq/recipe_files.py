@@ -41,6 +41,26 @@ def find_recipe(name: str) -> Path | None:
     return None
 
 
+def preset_names() -> list[str]:
+    """The names that `apply_preset` knows, sorted."""
+    return sorted({path.stem for folder in config_dirs() for path in (folder / "presets").glob("*.yaml")})
+
+
+def apply_preset(recipe: Recipe, name: str) -> Recipe:
+    """`recipe` with the sections of preset `name` (configs/presets) in place of its own: everything that the preset's file
+    names, each section as a whole.
+
+    Raises AgqError: no such preset.
+    """
+    for folder in config_dirs():
+        path = folder / "presets" / f"{name.lower()}.yaml"
+        if re.fullmatch(r"[\w.-]+", name) and path.is_file():
+            values, _ = parse_yaml(path.read_text(encoding="utf-8"), f"`{path}`")
+            found = load_recipe(path)
+            return replace(recipe, **{key: getattr(found, key) for key in values})
+    raise AgqError(f"unknown preset `{name}`", hint=f"presets: {', '.join(preset_names())}")
+
+
 def resolve_model(name: str) -> tuple[str, Recipe | None]:
     """What MODEL on the command line means.
 

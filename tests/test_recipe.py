@@ -7,8 +7,17 @@ import sys
 import pytest
 
 from agq.errors import AgqError
-from agq.recipe import ActivationScheme, Override, Recipe, Scheme, WeightScheme, load_recipe, resolve_model
-from agq.recipe_files import config_dirs, parse_yaml, recipe_names
+from agq.recipe import (
+    ActivationScheme,
+    Override,
+    Recipe,
+    Scheme,
+    TransformOptions,
+    WeightScheme,
+    load_recipe,
+    resolve_model,
+)
+from agq.recipe_files import apply_preset, config_dirs, parse_yaml, preset_names, recipe_names
 
 FAMILY = {"llama": "llama", "tinyllama": "llama", "opt": "opt", "bloom": "bloom", "demo": "llama"}
 
@@ -203,3 +212,21 @@ def test_the_package_offers_its_functions():
     assert callable(agq.pack) and callable(agq.evaluate_perplexity) and agq.AgqError is AgqError
     with pytest.raises(AttributeError):
         _ = agq.nothing
+
+
+def test_presets_replace_the_sections_that_they_name():
+    assert {"plain", "gptq", "rtn"} <= set(preset_names())
+    recipe = Recipe(model="x", scheme=Scheme.parse("W4A4"), transforms=TransformOptions(r1=True), act_clip=0.9, seed=5)
+    plain = apply_preset(recipe, "PLAIN")
+    assert plain.transforms == TransformOptions() and plain.act_clip == 1.0
+    assert plain.model == "x" and plain.scheme.name == "W4A4" and plain.seed == 5
+    assert apply_preset(recipe, "rtn").method == "rtn"
+    for name in ("nothing", "../demo", "presets/plain"):
+        with pytest.raises(AgqError, match="unknown preset") as caught:
+            apply_preset(recipe, name)
+        assert "plain" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads(name):
+    assert apply_preset(Recipe(), name).model is None

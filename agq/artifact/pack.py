@@ -155,6 +155,7 @@ class _Plan:
         if kv_bits is None:
             _refuse_kv_scheme(checkpoint)
             kv_bits = checkpoint.record.kv_bits or (8 if integer else 32)
+        self._refuse_online(kv_bits)
         self._problems: dict[str, list[str]] = {}
         self._sources: list[LinearSource] = []
         linears = self._plan_linears(head_bits, integer)
@@ -180,6 +181,25 @@ class _Plan:
             documents={name: len(data) for name, data in self.documents.items()},
             special=special_tokens(checkpoint),
         )
+
+    def _refuse_online(self, kv_bits: int) -> None:
+        """What a folder prescribes and the artifact cannot say is not left out in silence."""
+        record = self.checkpoint.record
+        steps = []
+        if record.hadamards:
+            steps.append("Walsh-Hadamard transforms of inputs (`hadamard`)")
+        if record.clips:
+            steps.append("clipped activations (`clip`)")
+        if steps:
+            raise AgqError(
+                f"`{self.checkpoint.path}` cannot be packed: artifacts of this version have no {' and no '.join(steps)}",
+                hint="quantize without them: `--hadamard 0 --act-clip 1`",
+            )
+        if kv_bits == 4:
+            raise AgqError(
+                f"`{self.checkpoint.path}` prescribes a KV cache of 4 bits, which artifacts of this version cannot have",
+                hint="choose `--kv-bits 8` or 32",
+            )
 
     # ---- what becomes of each linear
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _CALIBRATION = "Calibration"
 _METHOD = "Method"
+_TRANSFORMS = "Transformations"
 _RUN = "Output and run"
 
 
@@ -70,7 +71,25 @@ def quantize(
         list[str] | None,
         _option("--ignore", metavar="PATTERN", help="Linears that stay in floating point. May be repeated."),
     ] = None,
-    kv_bits: Annotated[int | None, _option("--kv-bits", help="KV cache at run time: 8 (default) or 32.")] = None,
+    preset: Annotated[
+        str | None,
+        _option(
+            "--preset",
+            env="AGQ_PRESET",
+            metavar="NAME",
+            help="A whole way of quantizing: w4a8, w4a4, w4a4-mixed, w4a16, w8a8, gptq, rtn, plain. Default: the one of "
+            "the scheme.",
+        ),
+    ] = None,
+    act_clip: Annotated[
+        str | None,
+        _option(
+            "--act-clip",
+            metavar="X|search",
+            help="Share of the range that 4-bit activations cover; `search` chooses it for each input.",
+        ),
+    ] = None,
+    kv_bits: Annotated[int | None, _option("--kv-bits", help="KV cache at run time: 4, 8 (default) or 32.")] = None,
     head_bits: Annotated[
         int | None, _option("--head-bits", help="Output head at run time: 8 (default), 16 or 32.")
     ] = None,
@@ -80,8 +99,9 @@ def quantize(
             "--method",
             panel=_METHOD,
             env="AGQ_QUANTIZE_METHOD",
-            metavar="gptq|rtn",
-            help="GPTQ (default) or round to nearest, which needs no calibration.",
+            metavar="gptq|gptaq|rtn",
+            help="GPTQ (default), GPTAQ, which corrects the drift of earlier layers too, or round to nearest, which needs no "
+            "calibration.",
         ),
     ] = None,
     mse: Annotated[
@@ -117,6 +137,69 @@ def quantize(
     ] = None,
     block_size: Annotated[
         int | None, _option("--block-size", panel=_METHOD, help="GPTQ: columns between two lazy updates. Default 128.")
+    ] = None,
+    transforms: Annotated[
+        bool | None,
+        _option("--transforms/--no-transforms", panel=_TRANSFORMS, help="None at all. Default: as preset and recipe say."),
+    ] = None,
+    rotate: Annotated[
+        bool | None,
+        _option("--rotate/--no-rotate", panel=_TRANSFORMS, help="Both rotations, --r1 and --r2, norms folded."),
+    ] = None,
+    r1: Annotated[
+        bool | None, _option("--r1/--no-r1", panel=_TRANSFORMS, help="Rotate the residual stream. Costs nothing at run time.")
+    ] = None,
+    r2: Annotated[
+        bool | None,
+        _option("--r2/--no-r2", panel=_TRANSFORMS, help="Rotate the values of each head. Costs nothing at run time."),
+    ] = None,
+    rot_seed: Annotated[
+        int | None, _option("--rot-seed", panel=_TRANSFORMS, min=0, help="Of the rotations. Default 0.")
+    ] = None,
+    rot_seeds: Annotated[
+        int | None,
+        _option("--rot-seeds", panel=_TRANSFORMS, min=1, help="Seeds to try; the best on calibration text is taken."),
+    ] = None,
+    scale: Annotated[
+        bool | None,
+        _option(
+            "--scale/--no-scale",
+            panel=_TRANSFORMS,
+            help="Scale attention values and feed-forward channels by powers of two. Costs nothing at run time.",
+        ),
+    ] = None,
+    scale_norms: Annotated[
+        bool | None,
+        _option(
+            "--scale-norms/--no-scale-norms",
+            panel=_TRANSFORMS,
+            help="The same for what the norms put out, where the residual stream is not rotated.",
+        ),
+    ] = None,
+    hadamard: Annotated[
+        int | None,
+        _option(
+            "--hadamard",
+            panel=_TRANSFORMS,
+            min=0,
+            metavar="N",
+            help="Blocks of a transform of the feed-forward's hidden layer at run time, such as 128; 0: none.",
+        ),
+    ] = None,
+    permute: Annotated[
+        bool | None,
+        _option("--permute/--no-permute", panel=_TRANSFORMS, help="Deal large channels over the blocks of --hadamard."),
+    ] = None,
+    bake_embed_norm: Annotated[
+        bool | None,
+        _option(
+            "--bake-embed-norm/--no-bake-embed-norm",
+            panel=_TRANSFORMS,
+            help="BLOOM: the embedding norm becomes part of the table, which --r1 needs. Only agq runs the result.",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None, _option("--alpha", panel=_METHOD, help="GPTAQ: weight of its second term. Default 0.25.")
     ] = None,
     calibration: Annotated[
         Path | None,
@@ -246,6 +329,20 @@ def quantize(
         quantized_activations=quantized_activations,
         kv_bits=kv_bits,
         head_bits=head_bits,
+        preset=preset,
+        act_clip=act_clip,
+        alpha=alpha,
+        transforms=transforms,
+        rotate=rotate,
+        r1=r1,
+        r2=r2,
+        rot_seed=rot_seed,
+        rot_seeds=rot_seeds,
+        scale=scale,
+        scale_norms=scale_norms,
+        hadamard=hadamard,
+        permute=permute,
+        bake_embed_norm=bake_embed_norm,
     )
     if print_config:
         print(plan.recipe.to_yaml(), end="")
@@ -281,7 +378,8 @@ def _show_plan(plan: Plan) -> None:
         {
             "model": plan.model,
             "method": plan.recipe.method,
-            "calibration": source if plan.recipe.method == "gptq" else None,
+            "transformations": _transforms_text(plan),
+            "calibration": source if plan.recipe.calibrated else None,
             "output": plan.output,
             "format": plan.format,
             "device": plan.device.type,
@@ -291,6 +389,27 @@ def _show_plan(plan: Plan) -> None:
     )
     for note in plan.notes:
         console.say(f"note: {note}")
+
+
+def _transforms_text(plan: Plan) -> str | None:
+    """The transformations that will be done, by their options' names; None: none."""
+    options, allowed = plan.recipe.transforms, plan.transforms
+    steps = [
+        name
+        for name, done in (
+            ("scale", options.scale),
+            ("scale-norms", options.scale_norms and "scale_norms" not in allowed.skipped),
+            ("r1", allowed.r1 is not None),
+            ("r2", allowed.r2 is not None),
+            ("permute", options.permute),
+            (f"hadamard {allowed.hadamard}", allowed.hadamard > 0),
+            ("bake-embed-norm", allowed.bake_embed_norm),
+        )
+        if done
+    ]
+    if not steps and allowed.fold:
+        steps = ["fold"]
+    return ", ".join(steps) or None
 
 
 def _run(plan: Plan, resume: bool) -> QuantizeReport:
@@ -303,6 +422,10 @@ def _run(plan: Plan, resume: bool) -> QuantizeReport:
     with console.progress("quantize", total=plan.checkpoint.spec.layers, unit="blocks") as bar:
 
         class Shown(Progress):
+            def step(self, text: str) -> None:
+                bar.update(note=text)
+                console.detail(text)
+
             def layer(self, index: int, report: LayerReport) -> None:
                 loss = "" if report.relative != report.relative else f" relative error {report.relative:.5f}"
                 bar.update(note=f"{report.module}{loss}")
@@ -329,7 +452,7 @@ def _finish(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
     if report.fallbacks:
         console.warning(
             f"{report.fallbacks} of {len(report.layers)} linears were rounded to nearest: "
-            "GPTQ could not factorize their inputs"
+            f"{plan.recipe.method.upper()} could not factorize their inputs"
         )
     size = human_size(report.total_bytes)
     console.say(f"{plan.recipe.scheme.name}: {report.bits_per_weight:.3f} bits per weight, {size} in `{report.path}`")
@@ -344,6 +467,7 @@ def _finish(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
                 "format": plan.format,
                 "fallbacks": report.fallbacks,
                 "resumed_blocks": report.resumed,
+                "transforms": None if report.transforms.empty else report.transforms.to_dict(),
                 "model_sha256": plan.checkpoint.fingerprint(),
                 "layers": report.layers,
             }

@@ -81,9 +81,15 @@ class Needs:
 
 
 def estimate(
-    parts: ModelParts, schemes: dict[str, Scheme], method: str, windows: tuple[int, int] | None, weight_bytes: int
+    parts: ModelParts,
+    schemes: dict[str, Scheme],
+    method: str,
+    windows: tuple[int, int] | None,
+    weight_bytes: int,
+    transformed: bool = False,
 ) -> Needs:
-    """What a run will need. windows: (count, tokens in each), None without calibration; weight_bytes: of the source."""
+    """What a run will need. windows: (count, tokens in each), None without calibration; weight_bytes: of the source;
+    transformed: the model's other tensors are computed and may be untied."""
     spec = parts.spec
     linears = list(parts.block(0).linears.values())
     block = sum(linear.out_features * linear.in_features for linear in linears)
@@ -96,8 +102,12 @@ def estimate(
         tokens = max(BATCH_TOKENS, length)
         working += 4 * spec.vocab * spec.embed_dim + 4 * tokens * (3 * spec.ffn + 6 * spec.hidden)
         # The Hessian in float32, and its float64 copies in the factorisation.
-        working += widest * widest * (4 * 2 + (8 * 4 if method == "gptq" else 0))
+        working += widest * widest * (4 * 2 + (0 if method == "rtn" else 8 * 4) + (4 * 2 if method == "gptaq" else 0))
         hidden = 4 * count * length * (spec.hidden + spec.q_size)
+        if method == "gptaq":
+            # The float model's block, activations and hidden states stand beside the quantized model's.
+            working += 4 * block + 4 * tokens * (3 * spec.ffn + 6 * spec.hidden)
+            hidden *= 2
     quantized = sum(
         linear.out_features * linear.in_features for linear in parts.block_linears() if linear.module in schemes
     )
@@ -105,6 +115,10 @@ def estimate(
     # The source's other tensors are copied; at most 16 source bits a weight are replaced. Work folder and output exist
     # together.
     output = max(0, weight_bytes - 2 * quantized) + 2 * int(quantized * (bits + 0.5) / 8)
+    if transformed:
+        table = spec.vocab * spec.embed_dim
+        working += 4 * 3 * table + 4 * spec.hidden * spec.hidden * 4
+        output += 4 * table if spec.tied else 0
     return Needs(working, hidden, output)
 
 

@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from agq.errors import UsageError
-from agq.recipe import ActivationScheme, CalibrationSpec, GptqOptions, Override, Recipe, Scheme, WeightScheme
+from agq.recipe import (
+    ActivationScheme,
+    CalibrationSpec,
+    GptqOptions,
+    Override,
+    Recipe,
+    Scheme,
+    TransformOptions,
+    WeightScheme,
+)
 
 
 def adjust_scheme(
@@ -61,6 +70,58 @@ def _changed(item: Any, **values: Any) -> Any:
     return replace(item, **{key: value for key, value in values.items() if value is not None})
 
 
+def adjust_transforms(
+    options: TransformOptions,
+    *,
+    rotate: bool | None = None,
+    r1: bool | None = None,
+    r2: bool | None = None,
+    rot_seed: int | None = None,
+    rot_seeds: int | None = None,
+    scale: bool | None = None,
+    scale_norms: bool | None = None,
+    hadamard: int | None = None,
+    permute: bool | None = None,
+    bake_embed_norm: bool | None = None,
+) -> TransformOptions:
+    """`options` with what is not None replaced. rotate: r1 and r2 (and folding, which r1 needs) at once.
+
+    Without a Hadamard block a permutation that the options asked for before is dropped with it.
+    """
+    if rotate is not None:
+        options = replace(options, fold=rotate, r1=rotate, r2=rotate, bake_embed_norm=rotate)
+    if hadamard == 0 and permute is None:
+        options = replace(options, permute=False)
+    return _changed(
+        options,
+        fold=True if r1 else None,
+        r1=r1,
+        r2=r2,
+        seed=rot_seed,
+        seeds=rot_seeds,
+        scale=scale,
+        scale_norms=scale_norms,
+        hadamard=hadamard,
+        permute=permute,
+        bake_embed_norm=bake_embed_norm,
+    )
+
+
+def adjust_clip(recipe: Recipe, act_clip: str | float | None) -> Recipe:
+    """act_clip: a share of the range, or "search". Raises UsageError for anything else."""
+    if act_clip is None:
+        return recipe
+    if act_clip == "search":
+        return replace(recipe, act_clip=1.0, act_clip_search=True)
+    try:
+        share = float(act_clip)
+    except ValueError:
+        raise UsageError(
+            f"`--act-clip {act_clip}` is neither a number nor `search`", hint="for example `--act-clip 0.9`"
+        ) from None
+    return replace(recipe, act_clip=share, act_clip_search=False)
+
+
 def adjust_recipe(
     recipe: Recipe,
     *,
@@ -86,10 +147,14 @@ def adjust_recipe(
     quantized_activations: bool | None = None,
     kv_bits: int | None = None,
     head_bits: int | None = None,
+    alpha: float | None = None,
+    act_clip: str | float | None = None,
+    transforms: bool | None = None,
+    **steps: Any,
 ) -> Recipe:
     """`recipe` with every option that is not None in place of its own value.
 
-    overrides and ignore are added before the recipe's (the first match counts). Raises AgqError or UsageError.
+    transforms False: none of the recipe's transformations. steps: see adjust_transforms. overrides and ignore are added before the recipe's (the first match counts). Raises AgqError or UsageError.
     """
     parsed = [item if isinstance(item, Override) else Override.parse(item) for item in overrides or ()]
     gptq: GptqOptions = _changed(
@@ -100,7 +165,11 @@ def adjust_recipe(
         damping=damping,
         block_size=block_size,
         quantized_activations=quantized_activations,
+        alpha=alpha,
     )
+    if transforms is False:
+        recipe = replace(recipe, transforms=TransformOptions())
+    recipe = adjust_clip(recipe, act_clip)
     calibration: CalibrationSpec = _changed(recipe.calibration, data=data, samples=samples, seq_len=seq_len, seed=seed)
     return _changed(
         recipe,
@@ -112,4 +181,5 @@ def adjust_recipe(
         ignore=(*dict.fromkeys([*(ignore or ()), *recipe.ignore]),),
         kv_bits=kv_bits,
         head_bits=head_bits,
+        transforms=adjust_transforms(recipe.transforms, **steps),
     )

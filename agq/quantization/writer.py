@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agq.checkpoint import Checkpoint
+from agq import structured
 from agq.checkpoint.compressed_tensors import INT, PACKED, quantization_config
 from agq.errors import AgqError
 from agq.files import atomic_directory, atomic_write_text
-from agq.models import ModelParts
+from agq.models import ONLINE_PREFIX, ModelParts
+from agq.quantization.encode import store_float
 from agq.quantization.shards import Entry, write_shards
 from agq.quantization.state import WorkFolder
+from agq.quantization.transforms.parameters import TransformedParameters
+from agq.quantization.transforms.plan import TransformPlan
 from agq.recipe import ActivationScheme, Recipe, Scheme, WeightScheme
 
 SHARD_BYTES = 5_000_000_000
@@ -53,12 +56,41 @@ def choose_format(schemes: dict[str, Scheme], ct_format: str | None) -> str:
     return INT if all(item.bits == 8 for item in weights) or not all(item.symmetric for item in weights) else PACKED
 
 
-def build_config(checkpoint: Checkpoint, schemes: dict[str, Scheme], format: str) -> dict[str, Any]:
+def online_steps(recipe: Recipe, schemes: dict[str, Scheme], transforms: TransformPlan) -> dict[str, str]:
+    """What the folder's weights rely on and other software than agq does not compute at run time: name -> words.
+
+    Quantizers of activations and KV cache that others leave out are not among them: without those the model is only more exact.
+    """
+    steps = {}
+    if transforms.hadamard:
+        steps["hadamard"] = (
+            f"Walsh-Hadamard transform of the feed-forward's hidden layer in blocks of {transforms.hadamard}"
+        )
+    if transforms.bake_embed_norm:
+        steps["bake_embed_norm"] = "a model without the norm of the embeddings, which is part of the table"
+    return steps
+
+
+def runtime_formats(recipe: Recipe, schemes: dict[str, Scheme], clips: dict[str, float]) -> list[str]:
+    """Number formats of activations and KV cache in agq.json that config.json cannot express."""
+    names = []
+    if any(clips.get(module, 1.0) != 1.0 for module in schemes):
+        names.append("act_clip")
+    if recipe.kv_bits != 32:
+        names.append(f"kv{recipe.kv_bits}")
+    return names
+
+
+def build_config(
+    parameters: TransformedParameters, schemes: dict[str, Scheme], format: str
+) -> dict[str, Any]:
     """config.json of the output folder.
 
     Modules with one scheme form a config group. When all quantized linears share one scheme the target is the class
-    `Linear` and everything else is listed in `ignore`; otherwise modules are named one by one.
+    `Linear` and everything else is listed in `ignore`; otherwise modules are named one by one. Where something has to be
+    computed online the model type gets a prefix that other software does not know.
     """
+    checkpoint, plan = parameters.checkpoint, parameters.plan
     linears = [linear.module for linear in checkpoint.parts.all_linears()]
     ignore = [module for module in linears if module not in schemes]
     by_scheme: dict[Scheme, list[str]] = {}
@@ -70,80 +102,107 @@ def build_config(checkpoint: Checkpoint, schemes: dict[str, Scheme], format: str
     ]
     quantization = quantization_config(groups, ignore, format)
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-    if not checkpoint.spec.tied:
+    if not parameters.spec.tied:
         config["tie_word_embeddings"] = False
+    if not plan.plain:
+        config["model_type"] = ONLINE_PREFIX + str(config["model_type"]).removeprefix(ONLINE_PREFIX)
+    if plan.bake_embed_norm:
+        config["agq_embed_norm"] = False
     config["quantization_config"] = quantization
     return config
 
 
-def folder_entries(checkpoint: Checkpoint, schemes: dict[str, Scheme], work: WorkFolder) -> list[Entry]:
-    """Every tensor of the output folder, in model order: what the finished blocks hold, the rest copied bit for bit."""
-    parts = checkpoint.parts
+def folder_entries(parameters: TransformedParameters, schemes: dict[str, Scheme], work: WorkFolder) -> list[Entry]:
+    """Every tensor of the output folder, in model order: what the finished blocks hold, the rest of the (transformed) model in
+    the source's number formats; bit for bit where nothing was transformed."""
+    checkpoint, parts = parameters.checkpoint, parameters.parts
     replaced: dict[str, dict[str, Entry]] = {}
     for index in work.finished():
         for name, item in work.entries(index).items():
             replaced.setdefault(name.rsplit(".", 1)[0], {})[name] = item
     names = [f"{parts.embed}.weight"]
     names += [name for name in parts.dense_tensors() if name not in names]
-    entries = [_copied(checkpoint, name) for name in names]
+    entries = [_entry(parameters, name) for name in names]
     for linear in parts.all_linears():
         if linear.module in schemes:
             if linear.module not in replaced:
                 raise AgqError(f"`{linear.module}` was not quantized: the work folder `{work.path}` is incomplete")
             entries += replaced[linear.module].values()
-        elif linear.role != "head" or not checkpoint.spec.tied:
-            entries.append(_copied(checkpoint, linear.weight))
+        elif linear.role != "head" or not parameters.spec.tied:
+            entries.append(_entry(parameters, linear.weight))
         if linear.bias:
-            entries.append(_copied(checkpoint, f"{linear.module}.bias"))
+            entries.append(_entry(parameters, f"{linear.module}.bias"))
     return entries
 
 
-def _copied(checkpoint: Checkpoint, name: str) -> Entry:
-    return Entry(name, checkpoint.dtype(name), checkpoint.shape(name), lambda: checkpoint.read_raw(name)[1])
+def _entry(parameters: TransformedParameters, name: str) -> Entry:
+    checkpoint = parameters.checkpoint
+    dtype = checkpoint.dtype(name)
+    if parameters.plan.empty:
+        return Entry(name, dtype, checkpoint.shape(name), lambda: checkpoint.read_raw(name)[1])
+    return Entry(
+        name, dtype, checkpoint.shape(name), lambda: store_float(parameters.tensor(name).cpu().numpy(), dtype)
+    )
 
 
 def write_folder(
     output: Path,
-    checkpoint: Checkpoint,
+    parameters: TransformedParameters,
     recipe: Recipe,
     schemes: dict[str, Scheme],
     format: str,
     work: WorkFolder,
     record: dict[str, Any],
+    clips: dict[str, float],
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> Written:
     """Writes the folder, whole or not at all.
 
-    record: what agq.json holds beyond the scheme of the activations (recipe, calibration, report, versions); force:
-    replace a folder that stands at `output`. Raises AgqError when it may not be written.
+    record: what agq.json holds beyond the scheme of the activations (recipe, calibration, report, versions); clips: of the
+    activations by module; force: replace a folder that stands at `output`. Raises AgqError when it may not be written.
     """
-    entries = folder_entries(checkpoint, schemes, work)
+    checkpoint, plan = parameters.checkpoint, parameters.plan
+    entries = folder_entries(parameters, schemes, work)
     with atomic_directory(output, overwrite=force) as folder:
         files = write_shards(folder, entries, shard_bytes)
-        config = build_config(checkpoint, schemes, format)
+        config = build_config(parameters, schemes, format)
         atomic_write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         for source in checkpoint.tokenizer_files():
             shutil.copyfile(source, folder / source.name)
-        activations = {
-            module: {
-                "bits": scheme.activations.bits,
-                "group_size": scheme.activations.group_size,
-                "symmetric": scheme.activations.symmetric,
-            }
-            for module, scheme in schemes.items()
-        }
         agq = {
             "format": 1,
             **record,
             "kv_bits": recipe.kv_bits,
             "head_bits": recipe.head_bits,
-            "activations": activations,
+            "activations": activation_entries(parameters, schemes, clips),
         }
+        if not plan.empty:
+            agq["transforms"] = plan.to_dict()
+        agq["online"] = [*online_steps(recipe, schemes, plan), *runtime_formats(recipe, schemes, clips)]
         atomic_write_text(folder / "agq.json", json.dumps(agq, indent=2) + "\n")
         atomic_write_text(folder / "recipe.yaml", recipe.to_yaml())
         total = sum((folder / name).stat().st_size for name in files)
     return Written(output, bits_per_weight(checkpoint.parts, schemes, entries), total, files)
+
+
+def activation_entries(
+    parameters: TransformedParameters, schemes: dict[str, Scheme], clips: dict[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Of each linear what agq.json says of its input: the quantizer, its clip where it is not 1, the online transform."""
+    entries: dict[str, dict[str, Any]] = {}
+    for linear in parameters.parts.block_linears():
+        module, scheme = linear.module, schemes.get(linear.module)
+        hadamard = parameters.hadamard(module)
+        if scheme is not None:
+            entries[module] = structured.plain(scheme.activations)
+            if clips.get(module, 1.0) != 1.0:
+                entries[module]["clip"] = clips[module]
+        elif hadamard:
+            entries[module] = structured.plain(ActivationScheme(16, True))
+        if hadamard:
+            entries[module]["hadamard"] = hadamard
+    return entries
 
 
 def bits_per_weight(parts: ModelParts, schemes: dict[str, Scheme], entries: list[Entry]) -> float:

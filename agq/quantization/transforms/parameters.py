@@ -73,6 +73,26 @@ class TransformedParameters(Parameters):
         """Block length of the online transform of a module's input; 0: none."""
         return self.plan.hadamard if self._linears.get(module, (0, ""))[1] == "down" else 0
 
+    def input(self, index: int, place: str, x: Tensor) -> Tensor:
+        """What the linears at a place of a block multiply, the online transform included, where those of the model without
+        exponents, rotations and permutation read x, float32 [..., channels]."""
+        scale = self._exponents(place, index)
+        if scale is not None:
+            x = x / (self._to_query_heads(scale) if place == "o" else scale)
+        if place in ("attention", "mlp"):
+            return x if self.r1 is None else x @ self.r1
+        if place == "o" and self.plan.r2 is not None:
+            spec = self.source
+            heads = x.reshape(-1, spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
+            return torch.einsum("tkgd,kde->tkge", heads, self.r2(index)).reshape(x.shape)
+        if place == "down":
+            order = self._order(index)
+            if order is not None:
+                x = x[..., order]
+            if self.plan.hadamard:
+                x = fwht(x, self.plan.hadamard)
+        return x
+
     # ---- rotations
 
     @property

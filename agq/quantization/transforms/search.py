@@ -1,0 +1,235 @@
+"""The parts of a transformation that are decided on calibration text: exponents, the permutation, and the seed of the rotations.
+
+The float model is passed through once, one block in memory at a time; what is decided for a block changes nothing for the next
+ones, because transformations keep the function. Candidates are compared by the error of the linears' outputs on a sample of
+their inputs, with weights rounded to nearest and activations quantized as the recipe says.
+
+Exponents: the channel scale s_j = rms(x_j)^a / rms(w_j)^(1 - a), rounded to a power of two, with x_j the channel's values and w_j
+the columns that read it. a = 1/2 is the optimum of a diagonal transformation for weights and activations of equal precision
+(arXiv 2603.04359); larger a move more of the difference into the weights. A factor c between two linears (x_j c, w_j / c) is undone
+by every member of the family, whatever c is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agq.checkpoint import Checkpoint
+from agq.models import ModelSpec
+from agq.quantization.quantizers import dequantize_weight, fake_quantize, quantize_weight, weight_grid
+from agq.quantization.stages import HiddenStates
+from agq.quantization.transforms.parameters import TransformedParameters
+from agq.quantization.transforms.plan import PLACES, SCALABLE, TransformPlan, feasible
+from agq.recipe import Recipe
+from agq.reference.attention import Positions
+from agq.reference.block import Block
+from agq.reference.decoder import Embedding
+
+# Values of `a` that are tried besides no scaling at all.
+ALPHAS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+# Tokens of calibration text that pass through the float model.
+SEARCH_TOKENS = 32768
+# Tokens of each input on which candidates are compared, evenly spaced.
+SAMPLE_TOKENS = 1024
+# Exponents lie between plus and minus this.
+LARGEST_EXPONENT = 15
+
+
+@dataclass
+class Input:
+    """What the linears at a place read. sample: float32 [SAMPLE_TOKENS, channels]; energy: mean of x^2, float64 [channels]."""
+
+    sample: Tensor
+    energy: Tensor
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    windows: Tensor | None,
+    device: torch.device | str = "cpu",
+    make: Callable[[tuple[int, ...]], Tensor] = lambda shape: torch.empty(shape),
+    progress: Callable[[str], None] = lambda text: None,
+) -> TransformPlan:
+    """The whole plan of a recipe's transformations.
+
+    windows: calibration tokens int64 [windows, n], None where the recipe measures nothing; make: see HiddenStates; progress: called
+    with a sentence for each block. Raises AgqError for options that the model cannot have.
+    """
+    options = recipe.transforms
+    plan = feasible(checkpoint, options)
+    if not options.measured:
+        return plan
+    with torch.inference_mode():
+        return _Search(checkpoint, recipe, plan, torch.device(device)).run(windows, make, progress)
+
+
+class _Search:
+    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, plan: TransformPlan, device: torch.device) -> None:
+        spec = checkpoint.spec
+        self.checkpoint, self.recipe, self.plan, self.device = checkpoint, recipe, plan, device
+        options = recipe.transforms
+        widths = {"attention": spec.hidden, "o": spec.kv_size, "mlp": spec.hidden, "down": spec.ffn}
+        places = ["o"] if options.scale else []
+        if options.scale and spec.activation in SCALABLE:
+            places.append("down")
+        if options.scale_norms and "scale_norms" not in plan.skipped:
+            places += ["attention", "mlp"]
+        self.exponents = {place: np.zeros((spec.layers, widths[place]), np.int8) for place in PLACES if place in places}
+        self.permutation = np.tile(np.arange(spec.ffn, dtype=np.int32), (spec.layers, 1)) if options.permute else None
+        self.seeds: list[int] = []
+        if options.seeds > 1 and (plan.r1 is not None or plan.r2 is not None):
+            self.seeds = list(range(options.seed, options.seed + options.seeds))
+        self.errors = dict.fromkeys(self.seeds, 0.0)
+
+    def run(
+        self, windows: Tensor, make: Callable[[tuple[int, ...]], Tensor], progress: Callable[[str], None]
+    ) -> TransformPlan:
+        spec = self.checkpoint.spec
+        source = TransformedParameters(
+            self.checkpoint, replace(self.plan, r1=None, r2=None, hadamard=0), self.device
+        )
+        windows = windows[: max(1, SEARCH_TOKENS // windows.shape[1])]
+        hidden = HiddenStates(windows, Embedding(source), self.device, make)
+        positions = Positions.of(spec, windows.shape[1], self.device)
+        for index in range(spec.layers):
+            block = source.block(index)
+            inputs = _gather(block, hidden, positions)
+            for place in self.exponents:
+                self._choose_exponents(source, index, place, inputs[place])
+            if self.permutation is not None:
+                self._choose_permutation(index, inputs["down"].energy)
+            for seed in self.seeds:
+                self.errors[seed] += self._error_of_seed(source, index, seed, inputs)
+            progress(f"transformations of block {index + 1} of {spec.layers} decided")
+        plan = self._current()
+        if self.seeds:
+            best = min(self.seeds, key=lambda seed: (self.errors[seed], seed))
+            plan = replace(
+                plan, r1=None if plan.r1 is None else best, r2=None if plan.r2 is None else best
+            )
+        return plan
+
+    def _current(self) -> TransformPlan:
+        return replace(self.plan, exponents=self.exponents, permutation=self.permutation)
+
+    # ---- one block
+
+    def _choose_exponents(self, source: TransformedParameters, index: int, place: str, found: Input) -> None:
+        spec = self.checkpoint.spec
+        weights = torch.cat([source.tensor(f"{module}.weight") for module in self._modules(index, place)])
+        energy, columns = found.energy, weights.square().sum(dim=0, dtype=torch.float64)
+        if place == "o":
+            energy = _by_value_channel(energy, spec).mean(dim=1).reshape(-1)
+            columns = _by_value_channel(columns, spec).sum(dim=1).reshape(-1)
+        best, least = self.exponents[place][index].copy(), self._error(source, index, place, found, self._tried(None))
+        for alpha in ALPHAS:
+            self.exponents[place][index] = channel_exponents(energy, columns, alpha)
+            error = self._error(source, index, place, found, self._tried(None))
+            if error < least:
+                best, least = self.exponents[place][index].copy(), error
+        self.exponents[place][index] = best
+
+    def _choose_permutation(self, index: int, energy: Tensor) -> None:
+        """Channels in falling order of size, dealt over the blocks forwards and backwards in turn (arXiv 2406.01721)."""
+        sizes = energy.cpu().numpy()
+        if "down" in self.exponents:
+            sizes = sizes * np.exp2(-2.0 * self.exponents["down"][index])
+        self.permutation[index] = zigzag(sizes, self.plan.hadamard)
+
+    def _error_of_seed(self, source: TransformedParameters, index: int, seed: int, inputs: dict[str, Input]) -> float:
+        candidate = self._tried(seed)
+        return sum(self._error(source, index, place, inputs[place], candidate) for place in PLACES)
+
+    def _tried(self, seed: int | None) -> TransformPlan:
+        """The plan as far as it is decided, with the rotations of `seed`; None: without the rotation of the residual stream, which
+        has no part in the choice of exponents."""
+        plan = self._current()
+        if seed is None:
+            return replace(plan, r1=None)
+        return replace(
+            plan, r1=None if plan.r1 is None else seed, r2=None if plan.r2 is None else seed
+        )
+
+    def _modules(self, index: int, place: str) -> list[str]:
+        block = self.checkpoint.parts.block(index)
+        return [block.linears[role].module for role in block.groups[PLACES.index(place)]]
+
+    def _error(
+        self, source: TransformedParameters, index: int, place: str, found: Input, plan: TransformPlan
+    ) -> float:
+        """Squared error of the outputs of the quantized linears at a place over the outputs' squares."""
+        candidate = TransformedParameters(self.checkpoint, plan, self.device)
+        modules = self._modules(index, place)
+        scheme = self.recipe.scheme_for(modules[0])
+        if scheme is None:
+            return 0.0
+        x = candidate.input(index, place, found.sample)
+        activations = scheme.activations
+        read = fake_quantize(x, activations.bits, activations.symmetric, activations.group_size, self._clip(scheme))
+        error = energy = 0.0
+        for module in modules:
+            weight = candidate.tensor(f"{module}.weight")
+            rounded = weight
+            if scheme.weights.bits < 16:
+                grid = weight_grid(weight, scheme.weights.bits, scheme.weights.symmetric, scheme.weights.group_size)
+                rounded = dequantize_weight(quantize_weight(weight, grid), grid)
+            wanted = x @ weight.t()
+            error += float((read @ rounded.t() - wanted).square().sum(dtype=torch.float64))
+            energy += float(wanted.square().sum(dtype=torch.float64))
+        return error / energy if energy else 0.0
+
+    def _clip(self, scheme) -> float:
+        return self.recipe.act_clip if scheme.activations.bits == 4 else 1.0
+
+
+def _gather(block: Block, hidden: HiddenStates, positions: Positions) -> dict[str, Input]:
+    """The inputs of a block's linears by place; the hidden states move on to the next block."""
+    samples: dict[str, list[Tensor]] = {place: [] for place in PLACES}
+    sums: dict[str, Tensor] = {}
+    total = hidden.states.shape[0] * hidden.length
+    wanted = torch.linspace(0, total - 1, min(total, SAMPLE_TOKENS)).long()
+    for part in hidden.parts():
+        h = hidden.get(part)
+        inputs, out = block.inputs(h, positions)
+        hidden.set(part, out)
+        first = part.start * hidden.length
+        here = wanted[(wanted >= first) & (wanted < first + h.shape[0] * hidden.length)] - first
+        for place, x in zip(PLACES, inputs.values(), strict=True):
+            x = x.reshape(-1, x.shape[-1])
+            samples[place].append(x[here.to(x.device)])
+            squares = x.square().sum(dim=0, dtype=torch.float64)
+            sums[place] = sums[place] + squares if place in sums else squares
+    return {place: Input(torch.cat(samples[place]), sums[place] / total) for place in PLACES}
+
+
+def _by_value_channel(channels: Tensor, spec: ModelSpec) -> Tensor:
+    """[heads * head_dim] -> [kv_heads, query heads of a group, head_dim]."""
+    return channels.reshape(spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
+
+
+def channel_exponents(energy: Tensor, columns: Tensor, alpha: float) -> np.ndarray:
+    """log2 of rms(x)^alpha / rms(w)^(1 - alpha) with its median taken out, rounded: int8 [channels].
+
+    energy: mean of x^2 of each channel; columns: sum of the squares of the weights that read it, both float64 [channels]. Channels
+    without values or without weights get 0.
+    """
+    alive = (energy > 0) & (columns > 0)
+    log = torch.zeros_like(energy)
+    log[alive] = 0.5 * alpha * torch.log2(energy[alive]) - 0.5 * (1 - alpha) * torch.log2(columns[alive])
+    if bool(alive.any()):
+        log[alive] -= log[alive].median()
+    return log.round().clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).to(torch.int8).cpu().numpy()
+
+
+def zigzag(sizes: np.ndarray, block: int) -> np.ndarray:
+    """A permutation int32 [channels] that gives each block of `block` channels its share of large and small ones."""
+    blocks = len(sizes) // block
+    order = np.argsort(-sizes, kind="stable").reshape(block, blocks)
+    order[1::2] = order[1::2, ::-1].copy()
+    return np.ascontiguousarray(order.T).reshape(-1).astype(np.int32)

@@ -1,0 +1,45 @@
+"""Helpers of the tests of quantization."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from agq.quantization.pipeline import QuantizeReport, quantize
+from tests.support import REPOSITORY
+
+TEXT = REPOSITORY / "demo" / "text" / "calibration.txt"
+
+
+def cut_model(source: Path, target: Path, layers: int) -> Path:
+    """A copy of a LLaMA folder with its first `layers` blocks only."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copyfile(path, target / path.name)
+    config = json.loads((source / "config.json").read_text()) | {"num_hidden_layers": layers}
+    (target / "config.json").write_text(json.dumps(config))
+
+    def kept(name: str) -> bool:
+        return not name.startswith("model.layers.") or int(name.split(".")[2]) < layers
+
+    tensors = load_file(source / "model.safetensors")
+    save_file({name: value for name, value in tensors.items() if kept(name)}, target / "model.safetensors",
+              metadata={"format": "pt"})
+    return target
+
+
+def quantized(model: Path, output: Path, **options: Any) -> QuantizeReport:
+    """A quick run on the demo's calibration text: 4 windows of 128 tokens."""
+    if options.get("method") != "rtn":
+        options = {"data": str(TEXT), "samples": 4, "seq_len": 128} | options
+    return quantize(model, output, **options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """File name -> bytes."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
