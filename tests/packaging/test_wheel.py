@@ -41,8 +41,9 @@ def test_tag_and_content(wheel: Path, repository: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "agq/lib/libagq-scalar.so" in names
     assert len([name for name in names if name.startswith("agq/lib/libagq-")]) >= 4
-    recipes = {path.name for path in (repository / "configs").glob("*.yaml")}
-    assert recipes == {name.rsplit("/", 1)[1] for name in names if name.startswith("agq/configs/")}
+    configs = repository / "configs"
+    recipes = {f"agq/configs/{path.relative_to(configs)}" for path in configs.rglob("*.yaml")}
+    assert recipes == {name for name in names if name.startswith("agq/configs/")}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "demo/", "kernels/")) for name in names)
 
