@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval-ppl": ("agq.cli.eval_ppl", "Measure perplexity of a model, a quantized folder or a packed file."),
     "info": ("agq.cli.info", "Show what a model or packed file is and how it is computed."),
     "verify": ("agq.cli.verify", "Check a folder or packed file for damage and inconsistencies."),
+    "sweep": ("agq.cli.sweep", "Compare methods on models: quantize, pack and measure each, as one table."),
     "bench": ("agq.cli.bench", "Measure speed on this machine."),
     "env": ("agq.cli.env", "Show versions, processor and kernels, for bug reports."),
 }

@@ -284,7 +284,9 @@ def quantize(
     ] = False,
 ) -> None:
     """Quantize a model's weights and write a compressed-tensors folder."""
-    from agq.recipe import load_recipe
+    from dataclasses import replace
+
+    from agq.recipe import load_recipe, resolve_model
 
     recipe = load_recipe(str(config)) if config is not None else None
     model = model or (recipe.model if recipe is not None else None)
@@ -298,55 +300,61 @@ def quantize(
     set_threads(threads)
     from agq.quantization import pipeline
 
+    options = {
+        "scheme": scheme,
+        "weight_bits": weight_bits,
+        "act_bits": act_bits,
+        "group_size": group_size,
+        "asym": asym,
+        "act_group": act_group,
+        "act_symmetric": None if act_asym is None else not act_asym,
+        "method": method,
+        "data": data,
+        "samples": samples,
+        "seq_len": seq_len,
+        "seed": seed,
+        "overrides": override,
+        "ignore": ignore,
+        "mse": mse,
+        "act_order": act_order,
+        "true_sequential": true_sequential,
+        "damping": damp,
+        "block_size": block_size,
+        "quantized_activations": quantized_activations,
+        "kv_bits": kv_bits,
+        "head_bits": head_bits,
+        "preset": preset,
+        "act_clip": act_clip,
+        "alpha": alpha,
+        "transforms": transforms,
+        "rotate": rotate,
+        "r1": r1,
+        "r2": r2,
+        "rot_seed": rot_seed,
+        "rot_seeds": rot_seeds,
+        "scale": scale,
+        "scale_norms": scale_norms,
+        "hadamard": hadamard,
+        "permute": permute,
+        "bake_embed_norm": bake_embed_norm,
+    }
+    if print_config:
+        if recipe is None:
+            _, recipe = resolve_model(model)
+        effective = pipeline.effective_recipe(recipe, **options)
+        print(replace(effective, model=effective.model or model).to_yaml(), end="")
+        return
     plan = pipeline.plan(
         model,
         output,
         recipe=recipe,
         calibration=calibration,
         ct_format=ct_format,
-        force=force or dry_run or print_config,
+        force=force or dry_run,
         device=device,
-        check_space=not (dry_run or print_config),
-        scheme=scheme,
-        weight_bits=weight_bits,
-        act_bits=act_bits,
-        group_size=group_size,
-        asym=asym,
-        act_group=act_group,
-        act_symmetric=None if act_asym is None else not act_asym,
-        method=method,
-        data=data,
-        samples=samples,
-        seq_len=seq_len,
-        seed=seed,
-        overrides=override,
-        ignore=ignore,
-        mse=mse,
-        act_order=act_order,
-        true_sequential=true_sequential,
-        damping=damp,
-        block_size=block_size,
-        quantized_activations=quantized_activations,
-        kv_bits=kv_bits,
-        head_bits=head_bits,
-        preset=preset,
-        act_clip=act_clip,
-        alpha=alpha,
-        transforms=transforms,
-        rotate=rotate,
-        r1=r1,
-        r2=r2,
-        rot_seed=rot_seed,
-        rot_seeds=rot_seeds,
-        scale=scale,
-        scale_norms=scale_norms,
-        hadamard=hadamard,
-        permute=permute,
-        bake_embed_norm=bake_embed_norm,
+        check_space=not dry_run,
+        **options,
     )
-    if print_config:
-        print(plan.recipe.to_yaml(), end="")
-        return
     if dry_run:
         _show_plan(plan)
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
-from agq.errors import UsageError
+from agq.errors import AgqError, UsageError
 from agq.recipe import (
     ActivationScheme,
     CalibrationSpec,
@@ -122,6 +123,22 @@ def adjust_clip(recipe: Recipe, act_clip: str | float | None) -> Recipe:
     return replace(recipe, act_clip=share, act_clip_search=False)
 
 
+def _usage(function: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    """What a recipe's own checks refuse is a wrong option here: AgqError becomes UsageError."""
+
+    @wraps(function)
+    def checked(*arguments: Any, **options: Any) -> Recipe:
+        try:
+            return function(*arguments, **options)
+        except UsageError:
+            raise
+        except AgqError as error:
+            raise UsageError(error.message, error.hint) from error
+
+    return checked
+
+
+@_usage
 def adjust_recipe(
     recipe: Recipe,
     *,
@@ -154,7 +171,7 @@ def adjust_recipe(
 ) -> Recipe:
     """`recipe` with every option that is not None in place of its own value.
 
-    transforms False: none of the recipe's transformations. steps: see adjust_transforms. overrides and ignore are added before the recipe's (the first match counts). Raises AgqError or UsageError.
+    transforms False: none of the recipe's transformations. steps: see adjust_transforms. overrides and ignore are added before the recipe's (the first match counts). Raises UsageError.
     """
     parsed = [item if isinstance(item, Override) else Override.parse(item) for item in overrides or ()]
     gptq: GptqOptions = _changed(

@@ -89,6 +89,15 @@ def default_output(model: str, recipe: Recipe) -> Path:
     return Path(f"{Path(model).name.partition('@')[0]}-{recipe.scheme.name}")
 
 
+def effective_recipe(recipe: Recipe | None, preset: str | None = None, **options: Any) -> Recipe:
+    """The recipe that is run: `recipe` (default: the defaults), then the preset's sections, then the options.
+
+    Raises AgqError for an unknown preset, UsageError for options that are wrong or contradict each other.
+    """
+    base = recipe or Recipe()
+    return adjust_recipe(base if preset is None else apply_preset(base, preset), **options)
+
+
 def plan(
     model: str,
     output: str | Path | None = None,
@@ -108,10 +117,7 @@ def plan(
     """
     folder, named = find_model(str(model))
     given = {key for key, value in options.items() if value is not None}
-    base = recipe or named or Recipe()
-    if preset is not None:
-        base = apply_preset(base, preset)
-    recipe = adjust_recipe(base, **options)
+    recipe = effective_recipe(recipe or named, preset, **options)
     texts = given & {"data", "samples", "seq_len", "seed"}
     if calibration is not None and texts:
         raise UsageError(

@@ -1,0 +1,125 @@
+"""One entry of a sweep: a model quantized as a row says, packed, and measured through the C kernels."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agq.errors import AgqError
+from agq.sweep.definition import ModelEntry, Row, Sweep
+
+# Called with a few words about what is being done.
+Say = Callable[[str], None]
+
+
+def make_cell(sweep: Sweep, model: ModelEntry, row: Row, source: Path, baseline: Path, work: Path, say: Say) -> dict[str, Any]:
+    """The record of one entry.
+
+    Args:
+        source: the model's folder. baseline: the unquantized model, packed; made here by its own row.
+        work: folder for the quantized folder and the artifact; both are removed afterwards, the baseline stays.
+
+    Returns:
+        JSON types: bits_per_weight, bits_per_parameter, kv_bits, bytes, quantize_s, texts {name: {ppl, windows, ...}}, kl,
+        same_top1, ratio (against the unquantized model on the windows of kl), reference_ratio, prefill, decode; or `error`,
+        the reason why this model cannot be quantized that way.
+    """
+    record: dict[str, Any] = {"model": model.name, "row": row.name, "options": row.options, "prune": row.prune}
+    folder, artifact = work / "folder", baseline if row.baseline else work / "model.agq.safetensors"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        if not row.options:
+            folder = source
+            if not baseline.exists():
+                say("packing")
+                record.update(_pack(source, baseline, weights="f32", kv_bits=32, head_bits=32))
+            artifact = baseline
+        else:
+            say("quantizing")
+            started = time.monotonic()
+            record.update(_quantize(sweep, model, row, source, folder))
+            record["quantize_s"] = round(time.monotonic() - started, 2)
+            say("packing")
+            record.update(_pack(folder, artifact))
+        record.update(_measure(sweep, model, row, folder, artifact, baseline, say))
+    except AgqError as error:
+        record["error"] = error.message
+    finally:
+        if row.options:
+            shutil.rmtree(folder, ignore_errors=True)
+            artifact.unlink(missing_ok=True)
+    return record
+
+
+def _quantize(sweep: Sweep, model: ModelEntry, row: Row, source: Path, folder: Path) -> dict[str, Any]:
+    import agq
+    from agq.recipe import Recipe
+
+    recipe = Recipe()
+    recipe = replace(recipe, calibration=replace(recipe.calibration, seq_len=model.seq_len, **sweep.calibration))
+    report = agq.quantize(source, folder, recipe=recipe, force=True, resume=False, **row.options)
+    return {"bits_per_weight": report.bits_per_weight, "fallbacks": report.fallbacks}
+
+
+def _pack(source: Path, artifact: Path, **options: Any) -> dict[str, Any]:
+    import agq
+
+    report = agq.pack(source, artifact, **options)
+    return {
+        "bits_per_weight": report.bits_per_weight,
+        "bits_per_parameter": report.bits_per_weight_overall,
+        "kv_bits": report.kv_bits,
+        "head_bits": report.head_bits,
+        "bytes": report.bytes,
+    }
+
+
+def _measure(
+    sweep: Sweep, model: ModelEntry, row: Row, folder: Path, artifact: Path, baseline: Path, say: Say
+) -> dict[str, Any]:
+    import agq
+
+    found: dict[str, Any] = {"texts": {}}
+    common = {"seq_len": model.seq_len, "threads": sweep.threads}
+    pruning = {"prune": row.prune} if row.prune else {}
+    for text in sweep.texts:
+        say(f"perplexity on {text.name}")
+        result = agq.evaluate_perplexity(artifact, text.data, max_windows=text.windows, **common, **pruning).to_dict()
+        kept = ("ppl", "ppl_stderr", "method", "windows", "windows_total", "tokens", "seq_len", "add_bos", "data_sha256", "kernel",
+                "ppl_survivors", "ppl_unpruned_same_positions", "ppl_all", "sparsity")
+        found["texts"][text.name] = {key: result[key] for key in kept if key in result}
+        found["model_sha256"] = result["model_sha256"]
+    first = sweep.texts[0]
+    if row.options and not row.prune:
+        say("divergence from the unquantized model")
+        result = agq.evaluate_perplexity(
+            artifact, first.data, max_windows=sweep.divergence_windows, baseline=baseline, **common
+        ).to_dict()
+        found.update({key: result[key] for key in ("kl", "kl_stderr", "same_top1", "same_top1_stderr", "ratio", "ratio_stderr")})
+    if sweep.reference_windows and not row.prune:
+        say("torch reference")
+        pair = [
+            agq.evaluate_perplexity(path, first.data, max_windows=sweep.reference_windows, **common).ppl for path in (artifact, folder)
+        ]
+        found["reference_ratio"] = pair[0] / pair[1]
+    if sweep.prefill or sweep.decode:
+        say("speed")
+        found.update(_speed(sweep, artifact))
+    return found
+
+
+def _speed(sweep: Sweep, artifact: Path) -> dict[str, Any]:
+    """Tokens per second, medians of repetitions: they tell rows of one sweep apart, no more."""
+    from agq.artifact import open_artifact
+    from agq.runtime import benchmark
+
+    cases = benchmark.plan([sweep.prefill], [sweep.decode], [0], [sweep.threads], [None])
+    found = {}
+    for result in benchmark.run(open_artifact(artifact), cases, repetitions=3):
+        rates = sorted(result.tokens / (sample * 1e-9) for sample in result.samples_ns)
+        found[result.kind] = rates[len(rates) // 2]
+    return found

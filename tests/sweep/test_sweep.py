@@ -1,0 +1,105 @@
+"""`agq sweep`: definition, resuming, results; on the demo model with few tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agq.errors import AgqError
+from agq.sweep.definition import load_sweep, parse_sweep, select
+
+SMALL = """
+models:
+  - {name: demo, path: MODEL, seq_len: 256}
+texts:
+  - {name: held-out, data: TEXT, windows: 3}
+calibration: {data: CALIBRATION, samples: 4, seed: 0}
+divergence_windows: 1
+reference_windows: 1
+prefill: 32
+decode: 4
+rows:
+  - {name: RTN W8A8, options: {method: rtn, scheme: W8A8, preset: rtn}}
+  - {name: RTN W4A4, options: {method: rtn, scheme: W4A4, preset: rtn}, ablation: true}
+  - {name: impossible, options: {method: rtn, scheme: W4A8, group_size: 96, preset: rtn}}
+"""
+
+
+@pytest.fixture
+def definition(tmp_path: Path, demo_model: Path, demo_text: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    words = {"MODEL": demo_model, "TEXT": demo_text / "heldout.txt", "CALIBRATION": demo_text / "calibration.txt"}
+    text = SMALL
+    for word, value in words.items():
+        text = text.replace(word, str(value))
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_sweep_measures_compares_and_resumes(definition: Path, agq_cli, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    result = agq_cli("sweep", definition, "-o", output, check=True)
+    record = {item["row"]: item for item in json.loads((output / "results.json").read_text())["records"]}
+    assert list(record) == ["bf16", "RTN W8A8", "RTN W4A4", "impossible"]
+    base = record["bf16"]["texts"]["held-out"]["ppl"]
+    eight, four = (record[name]["texts"]["held-out"]["ppl"] / base for name in ("RTN W8A8", "RTN W4A4"))
+    assert 0.98 < eight < 1.01 and 1.03 < four < 2
+    assert record["RTN W8A8"]["kl"] < record["RTN W4A4"]["kl"]
+    assert record["RTN W8A8"]["same_top1"] > record["RTN W4A4"]["same_top1"]
+    assert record["RTN W4A4"]["bits_per_weight"] == pytest.approx(4.125)
+    for name in ("RTN W8A8", "RTN W4A4"):
+        assert record[name]["reference_ratio"] == pytest.approx(1, abs=0.002)
+        assert record[name]["prefill"] > 0 and record[name]["decode"] > 0
+    assert "96" in record["impossible"]["error"] and "1 entries" in result.stderr
+    assert result.stdout == (output / "results.md").read_text(encoding="utf-8")
+    assert "| RTN W8A8 |" in result.stdout and "Ablation:" in result.stdout and "## Not made" in result.stdout
+    assert (output / "results.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
+
+    made = {path: path.stat().st_mtime_ns for path in (output / "cells").iterdir()}
+    (output / "cells" / "demo--RTN-W4A4.json").unlink()
+    again = agq_cli("sweep", definition, "-o", output, "--no-plot", check=True)
+    changed = [path.name for path, when in made.items() if path.stat().st_mtime_ns != when]
+    assert changed == ["demo--RTN-W4A4.json"]
+    assert again.stdout.count("| RTN W4A4 |") == 1
+
+
+def test_dry_run_lists_the_entries(definition: Path, agq_cli) -> None:
+    result = agq_cli("sweep", definition, "--dry-run", "--row", "RTN W8A8", check=True)
+    assert result.stdout.splitlines() == ["demo\tbf16", "demo\tRTN W8A8"]
+
+
+def test_unknown_names_are_refused(definition: Path) -> None:
+    with pytest.raises(AgqError, match="no row `nonsense`") as caught:
+        select(load_sweep(definition), None, ["nonsense"])
+    assert "RTN W8A8" in caught.value.hint
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    ({}, "no `models`"),
+    ({"models": [{"name": "a"}], "texts": [{"name": "t", "data": "x"}], "rows": [{"name": "r", "options": {"scheme": "W4A8"}}]}, "`path`"),
+    ({"models": [{"name": "a", "path": "b"}], "texts": [{"name": "t", "data": "x"}], "rows": [{"name": "r"}, {"name": "r"}]}, "same name"),
+    ({"model": []}, "unknown key"),
+    ({"models": [{"name": "a", "path": "b"}], "texts": [{"name": "t"}], "rows": [{"name": "r"}]}, "`data`"),
+    ({"models": [{"name": "a", "path": "b"}], "texts": [{"name": "t", "data": "x"}], "rows": [{"name": "r"}], "prefill": -1}, "prefill"),
+], ids=["empty", "no path", "same name", "unknown key", "no data", "negative"])
+def test_wrong_definitions(data: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(AgqError, match=message):
+        parse_sweep(data, tmp_path)
+
+
+def test_relative_paths_are_those_of_the_file(repository: Path) -> None:
+    sweep = load_sweep(repository / "configs" / "sweeps" / "demo.yaml")
+    assert Path(sweep.models[0].path) == repository / "demo" / "llama-demo"
+    assert Path(sweep.texts[0].data).is_file()
+    assert sweep.rows_of(sweep.models[0])[0].baseline
+
+
+def test_key_changes_with_what_the_numbers_depend_on(definition: Path) -> None:
+    sweep = load_sweep(definition)
+    model, row = sweep.models[0], sweep.rows[1]
+    key = sweep.key(model, row, "model", {"held-out": "text"}, "1")
+    assert key == sweep.key(model, row, "model", {"held-out": "text"}, "1")
+    assert len({key, sweep.key(model, row, "other", {"held-out": "text"}, "1"), sweep.key(model, row, "model", {"held-out": "new"}, "1"),
+                sweep.key(model, sweep.rows[2], "model", {"held-out": "text"}, "1")}) == 4
