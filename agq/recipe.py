@@ -13,6 +13,7 @@ from typing import Any
 
 from agq import structured
 from agq.errors import AgqError
+from agq.recipe_pruning import PruningOptions
 from agq.structured import Place
 
 GROUP_STEP = 32  # the kernels pad columns to 32: a scale covers a multiple of that
@@ -320,6 +321,7 @@ class Recipe:
         model: local folder or hub id, or None where the command line names it.
         overrides: other schemes for some linears; the first pattern that matches counts.
         ignore: patterns of linears that stay in floating point in the quantized folder.
+        pruning: token pruning of prompts, which `agq run` does with the packed model unless it is told not to.
         act_clip: share of the range that asymmetric 4-bit activations cover; act_clip_search: choose it for each input on
             calibration text instead, by the error of the linears' outputs.
         kv_bits: width of the KV cache at run time, 4, 8 or 32. head_bits: width of the output head in the artifact, 8,
@@ -336,6 +338,7 @@ class Recipe:
     ignore: tuple[str, ...] = ("lm_head",)
     transforms: TransformOptions = TransformOptions()
     tune: TuneOptions = TuneOptions()
+    pruning: PruningOptions = PruningOptions()
     act_clip: float = 1.0
     act_clip_search: bool = False
     kv_bits: int = 8
@@ -387,6 +390,7 @@ class Recipe:
             "ignore": list(self.ignore),
             "transforms": structured.plain(self.transforms),
             "tune": structured.plain(self.tune),
+            "pruning": self.pruning.to_dict(),
             "act_clip": self.act_clip,
             "act_clip_search": self.act_clip_search,
             "kv_bits": self.kv_bits,
@@ -432,7 +436,13 @@ class Recipe:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=False)
 
 
-_TABLES = {"gptq": GptqOptions, "calibration": CalibrationSpec, "transforms": TransformOptions, "tune": TuneOptions}
+_TABLES = {
+    "gptq": GptqOptions,
+    "calibration": CalibrationSpec,
+    "transforms": TransformOptions,
+    "tune": TuneOptions,
+    "pruning": PruningOptions,
+}
 
 
 def load_recipe(path: str) -> Recipe:

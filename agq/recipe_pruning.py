@@ -1,9 +1,9 @@
-"""Activation-guided token pruning as data: which layers prune, how much, and what becomes of positions (arXiv 2312.05693,
-Agile-Quant). Plain Python, no torch, no numpy.
+"""Activation-guided token pruning as data: which layers prune, how much, and what becomes of positions (arXiv
+2312.05693, Agile-Quant). Plain Python, no torch, no numpy.
 
-Importance of a token at a layer is the attention that it pays to the first token, summed over heads. Each pruning layer removes
-floor(r * gamma) of its r tokens, the least important ones, after attention and before its feed-forward part; with
-gamma = 1 - (1 - beta)^(1/m) the m layers together remove the share beta.
+Importance of a token at a layer is the attention that it pays to the first token, summed over heads. Each pruning
+layer removes floor(r * gamma) of its r tokens, the least important ones, after attention and before its feed-forward
+part; with gamma = 1 - (1 - beta)^(1/m) the m layers together remove the share beta.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class PruningOptions:
     Attributes:
         layers: layers that prune, counted from 1: "13-32", "9,13-32"; empty: none.
         beta: share of the prompt's tokens that all of them together remove.
-        positions: "safe": survivors keep their positions; "paper": each layer numbers its tokens anew from 0, so that rotary
-            and ALiBi distances shrink (learned positions are added at the embedding: nothing changes).
+        positions: "safe": survivors keep their positions; "paper": each layer numbers its tokens anew from 0, so that
+            rotary and ALiBi distances shrink (learned positions are added at the embedding: nothing changes).
         scores: importance from the softmax in floating point ("fp"), or after the 4-bit log2 quantizer ("code-compat").
     """
 
@@ -71,6 +71,17 @@ class PruningOptions:
         """JSON types only."""
         return structured.plain(self)
 
+    @classmethod
+    def of_record(cls, record: Any) -> PruningOptions | None:
+        """What the record of a making (the artifact's `agq.recipe`, a folder's agq.json) says; None: no pruning. Raises
+        AgqError."""
+        recipe = record.get("recipe") if isinstance(record, dict) else None
+        data = recipe.get("pruning") if isinstance(recipe, dict) else None
+        if data is None:
+            return None
+        options = cls.from_dict(data, lambda path: f"recorded pruning, `{structured.dotted(path)}`")
+        return options if options.any else None
+
     @property
     def any(self) -> bool:
         """Some layer may remove tokens."""
@@ -91,7 +102,8 @@ class PruningOptions:
         """These options for a model of `layers` layers. Raises AgqError where they name a layer that it lacks."""
         if self.blocks and self.blocks[-1] >= layers:
             raise AgqError(
-                f"pruning names layer {self.blocks[-1] + 1}, the model has {layers}", hint=f"layers count from 1 to {layers}"
+                f"pruning names layer {self.blocks[-1] + 1}, the model has {layers}",
+                hint=f"layers count from 1 to {layers}",
             )
         return self
 
@@ -105,11 +117,13 @@ class PruningOptions:
         return counts
 
     def sparsity(self, tokens: int, layers: int) -> float:
-        """1 - sum of tokens after each layer / (layers * tokens): the share of (token, layer) pairs that is not computed."""
+        """1 - sum of tokens after each layer / (layers * tokens): the share of (token, layer) pairs that is not
+        computed."""
         return 1 - sum(self.counts(tokens, layers)) / (layers * tokens)
 
     def with_sparsity(self, sparsity: float, tokens: int, layers: int) -> PruningOptions | None:
-        """The same layers with the least beta (steps of 0.001) that reaches `sparsity`; None where no beta below 0.95 does."""
+        """The same layers with the least beta (steps of 0.001) that reaches `sparsity`; None where no beta below 0.95
+        does."""
         low, high = 0, 950
         if replace(self, beta=high / 1000).sparsity(tokens, layers) < sparsity:
             return None

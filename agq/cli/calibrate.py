@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from agq.cli import pruning
+from agq.errors import UsageError
 from agq.reporting import console
 
 
@@ -22,7 +24,11 @@ def calibrate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", show_default=False, help="Default `<model>-calibration.safetensors`."
+            "--output",
+            "-o",
+            metavar="FILE",
+            show_default=False,
+            help="Default `<model>-calibration.safetensors`, with --search-pruning `<model>-pruning.yaml`.",
         ),
     ] = None,
     data: Annotated[
@@ -38,7 +44,11 @@ def calibrate(
     samples: Annotated[
         int | None,
         typer.Option(
-            "--samples", envvar="AGQ_CALIBRATION_SAMPLES", min=1, show_default=False, help="Windows. Default 128."
+            "--samples",
+            envvar="AGQ_CALIBRATION_SAMPLES",
+            min=1,
+            show_default=False,
+            help="Windows. Default 128, with --search-pruning 8.",
         ),
     ] = None,
     seq_len: Annotated[
@@ -74,14 +84,45 @@ def calibrate(
             "--threads", "-t", min=1, show_default=False, help="Default: the cores that this process may use."
         ),
     ] = None,
+    search_pruning: Annotated[
+        bool,
+        typer.Option(
+            "--search-pruning",
+            rich_help_panel="Token pruning",
+            help="Instead: search the layers that prune with the least loss, and write them as a recipe for --config.",
+        ),
+    ] = False,
+    sparsity: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--sparsity",
+            rich_help_panel="Token pruning",
+            show_default=False,
+            help="Share of the (token, layer) pairs to leave out, default 0.1. May be repeated: the best for the "
+            "first is written.",
+        ),
+    ] = None,
+    positions: pruning.Positions = None,
+    scores: pruning.Scores = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one object about the result on stdout.")] = False,
 ) -> None:
-    """Collect statistics of every linear's input on calibration text, for `agq quantize --calibration`."""
+    """Collect statistics of every linear's input on calibration text, for `agq quantize --calibration`.
+
+    With --search-pruning: measure token pruning that starts at several layers, and write the best choice.
+    """
+    if not search_pruning and (sparsity or positions or scores):
+        raise UsageError("--sparsity, --prune-positions and --prune-scores need --search-pruning")
     from agq.cli.torch_setup import set_threads
     from agq.recipe import load_recipe
 
     recipe = load_recipe(str(config)) if config is not None else None
     set_threads(threads)
+    if search_pruning:
+        if device not in (None, "cpu"):
+            raise UsageError("--search-pruning computes on the CPU")
+        given = {"data": data, "samples": samples, "seq_len": seq_len, "seed": seed, "force": force, "recipe": recipe}
+        _search(model, output, sparsity or [0.1], positions or "safe", scores or "fp", given, json_output)
+        return
     import agq
     from agq.quantization.walk import Progress
     from agq.reporting.output import human_size, print_json
@@ -121,3 +162,52 @@ def calibrate(
                 "attention_to_first": result.attention,
             }
         )
+
+
+def _search(
+    model: str,
+    output: Path | None,
+    sparsities: list[float],
+    positions: str,
+    scores: str,
+    given: dict[str, Any],
+    json_output: bool,
+) -> None:
+    from agq.calibration.pruning_search import search_pruning
+    from agq.reporting.output import print_json, print_table
+
+    with console.progress("search", unit="evaluations") as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.advance(done - bar.done)
+
+        result = search_pruning(
+            model, output, sparsities=sparsities, positions=positions, scores=scores, report=report, **given
+        )
+    console.say(f"{result.windows} windows of {result.seq_len} tokens; choice in `{result.path}`")
+    if json_output:
+        print_json(
+            {
+                "output": str(result.path),
+                "windows": result.windows,
+                "seq_len": result.seq_len,
+                "choice": result.choice.to_dict(),
+                "candidates": [item.to_dict() for item in result.candidates],
+            }
+        )
+        return
+    print_table(
+        ["sparsity", "layers", "beta", "loss of all tokens, nats", ""],
+        [
+            [
+                f"{item.sparsity:.4f}",
+                item.options.layers,
+                f"{item.options.beta:.3f}",
+                f"{item.increase:+.4f} +- {item.stderr:.4f}",
+                "best" if item.best else "",
+            ]
+            for item in result.candidates
+        ],
+        right=(0, 2, 3),
+    )

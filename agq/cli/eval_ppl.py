@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agq.cli import pruning
 from agq.errors import AgqError, UsageError
 from agq.reporting import console
 
@@ -87,7 +88,12 @@ def eval_ppl(
     ] = None,
     max_ppl: Annotated[
         float | None,
-        typer.Option("--max-ppl", min=0, show_default=False, help="Exit with 1 if the perplexity is higher."),
+        typer.Option(
+            "--max-ppl",
+            min=0,
+            show_default=False,
+            help="Exit with 1 if the perplexity (with --prune that of all tokens) is higher.",
+        ),
     ] = None,
     max_ratio: Annotated[
         float | None,
@@ -123,6 +129,9 @@ def eval_ppl(
             help="Tokens whose logits are in memory at once. Default: by the vocabulary.",
         ),
     ] = None,
+    prune: pruning.Prune = None,
+    prune_positions: pruning.Positions = None,
+    prune_scores: pruning.Scores = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Measure perplexity of a model, a quantized folder or a packed file.
@@ -130,7 +139,11 @@ def eval_ppl(
     A folder is computed by the torch reference in float32 (with its activation quantizers, if it is quantized), a
     packed file by the C kernels. WikiText-2 by the protocol of the GPTQ paper: agq eval-ppl MODEL --data wikitext2
     --seq-len 2048
+
+    With --prune three perplexities are given: of the surviving tokens, of the unpruned model on the same tokens, and
+    of all tokens. Only the first two compare with each other, and only the last with other perplexities.
     """
+    options = pruning.pruning_options(prune, prune_positions, prune_scores)
     if method not in _METHODS:
         raise UsageError(f"unknown method `{method}`", hint=f"methods: {', '.join(_METHODS)}")
     if max_ratio is not None and baseline is None:
@@ -161,6 +174,7 @@ def eval_ppl(
             threads=threads,
             batch=batch,
             fake_quant=not weights_only,
+            pruning=options,
             report=report,
             note=console.warning,
         )
@@ -203,11 +217,25 @@ def _show(evaluation: Evaluation, model: str) -> None:
             + (f", {result.words} words" if result.words else ""),
             "BOS": result.bos,
             "time": console.clock(evaluation.seconds),
-            "perplexity": f"{result.ppl:.4f} +- {result.ppl_stderr:.4f}{unit}",
+            "perplexity": f"{result.ppl:.4f} +- {result.ppl_stderr:.4f}{unit}" if evaluation.pruned is None else None,
             "per token": f"{result.token_ppl:.4f}" if result.words else None,
             "bits per byte": f"{result.bits_per_byte:.4f}" if result.bits_per_byte is not None else None,
         }
     )
+    if evaluation.pruned is not None:
+        found = evaluation.pruned
+        share = f"{found.survivors} of {found.tokens} tokens"
+        print_pairs(
+            {
+                "pruning": found.options.describe(),
+                "sparsity": f"{100 * found.sparsity:.2f} % of (token, layer) pairs",
+                "survivors only": f"{found.ppl_survivors:.4f} +- {found.ppl_survivors_stderr:.4f} ({share})",
+                "unpruned, same tokens": f"{found.ppl_unpruned_same_positions:.4f} "
+                f"+- {found.ppl_unpruned_same_positions_stderr:.4f}",
+                "all tokens": f"{found.ppl_all:.4f} +- {found.ppl_all_stderr:.4f}",
+                "unpruned, all tokens": f"{found.ppl_unpruned:.4f} +- {found.ppl_unpruned_stderr:.4f}",
+            }
+        )
     if evaluation.divergence is not None and evaluation.baseline is not None:
         distance, base = evaluation.divergence, evaluation.baseline
         print_pairs(

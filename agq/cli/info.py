@@ -59,6 +59,7 @@ def _recipe(values: Any) -> str | None:
 
 
 def _show(values: dict[str, Any]) -> None:
+    from agq.recipe_pruning import PruningOptions
     from agq.reporting.output import dumps, human_size, print_pairs, print_table
     from agq.runtime.describe import merged
 
@@ -91,6 +92,7 @@ def _show(values: dict[str, Any]) -> None:
             + (f", {human_size(values['kv_bytes_per_token'])} per token" if "kv_bytes_per_token" in values else "")
             if values["kv_bits"]
             else None,
+            "token pruning": PruningOptions.from_dict(values["pruning"]).describe() if values.get("pruning") else None,
             "chat template": {True: "yes", False: "no", None: None}[values.get("chat_template")],
             "made by": values.get("created_by"),
             "from": f"{source['name']}, sha256 {source['sha256'][:16]}" if source else None,

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agq.cli import pruning
 from agq.errors import AgqError, UsageError
 from agq.reporting import console
 
 if TYPE_CHECKING:
+    from agq.recipe_pruning import PruningOptions
     from agq.runtime.session import Session
 
 DEFAULT_TOKENS = 256  # without --chat: a text model rarely ends by itself
@@ -106,12 +108,28 @@ def run(
     kv_bits: Annotated[
         int | None, typer.Option("--kv-bits", help="Bits of the KV cache, 8 or 32. Default: as packed.")
     ] = None,
+    prune: pruning.Prune = None,
+    prune_positions: pruning.Positions = None,
+    prune_scores: pruning.Scores = None,
+    no_prune: Annotated[
+        bool,
+        typer.Option(
+            "--no-prune",
+            rich_help_panel="Token pruning",
+            help="No token pruning, whatever the artifact's recipe says.",
+        ),
+    ] = False,
 ) -> int:
     """Generate text with a packed model.
 
     Sampling is greedy unless --temp is given. Filters are applied in the order: repetition penalty, temperature,
     top-k, top-p, min-p.
     """
+    options: PruningOptions | bool | None = pruning.pruning_options(prune, prune_positions, prune_scores)
+    if no_prune:
+        if prune is not None:
+            raise UsageError("--prune and --no-prune exclude each other")
+        options = False
     if system is not None and not chat:
         raise UsageError("--system needs --chat", hint="a system message is a part of a chat template")
     if echo and (chat or json_output):
@@ -145,6 +163,7 @@ def run(
         context=context,
         kv_bits=kv_bits,
         speculate=speculate,
+        pruning=options,
     ) as session:
         _describe(session)
         if text is None:
@@ -257,6 +276,8 @@ def _describe(session: Session) -> None:
         f"{engine.threads} threads; context {engine.context}, KV cache {engine.kv_bits} bits, "
         f"{engine.kv_bytes / 1e6:.1f} MB; workspace {engine.workspace_bytes / 1e6:.1f} MB"
     )
+    if engine.pruning is not None:
+        console.detail(f"token pruning: {engine.pruning.describe()}")
     for plan in engine.plan():
         console.detail(
             f"{plan.name}: weights {plan.weights}, activations {plan.activations}, accumulator {plan.accumulator}, "

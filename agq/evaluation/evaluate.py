@@ -28,7 +28,9 @@ from agq.evaluation.methods import (
     wikitext_documents,
 )
 from agq.evaluation.perplexity import Divergence, PerplexityResult, Report, compare_plan, evaluate_plan
+from agq.evaluation.pruned import PrunedScorer, PruningResult, check_pruned, evaluate_pruned
 from agq.evaluation.scorers import Scorer, open_scorer
+from agq.recipe_pruning import PruningOptions
 
 C4_WINDOWS = 256  # of GPTQ's C4 protocol
 C4_NEW_DOCUMENTS = 1100
@@ -37,7 +39,8 @@ WINDOWED = ("gptq", "strided")  # methods that C4's windows are defined for
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A perplexity and everything it depends on. baseline, divergence: with `baseline=` only."""
+    """A perplexity and everything it depends on. baseline, divergence: with `baseline=` only; pruned: with `pruning=`
+    only, where the perplexity is that of all tokens."""
 
     model: str
     form: str
@@ -52,6 +55,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     baseline: dict[str, Any] | None = None
     divergence: Divergence | None = None
+    pruned: PruningResult | None = None
 
     @property
     def ppl(self) -> float:
@@ -76,6 +80,8 @@ class Evaluation:
         if self.divergence is not None:
             record["baseline"] = self.baseline
             record.update(self.divergence.to_dict())
+        if self.pruned is not None:
+            record.update(self.pruned.to_dict())
         return record
 
 
@@ -93,6 +99,7 @@ def evaluate_perplexity(
     threads: int | None = None,
     batch: int | None = None,
     fake_quant: bool = True,
+    pruning: PruningOptions | None = None,
     report: Report | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -112,6 +119,7 @@ def evaluate_perplexity(
             token.
         split: of a named data set. text_field: of a jsonl file.
         threads, batch: see `open_scorer`. fake_quant: False leaves activation quantizers of a quantized folder out.
+        pruning: token pruning, measured as `agq.evaluation.pruned` says (method gptq, no baseline).
         report: called with (windows done, windows in all, perplexity so far). note: called, before anything is
             computed, with each thing that makes the number differ from usual ones; the record has them too.
 
@@ -123,6 +131,8 @@ def evaluate_perplexity(
     if max_windows is not None and max_windows < 1:
         raise UsageError(f"{max_windows} windows say nothing", hint="--max-windows is at least 1")
     check_method(method, DEFAULT_SEQ_LEN.get(method, 2) if seq_len is None else seq_len, stride)
+    if pruning is not None:
+        check_pruned(method, baseline)
     path = Path(model).expanduser()
     scorer = open_scorer(path, seq_len, threads, batch, fake_quant)
     other: Scorer | None = None
@@ -137,8 +147,11 @@ def evaluate_perplexity(
         plan, text = make_plan(data, tokenizer, method, length, stride, add_bos, max_windows, split, text_field)
         _check_vocabulary(plan, scorer)
         divergence = None
-        about = None
-        if baseline is None:
+        about = pruned = None
+        if pruning is not None:
+            pruned_scorer: PrunedScorer = scorer  # type: ignore[assignment]
+            result, pruned = evaluate_pruned(pruned_scorer, plan, pruning, batch, report)
+        elif baseline is None:
             result = evaluate_plan(scorer, plan, method, batch, report)
         else:
             other = open_scorer(Path(baseline).expanduser(), length, threads, batch, fake_quant)
@@ -167,6 +180,7 @@ def evaluate_perplexity(
             notes=tuple(notes),
             baseline=about,
             divergence=divergence,
+            pruned=pruned,
         )
     finally:
         scorer.close()

@@ -138,7 +138,7 @@ def evaluate_plan(
         _check(mean.mean, index)
         if report is not None:
             report(index + 1, len(plan.windows), _ppl(mean, plan))
-    return _result(mean, plan, method)
+    return make_result(mean, plan, method)
 
 
 def compare_plan(
@@ -177,7 +177,7 @@ def compare_plan(
         _check(ours.mean + theirs.mean, index)
         if report is not None:
             report(index + 1, len(plan.windows), _ppl(ours, plan))
-    result, base = _result(ours, plan, method), _result(theirs, plan, method)
+    result, base = make_result(ours, plan, method), make_result(theirs, plan, method)
     per_unit = ours.count / plan.words if plan.words else 1.0
     ratio = result.ppl / base.ppl
     return (
@@ -243,7 +243,8 @@ def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
 
 
-def _result(mean: Mean, plan: Plan, method: str) -> PerplexityResult:
+def make_result(mean: Mean, plan: Plan, method: str) -> PerplexityResult:
+    """The result of a plan from the mean negative log likelihood of its tokens."""
     nll = mean.mean
     units = plan.words if plan.words else mean.count
     ppl = _exp(nll * mean.count / units)

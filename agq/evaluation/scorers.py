@@ -19,7 +19,9 @@ from agq.errors import AgqError
 
 if TYPE_CHECKING:
     from agq.checkpoint import Checkpoint
+    from agq.recipe_pruning import PruningOptions
 
+_PRUNED_BYTES = 512 << 20  # of logits of a pruned prompt at once: every further part computes the prompt again
 _CHUNK_BYTES = 32 << 20  # logits handed out at once
 
 
@@ -112,6 +114,7 @@ class EngineScorer:
         blocks = [info for name, info in self.artifact.linears.items() if name.startswith("blocks.")]
         self.scheme = _listing(_linear_name(info) for info in blocks)
         self._dynamic = spec.rope is not None and spec.rope.kind == "dynamic"
+        self.layers = spec.layers
         self._threads, self._batch = threads, batch
         self._engine: Any = None
         self._length = 0
@@ -133,6 +136,8 @@ class EngineScorer:
             self._open(len(tokens))
         engine = self._engine
         engine.truncate(0, 0)
+        if engine.pruning is not None:
+            engine.set_pruning(None)
         if self._dynamic and self.context is not None and len(tokens) > self.context:
             # The frequencies depend on the length of the sequence: all of it must be computed at once.
             values = engine.forward(tokens, logits=_mask(len(tokens), first, count))
@@ -143,6 +148,36 @@ class EngineScorer:
             engine.forward(tokens[:first], logits="none")
         for start in range(first, first + count, rows):
             yield engine.forward(tokens[start : min(start + rows, first + count)], logits="all")
+
+    def pruned_logits(
+        self, tokens: np.ndarray, first: int, count: int, rows: int, options: PruningOptions
+    ) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+        """See `agq.evaluation.pruned`. The prompt is one batch; where its logits take more than 512 MB it is computed
+        again for each further part."""
+        if self._engine.batch < len(tokens):
+            self._batch = len(tokens)
+            self._open(max(len(tokens), self._length))
+        engine = self._engine
+        engine.truncate(0, 0)
+        engine.set_pruning(options, protect_wanted=False)
+        most = max(rows, _PRUNED_BYTES // (4 * self.vocab))
+
+        def part(start: int) -> np.ndarray:
+            engine.truncate(0, 0)
+            return engine.forward(tokens, logits=_mask(len(tokens), start, min(most, first + count - start)))
+
+        values = part(first)
+        kept = engine.survivors()
+
+        def pieces() -> Iterator[np.ndarray]:
+            block = values
+            for start in range(first, first + count, most):
+                if start > first:
+                    block = part(start)
+                for row in range(0, len(block), rows):
+                    yield block[row : row + rows]
+
+        return kept, pieces()
 
     def tokenizer(self) -> TextTokenizer:
         return TextTokenizer.from_artifact(self.artifact)
@@ -173,8 +208,10 @@ class ReferenceScorer:
         self._model = ReferenceModel.from_folder(path, fake_quant=fake_quant)
         self.path = Path(path)
         checkpoint: Checkpoint = self._model.checkpoint
+        self.checkpoint = checkpoint
         spec = self._model.spec
         self.vocab, self.context, self.extends = spec.vocab, spec.context, spec.position != "learned"
+        self.layers = spec.layers
         quantized = checkpoint.quantization is not None and bool(checkpoint.quantization.modules())
         self.form = "quantized" if quantized else "original"
         self.scheme = _folder_scheme(checkpoint)
@@ -182,12 +219,25 @@ class ReferenceScorer:
         self.kernel = f"torch {torch.__version__.split('+')[0]} reference, float32{suffix}"
 
     def logits(self, tokens: np.ndarray, first: int, count: int, rows: int) -> Iterator[np.ndarray]:
-        torch, model = self._torch, self._model
-        with torch.inference_mode():
-            hidden = model.hidden(torch.as_tensor(tokens, dtype=torch.int64).reshape(1, -1))[0, first : first + count]
-            for start in range(0, count, rows):
+        ids = self._torch.as_tensor(tokens, dtype=self._torch.int64).reshape(1, -1)
+        yield from self._head(self._model.hidden(ids)[0, first : first + count], rows)
+
+    def _head(self, hidden: Any, rows: int) -> Iterator[np.ndarray]:
+        model = self._model
+        with self._torch.inference_mode():
+            for start in range(0, len(hidden), rows):
                 part = hidden[start : start + rows]
                 yield model.head(model.head.transform(part)).numpy()
+
+    def pruned_logits(
+        self, tokens: np.ndarray, first: int, count: int, rows: int, options: PruningOptions
+    ) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+        """See `agq.evaluation.pruned`."""
+        from agq.reference.pruning import pruned_states
+
+        ids = self._torch.as_tensor(tokens, dtype=self._torch.int64)
+        states = pruned_states(self._model, ids, options, protect_wanted=False)
+        return states.kept.numpy(), self._head(states.hidden[first : first + count], rows)
 
     def tokenizer(self) -> TextTokenizer:
         return load_tokenizer(self.path)

@@ -136,6 +136,7 @@ def plan(
     checkpoint = open_checkpoint(folder)
     if checkpoint.quantization is not None:
         raise AgqError(f"`{folder}` is quantized already", hint="start from the unquantized model")
+    recipe.pruning.check(checkpoint.spec.layers)
     check_schemes(checkpoint.parts, recipe)
     schemes = module_schemes(checkpoint.parts, recipe)
     if not schemes:

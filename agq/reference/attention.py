@@ -19,8 +19,8 @@ _QUERY_CHUNK = 256
 class Positions:
     """What attention needs to know about n consecutive positions starting at 0.
 
-    cos, sin: float32 [n, head_dim / 2] (RoPE) or None; slopes: float32 [heads] (ALiBi) or None; places: float32 [n], where the
-    tokens stand, for ALiBi where some are left out.
+    cos, sin: float32 [n, head_dim / 2] (RoPE) or None; slopes: float32 [heads] (ALiBi) or None; places: float32 [n],
+    where the tokens stand, for ALiBi where some are left out.
     """
 
     cos: Tensor | None = None
@@ -87,7 +87,8 @@ def _alibi_bias(slopes: Tensor, start: int, stop: int, places: Tensor | None = N
 def share_of_first(
     q: Tensor, k: Tensor, scale: float, slopes: Tensor | None, places: Tensor | None = None
 ) -> Tensor:
-    """Attention probability of the first token in each query's row: float32 [batch, heads, n]. Arguments as of `attend`."""
+    """Attention probability of the first token in each query's row: float32 [batch, heads, n]. Arguments as of
+    `attend`."""
     _, heads, n, _ = q.shape
     k = k.repeat_interleave(heads // k.shape[1], dim=1)
     parts = []

@@ -1,8 +1,9 @@
 """Static integer scales of one block's attention: what calibration finds and integer attention computes with.
 
-q and k after RoPE are int8 per head, symmetric: code = clip(rint(x / scale), -127, 127), scale = absmax / 127. v is unsigned
-8 bit, one scale and zero point for the block and a power-of-two factor 2^alpha_c for each channel:
-code = clip(rint(x / (scale * 2^alpha_c)) + zero, 0, 255). numpy only: calibration, artifacts and the reference share it.
+q and k after RoPE are int8 per head, symmetric: code = clip(rint(x / scale), -127, 127), scale = absmax / 127. v is
+unsigned 8 bit, one scale and zero point for the block and a power-of-two factor 2^alpha_c for each channel:
+code = clip(rint(x / (scale * 2^alpha_c)) + zero, 0, 255). numpy only: calibration, artifacts and the reference share
+it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class AttentionScales:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], block: int) -> AttentionScales | None:
-        """The scales of block `block` out of `arrays`; None where there are none. Raises AgqError where some are missing."""
+        """The scales of block `block` out of `arrays`; None where there are none. Raises AgqError where some are
+        missing."""
         names = {name: f"blocks.{block}.{name}" for name in _FIELDS}
         missing = [full for full in names.values() if full not in arrays]
         if len(missing) == len(names):
@@ -87,8 +89,8 @@ def save_scales(blocks: list[AttentionScales]) -> dict[str, np.ndarray]:
 
 
 def load_scales(arrays: Mapping[str, np.ndarray], layers: int) -> list[AttentionScales] | None:
-    """The scales of all `layers` blocks out of named arrays; None where there are none. Raises AgqError where some blocks have
-    scales and others none."""
+    """The scales of all `layers` blocks out of named arrays; None where there are none. Raises AgqError where some
+    blocks have scales and others none."""
     found = [AttentionScales.from_arrays(arrays, index) for index in range(layers)]
     if all(scales is None for scales in found):
         return None

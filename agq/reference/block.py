@@ -88,8 +88,8 @@ class Block:
         return h if self.spec.norm_after else self.attention_norm(h)
 
     def context(self, x: Tensor, positions: Positions, shares: list[Tensor] | None = None) -> Tensor:
-        """x [batch, n, hidden] -> the heads' outputs, [batch, n, heads * head_dim]. shares: takes in each query's attention to
-        the first token, [batch, heads, n]."""
+        """x [batch, n, hidden] -> the heads' outputs, [batch, n, heads * head_dim]. shares: takes in each query's
+        attention to the first token, [batch, heads, n]."""
         spec = self.spec
         batch, n, _ = x.shape
         if "qkv" in self.linears:

@@ -1,8 +1,8 @@
 """Token pruning in the torch reference: what `agq.recipe_pruning` describes, by computing the whole sequence at once.
 
-The engine keeps a list of positions for each layer's keys and values; here the same comes out of computing every layer on the
-tokens that reach it. Tokens after the prompt (`prompt`) are never pruned and attend to what is left in their layer, as in
-decoding: causal attention makes both the same function.
+The engine keeps a list of positions for each layer's keys and values; here the same comes out of computing every layer
+on the tokens that reach it. Tokens after the prompt (`prompt`) are never pruned and attend to what is left in their
+layer, as in decoding: causal attention makes both the same function.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from agq.reference.decoder import ReferenceModel, finish
 
 @dataclass(frozen=True)
 class PrunedStates:
-    """hidden: float32 [n, embed_dim], what the output head reads; of a pruned token its state at the layer that removed it
-    (after attention), which leaves through the final norm early. kept: bool [n], survivors of all layers. counts: tokens after
-    each layer."""
+    """hidden: float32 [n, embed_dim], what the output head reads; of a pruned token its state at the layer that
+    removed it (after attention), which leaves through the final norm early. kept: bool [n], survivors of all layers.
+    counts: tokens after each layer."""
 
     hidden: Tensor
     kept: Tensor
@@ -30,14 +30,15 @@ class PrunedStates:
 
 
 def log2_probability(p: Tensor) -> Tensor:
-    """The 4-bit log2 quantizer of softmax outputs, float32 -> float32: 2^-k with k = round(-log2 p), 0 where k >= 16."""
+    """The 4-bit log2 quantizer of softmax outputs, float32 -> float32: 2^-k with k = round(-log2 p), 0 where k >=
+    16."""
     k = torch.round(-torch.log2(p))
     return torch.where(k < 16, torch.exp2(-k), torch.zeros_like(p))
 
 
 def choose_victims(importance: Tensor, pinned: Tensor, gamma: float, tokens: int | None = None) -> Tensor:
-    """Which of r tokens are removed: bool [r], floor(tokens * gamma) of those that are not `pinned` (bool [r]), the least
-    important ones (float32 [r]), of equals the first. tokens: of the prompt among them, default all."""
+    """Which of r tokens are removed: bool [r], floor(tokens * gamma) of those that are not `pinned` (bool [r]), the
+    least important ones (float32 [r]), of equals the first. tokens: of the prompt among them, default all."""
     count = math.floor((importance.numel() if tokens is None else tokens) * gamma)
     order = torch.argsort(importance.masked_fill(pinned, math.inf), stable=True)
     victims = torch.zeros_like(pinned)
@@ -58,8 +59,8 @@ def pruned_states(
 
     Args:
         wanted: bool [n], tokens whose logits will be read; default the last of the prompt and all that follow it.
-        protect_wanted: those are never removed, and nothing is in the last layer (nothing reads what it would leave out). False:
-            evaluation; only the first and the last token of the prompt stay for certain.
+        protect_wanted: those are never removed, and nothing is in the last layer (nothing reads what it would leave
+            out). False: evaluation; only the first and the last token of the prompt stay for certain.
         prompt: how many of the tokens are the prompt; default all.
 
     Raises AgqError for layers that the model lacks.

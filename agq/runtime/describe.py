@@ -5,6 +5,7 @@ from typing import Any
 from agq.artifact.reader import Artifact
 from agq.checkpoint.folder import Checkpoint
 from agq.errors import AgqError
+from agq.recipe_pruning import PruningOptions
 from agq.runtime import descriptor
 from agq.runtime.engine import linear_plans, scheme_words
 from agq.runtime.library import load_library
@@ -70,6 +71,7 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "created_by": artifact.metadata.get("agq.created_by"),
         "source": artifact.source,
         "recipe": artifact.recipe,
+        "pruning": _pruning(artifact.recipe),
     }
     plans: dict[str, Any] = {}
     try:
@@ -133,8 +135,14 @@ def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
         "kv_bits": checkpoint.record.kv_bits,
         "head_bits": checkpoint.record.head_bits,
         "recipe": checkpoint.record.recipe,
+        "pruning": _pruning(checkpoint.record.values),
         "linears": linears,
     }
+
+
+def _pruning(record: Any) -> dict[str, Any] | None:
+    options = PruningOptions.of_record(record)
+    return options.to_dict() if options is not None else None
 
 
 def _stored_bytes(checkpoint: Checkpoint, name: str) -> int:

@@ -50,8 +50,8 @@ class Engine:
         kv_bits: 8 or 32; default what the artifact was packed for.
         scalar: use the portable twins of the kernels.
         isa: instruction-set level of the library; default AGQ_ISA, else the best.
-        pruning: token pruning of prompts. A prompt is what an empty slot gets first, in one call; it must fit `batch`, whose
-            default is the context then.
+        pruning: token pruning of prompts. A prompt is what an empty slot gets first, in one call; it must fit
+            `batch`, whose default is the context then.
 
     Thread-safe: calls from several threads are computed one after the other.
 
@@ -264,8 +264,8 @@ class Engine:
     def set_pruning(self, options: PruningOptions | None, protect_wanted: bool = True) -> None:
         """Pruning of all prompts from now on; None: none. All slots must be empty.
 
-        protect_wanted: tokens whose logits are asked for stay. False, for evaluation: logits of a removed token are those of its
-        state at the layer that removed it.
+        protect_wanted: tokens whose logits are asked for stay. False, for evaluation: logits of a removed token are
+        those of its state at the layer that removed it.
 
         Raises AgqError for layers that the model lacks, or slots that hold tokens.
         """

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from agq.recipe_pruning import PruningOptions
 from agq.runtime import process
 from agq.runtime.cache import open_model
 from agq.runtime.chat import ChatTemplate, Message
@@ -22,6 +23,7 @@ class Session:
         chat: prompts are messages of the model's chat template; else each one continues the text so far.
         system: system message of a chat.
         speculate: see Generation.
+        pruning: token pruning of prompts; None: as the artifact's recipe says, False: none.
 
     Raises:
         AgqError, UsageError: as Engine and ChatTemplate.
@@ -39,6 +41,7 @@ class Session:
         context: int | None = None,
         kv_bits: int | None = None,
         speculate: int = 0,
+        pruning: PruningOptions | bool | None = None,
     ):
         from agq.reporting import console
 
@@ -46,7 +49,8 @@ class Session:
         self.artifact = open_model(model, console.say)
         self._template = ChatTemplate(self.artifact) if chat else None
         self.tokenizer = load_tokenizer(self.artifact)
-        self.engine = Engine(self.artifact, threads=threads, context=context, kv_bits=kv_bits)
+        options = PruningOptions.of_record(self.artifact.recipe) if pruning is None else pruning or None
+        self.engine = Engine(self.artifact, threads=threads, context=context, kv_bits=kv_bits, pruning=options)
         if self.engine.context > self.engine.spec.context:
             console.warning(
                 f"a context of {self.engine.context} is more than the {self.engine.spec.context} that the model was "
@@ -108,8 +112,11 @@ class Session:
 
     def statistics(self, generation: Generation) -> dict[str, Any]:
         """The object that `run --json` ends with."""
-        engine = self.engine
-        return generation.statistics.to_dict() | {
+        engine, pruned = self.engine, {}
+        if engine.pruning is not None:
+            kept = engine.survivors()[: len(generation.prompt)]
+            pruned = {"pruning": engine.pruning.to_dict(), "prompt_survivors": int(kept.sum())}
+        return generation.statistics.to_dict() | pruned | {
             "load_s": round(self.load_s, 3),
             "threads": engine.threads,
             "isa": engine.library.isa,

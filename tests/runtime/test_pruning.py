@@ -1,5 +1,5 @@
-"""Token pruning in the engine: the same survivors and logits as the torch reference, in all three families; and what a slot
-with caches of different length allows."""
+"""Token pruning in the engine: the same survivors and logits as the torch reference, in all three families; and what
+a slot with caches of different length allows."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ def test_no_ratio_is_no_pruning(family) -> None:
 
 
 def test_protected_tokens_scores_and_slots(fp32_artifact, demo_model: Path) -> None:
-    """Wanted tokens stay; several prompts in one batch are pruned as each alone; log2 scores choose as the reference."""
+    """Wanted tokens stay; several prompts in one batch are pruned as each alone; log2 scores choose as the
+    reference."""
     model, artifact = ReferenceModel.from_folder(demo_model), fp32_artifact(demo_model)
     tokens = some_tokens(model.spec.vocab)
     want = np.zeros(TOKENS, bool)
@@ -126,7 +127,9 @@ def test_protected_tokens_scores_and_slots(fp32_artifact, demo_model: Path) -> N
         engine.truncate(1, 0)
         other = some_tokens(model.spec.vocab, 70, seed=1)
         both = engine.forward(
-            np.concatenate([other, tokens]), slot=[2] * 70 + [1] * TOKENS, logits=np.concatenate([np.zeros(70, bool), want])
+            np.concatenate([other, tokens]),
+            slot=[2] * 70 + [1] * TOKENS,
+            logits=np.concatenate([np.zeros(70, bool), want]),
         )
         assert np.array_equal(both, alone) and np.array_equal(engine.survivors(1), kept)
         step = engine.forward([5, 6], slot=[0, 2], logits="all")
