@@ -44,6 +44,9 @@ class Scripted:
     def truncate(self, slot: int = 0, length: int = 0) -> None:
         del self.held[length:]
 
+    def least_cut(self, slot: int = 0) -> int:
+        return 1
+
     def forward(self, tokens: list[int], slot: int = 0, logits: str = "last") -> np.ndarray:
         assert len(self.held) + len(tokens) <= self.context
         self.held += tokens

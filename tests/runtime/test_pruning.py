@@ -160,3 +160,26 @@ def test_what_a_pruned_slot_refuses(fp32_artifact, demo_model: Path) -> None:
         engine.forward(tokens)
         assert engine.survivors().all()
         engine.truncate(0, 50)
+
+
+def test_a_conversation_goes_on_after_a_pruned_prompt(demo_artifact: Path) -> None:
+    """The pruned prompt is used again as a whole, or computed again: never cut in between."""
+    from agq.runtime.generation import generate, load_tokenizer
+
+    options = PruningOptions("2-4", 0.5)
+    with Engine(demo_artifact, threads=1, context=200, pruning=options) as engine:
+        tokenizer = load_tokenizer(engine.artifact)
+        prompt = some_tokens(engine.vocab, 60).tolist()
+        first = generate(engine, tokenizer, prompt, max_tokens=5, eos_ids=[])
+        list(first)
+        longer = prompt + first.tokens + [5, 6, 7]
+        second = generate(engine, tokenizer, longer, max_tokens=5, eos_ids=[], cached=first.history())
+        list(second)
+        assert second.statistics.cached_tokens == 64  # the last generated one was not computed
+        other = generate(engine, tokenizer, prompt[:40] + [9] * 10, max_tokens=5, eos_ids=[], cached=second.history())
+        list(other)
+        assert other.statistics.cached_tokens == 0
+        engine.truncate(0, 0)
+        again = generate(engine, tokenizer, prompt[:40] + [9] * 10, max_tokens=5, eos_ids=[])
+        list(again)
+        assert again.tokens == other.tokens
