@@ -53,6 +53,9 @@ typedef struct {
   int32_t act_bits;                  /* 32: float activations; 8: int8; 4: 4-bit codes */
   int32_t act_group;                 /* columns that share an activation scale: multiple of 32 dividing in_features; 0: the token */
   int32_t act_symmetric;             /* 1: code = rint(x/s) in -127..127 or -7..7; 0: asymmetric, operand code-zero in -15..15 (4 bit only) */
+  int32_t hadamard;                  /* block of the Walsh-Hadamard transform that the input goes through first: a power of 2 that
+                                      * divides in_features; 0: none */
+  float act_clip;                    /* share of the input's range that the codes cover, above 0 and at most 1; 0 counts as 1 */
   /* Static activations: one scale and zero point for all tokens, and per column c a power of two e = act_exponent[c] in 0..3 by
    * which its step is coarser: code = clamp(rint(x * (2^-e / act_scale)) + act_zero, 0, 2^act_bits - 1). The operand of the kernels is
    * (code - act_zero) << e with 4 bits. With 8 bits it is code - 128: weights are AGQ_I8 without zero points, hold the factor
@@ -93,7 +96,7 @@ typedef struct {
   int32_t residual_from_norm;   /* 1: the residual branch starts at the norm's output (BLOOM option) */
   float attention_scale;        /* usually 1/sqrt(head_dim) */
   /* Token embedding, row-major [vocab][embed_dim], AGQ_F32/F16/BF16; or embed_in_head = 1: rows are dequantized from `head`,
-   * which is then AGQ_I8 or float in layout rl16. embed_dim differs from hidden only with project_in. */
+   * which is then AGQ_I8 or float in layout rl16, without `hadamard`. embed_dim differs from hidden only with project_in. */
   int32_t embed_dim, embed_dtype, embed_in_head;
   const void *embed;
   size_t embed_bytes;
@@ -114,7 +117,7 @@ typedef struct {
   int32_t slots;      /* sequences held at once, >= 1 */
   int32_t context;    /* positions per slot */
   int32_t batch;      /* most tokens computed at once (workspace size); longer inputs are cut into pieces inside */
-  int32_t kv_bits;    /* 8: int8 per head and token; 32: float */
+  int32_t kv_bits;    /* 4: 4 bits per head, token and group of channels; 8: int8 per head and token; 32: float */
   int32_t scalar;     /* 1: use the portable twins of the kernels */
 } agq_options;
 

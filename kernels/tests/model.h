@@ -26,6 +26,8 @@ typedef struct {
   int act_bits; /* 32, 8, 4 */
   int head;     /* AGQ_F32 or AGQ_I8 (with 8-bit activations) */
   int group;    /* of weights and 4-bit activations */
+  int hadamard; /* 1: every linear but a tied head has the largest Walsh-Hadamard block that its width allows */
+  float clip;   /* of the activations' range; 0: none */
 } test_shape;
 
 enum { MAX_LAYERS = 4, POSITION_OFFSET = 2, MAX_POSITIONS = 2048 };
@@ -78,6 +80,8 @@ static inline void random_linear(test_model *t, agq_linear *l, dense *d, int out
   l->act_symmetric = act_bits != 4;
   if (act_bits == 4) l->act_group = t->s.group;
   if (dtype == AGQ_U4) l->group_size = t->s.group;
+  l->hadamard = t->s.hadamard ? in & -in : 0;
+  l->act_clip = t->s.clip;
   d->w = own(t, (size_t)out * (size_t)in * sizeof(float));
   d->bias = t->s.bias ? random_vector(t, (size_t)out, 0, 0.1f) : NULL;
   l->bias = d->bias;
@@ -145,7 +149,9 @@ static inline test_model *model_create(const test_shape *s) {
   }
   const int bias = t->s.bias;
   t->s.bias = 0;
+  t->s.hadamard = s->hadamard && !s->tied;
   random_linear(t, &m->head, &t->head, s->vocab, s->embed_dim, s->head, s->head == AGQ_F32 ? 32 : 8);
+  t->s.hadamard = s->hadamard;
   if (s->embed_dim != s->hidden) {
     random_linear(t, &m->project_in, &t->project_in, s->hidden, s->embed_dim, s->weights, s->act_bits);
     random_linear(t, &m->project_out, &t->project_out, s->embed_dim, s->hidden, s->weights, s->act_bits);

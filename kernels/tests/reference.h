@@ -8,13 +8,26 @@
 
 static inline double *doubles(size_t n) { return calloc(n ? n : 1, sizeof(double)); }
 
-static inline void fake_quantize(double *x, int n, int bits) {
+/* Orthonormal, natural order. */
+static inline void ref_hadamard(double *x, int n, int block) {
+  for (int half = 1; half < block; half *= 2)
+    for (int i = 0; i < n; i++)
+      if (!(i & half)) {
+        const double a = x[i], b = x[i + half];
+        x[i] = a + b, x[i + half] = a - b;
+      }
+  for (int i = 0; i < n && block; i++) x[i] /= sqrt(block);
+}
+
+/* clip: share of the range that the codes cover. */
+static inline void fake_quantize(double *x, int n, int bits, double clip) {
   if (bits == 32) return;
   double lo = 0, hi = 0, amax = 0;
   for (int i = 0; i < n; i++) lo = fmin(lo, x[i]), hi = fmax(hi, x[i]), amax = fmax(amax, fabs(x[i]));
   if (amax == 0) return;
+  lo *= clip, hi *= clip, amax *= clip;
   if (bits == 8) {
-    for (int i = 0; i < n; i++) x[i] = rint(x[i] * 127 / amax) * amax / 127;
+    for (int i = 0; i < n; i++) x[i] = fmin(fmax(rint(x[i] * 127 / amax), -127), 127) * amax / 127;
   } else {
     const double scale = (hi - lo) / 15, zero = rint(-lo / scale);
     for (int i = 0; i < n; i++) x[i] = (fmin(fmax(rint(x[i] / scale) + zero, 0), 15) - zero) * scale;
@@ -25,7 +38,8 @@ static inline void ref_linear(const agq_linear *l, const dense *d, const double 
   const int in = l->in_features, group = l->act_group ? l->act_group : in;
   double *q = doubles((size_t)in);
   memcpy(q, x, (size_t)in * sizeof *q);
-  for (int g = 0; g < in; g += group) fake_quantize(q + g, group, l->act_bits);
+  ref_hadamard(q, in, l->hadamard);
+  for (int g = 0; g < in; g += group) fake_quantize(q + g, group, l->act_bits, l->act_clip > 0 ? (double)l->act_clip : 1);
   for (int r = 0; r < l->out_features; r++) {
     double s = d->bias ? d->bias[r] : 0;
     for (int c = 0; c < in; c++) s += (double)d->w[(size_t)r * (size_t)in + (size_t)c] * q[c];
@@ -114,8 +128,10 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
       if (!s->norm_after) ref_norm(t, &b->attn_norm, x, x);
       ref_linear(&b->qkv, &t->qkv[l], x, r);
       for (int k = 0; t->inv_freq && k < s->heads + s->kv_heads; k++) ref_rope(t, r + k * s->head_dim, i);
-      for (int k = s->heads; k < s->heads + 2 * s->kv_heads; k++)
-        fake_quantize(r + k * s->head_dim, s->head_dim, kv_bits);
+      const int group = kv_bits == 4 && s->head_dim % 128 == 0 ? 128 : s->head_dim;
+      if (kv_bits == 4) ref_hadamard(r, (s->heads + s->kv_heads) * s->head_dim, s->head_dim & -s->head_dim);
+      for (int k = s->heads * s->head_dim; k < (s->heads + 2 * s->kv_heads) * s->head_dim; k += group)
+        fake_quantize(r + k, group, kv_bits, 1);
     }
     for (int i = 0; i < n; i++) {
       double *hi = h + (size_t)i * hidden;

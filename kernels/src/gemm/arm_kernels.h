@@ -12,7 +12,7 @@ void agq_arm_f16(const agq_float_tile *t);
 void agq_arm_bf16(const agq_float_tile *t);
 void agq_arm_u4(const agq_float_tile *t);
 void agq_arm_i8(const agq_float_tile *t);
-void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
+void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
                           float *scales);
 void agq_arm_quantize_static(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
 

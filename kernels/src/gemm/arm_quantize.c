@@ -31,7 +31,7 @@ static void encode(const float *x, int n, float inv, float lo, float hi, int8_t 
   for (; i < n; i++) codes[i] = clamp_rint1(x[i] * inv, lo, hi);
 }
 
-static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes) {
+static float quantize_symmetric(const float *x, int n, float qmax, float clip, int8_t *codes) {
   float32x4_t m[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
   int i = 0;
   for (; i + 16 <= n; i += 16)
@@ -41,6 +41,7 @@ static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes
     const float a = x[i] < 0 ? -x[i] : x[i];
     amax = a > amax ? a : amax;
   }
+  amax *= clip;
   if (amax == 0) {
     memset(codes, 0, (size_t)n);
     return 0;
@@ -49,7 +50,7 @@ static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes
   return amax / qmax;
 }
 
-static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
+static float quantize_asymmetric(const float *x, int n, float clip, int8_t *codes) {
   float32x4_t l[2] = {vdupq_n_f32(0), vdupq_n_f32(0)}, h[2] = {vdupq_n_f32(0), vdupq_n_f32(0)};
   int i = 0;
   for (; i + 8 <= n; i += 8)
@@ -63,6 +64,8 @@ static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
     lo = x[i] < lo ? x[i] : lo;
     hi = x[i] > hi ? x[i] : hi;
   }
+  lo *= clip;
+  hi *= clip;
   const float range = hi - lo;
   if (range == 0) {
     memset(codes, 0, (size_t)n);
@@ -73,13 +76,13 @@ static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
   return range / 15.0f;
 }
 
-void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
+void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
                           float *scales) {
   if (!group) group = k;
   for (int g = 0; g * group < k; g++) {
     const float *p = x + (size_t)g * group;
     int8_t *c = codes + (size_t)g * group;
-    scales[g] = symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, c) : quantize_asymmetric(p, group, c);
+    scales[g] = symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, clip, c) : quantize_asymmetric(p, group, clip, c);
   }
   memset(codes + k, 0, (size_t)(k_padded - k));
 }

@@ -2,9 +2,9 @@
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
+#include <string.h>
 
 #include "linear.h"
-#include "quantize.h"
 #include "shape.h"
 #include "threads/pool.h"
 
@@ -15,7 +15,7 @@ typedef struct {
   const float *x;
   float *y;
   int m;
-  int8_t *rows; /* one scratch row per thread */
+  char *scratch; /* agq_act_scratch bytes per thread */
 } product;
 
 static const agq_kernel_table *table(int scalar) { return scalar ? &agq_kernels_scalar : &agq_kernels_native; }
@@ -25,7 +25,7 @@ static void *allocate(size_t bytes) { return aligned_alloc(64, (bytes + 63) / 64
 static void quantize_task(void *arg, int thread, int begin, int end) {
   product *p = arg;
   agq_act_quantize(&p->act, p->kt, p->l, p->x, (size_t)p->l->in_features, begin, end,
-                   p->rows + (size_t)thread * p->act.k_padded);
+                   p->scratch + (size_t)thread * agq_act_scratch(p->l));
 }
 
 static void product_task(void *arg, int thread, int begin, int end) {
@@ -42,23 +42,23 @@ int agq_linear_forward(const agq_linear *l, const float *x, int m, float *y, int
   product p = {.kt = table(scalar), .l = l, .x = x, .y = y, .m = m};
   agq_pool *pool = agq_pool_create(threads);
   if (!pool) return AGQ_ERR_MEMORY;
-  void *workspace = 0;
-  if (l->act_bits != 32) {
-    workspace = allocate(agq_act_workspace(l, m));
-    p.rows = allocate((size_t)threads * agq_pad32(l->in_features));
-    if (!workspace || !p.rows) status = AGQ_ERR_MEMORY;
-  }
+  void *workspace = allocate(agq_act_workspace(l, m));
+  p.scratch = allocate((size_t)threads * agq_act_scratch(l));
+  if (!workspace || !p.scratch) status = AGQ_ERR_MEMORY;
   if (status == AGQ_OK) {
     if (l->act_bits != 32) {
       agq_act_init(&p.act, p.kt, l, m, workspace);
       agq_pool_run(pool, quantize_task, &p, agq_act_token_panels(&p.act), 1);
+    } else if (l->hadamard) {
+      agq_act_rotate(l, x, (size_t)l->in_features, 0, m, workspace);
+      p.x = workspace;
     }
     /* A few chunks per thread even out their speeds; a multiple of 4 panels suits every kernel. */
     const int panels = agq_panels(l->out_features), chunk = (panels / (4 * threads) + 3) / 4 * 4;
     agq_pool_run(pool, product_task, &p, panels, threads == 1 ? panels : chunk ? chunk : 4);
   }
   agq_pool_destroy(pool);
-  free(p.rows);
+  free(p.scratch);
   free(workspace);
   return status;
 }
@@ -68,18 +68,17 @@ int agq_quantize_activations(const agq_linear *l, const float *x, int m, int8_t 
   int status = agq_linear_shape(l, &s);
   if (status != AGQ_OK) return status;
   if (m < 1 || !s.integer) return AGQ_ERR_ARGUMENT;
-  const int k = l->in_features, k_padded = agq_pad32(k);
-  int8_t *row = allocate((size_t)k_padded);
-  if (!row) return AGQ_ERR_MEMORY;
-  const agq_static fixed = l->act_static ? agq_static_of(l) : (agq_static){0};
-  for (int i = 0; i < m; i++) {
-    if (l->act_static) {
-      table(scalar)->quantize_static(x + (size_t)i * k, k, k_padded, &fixed, row);
-      scales[i] = l->act_scale;
-    } else table(scalar)->quantize_row(x + (size_t)i * k, k, k_padded, l->act_bits, l->act_group, l->act_symmetric, row,
-                                scales + (size_t)i * s.act_scales);
-    for (int c = 0; c < k; c++) codes[(size_t)i * k + c] = row[c];
+  const int k = l->in_features;
+  void *workspace = allocate(agq_act_workspace(l, 1)), *scratch = allocate(agq_act_scratch(l));
+  if (!workspace || !scratch) status = AGQ_ERR_MEMORY;
+  for (int i = 0; status == AGQ_OK && i < m; i++) {
+    agq_act a;
+    agq_act_init(&a, table(scalar), l, 1, workspace);
+    agq_act_quantize(&a, table(scalar), l, x + (size_t)i * k, (size_t)k, 0, 1, scratch);
+    memcpy(codes + (size_t)i * k, a.codes, (size_t)k);
+    memcpy(scales + (size_t)i * s.act_scales, a.scales, (size_t)s.act_scales * sizeof(float));
   }
-  free(row);
+  free(workspace);
+  free(scratch);
   return AGQ_OK;
 }

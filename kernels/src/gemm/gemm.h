@@ -20,7 +20,7 @@
 #define AGQ_PANEL 16
 #define AGQ_MAX_MR 64
 
-/* Activations of m tokens, quantized for linears with equal (in_features, act_bits, act_group, act_symmetric, block). */
+/* Activations of m tokens, quantized for linears with equal (in_features, act_bits, act_group, act_symmetric, hadamard, act_clip, block). */
 typedef struct {
   int m, k, k_padded;      /* tokens, columns, columns padded up to 32 */
   int bits;                /* 4 or 8: bounds of the codes: |a| <= 15 or <= 127 (static: |a| <= 120, or -128..127) */
@@ -94,7 +94,7 @@ typedef struct {
   agq_float_fn f32, f16, bf16, u4, i8;            /* float activations */
   const char *float_name;
   /* One token: x[k] -> codes (plain order, k_padded long, padding 0) and scales; see quantize.h for the formulas. */
-  void (*quantize_row)(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes, float *scales);
+  void (*quantize_row)(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes, float *scales);
   /* The same with a static scale (act_static of agq.h). */
   void (*quantize_static)(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
 } agq_kernel_table;

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "ops/ops.h"
 #include "quantize.h"
 #include "shape.h"
 
@@ -18,10 +19,18 @@ static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
 
 size_t agq_act_workspace(const agq_linear *l, int m) {
   agq_shape s;
-  if (agq_linear_shape(l, &s) != AGQ_OK || !s.integer) return 0;
+  if (agq_linear_shape(l, &s) != AGQ_OK) return 0;
+  if (!s.integer) return l->hadamard ? align64((size_t)m * (size_t)l->in_features * sizeof(float)) : 0;
   return align64((size_t)m * agq_pad32(l->in_features)) + align64((size_t)m * s.act_scales * sizeof(float)) +
          align64((size_t)m * s.blocks * sizeof(int32_t));
 }
+
+size_t agq_act_scratch(const agq_linear *l) {
+  return align64((size_t)agq_pad32(l->in_features)) +
+         (l->hadamard ? align64((size_t)l->in_features * sizeof(float)) : 0);
+}
+
+static float clip_of(const agq_linear *l) { return l->act_clip == 0 ? 1.0f : l->act_clip; }
 
 void agq_act_init(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, int m, void *workspace) {
   agq_shape s;
@@ -51,7 +60,7 @@ int agq_act_compatible(const agq_linear *p, const agq_linear *q) {
   if (agq_linear_shape(p, &a) != AGQ_OK || agq_linear_shape(q, &b) != AGQ_OK) return 0;
   return a.integer == b.integer && p->in_features == q->in_features && p->act_bits == q->act_bits &&
          a.act_scales == b.act_scales && p->act_symmetric == q->act_symmetric && a.block == b.block &&
-         p->act_static == q->act_static &&
+         p->hadamard == q->hadamard && clip_of(p) == clip_of(q) && p->act_static == q->act_static &&
          (!p->act_static || (p->act_scale == q->act_scale && p->act_zero == q->act_zero &&
                              !memcmp(p->act_exponent, q->act_exponent, (size_t)p->in_features)));
 }
@@ -81,8 +90,10 @@ static void interleave(const int8_t *rows, size_t stride, int count, int k, int8
 }
 
 void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, const float *x, size_t ldx,
-                      int begin, int end, int8_t *row) {
+                      int begin, int end, void *scratch) {
   _Alignas(64) int8_t buffer[ROWS_BYTES];
+  int8_t *row = scratch;
+  float *rotated = l->hadamard ? (float *)((char *)scratch + align64((size_t)a->k_padded)) : 0;
   const size_t stride = (size_t)a->k_padded;
   /* Several rows in the buffer if they fit; else one in the caller's scratch. */
   const agq_static fixed = l->act_static ? agq_static_of(l) : (agq_static){0};
@@ -96,18 +107,28 @@ void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *
       int8_t *out = width == 1 ? codes : together == 1 ? row : buffer;
       for (int j = 0; j < count; j++) {
         const size_t token = (size_t)first + i + j;
+        const float *from = x + token * ldx;
+        if (rotated) {
+          agq_hadamard_row(from, rotated, a->k, l->hadamard);
+          from = rotated;
+        }
         if (l->act_static) {
-          kt->quantize_static(x + token * ldx, a->k, a->k_padded, &fixed, out + j * stride);
+          kt->quantize_static(from, a->k, a->k_padded, &fixed, out + j * stride);
           a->scales[token] = l->act_scale;
         } else {
-          kt->quantize_row(x + token * ldx, a->k, a->k_padded, a->bits, l->act_group, l->act_symmetric, out + j * stride,
-                           a->scales + token * a->scales_per_token);
+          kt->quantize_row(from, a->k, a->k_padded, a->bits, l->act_group, l->act_symmetric, clip_of(l),
+                           out + j * stride, a->scales + token * a->scales_per_token);
         }
         agq_sum_blocks(out + j * stride, a->block, a->blocks, sums + i + j, width);
       }
       if (width > 1) interleave(out, stride, count, a->k_padded, codes, width, i);
     }
   }
+}
+
+void agq_act_rotate(const agq_linear *l, const float *x, size_t ldx, int begin, int end, float *rows) {
+  for (int t = begin; t < end; t++)
+    agq_hadamard_row(x + (size_t)t * ldx, rows + (size_t)t * (size_t)l->in_features, l->in_features, l->hadamard);
 }
 
 static const agq_kernel *integer_kernel(const agq_kernel_table *kt, const agq_linear *l, int m) {

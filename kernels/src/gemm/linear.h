@@ -8,17 +8,22 @@
 static inline int agq_panels(int rows) { return (rows + AGQ_PANEL - 1) / AGQ_PANEL; }
 static inline int agq_pad32(int k) { return (k + 31) & ~31; }
 
-/* Bytes of workspace (64-byte aligned parts) for the activations of up to m tokens of this linear. 0 for float activations. */
+/* Bytes of workspace (64-byte aligned parts) for the activations of up to m tokens of this linear. Float activations: the
+ * transformed rows, 0 without `hadamard`. */
 size_t agq_act_workspace(const agq_linear *l, int m);
+/* Bytes of scratch (64-byte aligned) that agq_act_quantize wants per thread. */
+size_t agq_act_scratch(const agq_linear *l);
 
 /* Lays `a` out in `workspace` for m tokens. Two linears may share `a` if agq_act_compatible says so. */
 void agq_act_init(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, int m, void *workspace);
 int agq_act_compatible(const agq_linear *p, const agq_linear *q);
 int agq_act_token_panels(const agq_act *a);
 
-/* Quantizes token panels [begin, end) of x[m][ldx]. `row` is scratch of k_padded bytes for the calling thread (one row of codes). */
+/* Transforms and quantizes token panels [begin, end) of x[m][ldx]. `scratch`: the calling thread's agq_act_scratch bytes. */
 void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, const float *x, size_t ldx, int begin, int end,
-                      int8_t *row);
+                      void *scratch);
+/* Float activations with `hadamard`: transforms tokens [begin, end) of x[m][ldx] to rows[m][in_features]. */
+void agq_act_rotate(const agq_linear *l, const float *x, size_t ldx, int begin, int end, float *rows);
 
 /* y[t][row] for all tokens and weight panels [begin, end). Integer linears take `a`; float ones (act_bits 32) take x. */
 void agq_linear_run(const agq_kernel_table *kt, const agq_linear *l, const agq_act *a, const float *x, size_t ldx, int m, float *y,

@@ -17,12 +17,13 @@ static inline int clamp_int(float v, float lo, float hi) {
 }
 static inline int8_t clamp_rint(float v, float lo, float hi) { return (int8_t)clamp_int(v, lo, hi); }
 
-static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes) {
+static float quantize_symmetric(const float *x, int n, float qmax, float clip, int8_t *codes) {
   float amax = 0;
   for (int i = 0; i < n; i++) {
     float a = x[i] < 0 ? -x[i] : x[i];
     amax = a > amax ? a : amax;
   }
+  amax *= clip;
   if (amax == 0) {
     memset(codes, 0, (size_t)n);
     return 0;
@@ -32,12 +33,14 @@ static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes
   return amax / qmax;
 }
 
-static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
+static float quantize_asymmetric(const float *x, int n, float clip, int8_t *codes) {
   float lo = 0, hi = 0;
   for (int i = 0; i < n; i++) {
     lo = x[i] < lo ? x[i] : lo;
     hi = x[i] > hi ? x[i] : hi;
   }
+  lo *= clip;
+  hi *= clip;
   float range = hi - lo;
   if (range == 0) {
     memset(codes, 0, (size_t)n);
@@ -50,14 +53,14 @@ static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
   return range / 15.0f;
 }
 
-void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
+void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
                              float *scales) {
   if (!group) group = k;
   for (int g = 0; g * group < k; g++) {
     const float *p = x + (size_t)g * group;
     int8_t *c = codes + (size_t)g * group;
     scales[g] =
-        symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, c) : quantize_asymmetric(p, group, c);
+        symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, clip, c) : quantize_asymmetric(p, group, clip, c);
   }
   memset(codes + k, 0, (size_t)(k_padded - k));
 }

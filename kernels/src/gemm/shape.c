@@ -23,6 +23,8 @@ int agq_linear_shape(const agq_linear *l, agq_shape *s) {
   memset(s, 0, sizeof *s);
   const int k = l->in_features, n = l->out_features, limit = 1 << 30;
   if (k < 1 || n < 1 || k > limit || n > limit) return AGQ_ERR_ARGUMENT;
+  if (l->hadamard < 0 || (l->hadamard && (l->hadamard & (l->hadamard - 1) || k % l->hadamard))) return AGQ_ERR_ARGUMENT;
+  if (!(l->act_clip >= 0 && l->act_clip <= 1)) return AGQ_ERR_ARGUMENT;
   const int integer_weight = l->weight_dtype == AGQ_U4 || l->weight_dtype == AGQ_I8;
   if (l->weight_dtype < AGQ_F32 || l->weight_dtype > AGQ_U4) return AGQ_ERR_ARGUMENT;
   if (l->act_bits != 32 && l->act_bits != 8 && l->act_bits != 4) return AGQ_ERR_UNSUPPORTED;

@@ -26,7 +26,7 @@ INLINE float reduce(vf v, int largest) {
   return r;
 }
 
-static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes) {
+static float quantize_symmetric(const float *x, int n, float qmax, float clip, int8_t *codes) {
   vf m0 = vf_zero(), m1 = vf_zero();
   int i = 0;
   for (; i + 2 * AGQ_VL <= n; i += 2 * AGQ_VL) {
@@ -34,7 +34,7 @@ static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes
     m1 = vf_max(vf_abs(vf_load(x + i + AGQ_VL)), m1);
   }
   for (; i < n; i += AGQ_VL) m0 = vf_max(vf_abs(vf_load_rows(x + i, n - i)), m0);
-  const float amax = reduce(vf_max(m0, m1), 1);
+  const float amax = reduce(vf_max(m0, m1), 1) * clip;
   if (amax == 0) {
     memset(codes, 0, (size_t)n);
     return 0;
@@ -43,7 +43,7 @@ static float quantize_symmetric(const float *x, int n, float qmax, int8_t *codes
   return amax / qmax;
 }
 
-static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
+static float quantize_asymmetric(const float *x, int n, float clip, int8_t *codes) {
   vf l0 = vf_zero(), l1 = vf_zero(), h0 = vf_zero(), h1 = vf_zero();
   int i = 0;
   for (; i + 2 * AGQ_VL <= n; i += 2 * AGQ_VL) {
@@ -58,7 +58,7 @@ static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
     l0 = vf_min(a, l0);
     h0 = vf_max(a, h0);
   }
-  const float lo = reduce(vf_min(l0, l1), 0), range = reduce(vf_max(h0, h1), 1) - lo;
+  const float lo = reduce(vf_min(l0, l1), 0) * clip, range = reduce(vf_max(h0, h1), 1) * clip - lo;
   if (range == 0) {
     memset(codes, 0, (size_t)n);
     return 0;
@@ -72,14 +72,14 @@ static float quantize_asymmetric(const float *x, int n, int8_t *codes) {
   return range / 15.0f;
 }
 
-void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, int8_t *codes,
+void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
                           float *scales) {
   if (!group) group = k;
   for (int g = 0; g * group < k; g++) {
     const float *p = x + (size_t)g * group;
     int8_t *c = codes + (size_t)g * group;
     scales[g] =
-        symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, c) : quantize_asymmetric(p, group, c);
+        symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, clip, c) : quantize_asymmetric(p, group, clip, c);
   }
   memset(codes + k, 0, (size_t)(k_padded - k));
 }

@@ -122,8 +122,8 @@ static int check_numbers(const agq_model *m, const agq_options *o, message e) {
     if (numbers[i].value < numbers[i].least || numbers[i].value > numbers[i].most)
       return fail(e, AGQ_ERR_ARGUMENT, "%s is %d, not in %d..%d", numbers[i].name, numbers[i].value, numbers[i].least,
                   numbers[i].most);
-  if (o->kv_bits != 8 && o->kv_bits != 32)
-    return fail(e, AGQ_ERR_UNSUPPORTED, "kv_bits is %d, not 8 or 32", o->kv_bits);
+  if (o->kv_bits != 4 && o->kv_bits != 8 && o->kv_bits != 32)
+    return fail(e, AGQ_ERR_UNSUPPORTED, "kv_bits is %d, not 4, 8 or 32", o->kv_bits);
   if (m->heads % m->kv_heads)
     return fail(e, AGQ_ERR_ARGUMENT, "kv_heads %d does not divide heads %d", m->kv_heads, m->heads);
   if (((int64_t)m->heads + 2 * (int64_t)m->kv_heads) * m->head_dim > 1 << 28)
@@ -161,6 +161,8 @@ static int check_ends(const agq_model *m, message e) {
     return check_matrix("embed", m->embed, m->embed_dtype, m->vocab, m->embed_dim, m->embed_bytes, e);
   if (m->head.weight_dtype == AGQ_U4)
     return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from u4 weights");
+  if (m->head.hadamard)
+    return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from weights behind a Hadamard transform");
   if (m->head.in_features != m->embed_dim)
     return fail(e, AGQ_ERR_ARGUMENT, "head: %d columns cannot serve as an embedding of %d", m->head.in_features,
                 m->embed_dim);

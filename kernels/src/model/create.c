@@ -28,24 +28,22 @@ static void *take(arena *a, size_t count, size_t size) {
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-static size_t padded(int k) { return (size_t)agq_pad32(k); }
-
-/* Most bytes that the quantized input of any linear takes, and its longest row. */
-static size_t act_bytes(const agq_model *m, int batch, size_t *row) {
+/* Most bytes that the quantized input of any linear takes, and the most scratch that its making wants. */
+static size_t act_bytes(const agq_model *m, int batch, size_t *scratch) {
   size_t bytes = larger(agq_act_workspace(&m->head, batch), 64);
-  *row = padded(m->head.in_features);
+  *scratch = agq_act_scratch(&m->head);
   const agq_linear *ends[] = {&m->project_in, &m->project_out};
   for (int i = 0; i < 2; i++)
     if (ends[i]->in_features) {
       bytes = larger(bytes, agq_act_workspace(ends[i], batch));
-      *row = larger(*row, padded(ends[i]->in_features));
+      *scratch = larger(*scratch, agq_act_scratch(ends[i]));
     }
   for (int i = 0; i < m->layers; i++) {
     const agq_block *b = &m->blocks[i];
     const agq_linear *linears[] = {&b->qkv, &b->out, &b->up, &b->down};
     for (int j = 0; j < 4; j++) {
       bytes = larger(bytes, agq_act_workspace(linears[j], batch));
-      *row = larger(*row, padded(linears[j]->in_features));
+      *scratch = larger(*scratch, agq_act_scratch(linears[j]));
     }
   }
   return bytes;
@@ -107,8 +105,8 @@ static void place(agq_engine *e, arena *a) {
   e->ffn = take(&feed, batch, (size_t)e->ffn_width * sizeof(float));
   a->used = larger(larger(attention.used, feed.used), leave.used);
   a->overflow = attention.overflow | feed.overflow | leave.overflow;
-  size_t row;
-  const size_t act = act_bytes(m, e->options.batch, &row);
+  size_t act_scratch;
+  const size_t act = act_bytes(m, e->options.batch, &act_scratch);
   e->act_memory = take(a, act, 1);
   /* With few (token, kv head) pairs, attention is cut into key ranges so that all threads have work. */
   const size_t ranges = ((size_t)e->options.context + AGQ_KEY_RANGE - 1) / AGQ_KEY_RANGE;
@@ -116,9 +114,9 @@ static void place(agq_engine *e, arena *a) {
   const size_t unit_rows = (size_t)(group < tile_rows ? group : tile_rows);
   e->states =
       take(a, (size_t)e->most_split_units * ranges, unit_rows * agq_attention_state(&e->kv_layout) * sizeof(float));
-  /* Scratch of a thread: an attention tile and a key row; or a row of codes; or gate and up of some panels. */
+  /* Scratch of a thread: an attention tile and a key row; or a row of activations; or gate and up of some panels. */
   e->scratch_floats = agq_attention_scratch(&e->kv_layout, tile_rows) + d + 16;
-  e->scratch_floats = larger(e->scratch_floats, row / sizeof(float) + 16);
+  e->scratch_floats = larger(e->scratch_floats, act_scratch / sizeof(float) + 16);
   if (e->gate_fused) e->scratch_floats = larger(e->scratch_floats, larger(batch, 64) * 2 * AGQ_PANEL * 4);
   e->scratch_floats = (e->scratch_floats + 31) / 16 * 16;
   e->scratch = take(a, threads, e->scratch_floats * sizeof(float));

@@ -45,7 +45,7 @@ struct agq_engine {
   float *qkv, *attended;  /* [batch][(heads + 2 kv_heads) head_dim], [batch][heads head_dim] */
   float *ffn;             /* [batch][ffn or 2 ffn]; shares memory with qkv and attended */
   int ffn_width, gate_fused;
-  void *act_memory;     /* quantized activations of one linear */
+  void *act_memory;     /* quantized (or transformed float) activations of one linear */
   float *states;        /* softmax states of attention cut into key ranges */
   int most_split_units; /* (tile, kv head) pairs up to which attention is cut into ranges; 0: never */
   float *scratch;       /* [threads][scratch_floats] */
@@ -65,14 +65,14 @@ void agq_pass_run(agq_engine *e, int part, agq_task_fn fn, void *arg, int items,
 
 /* Before a linear: h += delta, norms, quantization of its input. */
 typedef struct {
-  const agq_linear *next; /* quantize for it */
-  const float *x;         /* its input [m][ldx]; where there is a norm before it: normed */
+  const agq_linear *next; /* transform and quantize for it */
+  const float *x;         /* its input [m][ldx]; where there is a norm before it: normed. After the pass: what the product reads */
   size_t ldx;
   int residual;              /* 1: rows of h are updated by `delta` and norms first */
   const float *base, *delta; /* h = base + delta; delta NULL: no addition */
   const agq_norm *norm, *second_norm;
 } agq_prepare;
-void agq_pass_prepare(agq_engine *e, const agq_prepare *p, int m, agq_act *act);
+void agq_pass_prepare(agq_engine *e, agq_prepare *p, int m, agq_act *act);
 
 enum { AGQ_EPILOGUE_NONE, AGQ_EPILOGUE_ACTIVATE, AGQ_EPILOGUE_GATE };
 void agq_pass_linear(agq_engine *e, int part, const agq_linear *l, const agq_act *act, const float *x, size_t ldx,

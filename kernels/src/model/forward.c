@@ -20,13 +20,13 @@ static int fail(agq_engine *e, int code, const char *format, ...) {
   return code;
 }
 
-/* Input `x` of `next`, quantized if it takes integers, without touching the residual stream; then the product. */
+/* Input `x` of `l`, transformed and quantized as it asks, without touching the residual stream; then the product. */
 static void product(agq_engine *e, int part, const agq_linear *l, const float *x, size_t ldx, int m, float *y,
                     size_t ldy, int epilogue) {
   agq_act act;
-  const agq_prepare p = {.next = l, .x = x, .ldx = ldx};
+  agq_prepare p = {.next = l, .x = x, .ldx = ldx};
   agq_pass_prepare(e, &p, m, &act);
-  agq_pass_linear(e, part, l, &act, x, ldx, m, y, ldy, epilogue);
+  agq_pass_linear(e, part, l, &act, p.x, p.ldx, m, y, ldy, epilogue);
 }
 
 /* The same for an input that comes from the residual stream: adds delta (if has_delta), applies norms. */
@@ -35,16 +35,16 @@ static void product_of_stream(agq_engine *e, int part, const agq_linear *l, int 
   agq_act act;
   const size_t hidden = (size_t)e->model.hidden;
   const float *x = norm && !e->model.norm_after ? e->normed : e->h;
-  const agq_prepare p = {.next = l,
-                         .x = x,
-                         .ldx = hidden,
-                         .residual = has_delta || norm,
-                         .norm = norm,
-                         .second_norm = second,
-                         .base = e->model.residual_from_norm ? e->normed : e->h,
-                         .delta = has_delta ? e->delta : NULL};
+  agq_prepare p = {.next = l,
+                   .x = x,
+                   .ldx = hidden,
+                   .residual = has_delta || norm,
+                   .norm = norm,
+                   .second_norm = second,
+                   .base = e->model.residual_from_norm ? e->normed : e->h,
+                   .delta = has_delta ? e->delta : NULL};
   agq_pass_prepare(e, &p, m, &act);
-  agq_pass_linear(e, part, l, &act, x, hidden, m, y, ldy, epilogue);
+  agq_pass_linear(e, part, l, &act, p.x, p.ldx, m, y, ldy, epilogue);
 }
 
 static void embed(agq_engine *e, const int32_t *tokens, int m) {

@@ -25,6 +25,10 @@ static void store_token(const agq_engine *e, int layer, int token, int kv_head, 
     agq_rope_row(k, e->cosines + at, e->sines + at, key, (int)d / 2);
     k = key;
   }
+  if (e->kv_layout.hadamard) {
+    agq_hadamard_row(k, key, (int)d, e->kv_layout.hadamard);
+    k = key;
+  }
   agq_kv_store(&e->kv_layout, agq_kv_region(e, layer, e->token_slot[token], kv_head), e->token_position[token], k, v);
 }
 

@@ -42,19 +42,26 @@ static void prepare_task(void *arg, int thread, int begin, int end) {
   for (int panel = begin; panel < end; panel++) {
     if (j->p->residual)
       for (int t = panel * width; t < (panel + 1) * width && t < j->m; t++) prepare_token(e, j->p, (size_t)t);
-    if (j->act)
-      agq_act_quantize(j->act, e->kernels, j->p->next, j->p->x, j->p->ldx, panel, panel + 1,
-                       (int8_t *)agq_scratch(e, thread));
+    if (j->act) {
+      agq_act_quantize(j->act, e->kernels, j->p->next, j->p->x, j->p->ldx, panel, panel + 1, agq_scratch(e, thread));
+    } else if (j->p->next->hadamard) {
+      const int end_token = (panel + 1) * width < j->m ? (panel + 1) * width : j->m;
+      agq_act_rotate(j->p->next, j->p->x, j->p->ldx, panel * width, end_token, e->act_memory);
+    }
   }
 }
 
-void agq_pass_prepare(agq_engine *e, const agq_prepare *p, int m, agq_act *act) {
-  const int quantize = p->next->act_bits != 32;
+void agq_pass_prepare(agq_engine *e, agq_prepare *p, int m, agq_act *act) {
+  const int quantize = p->next->act_bits != 32, rotate = !quantize && p->next->hadamard;
   if (quantize) agq_act_init(act, e->kernels, p->next, m, e->act_memory);
-  if (!quantize && !p->residual) return;
+  if (!quantize && !rotate && !p->residual) return;
   prepare_job j = {e, p, quantize ? act : NULL, m};
   agq_pass_run(e, AGQ_PROFILE_PREPARE, prepare_task, &j,
                quantize ? agq_act_token_panels(act) : (m + FLOAT_TOKENS - 1) / FLOAT_TOKENS, 1);
+  if (rotate) {
+    p->x = e->act_memory;
+    p->ldx = (size_t)p->next->in_features;
+  }
 }
 
 /* --- linears

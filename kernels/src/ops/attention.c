@@ -76,6 +76,7 @@ static tile tile_open(const agq_attention *a, const char *region, int kv_head, i
     t.slope[i] = a->slopes ? a->slopes[head] * LOG2_E : 0;
     if (a->cosines) agq_rope_row(q, a->cosines + row * (n / 2), a->sines + row * (n / 2), to, (int)n / 2);
     else memcpy(to, q, n * sizeof(float));
+    if (kv->hadamard) agq_hadamard_row(to, to, (int)n, kv->hadamard);
   }
   return t;
 }
@@ -155,13 +156,12 @@ static void tile_block(const tile *t, int key, int from, int fresh) {
   const int rows = t->rows - from, last = t->position[t->rows - 1];
   const int keys = last - key + 1 < AGQ_KEY_BLOCK ? last - key + 1 : AGQ_KEY_BLOCK, cols = (keys + 15) / 16 * 16;
   const size_t w = (size_t)kv->width, n = (size_t)kv->head_dim;
-  const int i8 = kv->bits == 8, convert = i8 && rows >= CONVERT_ROWS;
+  const int i8 = kv->bits == 8, u4 = kv->bits == 4, convert = i8 && rows >= CONVERT_ROWS;
   const size_t element = i8 ? 1 : sizeof(float);
   const void *k = t->region + (size_t)key * n * element, *v = t->region + kv->value_offset + (size_t)key * w * element;
-  if (convert) {
-    widen(k, t->key_block, n * AGQ_KEY_BLOCK);
-    k = t->key_block;
-  }
+  if (convert) widen(k, t->key_block, n * AGQ_KEY_BLOCK);
+  if (u4) agq_kv4_keys(kv, t->region, key, cols, t->key_block);
+  if (convert || u4) k = t->key_block;
   block_scales(t, key);
   agq_block_product(t->q + (size_t)from * w, w, k, i8 && !convert, AGQ_KEY_BLOCK, rows, cols, (int)n,
                     t->scores + (size_t)from * AGQ_KEY_BLOCK, AGQ_KEY_BLOCK, NULL);
@@ -175,10 +175,9 @@ static void tile_block(const tile *t, int key, int from, int fresh) {
     vstore_n(t->carry + r, vexp2(vload_n(t->carry + r, m) - vload_n(t->max + r, m)), m);
   }
   for (int r = from; r < t->rows; r++) row_probabilities(t, r, key, cols);
-  if (convert) {
-    widen(v, t->value_block, w * (size_t)keys);
-    v = t->value_block;
-  }
+  if (convert) widen(v, t->value_block, w * (size_t)keys);
+  if (u4) agq_kv4_values(kv, t->region, key, keys, t->value_block);
+  if (convert || u4) v = t->value_block;
   agq_block_product(t->scores + (size_t)from * AGQ_KEY_BLOCK, AGQ_KEY_BLOCK, v, i8 && !convert, w, rows, (int)w, keys,
                     t->state + (size_t)from * w, w, fresh ? NULL : t->carry + from);
 }

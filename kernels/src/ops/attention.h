@@ -4,6 +4,10 @@
  * positions ([position/64][head_dim][64]), values as [position][width] with width = head_dim padded up to 16, so that
  * both products of attention read them in order with one output per vector lane.
  *
+ * With 4 bits, keys and queries go through a Walsh-Hadamard transform per head first; two key channels share a byte
+ * ([position/64][head_dim/2][64]), values lie as [position][width/32][16 bytes] (channels i and 16 + i of a run of 32 share a
+ * byte), scales as [group][position] and their zero points, one byte each, likewise. Blocks are turned into floats when read.
+ *
  * Softmax is computed online: keys go by in blocks of 64, counted from key 0; every 512 keys a fresh state is started,
  * and the states are merged in ascending order. All that a query does is fixed by its position alone, never by the
  * other queries of a tile or the number of threads: its result has the same bits in a prompt of any cut and in
@@ -19,16 +23,27 @@
 enum { AGQ_KEY_BLOCK = 64, AGQ_KEY_RANGE = 512 };
 
 typedef struct {
-  int bits; /* 8 or 32 */
+  int bits; /* 4, 8 or 32 */
   int head_dim, width;
   int positions;                                             /* capacity, a multiple of 64 */
   size_t value_offset, key_scale_offset, value_scale_offset; /* bytes from the region's start */
   size_t region_bytes;                                       /* a multiple of 64; 0: too large */
+  /* 4 bits only (else 0): */
+  int hadamard;                              /* block of the transform of queries and keys */
+  int group, groups;                         /* channels that share a scale, groups per head */
+  size_t key_pairs, value_stride;            /* bytes of one position's key and value */
+  size_t key_zero_offset, value_zero_offset; /* zero points, uint8 */
 } agq_kv_layout;
 
 agq_kv_layout agq_kv_layout_make(int bits, int head_dim, int context);
-/* Stores one position: key[head_dim] (after RoPE) and value[head_dim]. */
+/* Stores one position: key[head_dim] (after RoPE and the Walsh-Hadamard transform, where there is one) and value[head_dim]. */
 void agq_kv_store(const agq_kv_layout *kv, char *region, int position, const float *key, const float *value);
+
+/* The 4-bit cache: agq_kv_store; keys of a block, the first `cols` (a multiple of 16), as [head_dim][64] floats; values of
+ * `keys` positions as [keys][width]. `key` is a multiple of 64. */
+void agq_kv4_store(const agq_kv_layout *kv, char *region, int position, const float *key, const float *value);
+void agq_kv4_keys(const agq_kv_layout *kv, const char *region, int key, int cols, float *to);
+void agq_kv4_values(const agq_kv_layout *kv, const char *region, int key, int keys, float *to);
 
 /* Tokens whose queries are wanted. Token i reads its query from row token_row[i] of q and of the RoPE tables, and
  * writes row i of out. */
