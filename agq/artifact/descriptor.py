@@ -16,7 +16,7 @@ WEIGHT_DTYPES = ("f32", "f16", "bf16", "i8", "u4")
 # Documents: stored byte for byte; their shape is their length.
 DOCUMENTS = ("tokenizer.json", "chat_template", "generation_config.json", "config.json")
 REQUIRED_DOCUMENTS = ("tokenizer.json", "config.json")
-KV_BITS = (8, 32)
+KV_BITS = (4, 8, 32)
 _MAX_DOCUMENT = 1 << 30
 
 
@@ -28,6 +28,8 @@ class LinearInfo:
         out, inputs: logical shape. dtype: f32, f16, bf16, i8, u4. scale_dtype: f32 or bf16, None for float weights.
         group: columns that share a scale, 0 for the whole row. asym: has zero points.
         act_bits: 32 (float), 8 or 4. act_group: 0 for one scale per token. act_symmetric. bias: has one (f32).
+        hadamard: block of the Walsh-Hadamard transform of the input, 0: none. act_clip: share of the range that the
+            activations' codes cover.
     """
 
     out: int
@@ -40,6 +42,8 @@ class LinearInfo:
     act_group: int = 0
     act_symmetric: bool = True
     bias: bool = False
+    hadamard: int = 0
+    act_clip: float = 1.0
 
     @property
     def quantized(self) -> bool:
@@ -87,6 +91,10 @@ class LinearInfo:
             return "float activations with a group or a zero point"
         if self.act_bits == 8 and not self.act_symmetric:
             return "asymmetric 8-bit activations"
+        if self.hadamard < 0 or self.hadamard & (self.hadamard - 1) or (self.hadamard and self.inputs % self.hadamard):
+            return f"a Hadamard block of {self.hadamard} is not a power of two that divides {self.inputs}"
+        if not 0 < self.act_clip <= 1 or (self.act_clip != 1 and self.act_bits == 32):
+            return f"activations of {self.act_bits} bits clipped to {self.act_clip} of their range"
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,6 +110,8 @@ class LinearInfo:
             "act_group": self.act_group,
             "act_symmetric": self.act_symmetric,
             "bias": self.bias,
+            "hadamard": self.hadamard,
+            "act_clip": self.act_clip,
         }
 
     @classmethod
@@ -117,6 +127,8 @@ class LinearInfo:
             "act_group": int,
             "act_symmetric": bool,
             "bias": bool,
+            "hadamard": int,
+            "act_clip": float,
         }
         if not isinstance(value, dict) or set(value) != set(kinds) | {"scale_dtype"}:
             raise AgqError(f"description of linear `{name}` is incomplete")
@@ -132,6 +144,12 @@ class LinearInfo:
         if reason := info.problem():
             raise AgqError(f"linear `{name}` cannot be computed: {reason}")
         return info
+
+
+def online_words(info: LinearInfo) -> str:
+    """What is done to a linear's input before it is quantized, for people: ", hadamard 128, clip 0.9", or nothing."""
+    hadamard = f", hadamard {info.hadamard}" if info.hadamard else ""
+    return hadamard + (f", clip {info.act_clip:g}" if info.act_clip != 1 else "")
 
 
 @dataclass(frozen=True)
@@ -216,8 +234,8 @@ class ArtifactModel:
         if not isinstance(linears, dict) or set(linears) != set(shapes):
             raise AgqError("the model description does not name the linears that the model has")
         infos = {name: LinearInfo.from_dict(linears[name], name, shape) for name, shape in shapes.items()}
-        if in_head and infos["head"].dtype == "u4":
-            raise AgqError("embedding rows cannot be read from a 4-bit head")
+        if in_head and (infos["head"].dtype == "u4" or infos["head"].hadamard):
+            raise AgqError("embedding rows cannot be read from a 4-bit head or one behind a Hadamard transform")
         if not isinstance(table, dict):
             raise AgqError("the model description has no tensors")
         floats = {}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from agq.artifact import layout
-from agq.artifact.descriptor import FLOAT_BYTES, ArtifactModel, LinearInfo, linear_shapes, norm_names
+from agq.artifact.descriptor import FLOAT_BYTES, KV_BITS, ArtifactModel, LinearInfo, linear_shapes, norm_names, online_words
 from agq.artifact.documents import read_documents, special_tokens
 from agq.artifact.sources import Fused, LinearSource, fits_bf16, float_type, fused_linears, to_float
 from agq.artifact.writer import write_artifact
@@ -63,7 +63,7 @@ def pack(
 
     Args:
         source: a compressed-tensors folder, or an unquantized one.
-        kv_bits: KV cache of the runs to come, 8 or 32; default agq.json's, else 8, or 32 where all weights are floats.
+        kv_bits: KV cache of the runs to come, 4, 8 or 32; default agq.json's, else 8, or 32 where all weights are floats.
         head_bits: output head (and embedding, when tied) in 8, 16 or 32 bits; default agq.json's, else 8, or the
             weights' own type where all weights are floats.
         target: a CPU level, see layout.TARGETS.
@@ -78,8 +78,8 @@ def pack(
     layout_id = layout.layout_for(target)
     if weights is not None and weights not in WEIGHTS:
         raise UsageError(f"unknown weights `{weights}`", hint=f"weights: {', '.join(WEIGHTS)}")
-    if kv_bits not in (None, 8, 32):
-        raise UsageError(f"KV cache of {kv_bits} bits is not available", hint="use 8 or 32")
+    if kv_bits not in (None, *KV_BITS):
+        raise UsageError(f"KV cache of {kv_bits} bits is not available", hint="use 4, 8 or 32")
     if head_bits not in (None, 8, 16, 32):
         raise UsageError(f"head of {head_bits} bits is not available", hint="use 8, 16 or 32")
     checkpoint = open_checkpoint(source)
@@ -113,15 +113,16 @@ def pack(
 
 
 def describe(info: LinearInfo) -> str:
-    """One line for people: "W4 g128, A8 per token"."""
+    """One line for people: "W4 g128, A8 per token, hadamard 128"."""
+    online = online_words(info)
     if not info.quantized:
-        return f"W{info.dtype}, A32"
+        return f"W{info.dtype}, A32{online}"
     bits = 4 if info.dtype == "u4" else 8
     text = f"W{bits} {f'g{info.group}' if info.group else 'per channel'}{' asymmetric' if info.asym else ''}"
     if info.act_bits == 32:
-        return f"{text}, A32"
+        return f"{text}, A32{online}"
     grain = f"g{info.act_group}" if info.act_group else "per token"
-    return f"{text}, A{info.act_bits} {grain}{'' if info.act_symmetric else ' asymmetric'}"
+    return f"{text}, A{info.act_bits} {grain}{'' if info.act_symmetric else ' asymmetric'}{online}"
 
 
 def _created_by() -> str:
@@ -155,7 +156,6 @@ class _Plan:
         if kv_bits is None:
             _refuse_kv_scheme(checkpoint)
             kv_bits = checkpoint.record.kv_bits or (8 if integer else 32)
-        self._refuse_online(kv_bits)
         self._problems: dict[str, list[str]] = {}
         self._sources: list[LinearSource] = []
         linears = self._plan_linears(head_bits, integer)
@@ -181,25 +181,6 @@ class _Plan:
             documents={name: len(data) for name, data in self.documents.items()},
             special=special_tokens(checkpoint),
         )
-
-    def _refuse_online(self, kv_bits: int) -> None:
-        """What a folder prescribes and the artifact cannot say is not left out in silence."""
-        record = self.checkpoint.record
-        steps = []
-        if record.hadamards:
-            steps.append("Walsh-Hadamard transforms of inputs (`hadamard`)")
-        if record.clips:
-            steps.append("clipped activations (`clip`)")
-        if steps:
-            raise AgqError(
-                f"`{self.checkpoint.path}` cannot be packed: artifacts of this version have no {' and no '.join(steps)}",
-                hint="quantize without them: `--hadamard 0 --act-clip 1`",
-            )
-        if kv_bits == 4:
-            raise AgqError(
-                f"`{self.checkpoint.path}` prescribes a KV cache of 4 bits, which artifacts of this version cannot have",
-                hint="choose `--kv-bits 8` or 32",
-            )
 
     # ---- what becomes of each linear
 
@@ -245,9 +226,10 @@ class _Plan:
         modules = [linear.module for linear in fused.linears]
         schemes = [checkpoint.quantization.scheme(name) if checkpoint.quantization else None for name in modules]
         activations = [activation_scheme(checkpoint, name) for name in modules]
+        online = [(checkpoint.record.hadamards.get(name, 0), checkpoint.record.clips.get(name, 1.0)) for name in modules]
         shape = {"out": fused.out_features, "inputs": fused.in_features, "bias": fused.linears[0].bias}
         alike = {item and (item.bits, item.symmetric, item.group_size) for item in schemes}
-        if len(alike) > 1 or len(set(activations)) > 1:
+        if len(alike) > 1 or len(set(activations)) > 1 or len(set(online)) > 1:
             self._problem("linears that are computed together must have one scheme", modules)
         scheme, activation = schemes[0], activations[0]
         group = act_group = 0
@@ -259,9 +241,17 @@ class _Plan:
             if size and (size % 32 or fused.in_features % size):
                 self._problem(group_problem(size, fused.in_features, what), modules)
                 group, act_group = 0, 0
-        acts = {"act_bits": 32}
+        hadamard, clip = online[0]
+        if hadamard and fused.in_features % hadamard:
+            self._problem(f"a Hadamard block of {hadamard} does not divide {fused.in_features} columns", modules)
+            hadamard = 0
+        if hadamard and fused.name == "head" and checkpoint.spec.tied:
+            self._problem("a head tied to the embedding cannot have a Hadamard transform", modules)
+        shape["hadamard"] = hadamard
+        acts: dict[str, Any] = {"act_bits": 32}
         if activation.bits != 16:
             acts = {"act_bits": activation.bits, "act_group": act_group, "act_symmetric": activation.symmetric}
+            acts["act_clip"] = clip
         if scheme is not None:
             dtype = "u4" if scheme.bits == 4 else "i8"
             info = LinearInfo(**shape, **acts, dtype=dtype, scale_dtype="bf16", group=group, asym=not scheme.symmetric)
@@ -350,5 +340,5 @@ def _refuse_kv_scheme(checkpoint: Checkpoint) -> None:
     if config.get("kv_cache_scheme") is not None and checkpoint.record.kv_bits is None:
         raise AgqError(
             f"`{checkpoint.path}` prescribes a KV cache quantization (`kv_cache_scheme`) that agq does not compute",
-            hint="choose agq's own: kv bits 8 (per head and token) or 32",
+            hint="choose agq's own: kv bits 4 or 8 (per head and token) or 32",
         )

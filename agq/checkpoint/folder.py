@@ -103,6 +103,9 @@ class Checkpoint:
         self.quantization = CompressedTensors.from_config(self.config, linears, where)
         self.record = AgqRecord.read(folder, {linear.module for linear in linears})
         self.agq: dict[str, Any] = self.record.values
+        if self.spec.embed_norm and not self.record.embed_norm:
+            self.spec = replace(self.spec, embed_norm=False)
+            self.parts = parts(self.spec)
         self._check_tensors()
 
     # ---- opening

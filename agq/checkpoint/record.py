@@ -10,6 +10,8 @@ from agq.safetensors_io import load_json
 
 NAME = "agq.json"
 FORMAT = 1
+# What is computed at run time beyond the plain model, by the names that agq.json's `online` lists.
+ONLINE = ("act_clip", "bake_embed_norm", "hadamard", "kv4", "kv8")
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class AgqRecord:
         activations: module name -> scheme that wins over config.json.
         clips: module name -> share of the range that its input's codes cover, where it is not 1.
         hadamards: module name -> block length of the Walsh-Hadamard transform of its input, where there is one.
+        embed_norm: False where BLOOM's embedding norm has been computed into the table.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -28,6 +31,7 @@ class AgqRecord:
     hadamards: dict[str, int] = field(default_factory=dict)
     kv_bits: int | None = None
     head_bits: int | None = None
+    embed_norm: bool = True
     recipe: dict[str, Any] | None = None
 
     @classmethod
@@ -50,6 +54,10 @@ class AgqRecord:
             raise AgqError(f"{where} is not an agq record")
         if values["format"] != FORMAT:
             raise AgqError(f"{where} has format {values['format']}; this agq reads {FORMAT}", hint="update agq")
+        _refuse_unknown_steps(values.get("online", []), where)
+        transforms = values.get("transforms", {})
+        if not isinstance(transforms, dict):
+            raise AgqError(f"{where}: `transforms` is not an object")
         table = {} if values.get("activations") is None else values["activations"]
         if not isinstance(table, dict):
             raise AgqError(f"{where}: `activations` is not an object")
@@ -66,7 +74,19 @@ class AgqRecord:
             hadamards={name: item["hadamard"] for name, item in table.items() if item.get("hadamard", 0)},
             kv_bits=_choice(values, "kv_bits", (4, 8, 32), where),
             head_bits=_choice(values, "head_bits", (8, 16, 32), where),
+            embed_norm=transforms.get("bake_embed_norm") is not True,
             recipe=recipe,
+        )
+
+
+def _refuse_unknown_steps(names: Any, where: str) -> None:
+    """The weights of such a folder would be read with success and computed wrongly."""
+    if not isinstance(names, list) or any(not isinstance(name, str) for name in names):
+        raise AgqError(f"{where}: `online` is not a list of names")
+    if unknown := [name for name in names if name not in ONLINE]:
+        raise AgqError(
+            f"{where}: the model needs what this agq does not compute: {', '.join(f'`{name}`' for name in unknown)}",
+            hint="update agq",
         )
 
 

@@ -54,7 +54,7 @@ def bench(
         int | None, typer.Option("--ubatch", "-u", min=1, help="Tokens computed at once. Default: 256.")
     ] = None,
     kv_bits: Annotated[
-        int | None, typer.Option("--kv-bits", help="Bits of the KV cache, as in `agq run`. Default: as packed.")
+        int | None, typer.Option("--kv-bits", help="Bits of the KV cache: 4, 8 or 32. Default: as packed.")
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also the time of each operation: a table, or a list in the JSON.")

@@ -49,7 +49,7 @@ def pack(
         int | None,
         typer.Option(
             "--kv-bits",
-            metavar="8|32",
+            metavar="4|8|32",
             show_default=False,
             help="KV cache of the runs to come. Default: as quantized, 8; 32 for float weights.",
         ),

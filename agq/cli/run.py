@@ -106,7 +106,7 @@ def run(
         ),
     ] = 0,
     kv_bits: Annotated[
-        int | None, typer.Option("--kv-bits", help="Bits of the KV cache, 8 or 32. Default: as packed.")
+        int | None, typer.Option("--kv-bits", help="Bits of the KV cache: 4, 8 or 32. Default: as packed.")
     ] = None,
     prune: pruning.Prune = None,
     prune_positions: pruning.Positions = None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,11 +26,9 @@ from agq.quantization.quantizers import (
     weight_grid,
 )
 from agq.quantization.transforms.hadamard import fwht, largest_power_of_two
+from agq.recipe import ActivationScheme
 from agq.reference.attention import Positions
 from agq.reference.block import Block, InputTransform, Linear, Norm, identity
-
-if TYPE_CHECKING:
-    from agq.recipe import ActivationScheme
 
 # Rows of the output head that are computed at once, times the vocabulary: bounds the memory of the logits' temporaries.
 _HEAD_CHUNK = 512
@@ -192,7 +189,8 @@ class ReferenceModel:
             head = Linear(
                 dequantize_weight(quantize_weight(head.weight, grid), grid),
                 head.bias,
-                lambda x: fake_quantize(x, 8, True, -1),
+                activation_quantizer(ActivationScheme(bits=8, symmetric=True, group_size=-1), 1.0, head.hadamard),
+                head.hadamard,
             )
             if self.spec.tied:
                 table = head.weight

@@ -36,8 +36,13 @@ def _architecture(spec: Any) -> dict[str, Any]:
 
 def kv_bytes_per_token(spec: Any, bits: int) -> int:
     """Bytes of the KV cache per position: keys and values of all layers; with 8 bits one float scale for each head's
-    vector.
+    vector, with 4 bits a float scale and a byte of zero point for each group of channels (kernels/src/ops/kv.c).
     """
+    if bits == 4:
+        groups = spec.head_dim // 128 if spec.head_dim % 128 == 0 else 1
+        # Two key channels share a byte; values are stored in runs of 32 channels.
+        codes = -(-spec.head_dim // 2) + 16 * -(-spec.head_dim // 32)
+        return spec.layers * spec.kv_heads * (codes + 2 * groups * 5)
     vector = spec.head_dim + 4 if bits == 8 else 4 * spec.head_dim
     return 2 * spec.layers * spec.kv_heads * vector
 
@@ -120,7 +125,8 @@ def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
                 "out": linear.out_features,
                 "in": linear.in_features,
                 "weights": _weights_of(scheme) if scheme else checkpoint.dtype(f"{linear.module}.weight").lower(),
-                "activations": "float" if activations.bits == 16 else _activations_of(activations),
+                "activations": ("float" if activations.bits == 16 else _activations_of(activations))
+                + _online_of(checkpoint, linear.module),
                 "bytes": size,
             }
         )
@@ -163,6 +169,11 @@ def _weights_of(scheme: Any) -> str:
 def _activations_of(scheme: Any) -> str:
     grain = f"g{scheme.group_size}" if scheme.group_size > 0 else "per token"
     return f"{scheme.bits} {grain}{'' if scheme.symmetric else ' asym'}"
+
+
+def _online_of(checkpoint: Checkpoint, module: str) -> str:
+    hadamard, clip = checkpoint.record.hadamards.get(module, 0), checkpoint.record.clips.get(module, 1.0)
+    return (f", hadamard {hadamard}" if hadamard else "") + (f", clip {clip:g}" if clip != 1 else "")
 
 
 def merged(linears: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ def fill_linear(ffi: Any, target: Any, artifact: Artifact, name: str, info: Line
     target.scale_dtype = DTYPES[info.scale_dtype or "f32"]
     target.group_size = info.group
     target.act_bits, target.act_group, target.act_symmetric = info.act_bits, info.act_group, int(info.act_symmetric)
+    target.hadamard, target.act_clip = info.hadamard, info.act_clip
     target.weight = ffi.cast("void *", artifact.address(f"{name}.weight"))
     target.weight_bytes = artifact.stored_bytes(f"{name}.weight")
     if info.quantized:

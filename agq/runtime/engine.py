@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from agq.artifact.descriptor import KV_BITS, online_words
 from agq.artifact.reader import Artifact, open_artifact
 from agq.errors import AgqError, UsageError
 from agq.recipe_pruning import POSITIONS, SCORES, PruningOptions
@@ -47,7 +48,7 @@ class Engine:
         context: positions per slot. Default: the model's, at most 4096. Learned positions end with the model's
             context; RoPE and ALiBi models compute beyond it, as transformers does.
         batch: most tokens computed at once (its workspace is what they take); default 256, at most slots x context.
-        kv_bits: 8 or 32; default what the artifact was packed for.
+        kv_bits: 4, 8 or 32; default what the artifact was packed for.
         scalar: use the portable twins of the kernels.
         isa: instruction-set level of the library; default AGQ_ISA, else the best.
         pruning: token pruning of prompts. A prompt is what an empty slot gets first, in one call; it must fit
@@ -90,8 +91,8 @@ class Engine:
                 "has learned",
                 hint=f"use at most {self.spec.context}",
             )
-        if self.kv_bits not in (8, 32):
-            raise UsageError(f"KV cache of {self.kv_bits} bits is not available", hint="use 8 or 32")
+        if self.kv_bits not in KV_BITS:
+            raise UsageError(f"KV cache of {self.kv_bits} bits is not available", hint="use 4, 8 or 32")
         self.threads = resolve_threads(threads)
         default = self.context if pruning is not None and pruning.any else CHUNK
         self.batch = min(default if batch is None else batch, self.context * slots)
@@ -417,13 +418,13 @@ def linear_plans(library: Library, artifact: Artifact, model: Any, prefill: int 
 
 
 def scheme_words(info: Any) -> tuple[str, str]:
-    """Weights and activations of a linear for people: ("4 g128", "8 per token")."""
+    """Weights and activations of a linear for people: ("4 g128", "8 per token, hadamard 128")."""
     if info.quantized:
         bits = 4 if info.dtype == "u4" else 8
         weights = f"{bits} {f'g{info.group}' if info.group else 'per row'}{' asym' if info.asym else ''}"
     else:
         weights = info.dtype
     if info.act_bits == 32:
-        return weights, "f32"
+        return weights, "f32" + online_words(info)
     grain = f"g{info.act_group}" if info.act_group else "per token"
-    return weights, f"{info.act_bits} {grain}{'' if info.act_symmetric else ' asym'}"
+    return weights, f"{info.act_bits} {grain}{'' if info.act_symmetric else ' asym'}{online_words(info)}"

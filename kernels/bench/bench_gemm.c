@@ -136,7 +136,7 @@ static void bench(const char *label, int n, int k, int dtype, int group, int act
   l.scale = scale;
   agq_act a = {0};
   void *workspace = aligned_alloc(64, agq_act_workspace(&l, m) + 64);
-  int8_t *row = malloc((size_t)agq_pad32(k));
+  void *row = aligned_alloc(64, agq_act_scratch(&l));
   double quantize = 1e9, product = 0, spent = 0;
   const double macs = (double)n * k * m;
   /* Short pieces of work, the best time of each kind: what disturbs the machine for longer than a piece is left out.

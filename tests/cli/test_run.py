@@ -97,7 +97,7 @@ def test_prompt_sources_and_line_ends(call, demo_artifact: Path, tmp_path: Path)
         ([PROMPT, "--system", "x"], 2, "--chat"),
         ([PROMPT, "--echo", "--json"], 2, "--echo"),
         ([PROMPT, "--chat"], 1, "no chat template"),
-        ([PROMPT, "--kv-bits", "5"], 2, "8 or 32"),
+        ([PROMPT, "--kv-bits", "5"], 2, "4, 8 or 32"),
         ([""], 1, "empty"),
         ([PROMPT, "--temp", "1e9"], 2, "temperature"),
         ([PROMPT, "-c", "1"], 2, "-c"),
