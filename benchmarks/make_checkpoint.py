@@ -118,24 +118,36 @@ def write(out: Path, a: argparse.Namespace) -> None:
             writer.close()
 
 
+NAMES = ("hidden", "ffn", "layers", "heads", "kv_heads", "head_dim", "vocab", "context")
+
+
+def make(out: Path, shape: str, tied: bool = False, seed: int = 0, **sizes: int | None) -> None:
+    """Writes a checkpoint of a named shape, with the sizes that are not None in place of its own.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+    values = {name: value if sizes.get(name) is None else sizes[name] for name, value in zip(NAMES, SHAPES[shape], strict=True)}
+    if min(values.values()) < 1 or values["heads"] % values["kv_heads"] or values["head_dim"] % 2:
+        raise ValueError("sizes must be positive, heads a multiple of kv-heads, head-dim even")
+    write(out, argparse.Namespace(**values, tied=tied, seed=seed))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="tinyllama-1.1b")
-    names = ("hidden", "ffn", "layers", "heads", "kv_heads", "head_dim", "vocab", "context")
-    for name in names:
+    for name in NAMES:
         parser.add_argument("--" + name.replace("_", "-"), type=int, help="overrides the shape's")
     parser.add_argument("--tied", action="store_true", help="the output head is the embedding")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    for name, value in zip(names, SHAPES[a.shape], strict=True):
-        if getattr(a, name) is None:
-            setattr(a, name, value)
-    if min(getattr(a, name) for name in names) < 1 or a.heads % a.kv_heads or a.head_dim % 2:
-        parser.error("sizes must be positive, heads a multiple of kv-heads, head-dim even")
     if a.out.exists():
         parser.error(f"{a.out} exists already")
-    write(a.out, a)
+    try:
+        make(a.out, a.shape, a.tied, a.seed, **{name: getattr(a, name) for name in NAMES})
+    except ValueError as error:
+        parser.error(str(error))
     size = (a.out / "model.safetensors").stat().st_size
     print(f"{a.out}: {size / 2 / 1e6:.1f} M parameters, {size / 1e9:.2f} GB", file=sys.stderr)
 

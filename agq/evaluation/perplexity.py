@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from agq.errors import AgqError
-from agq.evaluation.methods import Plan, plan_tokens
+from agq.evaluation.methods import Plan, Window, plan_tokens
 from agq.evaluation.scorers import FunctionScorer, Scorer, default_rows
 
 # (windows done, windows in all, perplexity so far)
@@ -130,15 +130,46 @@ def evaluate_plan(
     """
     rows = rows or default_rows(scorer.vocab)
     mean = Mean()
-    for index, window in enumerate(plan.windows):
-        done = 0
-        for logits in scorer.logits(window.inputs, window.first, len(window.targets), rows):
-            mean.add(token_nll(logits, window.targets[done : done + len(logits)]))
-            done += len(logits)
-        _check(mean.mean, index)
+    done = 0
+    for group in _groups(scorer, plan, rows):
+        if len(group) == 1:
+            window = group[0]
+            parts = scorer.logits(window.inputs, window.first, len(window.targets), rows)
+            _add(mean, parts, window.targets)
+        else:
+            several = scorer.logits_of_several([(w.inputs, w.first, len(w.targets)) for w in group])  # type: ignore
+            for window, logits in zip(group, several, strict=True):
+                _add(mean, [logits], window.targets)
+        done += len(group)
+        _check(mean.mean, done - 1)
         if report is not None:
-            report(index + 1, len(plan.windows), _ppl(mean, plan))
+            report(done, len(plan.windows), _ppl(mean, plan))
     return make_result(mean, plan, method)
+
+
+def _add(mean: Mean, parts: Iterable[np.ndarray], targets: np.ndarray) -> None:
+    """The log likelihoods of one window."""
+    done = 0
+    for logits in parts:
+        mean.add(token_nll(logits, targets[done : done + len(logits)]))
+        done += len(logits)
+
+
+def _groups(scorer: Scorer, plan: Plan, rows: int) -> Iterator[list[Window]]:
+    """Windows that are computed together: several where the scorer gains by that and `rows` of logits are enough."""
+    most = 1
+    if plan.windows and hasattr(scorer, "logits_of_several"):
+        most = scorer.at_once(max(len(window.inputs) for window in plan.windows))  # type: ignore[attr-defined]
+    group: list[Window] = []
+    wanted = 0
+    for window in plan.windows:
+        if group and (len(group) == most or wanted + len(window.targets) > rows):
+            yield group
+            group, wanted = [], 0
+        group.append(window)
+        wanted += len(window.targets)
+    if group:
+        yield group
 
 
 def compare_plan(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _PRUNED_BYTES = 512 << 20  # of logits of a pruned prompt at once: every further part computes the prompt again
 _CHUNK_BYTES = 32 << 20  # logits handed out at once
+_TOGETHER = 256  # tokens from which on one forward pass gains nothing by more
 
 
 class Scorer(Protocol):
@@ -60,8 +61,11 @@ class Scorer(Protocol):
 
 
 def default_rows(vocab: int) -> int:
-    """Rows of logits to hand out at once: 32 MB of them, between 16 and 512."""
-    return max(16, min(512, _CHUNK_BYTES // (4 * vocab)))
+    """Rows of logits to hand out at once: 32 MB of them, between 16 and 512; from 256 on whole chunks of the engine,
+    which would compute a rest of a few tokens at the price of many.
+    """
+    rows = max(16, min(512, _CHUNK_BYTES // (4 * vocab)))
+    return rows // _TOGETHER * _TOGETHER if rows >= _TOGETHER else rows
 
 
 class FunctionScorer:
@@ -117,16 +121,16 @@ class EngineScorer:
         self.layers = spec.layers
         self._threads, self._batch = threads, batch
         self._engine: Any = None
-        self._length = 0
+        self._length, self._slots = 0, 1
         self._open(seq_len or spec.context)
 
-    def _open(self, length: int) -> None:
+    def _open(self, length: int, slots: int = 1) -> None:
         from agq.runtime.engine import Engine
 
         if self._engine is not None:
             self._engine.close()
-        self._engine = Engine(self.artifact, threads=self._threads, context=length, batch=self._batch)
-        self._length = length
+        self._engine = Engine(self.artifact, threads=self._threads, context=length, slots=slots, batch=self._batch)
+        self._length, self._slots = length, slots
         kernels = Counter(plan.prefill_kernel for plan in self._engine.plan() if plan.name.startswith("blocks."))
         self.kernel = f"{self._engine.library.isa}: {', '.join(kernels)}"
         self.threads = self._engine.threads
@@ -178,6 +182,29 @@ class EngineScorer:
                     yield block[row : row + rows]
 
         return kept, pieces()
+
+    def at_once(self, length: int) -> int:
+        """How many windows of up to `length` tokens one forward pass takes (see `logits_of_several`): short ones alone
+        would leave the kernels for many tokens half empty.
+        """
+        count = max(_TOGETHER // length, 1)
+        if self._dynamic and self.context is not None and length > self.context:
+            count = 1
+        if count > self._slots or length > self._length:
+            self._open(max(length, self._length if count == 1 else 0), count)
+        return count
+
+    def logits_of_several(self, windows: Sequence[tuple[np.ndarray, int, int]]) -> list[np.ndarray]:
+        """One forward pass over several windows (tokens, first, count), a sequence of the engine each: what `logits`
+        gives for each of them, bit for bit.
+        """
+        for slot in range(len(windows)):
+            self._engine.truncate(slot, 0)
+        tokens = np.concatenate([window for window, _, _ in windows])
+        slots = np.repeat(np.arange(len(windows)), [len(window) for window, _, _ in windows])
+        wanted = np.concatenate([_mask(len(window), first, count) for window, first, count in windows])
+        rows = self._engine.forward(tokens, slot=slots, logits=wanted)
+        return np.split(rows, np.cumsum([count for _, _, count in windows])[:-1])
 
     def tokenizer(self) -> TextTokenizer:
         return TextTokenizer.from_artifact(self.artifact)

@@ -177,7 +177,7 @@ def _measure(engine: Engine, case: Case, repetitions: int, warmup: bool, profile
     result = Result(case.kind, case.tokens, case.depth, engine.threads, engine.library.isa, case.batch)
     size = machine.weight_bytes(engine.artifact)
     before = machine.measure_limits(engine.library, engine.threads, size) if limits else None
-    work = _Work(engine, case)
+    work = Passes(engine, case)
     samples = []
     for repetition in range(repetitions + warmup):
         work.reset()
@@ -201,8 +201,8 @@ def _measure(engine: Engine, case: Case, repetitions: int, warmup: bool, profile
     return result
 
 
-class _Work:
-    """The forward passes of one repetition."""
+class Passes:
+    """The forward passes of one test: `reset` and `run` as often as wanted."""
 
     def __init__(self, engine: Engine, case: Case) -> None:
         self._engine, self._case = engine, case
