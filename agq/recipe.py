@@ -251,7 +251,7 @@ class TransformOptions:
         fold: norm gains into the linears that follow; with LayerNorm also its biases, and the residual stream centred.
         scale: channels of the attention values and of the feed-forward's hidden layer by powers of two, so that none is
             much larger than the others. Not through GELU.
-        scale_norms: the same for the inputs of q, k, v and gate, up. Of use where the residual stream is not rotated.
+        scale_norms: the same for the inputs of q, k, v and gate, up, where the residual stream is not rotated.
         r1: rotation of the residual stream (implies fold). r2: rotation of the values of each head.
         seed: of the rotations. seeds: seeds that are tried, from `seed` on; the best on calibration text is taken.
         permute: channels of the feed-forward's hidden layer dealt over the blocks of `hadamard` by their size.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,9 @@ def preset_names() -> list[str]:
     return sorted({path.stem for folder in config_dirs() for path in (folder / "presets").glob("*.yaml")})
 
 
-def apply_preset(recipe: Recipe, name: str) -> Recipe:
+def apply_preset(recipe: Recipe, name: str, without: Collection[str] = ()) -> Recipe:
     """`recipe` with the sections of preset `name` (configs/presets) in place of its own: everything that the preset's file
-    names, each section as a whole.
+    names, each section as a whole, but for the sections `without`.
 
     Raises AgqError: no such preset.
     """
@@ -57,7 +58,7 @@ def apply_preset(recipe: Recipe, name: str) -> Recipe:
         if re.fullmatch(r"[\w.-]+", name) and path.is_file():
             values, _ = parse_yaml(path.read_text(encoding="utf-8"), f"`{path}`")
             found = load_recipe(path)
-            return replace(recipe, **{key: getattr(found, key) for key in values})
+            return replace(recipe, **{key: getattr(found, key) for key in values if key not in without})
     raise AgqError(f"unknown preset `{name}`", hint=f"presets: {', '.join(preset_names())}")
 
 

@@ -339,9 +339,10 @@ def quantize(
         "bake_embed_norm": bake_embed_norm,
     }
     if print_config:
+        automatic = recipe is None and not model.endswith((".yaml", ".yml"))
         if recipe is None:
             _, recipe = resolve_model(model)
-        effective = pipeline.effective_recipe(recipe, **options)
+        effective = pipeline.effective_recipe(recipe, automatic=automatic, **options)
         print(replace(effective, model=effective.model or model).to_yaml(), end="")
         return
     plan = pipeline.plan(
@@ -406,7 +407,7 @@ def _transforms_text(plan: Plan) -> str | None:
         name
         for name, done in (
             ("scale", options.scale),
-            ("scale-norms", options.scale_norms and "scale_norms" not in allowed.skipped),
+            ("scale-norms", options.scale_norms and "scale_norms" not in allowed.skipped and allowed.r1 is None),
             ("r1", allowed.r1 is not None),
             ("r2", allowed.r2 is not None),
             ("permute", options.permute),

@@ -18,6 +18,7 @@ from agq.recipe import (
     TransformOptions,
     WeightScheme,
 )
+from agq.recipe_files import apply_preset
 
 
 def adjust_scheme(
@@ -108,6 +109,47 @@ def adjust_transforms(
     )
 
 
+# Schemes that have a preset of their own, by the bits of weights and activations.
+_PRESETS = {(4, 8): "w4a8", (4, 4): "w4a4", (4, 16): "w4a16", (8, 8): "w8a8"}
+# What a preset that was not asked for leaves alone.
+_FORMATS = ("scheme", "overrides", "kv_bits")
+
+
+def effective_recipe(
+    recipe: Recipe | None, preset: str | None = None, automatic: bool | None = None, **options: Any
+) -> Recipe:
+    """The recipe that is run: `recipe` (None: the defaults), the preset's sections in place of its own, and the options on top.
+
+    Where no preset is named and `automatic` (by default without a recipe), or where it is called "auto", the scheme chooses one, which
+    leaves the number formats alone. An explicit method then means that method with nothing else, and so do transformations that are
+    declined.
+
+    Raises AgqError for an unknown preset, UsageError for options that are wrong or contradict each other.
+    """
+    if preset == "auto" or (preset is None and automatic is None and recipe is None):
+        automatic, preset = True, None
+    base = recipe or Recipe()
+    if preset is not None:
+        return adjust_recipe(apply_preset(base, preset), **options)
+    adjusted = adjust_recipe(base, **options)
+    name = _PRESETS.get((adjusted.scheme.weights.bits, adjusted.scheme.activations.bits))
+    plain = options.get("method") is not None or options.get("transforms") is False
+    if not automatic or plain or name is None:
+        return adjusted
+    return adjust_recipe(apply_preset(base, name, without=_FORMATS), **options)
+
+
+def fit_hadamard(recipe: Recipe, ffn: int) -> Recipe:
+    """A preset's recipe with the largest block of the online transform that divides `ffn` channels, none below 16."""
+    wanted = recipe.transforms.hadamard
+    block = min(wanted, ffn & -ffn)
+    if block == wanted:
+        return recipe
+    block = block if block >= 16 else 0
+    options = replace(recipe.transforms, hadamard=block, permute=recipe.transforms.permute and block > 0)
+    return replace(recipe, transforms=options)
+
+
 def adjust_clip(recipe: Recipe, act_clip: str | float | None) -> Recipe:
     """act_clip: a share of the range, or "search". Raises UsageError for anything else."""
     if act_clip is None:
@@ -171,7 +213,8 @@ def adjust_recipe(
 ) -> Recipe:
     """`recipe` with every option that is not None in place of its own value.
 
-    transforms False: none of the recipe's transformations. steps: see adjust_transforms. overrides and ignore are added before the recipe's (the first match counts). Raises UsageError.
+    transforms False: none of the recipe's transformations. steps: see adjust_transforms. overrides and ignore are added
+    before the recipe's (the first match counts). Raises UsageError.
     """
     parsed = [item if isinstance(item, Override) else Override.parse(item) for item in overrides or ()]
     gptq: GptqOptions = _changed(

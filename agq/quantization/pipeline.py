@@ -19,14 +19,13 @@ from agq.files import check_absent_or_empty, ensure_free_space
 from agq.hub import find_model
 from agq.quantization.checks import Needs, available_memory, check_memory, check_schemes, estimate
 from agq.quantization.execution import QuantizeReport, calibration_tokens, execute
-from agq.quantization.options import adjust_recipe
+from agq.quantization.options import effective_recipe, fit_hadamard
 from agq.quantization.transforms.plan import TransformPlan, feasible
 from agq.quantization.walk import Progress
 from agq.quantization.writer import choose_format, module_schemes, online_steps
 from agq.recipe import Override, Recipe, Scheme
-from agq.recipe_files import apply_preset
 
-__all__ = ["Plan", "QuantizeReport", "calibration_tokens", "default_output", "execute", "plan", "quantize"]
+__all__ = ["Plan", "QuantizeReport", "calibration_tokens", "default_output", "effective_recipe", "execute", "plan", "quantize"]
 
 
 @dataclass(frozen=True)
@@ -89,15 +88,6 @@ def default_output(model: str, recipe: Recipe) -> Path:
     return Path(f"{Path(model).name.partition('@')[0]}-{recipe.scheme.name}")
 
 
-def effective_recipe(recipe: Recipe | None, preset: str | None = None, **options: Any) -> Recipe:
-    """The recipe that is run: `recipe` (default: the defaults), then the preset's sections, then the options.
-
-    Raises AgqError for an unknown preset, UsageError for options that are wrong or contradict each other.
-    """
-    base = recipe or Recipe()
-    return adjust_recipe(base if preset is None else apply_preset(base, preset), **options)
-
-
 def plan(
     model: str,
     output: str | Path | None = None,
@@ -117,7 +107,9 @@ def plan(
     """
     folder, named = find_model(str(model))
     given = {key for key, value in options.items() if value is not None}
-    recipe = effective_recipe(recipe or named, preset, **options)
+    # A recipe file of the user's is done as it is; agq's own name a model, and the best way of quantizing it is the preset's.
+    automatic = recipe is None and not str(model).endswith((".yaml", ".yml"))
+    recipe = effective_recipe(recipe or named, preset, automatic, **options)
     texts = given & {"data", "samples", "seq_len", "seed"}
     if calibration is not None and texts:
         raise UsageError(
@@ -145,6 +137,8 @@ def plan(
             hint="check `ignore` and overrides",
         )
     _check_overrides(checkpoint, recipe)
+    if options.get("hadamard") is None and (automatic or preset is not None):
+        recipe = fit_hadamard(recipe, checkpoint.spec.ffn)
     transforms = feasible(checkpoint, recipe.transforms)
     format = choose_format(schemes, ct_format)
     statistics = None
@@ -219,7 +213,8 @@ def quantize(
     Args:
         model: a recipe's name ("llama-7b"), a local folder or a hub id.
         output: the folder to write, by default `<model>-<scheme>` in the current one.
-        recipe: what to start from; by default the recipe that `model` names, else the defaults (W4A8, GPTQ).
+        recipe: what to start from; by default the recipe that `model` names, else W4A8. preset, in **options: see
+        configs/presets; by default the one of the scheme, unless `recipe` or `method` is given.
         scheme: "W4A8", "W4A4", "W8A8", "W4A16", ... method: "gptq", "gptaq" or "rtn". overrides: "PATTERN=SCHEME".
         calibration: statistics file of `calibrate`, whose windows GPTQ uses (and whose mean squares weigh RTN's clip
         search). ct_format: "pack" or "int"; by default packed, int for 8-bit weights.

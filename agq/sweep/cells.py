@@ -61,7 +61,7 @@ def _quantize(sweep: Sweep, model: ModelEntry, row: Row, source: Path, folder: P
 
     recipe = Recipe()
     recipe = replace(recipe, calibration=replace(recipe.calibration, seq_len=model.seq_len, **sweep.calibration))
-    report = agq.quantize(source, folder, recipe=recipe, force=True, resume=False, **row.options)
+    report = agq.quantize(source, folder, recipe=recipe, force=True, resume=False, **{"preset": "auto", **row.options})
     return {"bits_per_weight": report.bits_per_weight, "fallbacks": report.fallbacks}
 
 

@@ -149,8 +149,6 @@ def feasible(checkpoint: Checkpoint, options: TransformOptions) -> TransformPlan
             "the norm of the embeddings has per-channel gains: set bake_embed_norm to rotate the residual stream"
         )
         r1 = False
-    if options.scale_norms and r1:
-        skipped["scale_norms"] = "the rotation of the residual stream takes its place"
     if options.hadamard:
         _check_block(options.hadamard, spec.ffn)
     return TransformPlan(

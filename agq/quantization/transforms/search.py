@@ -78,7 +78,7 @@ class _Search:
         places = ["o"] if options.scale else []
         if options.scale and spec.activation in SCALABLE:
             places.append("down")
-        if options.scale_norms and "scale_norms" not in plan.skipped:
+        if options.scale_norms and "scale_norms" not in plan.skipped and plan.r1 is None:
             places += ["attention", "mlp"]
         self.exponents = {place: np.zeros((spec.layers, widths[place]), np.int8) for place in PLACES if place in places}
         self.permutation = np.tile(np.arange(spec.ffn, dtype=np.int32), (spec.layers, 1)) if options.permute else None

@@ -1,0 +1,119 @@
+"""What is refused before any work, and what a run is said to need."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agq.checkpoint import open_checkpoint
+from agq.errors import AgqError
+from agq.quantization.checks import check_memory, check_schemes, estimate
+from agq.quantization.pipeline import plan
+from agq.quantization.writer import module_schemes
+from agq.recipe import Override, Recipe, Scheme
+from tests.transforms.transform_support import random_model
+
+
+def recipe(scheme: str = "W4A8", *overrides: str) -> Recipe:
+    return Recipe(scheme=Scheme.parse(scheme), overrides=tuple(Override.parse(text) for text in overrides))
+
+
+def test_all_layers_whose_groups_do_not_divide_are_named(tmp_path: Path) -> None:
+    parts = open_checkpoint(random_model(tmp_path / "m", "llama-gqa")).parts  # inputs of 48 and 96
+    with pytest.raises(AgqError) as caught:
+        check_schemes(parts, recipe("W4A4"))
+    for linear in parts.block_linears():
+        assert linear.module in caught.value.message
+    assert "group size 128" in caught.value.message and "activation group size 128" in caught.value.message
+    assert "-g" in caught.value.hint and "--act-group" in caught.value.hint and "-1" in caught.value.hint
+    with pytest.raises(AgqError) as caught:
+        check_schemes(parts, replace(recipe(), scheme=Scheme.of(4, 8, 32)))
+    assert "down_proj" not in caught.value.message and "q_proj" in caught.value.message  # 96 is a multiple of 32
+    assert check_schemes(parts, replace(recipe(), scheme=Scheme.of(4, 8, -1))) is None
+
+
+def test_linears_that_share_an_input_have_one_scheme(short_model: Path) -> None:
+    parts = open_checkpoint(short_model).parts
+    with pytest.raises(AgqError, match="same input") as caught:
+        check_schemes(parts, recipe("W4A8", "re:.*up_proj=W8A8"))
+    assert "gate_proj` W4A8 g128" in caught.value.message and "up_proj` W8A8 per channel" in caught.value.message
+    assert check_schemes(parts, recipe("W4A4", "re:.*down_proj=W4A8")) is None
+
+
+def test_memory_estimates_follow_method_and_calibration(short_model: Path) -> None:
+    checkpoint = open_checkpoint(short_model)
+    parts = checkpoint.parts
+    schemes = module_schemes(parts, recipe())
+
+    def needs(method: str, windows: tuple[int, int] | None, transformed: bool = False):
+        return estimate(parts, schemes, method, windows, checkpoint.weight_bytes(), transformed)
+
+    rtn, gptq, gptaq = needs("rtn", None), needs("gptq", (128, 1024)), needs("gptaq", (128, 1024))
+    assert rtn.hidden == 0 and rtn.working < gptq.working < gptaq.working
+    assert gptq.hidden == 4 * 128 * 1024 * (256 + 256) and gptaq.hidden == 2 * gptq.hidden
+    assert needs("gptq", (64, 1024)).hidden == gptq.hidden // 2
+    assert needs("gptq", (128, 1024), True).output >= gptq.output + 2 * 8192 * 256  # an untied head in bf16
+    assert check_memory(gptq, gptq.working + gptq.hidden) is True
+    assert check_memory(gptq, gptq.working) is False  # hidden states go to a file
+    with pytest.raises(AgqError, match="not enough memory") as caught:
+        check_memory(gptq, gptq.working - 1)
+    assert "rtn" in caught.value.hint
+
+
+def test_output_estimate_is_near_what_is_written(short_model: Path, tmp_path: Path) -> None:
+    """Work folder and output together."""
+    from tests.quantization.quantization_support import quantized
+
+    made = plan(str(short_model), tmp_path / "out", scheme="W4A8", method="rtn")
+    written = quantized(short_model, tmp_path / "out", scheme="W4A8", method="rtn").total_bytes
+    assert written < made.needs.output < 1.5 * written
+
+
+def test_hidden_states_go_to_files_where_memory_is_short(short_model: Path, tmp_path: Path, monkeypatch) -> None:
+    """The same bytes either way, and no file is left."""
+    from agq.quantization import execution
+    from tests.quantization.quantization_support import contents, quantized
+
+    options = {"scheme": "W4A8", "method": "gptaq"}
+    quantized(short_model, tmp_path / "memory", **options)
+    monkeypatch.setattr(execution, "check_memory", lambda needs, free: False)
+    quantized(short_model, tmp_path / "files", **options)
+    assert contents(tmp_path / "files") == contents(tmp_path / "memory")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["files", "memory"]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"scheme": "W4A8", "act_bits": 4}, "already says the bits"),
+    ({"method": "rtn", "samples": 4}, "reads no calibration text"),
+    ({"overrides": ["re:.*no_such=W8A8"]}, "matches no linear"),
+    ({"ignore": ["re:.*"]}, "every linear"),
+    ({"hadamard": 512}, "Hadamard block of 512"),
+    ({"permute": True, "hadamard": 0}, "without a Hadamard block"),
+    ({"kv_bits": 5}, "KV cache of 5 bits"),
+    ({"act_clip": "most"}, "neither a number nor `search`"),
+    ({"act_clip": 0.2}, "act_clip is 0.2"),
+    ({"rot_seeds": 0}, "seeds is 0"),
+    ({"preset": "best"}, "unknown preset"),
+    ({"alpha": 2.0}, "alpha is 2.0"),
+    ({"seq_len": 4096}, "longer than the model's context"),
+    ({"ct_format": "zip"}, "unknown compressed-tensors format"),
+])
+def test_contradictions_are_found_before_any_work(short_model: Path, tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(AgqError, match=message):
+        plan(str(short_model), tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_that_must_not_be_replaced(short_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    with pytest.raises(AgqError):
+        plan(str(short_model), tmp_path / "full")
+    with pytest.raises(AgqError, match="not a model folder"):
+        plan(str(short_model), tmp_path / "full", force=True)
+    with pytest.raises(AgqError, match="same folder"):
+        plan(str(short_model), short_model, force=True)
+    with pytest.raises(AgqError, match="not a folder"):
+        plan(str(short_model), tmp_path / "none" / "out")
