@@ -102,10 +102,12 @@ def test_rotated_folder_without_online_steps_loads_in_transformers(short_model: 
     assert model.config.tie_word_embeddings is False
 
 
-def test_packing_computes_the_transformed_model(short_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{"scheme": "W4A8", "rotate": True, "scale": True}, {"kv_bits": 4, **EVERYTHING}],
+                         ids=["w4a8", "everything"])
+def test_packing_computes_the_transformed_model(short_model: Path, tmp_path: Path, options: dict) -> None:
     """A single token goes through all layers before any rounding can fall the other way: exactly the reference. Later ones differ
-    by such flips, which stay far below what quantization itself changes."""
-    quantized(short_model, tmp_path / "rotated", scheme="W4A8", rotate=True, scale=True)
+    by such flips, which with 8-bit activations stay far below what quantization itself changes."""
+    quantized(short_model, tmp_path / "rotated", **options)
     pack(tmp_path / "rotated", tmp_path / "rotated.agq.safetensors")
     ids = np.random.default_rng(0).integers(3, 8192, 64)
     original = ReferenceModel.from_folder(short_model).logits(ids)
@@ -114,14 +116,8 @@ def test_packing_computes_the_transformed_model(short_model: Path, tmp_path: Pat
     found = np.concatenate(list(scorer.logits(ids, 0, 64, 64)))
     scorer.close()
     assert np.abs(found[0] - expected[0]).max() < 1e-4 * expected.std()
-    assert np.abs(found - expected).mean() < 0.25 * np.abs(expected - original).mean()
-
-
-def test_packing_never_leaves_a_prescribed_step_out(folder: Path, tmp_path: Path) -> None:
-    """What an artifact cannot say is refused with words, not dropped."""
-    with pytest.raises(AgqError, match="hadamard") as caught:
-        pack(folder, tmp_path / "x.agq.safetensors")
-    assert "clip" in caught.value.message and not (tmp_path / "x.agq.safetensors").exists()
+    if options["scheme"] == "W4A8":
+        assert np.abs(found - expected).mean() < 0.25 * np.abs(expected - original).mean()
 
 
 def test_tuning_is_refused_rather_than_ignored(short_model: Path, tmp_path: Path) -> None:
