@@ -17,6 +17,7 @@ WEIGHT_DTYPES = ("f32", "f16", "bf16", "i8", "u4")
 DOCUMENTS = ("tokenizer.json", "chat_template", "generation_config.json", "config.json")
 REQUIRED_DOCUMENTS = ("tokenizer.json", "config.json")
 KV_BITS = (4, 8, 32)
+ATTENTION = ("float", "log2")
 _MAX_DOCUMENT = 1 << 30
 
 
@@ -30,7 +31,6 @@ class LinearInfo:
         act_bits: 32 (float), 8 or 4. act_group: 0 for one scale per token. act_symmetric. bias: has one (f32).
         hadamard: block of the Walsh-Hadamard transform of the input, 0: none. act_clip: share of the range that the
             activations' codes cover.
-        act_static: static activations of act_scale and act_zero, with an exponent per column.
     """
 
     out: int
@@ -45,9 +45,6 @@ class LinearInfo:
     bias: bool = False
     hadamard: int = 0
     act_clip: float = 1.0
-    act_static: bool = False
-    act_scale: float = 1.0
-    act_zero: int = 0
 
     @property
     def quantized(self) -> bool:
@@ -78,8 +75,6 @@ class LinearInfo:
                 found[f"{name}.zero"] = TensorSize("i8", shape, layout.rows_bytes(*shape, 1))
         if self.bias:
             found[f"{name}.bias"] = TensorSize("f32", (self.out,), 4 * self.out)
-        if self.act_static:
-            found[f"{name}.act_exponent"] = TensorSize("u8", (self.inputs,), self.inputs)
         return found
 
     def problem(self) -> str | None:
@@ -95,25 +90,12 @@ class LinearInfo:
             return "float weights with integer activations, groups or zero points"
         if self.act_bits == 32 and (self.act_group or not self.act_symmetric):
             return "float activations with a group or a zero point"
-        if self.act_bits == 8 and not self.act_symmetric and not self.act_static:
+        if self.act_bits == 8 and not self.act_symmetric:
             return "asymmetric 8-bit activations"
         if self.hadamard < 0 or self.hadamard & (self.hadamard - 1) or (self.hadamard and self.inputs % self.hadamard):
             return f"a Hadamard block of {self.hadamard} is not a power of two that divides {self.inputs}"
         if not 0 < self.act_clip <= 1 or (self.act_clip != 1 and self.act_bits == 32):
             return f"activations of {self.act_bits} bits clipped to {self.act_clip} of their range"
-        if self.act_static:
-            return self._static_problem()
-        if self.act_scale != 1 or self.act_zero:
-            return "a static scale or zero point with dynamic activations"
-        return None
-
-    def _static_problem(self) -> str | None:
-        if self.act_bits == 32 or self.act_group or self.act_symmetric or self.act_clip != 1:
-            return "static activations that are float, in groups, symmetric or clipped"
-        if self.act_bits == 8 and (self.dtype != "i8" or self.asym):
-            return "static 8-bit activations without the weights' factors folded into 8-bit codes"
-        if not 1e-30 <= self.act_scale <= 1e30 or not 0 <= self.act_zero < 1 << self.act_bits:
-            return f"a static scale of {self.act_scale} with zero point {self.act_zero}"
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,9 +113,6 @@ class LinearInfo:
             "bias": self.bias,
             "hadamard": self.hadamard,
             "act_clip": self.act_clip,
-            "act_static": self.act_static,
-            "act_scale": self.act_scale,
-            "act_zero": self.act_zero,
         }
 
     @classmethod
@@ -151,9 +130,6 @@ class LinearInfo:
             "bias": bool,
             "hadamard": int,
             "act_clip": float,
-            "act_static": bool,
-            "act_scale": float,
-            "act_zero": int,
         }
         if not isinstance(value, dict) or set(value) != set(kinds) | {"scale_dtype"}:
             raise AgqError(f"description of linear `{name}` is incomplete")
@@ -199,6 +175,7 @@ class ArtifactModel:
         special: token facts for the runtime: bos_id, eos_ids; the texts bos_token, eos_token, pad_token, unk_token (or
             None); and tokenizer_config.json's add_bos_token, add_eos_token (True, False, or None where it is silent).
         floats: element types of `embed` and `position`. documents: name -> length in bytes.
+        attention: "float", or "log2" for integer attention on static scales (`blocks.I.q_scale` and so on).
     """
 
     spec: ModelSpec
@@ -209,6 +186,7 @@ class ArtifactModel:
     floats: dict[str, str]
     documents: dict[str, int]
     special: dict[str, Any]
+    attention: str = "float"
 
     def tensors(self) -> dict[str, TensorSize]:
         """Every tensor of the file, in the order in which it is written."""
@@ -222,6 +200,9 @@ class ArtifactModel:
                 found[name] = TensorSize(self.floats[name], shape, math.prod(shape) * FLOAT_BYTES[self.floats[name]])
         for name in norm_names(spec):
             found[name] = TensorSize("f32", (spec.hidden,), 4 * spec.hidden)
+        if self.attention == "log2":
+            for index in range(spec.layers):
+                found.update(attention_tensors(spec, index))
         for name, info in self.linears.items():
             found.update(info.tensors(name))
         return found
@@ -234,6 +215,7 @@ class ArtifactModel:
             "head_bits": self.head_bits,
             "embed_in_head": self.embed_in_head,
             "special": self.special,
+            "attention": self.attention,
             "tensors": {
                 name: {"dtype": size.dtype, "shape": list(size.shape)} for name, size in self.tensors().items()
             },
@@ -243,7 +225,7 @@ class ArtifactModel:
     @classmethod
     def from_dict(cls, value: Any) -> "ArtifactModel":
         """Reads and checks `agq.model`; AgqError for anything that does not hang together."""
-        keys = {"spec", "kv_bits", "head_bits", "embed_in_head", "special", "tensors", "linears"}
+        keys = {"spec", "kv_bits", "head_bits", "embed_in_head", "special", "attention", "tensors", "linears"}
         if not isinstance(value, dict) or set(value) != keys:
             raise AgqError("the model description is incomplete")
         spec = ModelSpec.from_dict(value["spec"])
@@ -251,6 +233,9 @@ class ArtifactModel:
             raise AgqError(f"unknown `kv_bits` {value['kv_bits']!r}")
         if type(value["head_bits"]) is not int or value["head_bits"] not in (4, 8, 16, 32):
             raise AgqError(f"unknown `head_bits` {value['head_bits']!r}")
+        attention = value["attention"]
+        if attention not in ATTENTION or (attention == "log2" and value["kv_bits"] != 8):
+            raise AgqError(f"attention {attention!r} with a KV cache of {value['kv_bits']} bits is not available")
         in_head = value["embed_in_head"]
         if type(in_head) is not bool:
             raise AgqError("`embed_in_head` is not true or false")
@@ -274,7 +259,15 @@ class ArtifactModel:
         if missing := [name for name in REQUIRED_DOCUMENTS if name not in documents]:
             raise AgqError(f"the file carries no {' and no '.join(missing)}")
         model = cls(
-            spec, value["kv_bits"], value["head_bits"], in_head, infos, floats, documents, _special(value["special"])
+            spec,
+            value["kv_bits"],
+            value["head_bits"],
+            in_head,
+            infos,
+            floats,
+            documents,
+            _special(value["special"]),
+            attention,
         )
         expected = model.to_dict()["tensors"]
         if table != expected:
@@ -327,6 +320,21 @@ def linear_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
         shapes["project_out"] = (spec.embed_dim, spec.hidden)
     shapes["head"] = (spec.vocab, spec.embed_dim)
     return shapes
+
+
+def attention_tensors(spec: ModelSpec, index: int) -> dict[str, TensorSize]:
+    """Static scales of a block's integer attention (`agq.reference.attention_scales`)."""
+    sizes = {
+        "q_scale": ("f32", spec.heads),
+        "k_scale": ("f32", spec.kv_heads),
+        "v_scale": ("f32", 1),
+        "v_zero": ("u8", 1),
+        "v_exponent": ("u8", spec.kv_size),
+    }
+    return {
+        f"blocks.{index}.{name}": TensorSize(dtype, (size,), size * (4 if dtype == "f32" else 1))
+        for name, (dtype, size) in sizes.items()
+    }
 
 
 def norm_names(spec: ModelSpec) -> list[str]:

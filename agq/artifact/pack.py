@@ -17,8 +17,8 @@ from agq.artifact.writer import write_artifact
 from agq.checkpoint.compressed_tensors import activation_scheme
 from agq.checkpoint.folder import Checkpoint, open_checkpoint
 from agq.checkpoint.quantization_config import group_problem
-from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError, UsageError
+from agq.reference.attention_scales import AttentionScales, save_scales
 
 WEIGHTS = ("f32", "f16", "bf16", "int8")
 
@@ -59,6 +59,7 @@ def pack(
     target: str = "auto",
     weights: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    attention: list[AttentionScales] | None = None,
 ) -> PackReport:
     """Packs a model folder into one file.
 
@@ -71,6 +72,7 @@ def pack(
         weights: for unquantized folders: "f32", "f16", "bf16", or "int8" (round to nearest per row, activations 8 bits
             per token); default the folder's own float type.
         progress: called with (bytes done, bytes in all, tensor name).
+        attention: static scales of integer attention, one of each block, which is computed then (kv_bits 8).
 
     Raises:
         UsageError: unknown target, wrong option values. AgqError: anything wrong with the folder, disk full.
@@ -89,7 +91,7 @@ def pack(
         raise UsageError(f"output `{output}` is a folder", hint="name a file, such as model.agq.safetensors")
     if output.exists() and any(output.samefile(path) for path in checkpoint.files()):
         raise UsageError(f"output `{output}` is a file of the model itself", hint="choose another name")
-    plan = _Plan(checkpoint, weights, head_bits, kv_bits)
+    plan = _Plan(checkpoint, weights, head_bits, kv_bits, attention)
     size = write_artifact(output, plan.model, plan.tensors(), plan.recipe(), plan.source(), _created_by(), progress)
     blocks = [info for name, info in plan.model.linears.items() if name.startswith("blocks.")]
     stored = sum(item.nbytes for info in blocks for name, item in info.tensors("").items() if name != ".bias")
@@ -122,8 +124,6 @@ def describe(info: LinearInfo) -> str:
     text = f"W{bits} {f'g{info.group}' if info.group else 'per channel'}{' asymmetric' if info.asym else ''}"
     if info.act_bits == 32:
         return f"{text}, A32{online}"
-    if info.act_static:
-        return f"{text}, A{info.act_bits} static (TRIP){online}"
     grain = f"g{info.act_group}" if info.act_group else "per token"
     return f"{text}, A{info.act_bits} {grain}{'' if info.act_symmetric else ' asymmetric'}{online}"
 
@@ -147,8 +147,16 @@ def _parameters(model: ArtifactModel) -> int:
 class _Plan:
     """Everything that is decided, and checked, before the first byte is written."""
 
-    def __init__(self, checkpoint: Checkpoint, weights: str | None, head_bits: int | None, kv_bits: int | None):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        weights: str | None,
+        head_bits: int | None,
+        kv_bits: int | None,
+        attention: list[AttentionScales] | None,
+    ):
         self.checkpoint = checkpoint
+        self.attention = attention
         self.weights = weights
         quantized = checkpoint.quantization is not None and bool(checkpoint.quantization.modules())
         if quantized and weights is not None:
@@ -158,7 +166,9 @@ class _Plan:
         integer = quantized or weights == "int8"
         if kv_bits is None:
             _refuse_kv_scheme(checkpoint)
-            kv_bits = checkpoint.record.kv_bits or (8 if integer else 32)
+            kv_bits = checkpoint.record.kv_bits or (8 if integer or attention is not None else 32)
+        if attention is not None:
+            _check_attention(checkpoint, attention, kv_bits)
         self._problems: dict[str, list[str]] = {}
         self._sources: list[LinearSource] = []
         linears = self._plan_linears(head_bits, integer)
@@ -183,6 +193,7 @@ class _Plan:
             floats=floats,
             documents={name: len(data) for name, data in self.documents.items()},
             special=special_tokens(checkpoint),
+            attention="float" if attention is None else "log2",
         )
 
     # ---- what becomes of each linear
@@ -234,10 +245,7 @@ class _Plan:
         alike = {item and (item.bits, item.symmetric, item.group_size) for item in schemes}
         if len(alike) > 1 or len(set(activations)) > 1 or len(set(online)) > 1:
             self._problem("linears that are computed together must have one scheme", modules)
-        statics = [checkpoint.statics.inputs.get(name) for name in modules]
-        if any(item is not statics[0] and (statics[0] is None or not statics[0].same(item)) for item in statics):
-            self._problem("linears that read one input must have one static quantizer", modules)
-        scheme, activation, static = schemes[0], activations[0], statics[0]
+        scheme, activation = schemes[0], activations[0]
         group = act_group = 0
         if scheme is not None and scheme.group_size not in (-1, fused.in_features):
             group = scheme.group_size
@@ -261,8 +269,6 @@ class _Plan:
         if scheme is not None:
             dtype = "u4" if scheme.bits == 4 else "i8"
             info = LinearInfo(**shape, **acts, dtype=dtype, scale_dtype="bf16", group=group, asym=not scheme.symmetric)
-            if static is not None:
-                info = self._static(info, static, modules)
         elif weights == "int8":
             if activation.bits == 16:
                 acts = {"act_bits": 8}
@@ -272,32 +278,8 @@ class _Plan:
                 self._problem("activations cannot be quantized where weights are floats", modules)
             dtype = weights or float_type(checkpoint, [f"{name}.weight" for name in modules])
             info = LinearInfo(**shape, dtype=dtype)
-        self._sources.append(
-            LinearSource(checkpoint, fused, info, stored=scheme is not None, static=static if info.act_static else None)
-        )
+        self._sources.append(LinearSource(checkpoint, fused, info, stored=scheme is not None))
         return info
-
-    def _static(self, info: LinearInfo, static: StaticInput, modules: list[str]) -> LinearInfo:
-        """The linear with static activations. With 8 bits the channels' powers of two go into the weights, which become 8-bit codes
-        without zero points."""
-        if static.channel_scale is not None:
-            raise AgqError(
-                f"`{self.checkpoint.path}` has static activations with a scale per channel (`agile.mode: code-compat`), which no "
-                "integer product computes",
-                hint="`agq eval-ppl FOLDER` measures it with the torch reference; quantize with "
-                "`agile.mode: trip` to pack it",
-            )
-        if int(static.exponent.max()) > 3:
-            self._problem("the engine computes channel exponents up to 3 (`agile.k`), not those of", modules)
-        if info.dtype != "u4":
-            self._problem("static activations are computed with 4-bit weights only, not those of", modules)
-        if self._problems:
-            return info
-        values = {
-            "act_static": True, "act_scale": static.scale, "act_zero": static.zero, "act_bits": static.bits,
-            "act_group": 0, "act_symmetric": False,
-        }  # fmt: skip
-        return replace(info, **values, **({"dtype": "i8", "asym": False, "bias": True} if static.bits == 8 else {}))
 
     def _problem(self, what: str, modules: list[str]) -> None:
         self._problems.setdefault(what, []).extend(f"`{name}`" for name in modules)
@@ -318,6 +300,8 @@ class _Plan:
         for name in norm_names(spec):
             norm, leaf = name.rsplit(".", 1)
             found[name] = self._row_major(f"{norms[norm]}.{leaf}", "f32")
+        for name, values in save_scales(self.attention or []).items():
+            found[name] = _array(values)
         for source in self._sources:
             found.update(source.tensors())
         return found
@@ -354,6 +338,23 @@ def _document(data: bytes) -> Callable:
     return lambda: [np.frombuffer(data, np.uint8)]
 
 
+def _array(values: np.ndarray) -> Callable:
+    return lambda: [values]
+
+
+def _check_attention(checkpoint: Checkpoint, scales: list[AttentionScales], kv_bits: int) -> None:
+    """Refuses integer attention that the engine does not compute."""
+    spec = checkpoint.spec
+    if kv_bits != 8:
+        raise UsageError(
+            f"integer attention keeps 8-bit keys and values, not {kv_bits}-bit ones", hint="choose kv bits 8"
+        )
+    if len(scales) != spec.layers:
+        raise AgqError(f"`{checkpoint.path}`: attention scales of {len(scales)} blocks, the model has {spec.layers}")
+    for index, item in enumerate(scales):
+        item.check(spec.heads, spec.kv_heads, spec.head_dim, f"`{checkpoint.path}`: attention scales of block {index}")
+
+
 def _settle(source: LinearSource) -> LinearSource:
     """Settles what depends on stored values: the type of the scales, and zero points where a symmetric code is -128."""
     if not source.stored:
@@ -361,9 +362,9 @@ def _settle(source: LinearSource) -> LinearSource:
     info = source.info
     if not fits_bf16(source.scales()[0]):
         info = replace(info, scale_dtype="f32")
-    if info.dtype == "i8" and not info.asym and not info.act_static and source.uses_lowest_code():
+    if info.dtype == "i8" and not info.asym and source.uses_lowest_code():
         info = replace(info, asym=True)
-    return LinearSource(source.checkpoint, source.fused, info, stored=True, static=source.static)
+    return LinearSource(source.checkpoint, source.fused, info, stored=True)
 
 
 def _refuse_kv_scheme(checkpoint: Checkpoint) -> None:

@@ -92,6 +92,7 @@ def _show(values: dict[str, Any]) -> None:
             + (f", {human_size(values['kv_bytes_per_token'])} per token" if "kv_bytes_per_token" in values else "")
             if values["kv_bits"]
             else None,
+            "attention": "integers, probabilities as powers of two" if values.get("attention") == "log2" else None,
             "token pruning": PruningOptions.from_dict(values["pruning"]).describe() if values.get("pruning") else None,
             "chat template": {True: "yes", False: "no", None: None}[values.get("chat_template")],
             "made by": values.get("created_by"),

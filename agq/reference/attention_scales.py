@@ -15,6 +15,8 @@ import numpy as np
 
 from agq.errors import AgqError
 
+# Largest exponent of a channel that the engine computes.
+MOST_EXPONENT = 15
 # Field -> dtype of the stored array; scalars are stored as arrays of one element.
 _FIELDS: Mapping[str, np.dtype] = {
     "q_scale": np.dtype(np.float32),
@@ -49,6 +51,15 @@ class AttentionScales:
             raise AgqError("attention scales: every scale must be a positive finite number")
         if not 0 <= self.v_zero <= 255:
             raise AgqError(f"attention scales: v_zero is {self.v_zero}, not in 0..255")
+
+    def check(self, heads: int, kv_heads: int, head_dim: int, where: str) -> None:
+        """Raises AgqError unless the scales fit attention of these sizes and the engine's arithmetic. where: for the message."""
+        for name, size in (("q_scale", heads), ("k_scale", kv_heads), ("v_exponent", kv_heads * head_dim)):
+            found = getattr(self, name).size
+            if found != size:
+                raise AgqError(f"{where}: {name} has {found} values, the model needs {size}")
+        if int(self.v_exponent.max()) > MOST_EXPONENT:
+            raise AgqError(f"{where}: an exponent of {int(self.v_exponent.max())} is above {MOST_EXPONENT}")
 
     def arrays(self, block: int) -> dict[str, np.ndarray]:
         """The named arrays of block `block`: `blocks.{block}.q_scale` and so on."""

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from agq.models.spec import ModelSpec
 from agq.reference.attention import Positions, attend, rotate, share_of_first
+from agq.reference.attention_log2 import attend_log2
+from agq.reference.attention_scales import AttentionScales
 
 # A transformation of a linear's inputs, float32 [..., channels] -> the same shape: the activation quantizer, or nothing.
 InputTransform = Callable[[Tensor], Tensor]
@@ -74,7 +76,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 class Block:
     """linears: by role (q, k, v or BLOOM's fused qkv; o; gate, up; down). `keys_values` is applied to keys (after RoPE) and
     values, shape [batch, kv_heads, n, head_dim], `queries_keys` before that to queries and keys. `observe`, when set, is called
-    with each layer's (q, k) before the scores. `heads`, when set, is applied to each of "q", "k", "v" before rotary positions.
+    with each layer's (q, k) before the scores. `scales`, when set: integer attention with powers of two, in place of both.
     `capture`, when set, takes in "q*", "k*" and "v*" as the scores see them."""
 
     spec: ModelSpec
@@ -84,8 +86,8 @@ class Block:
     keys_values: InputTransform = identity
     queries_keys: InputTransform = identity
     observe: Callable[[Tensor, Tensor], None] | None = field(default=None, repr=False)
-    heads: Callable[[str, Tensor], Tensor] | None = field(default=None, repr=False)
     capture: dict[str, Tensor] | None = field(default=None, repr=False)
+    scales: AttentionScales | None = field(default=None, repr=False)
 
     def attention_input(self, h: Tensor) -> Tensor:
         return h if self.spec.norm_after else self.attention_norm(h)
@@ -103,14 +105,15 @@ class Block:
             roles = [self.linears[role] for role in ("q", "k", "v")]
             read = roles[0].transform(x)
             q, k, v = (linear(read).view(batch, n, -1, spec.head_dim).transpose(1, 2) for linear in roles)
-        if self.heads is not None:
-            q, k, v = self.heads("q", q), self.heads("k", k), self.heads("v", v)
         if positions.cos is not None:
             q, k = (rotate(t, positions.cos, positions.sin) for t in (q, k))
         if self.observe is not None:
             self.observe(q, k)
         if self.capture is not None:
             self.capture.update({"q*": q, "k*": k, "v*": v})
+        if self.scales is not None:
+            args = (self.scales, spec.attention_scale, positions.slopes, positions.places, shares)
+            return attend_log2(q, k, v, *args).transpose(1, 2).reshape(batch, n, -1)
         q, k = self.queries_keys(q), self.queries_keys(k)
         k, v = self.keys_values(k), self.keys_values(v)
         if shares is not None:

@@ -15,10 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agq.checkpoint import Checkpoint, open_checkpoint, read_linear
-from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
 from agq.models import ModelParts, ModelSpec
-from agq.quantization.agile.trip import StaticQuantizer, symmetric
 from agq.quantization.quantizers import (
     dequantize_weight,
     fake_quantize,
@@ -30,6 +28,7 @@ from agq.quantization.quantizers import (
 from agq.quantization.transforms.hadamard import fwht, largest_power_of_two
 from agq.recipe import ActivationScheme
 from agq.reference.attention import Positions
+from agq.reference.attention_scales import AttentionScales
 from agq.reference.block import Block, InputTransform, Linear, Norm, identity
 
 # Rows of the output head that are computed at once, times the vocabulary: bounds the memory of the logits' temporaries.
@@ -48,15 +47,6 @@ def activation_quantizer(scheme: ActivationScheme | None, clip: float = 1.0, had
         )
 
     return transform
-
-
-def static_quantizer(static: StaticInput, hadamard: int = 0) -> InputTransform:
-    """What is done to the input of a linear with static activations, after a Walsh-Hadamard transform where there is one."""
-    if static.channel_scale is not None:
-        scale = torch.from_numpy(static.channel_scale)
-        return lambda x: symmetric(fwht(x, hadamard) if hadamard else x, scale.to(x.device), static.bits)
-    quantizer = StaticQuantizer(static.bits, static.scale, static.zero, torch.from_numpy(static.exponent))
-    return (lambda x: quantizer(fwht(x, hadamard))) if hadamard else quantizer
 
 
 def kv_quantizer(bits: int) -> InputTransform:
@@ -107,9 +97,6 @@ class Parameters:
             stored = read_linear(self.checkpoint, module)
             weight = torch.from_numpy(stored.dequantize()).to(self.device)
             scheme = stored.activations if self.fake_quant else None
-            static = self.checkpoint.statics.inputs.get(module) if self.fake_quant else None
-            if static is not None:
-                return Linear(weight, bias, static_quantizer(static, hadamard), hadamard)
             return Linear(weight, bias, activation_quantizer(scheme, record.clips.get(module, 1.0), hadamard), hadamard)
         return Linear(self.tensor(f"{module}.weight"), bias, activation_quantizer(None, 1.0, hadamard), hadamard)
 
@@ -182,9 +169,11 @@ class ReferenceModel:
         head_bits: int | None = None,
         device: torch.device | str = "cpu",
         parameters: Parameters | None = None,
+        attention: list[AttentionScales] | None = None,
     ) -> None:
         """kv_bits: 4, 8, 16 or 32, head_bits: 8, 16 or 32; None takes what the folder's agq.json says (32, nothing quantized, for
-        a plain folder or with fake_quant off). parameters: other tensors than the checkpoint's own (a transformed model)."""
+        a plain folder or with fake_quant off). parameters: other tensors than the checkpoint's own (a transformed model).
+        attention: static scales of integer attention, which is computed then (with keys and values of 8 bits)."""
         parameters = parameters or Parameters(checkpoint, fake_quant, device)
         self.checkpoint = checkpoint
         self.spec: ModelSpec = parameters.spec
@@ -211,6 +200,9 @@ class ReferenceModel:
         self.head = head
         self.embedding = Embedding(parameters, table)
         self.blocks = [parameters.block(i, self.kv_bits) for i in range(self.spec.layers)]
+        for index, scales in enumerate(attention or ()):
+            scales.check(self.spec.heads, self.spec.kv_heads, self.spec.head_dim, f"attention scales of block {index}")
+            self.blocks[index].scales = scales
         self.final_norm = parameters.norm(parts.final_norm)
         self.project_out = parameters.linear(parts.project_out) if parts.project_out else None
         self.device = parameters.device

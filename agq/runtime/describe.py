@@ -34,15 +34,18 @@ def _architecture(spec: Any) -> dict[str, Any]:
     return values
 
 
-def kv_bytes_per_token(spec: Any, bits: int) -> int:
+def kv_bytes_per_token(spec: Any, bits: int, attention: str = "float") -> int:
     """Bytes of the KV cache per position: keys and values of all layers; with 8 bits one float scale for each head's
-    vector, with 4 bits a float scale and a byte of zero point for each group of channels (kernels/src/ops/kv.c).
+    vector, with 4 bits a float scale and a byte of zero point for each group of channels (kernels/src/ops/kv.c). With
+    attention log2 codes alone.
     """
     if bits == 4:
         groups = spec.head_dim // 128 if spec.head_dim % 128 == 0 else 1
         # Two key channels share a byte; values are stored in runs of 32 channels.
         codes = -(-spec.head_dim // 2) + 16 * -(-spec.head_dim // 32)
         return spec.layers * spec.kv_heads * (codes + 2 * groups * 5)
+    if attention == "log2":
+        return 2 * spec.layers * spec.kv_heads * spec.head_dim
     vector = spec.head_dim + 4 if bits == 8 else 4 * spec.head_dim
     return 2 * spec.layers * spec.kv_heads * vector
 
@@ -69,7 +72,8 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "bits_per_weight_overall": 8 * artifact.size / weights,
         "kv_bits": artifact.info.kv_bits,
         "head_bits": artifact.info.head_bits,
-        "kv_bytes_per_token": kv_bytes_per_token(artifact.spec, artifact.info.kv_bits),
+        "kv_bytes_per_token": kv_bytes_per_token(artifact.spec, artifact.info.kv_bits, artifact.info.attention),
+        "attention": artifact.info.attention,
         "embedding": "in the head" if artifact.info.embed_in_head else artifact.info.floats["embed"],
         "chat_template": artifact.has("chat_template"),
         "layout": artifact.metadata["agq.layout"],
@@ -125,7 +129,8 @@ def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
                 "out": linear.out_features,
                 "in": linear.in_features,
                 "weights": _weights_of(scheme) if scheme else checkpoint.dtype(f"{linear.module}.weight").lower(),
-                "activations": _input_of(checkpoint, linear.module, activations) + _online_of(checkpoint, linear.module),
+                "activations": ("float" if activations.bits == 16 else _activations_of(activations))
+                + _online_of(checkpoint, linear.module),
                 "bytes": size,
             }
         )
@@ -163,13 +168,6 @@ def _weights_of(scheme: Any) -> str:
         else {"channel": "per row"}.get(scheme.strategy, "per tensor")
     )
     return f"{scheme.bits} {grain}{'' if scheme.symmetric else ' asym'}"
-
-
-def _input_of(checkpoint: Checkpoint, module: str, scheme: Any) -> str:
-    static = checkpoint.statics.inputs.get(module)
-    if static is not None:
-        return f"{static.bits} static{' per channel' if static.channel_scale is not None else ', TRIP'}"
-    return "float" if scheme.bits == 16 else _activations_of(scheme)
 
 
 def _activations_of(scheme: Any) -> str:

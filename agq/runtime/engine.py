@@ -81,6 +81,11 @@ class Engine:
         self.context = default_context(self.artifact) if context is None else context
         self.slots = slots
         self.kv_bits = self.artifact.info.kv_bits if kv_bits is None else kv_bits
+        if self.artifact.info.attention == "log2" and self.kv_bits != 8:
+            raise UsageError(
+                f"the artifact's integer attention keeps 8-bit keys and values, not {self.kv_bits}-bit ones",
+                hint="leave out the KV cache's bits",
+            )
         if threads is not None and threads < 1:
             raise UsageError(f"{threads} threads cannot compute anything", hint="1 is the least")
         if self.context < 1 or slots < 1 or (batch is not None and batch < 1):
@@ -426,7 +431,5 @@ def scheme_words(info: Any) -> tuple[str, str]:
         weights = info.dtype
     if info.act_bits == 32:
         return weights, "f32" + online_words(info)
-    if info.act_static:
-        return weights, f"{info.act_bits} static, TRIP{online_words(info)}"
     grain = f"g{info.act_group}" if info.act_group else "per token"
     return weights, f"{info.act_bits} {grain}{'' if info.act_symmetric else ' asym'}{online_words(info)}"

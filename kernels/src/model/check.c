@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "engine.h"
+#include "ops/attention_log2.h"
 #include "ops/ops.h"
 
 typedef struct {
@@ -62,6 +63,21 @@ static int check_linear(const agq_linear *l, const char *name, int64_t out, int6
               l->act_group);
 }
 
+static int good_scale(float x) { return isfinite(x) && x > 0; }
+
+/* The static scales of integer attention. */
+static int check_log2(const agq_model *m, int i, message e) {
+  const agq_block *b = &m->blocks[i];
+  if (m->attention_kind != AGQ_ATTENTION_LOG2) return AGQ_OK;
+  if (!b->q_scale || !b->k_scale || !b->v_exponent)
+    return fail(e, AGQ_ERR_ARGUMENT, "block %d: scales of integer attention missing", i);
+  int good = good_scale(b->v_scale) && b->v_zero >= 0 && b->v_zero <= 255;
+  for (int h = 0; h < m->heads; h++) good &= good_scale(b->q_scale[h]);
+  for (int h = 0; h < m->kv_heads; h++) good &= good_scale(b->k_scale[h]);
+  for (int c = 0; c < m->kv_heads * m->head_dim; c++) good &= b->v_exponent[c] <= 15;
+  return good ? AGQ_OK : fail(e, AGQ_ERR_ARGUMENT, "block %d: a scale of integer attention is out of range", i);
+}
+
 static int check_block(const agq_model *m, int i, message e) {
   const agq_block *b = &m->blocks[i];
   const int64_t q = (int64_t)m->heads * m->head_dim, kv = (int64_t)m->kv_heads * m->head_dim;
@@ -80,7 +96,7 @@ static int check_block(const agq_model *m, int i, message e) {
     const int status = check_linear(parts[p].l, name, parts[p].out, parts[p].in, e);
     if (status != AGQ_OK) return status;
   }
-  return AGQ_OK;
+  return check_log2(m, i, e);
 }
 
 /* rows x columns elements of a float type in `bytes`. */
@@ -113,6 +129,7 @@ static int check_numbers(const agq_model *m, const agq_options *o, message e) {
       {"activation_kind", m->activation_kind, 0, AGQ_ACTIVATION_GELU_ERF},
       {"norm_after", m->norm_after, 0, 1},
       {"residual_from_norm", m->residual_from_norm, 0, 1},
+      {"attention_kind", m->attention_kind, 0, AGQ_ATTENTION_LOG2},
       {"threads", o->threads, 1, 1024},
       {"slots", o->slots, 1, 1 << 20},
       {"context", o->context, 1, 1 << 28},
@@ -124,6 +141,9 @@ static int check_numbers(const agq_model *m, const agq_options *o, message e) {
                   numbers[i].most);
   if (o->kv_bits != 4 && o->kv_bits != 8 && o->kv_bits != 32)
     return fail(e, AGQ_ERR_UNSUPPORTED, "kv_bits is %d, not 4, 8 or 32", o->kv_bits);
+  if (m->attention_kind == AGQ_ATTENTION_LOG2 && (o->kv_bits != 8 || m->head_dim > AGQ_LOG2_HEAD_DIM))
+    return fail(e, AGQ_ERR_UNSUPPORTED, "integer attention needs kv_bits 8 and heads of at most %d, not %d and %d",
+                AGQ_LOG2_HEAD_DIM, o->kv_bits, m->head_dim);
   if (m->heads % m->kv_heads)
     return fail(e, AGQ_ERR_ARGUMENT, "kv_heads %d does not divide heads %d", m->kv_heads, m->heads);
   if (((int64_t)m->heads + 2 * (int64_t)m->kv_heads) * m->head_dim > 1 << 28)

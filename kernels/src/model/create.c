@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine.h"
+#include "ops/attention_log2.h"
 
 /* More than an address space has: refused without asking the allocator. */
 #define MOST_BYTES ((size_t)1 << 46)
@@ -125,7 +126,9 @@ static void place(agq_engine *e, arena *a) {
 static void *align64(void *p) { return (void *)(((uintptr_t)p + 63) & ~(uintptr_t)63); }
 
 static int allocate(agq_engine *e) {
-  e->kv_layout = agq_kv_layout_make(e->options.kv_bits, e->model.head_dim, e->options.context);
+  e->kv_layout = e->model.attention_kind == AGQ_ATTENTION_LOG2
+                     ? agq_kv_layout_log2(e->model.head_dim, e->options.context)
+                     : agq_kv_layout_make(e->options.kv_bits, e->model.head_dim, e->options.context);
   size_t regions;
   if (e->kv_layout.region_bytes == 0 ||
       __builtin_mul_overflow((size_t)e->model.layers * (size_t)e->options.slots, (size_t)e->model.kv_heads, &regions) ||

@@ -2,6 +2,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine.h"
+#include "ops/attention_log2.h"
 #include "ops/ops.h"
 
 enum { STORE_TOKENS = 64 };
@@ -14,6 +15,11 @@ typedef struct {
   int store_first; /* 1: one token per slot, stored by whoever computes its attention */
   int ranges;      /* of the longest token, when cut into key ranges */
 } attention_job;
+
+static agq_log2_scales log2_scales(const agq_engine *e, int layer) {
+  const agq_block *b = &e->model.blocks[layer];
+  return (agq_log2_scales){b->q_scale, b->k_scale, b->v_scale, b->v_zero, b->v_exponent};
+}
 
 static void store_token(const agq_engine *e, int layer, int token, int kv_head, float *key) {
   const agq_model *m = &e->model;
@@ -28,6 +34,12 @@ static void store_token(const agq_engine *e, int layer, int token, int kv_head, 
   if (e->kv_layout.hadamard) {
     agq_hadamard_row(k, key, (int)d, e->kv_layout.hadamard);
     k = key;
+  }
+  if (e->kv_layout.log2) {
+    const agq_log2_scales scales = log2_scales(e, layer);
+    agq_kv_store_log2(&e->kv_layout, &scales, agq_kv_region(e, layer, e->token_slot[token], kv_head), kv_head,
+                      e->token_position[token], k, v);
+    return;
   }
   agq_kv_store(&e->kv_layout, agq_kv_region(e, layer, e->token_slot[token], kv_head), e->token_position[token], k, v);
 }
@@ -64,7 +76,8 @@ static void tile_task(void *arg, int thread, int begin, int end) {
     const int kv_head = i % e->model.kv_heads;
     if (j->store_first) store_token(e, j->layer, j->a.token_row[t->first], kv_head, key_scratch(e, scratch));
     const agq_attention a = attention_of(j, t->slot);
-    agq_attention_tile(&a, agq_kv_region(e, j->layer, t->slot, kv_head), kv_head, t->first, t->begin, t->end, scratch);
+    (a.log2 ? agq_attention_log2_tile : agq_attention_tile)(&a, agq_kv_region(e, j->layer, t->slot, kv_head), kv_head,
+                                                            t->first, t->begin, t->end, scratch);
   }
 }
 
@@ -147,6 +160,8 @@ void agq_pass_attention(agq_engine *e, int layer, int m, int active) {
       .out = e->attended,
       .ldo = (size_t)model->heads * (size_t)model->head_dim,
   };
+  const agq_log2_scales scales = log2_scales(e, layer);
+  if (e->kv_layout.log2) j.a.log2 = &scales;
   if (e->prune.on) {
     const size_t region = (size_t)layer * (size_t)e->options.slots;
     if (model->position_kind == AGQ_POSITION_ALIBI && !e->prune.paper) {
@@ -160,7 +175,7 @@ void agq_pass_attention(agq_engine *e, int layer, int m, int active) {
   if (!j.store_first)
     agq_pass_run(e, AGQ_PROFILE_KV_STORE, store_task, &j, (m + STORE_TOKENS - 1) / STORE_TOKENS * kv_heads, 1);
   j.ranges = longest / AGQ_KEY_RANGE + 1;
-  if (single && j.ranges > 1 && j.tiles <= e->most_split_units / kv_heads) {
+  if (single && j.ranges > 1 && !e->kv_layout.log2 && j.tiles <= e->most_split_units / kv_heads) {
     agq_pass_run(e, AGQ_PROFILE_ATTENTION, range_task, &j, j.tiles * kv_heads * j.ranges, 1);
     agq_pass_run(e, AGQ_PROFILE_ATTENTION, merge_task, &j, j.tiles * kv_heads, 4);
   } else {

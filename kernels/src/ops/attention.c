@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+#include "attention_log2.h"
 #include "ops.h"
 #include "vmath.h"
 
@@ -12,6 +13,7 @@ enum { MOST_ROWS = 96, TILE_FLOATS = 6144, CONVERT_ROWS = 12, LANES = 16 /* of t
 static const float LOG2_E = 1.44269504f;
 
 int agq_attention_tile_rows(const agq_kv_layout *kv) {
+  if (kv->log2) return AGQ_LOG2_ROWS;
   int rows = TILE_FLOATS / kv->width / 6 * 6;
   return rows < 6 ? 6 : rows > MOST_ROWS ? MOST_ROWS : rows;
 }
@@ -34,6 +36,7 @@ typedef struct {
 
 size_t agq_attention_scratch(const agq_kv_layout *kv, int rows) {
   const size_t r = (size_t)rows, w = (size_t)kv->width;
+  if (kv->log2) return agq_attention_log2_scratch(kv);
   return r * (3 * w + AGQ_KEY_BLOCK + 9 + LANES) + 2 * w * AGQ_KEY_BLOCK + 2 * AGQ_KEY_BLOCK + 16 * 16;
 }
 

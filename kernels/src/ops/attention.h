@@ -28,6 +28,7 @@ typedef struct {
   int positions;                                             /* capacity, a multiple of 64 */
   size_t value_offset, key_scale_offset, value_scale_offset; /* bytes from the region's start */
   size_t region_bytes;                                       /* a multiple of 64; 0: too large */
+  int log2;                                                  /* 1: codes on static scales (attention_log2.h) */
   /* 4 bits only (else 0): */
   int hadamard;                              /* block of the transform of queries and keys */
   int group, groups;                         /* channels that share a scale, groups per head */
@@ -62,6 +63,7 @@ typedef struct {
   const int32_t *key_position, *query_position;
   float *first_share; /* [token][heads]: takes the probability of key 0; or NULL. agq_attention_tile only */
   int heads;
+  const struct agq_log2_scales *log2; /* of the layer, with kv->log2 */
 } agq_attention;
 
 /* Query rows of a tile are (token, head of the group) pairs: row r is token first + r / group, head r % group of the kv

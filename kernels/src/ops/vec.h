@@ -137,25 +137,28 @@ VINLINE float vmax_lane(vf a) {
 #endif
 }
 
-/* VW bytes, sign-extended, as floats. */
-VINLINE vf vload_i8(const int8_t *p) {
+/* VW bytes, sign-extended. */
+VINLINE vi vload_i8_int(const int8_t *p) {
 #if VW == 16
-  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+  return (vi)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
 #elif VW == 8
-  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+  return (vi)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
 #elif defined(AGQ_VEC_SSE41)
   int32_t w;
   memcpy(&w, p, 4);
-  return (vf)_mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(w)));
+  return (vi)_mm_cvtepi8_epi32(_mm_cvtsi32_si128(w));
 #elif defined(AGQ_VEC_NEON)
   uint32_t w;
   memcpy(&w, p, 4);
   int16x8_t h = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(w)));
-  return (vf)vcvtq_f32_s32(vmovl_s16(vget_low_s16(h)));
+  return (vi)vmovl_s16(vget_low_s16(h));
 #else
-  return (vf){p[0], p[1], p[2], p[3]};
+  return (vi){p[0], p[1], p[2], p[3]};
 #endif
 }
+
+/* The same as floats. */
+VINLINE vf vload_i8(const int8_t *p) { return __builtin_convertvector(vload_i8_int(p), vf); }
 
 /* Adding it rounds to the nearest integer (ties to even, |x| < 2^22), which then stands in the low bits. */
 #define AGQ_ROUND_MAGIC 12582912.0f /* 1.5 * 2^23 */
