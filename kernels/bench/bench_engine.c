@@ -1,6 +1,6 @@
 /* bench_engine.c: time of the forward pass by part, on a model of any LLaMA-like shape with random weights.
  *   bench_engine [key=value ...]   keys: hidden ffn heads kv_heads head_dim vocab layers bits (4, 8) act (4, 8) group
- * threads prompt depth decode batch repeat The default is TinyLlama-1.1B's shape with 4 layers.
+ * threads prompt depth decode batch repeat kv hadamard. The default is TinyLlama-1.1B's shape with 4 layers.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
@@ -17,7 +17,8 @@ static struct {
   int value;
 } settings[] = {{"hidden", 2048}, {"ffn", 5632},  {"heads", 32},  {"kv_heads", 4}, {"head_dim", 64}, {"vocab", 32000},
                 {"layers", 4},    {"bits", 4},    {"act", 8},     {"group", 128},  {"threads", 2},   {"prompt", 512},
-                {"depth", 0},     {"decode", 32}, {"batch", 256}, {"repeat", 3},   {"kv", 8}};
+                {"depth", 0},     {"decode", 32}, {"batch", 256}, {"repeat", 3},   {"kv", 8},
+                {"hadamard", 0} /* of the input of the last linear */};
 
 static int get(const char *name) {
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
@@ -111,6 +112,7 @@ int main(int argc, char **argv) {
     blocks[i].out = linear(hidden, heads * d, bits, act, group);
     blocks[i].up = linear(2 * ffn, hidden, bits, act, group);
     blocks[i].down = linear(hidden, ffn, bits, act, group);
+    blocks[i].down.hadamard = get("hadamard");
   }
   agq_model m = {.hidden = hidden,
                  .layers = layers,

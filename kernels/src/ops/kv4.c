@@ -5,15 +5,6 @@
 #include "attention.h"
 #include "vec.h"
 
-typedef uint8_t vu __attribute__((vector_size(VW)));
-
-/* VW bytes as integers. */
-VINLINE vi vload_u8(const uint8_t *p) {
-  vu b;
-  memcpy(&b, p, VW);
-  return __builtin_convertvector(b, vi);
-}
-
 /* The comparisons choose the bound where the other operand is a NaN: codes stay in 0..15. */
 static inline float clamp_rint(float x, float lo, float hi) {
   x = x < hi ? x : hi;

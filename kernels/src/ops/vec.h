@@ -160,6 +160,25 @@ VINLINE vi vload_i8_int(const int8_t *p) {
 /* The same as floats. */
 VINLINE vf vload_i8(const int8_t *p) { return __builtin_convertvector(vload_i8_int(p), vf); }
 
+/* VW bytes, zero-extended. */
+VINLINE vi vload_u8(const uint8_t *p) {
+#if VW == 16
+  return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+#elif VW == 8
+  return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+#elif defined(AGQ_VEC_SSE41)
+  int32_t w;
+  memcpy(&w, p, 4);
+  return (vi)_mm_cvtepu8_epi32(_mm_cvtsi32_si128(w));
+#elif defined(AGQ_VEC_NEON)
+  uint32_t w;
+  memcpy(&w, p, 4);
+  return (vi)vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(w)))));
+#else
+  return (vi){p[0], p[1], p[2], p[3]};
+#endif
+}
+
 /* Adding it rounds to the nearest integer (ties to even, |x| < 2^22), which then stands in the low bits. */
 #define AGQ_ROUND_MAGIC 12582912.0f /* 1.5 * 2^23 */
 
