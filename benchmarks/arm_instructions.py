@@ -1,11 +1,13 @@
-"""Executed instructions per token on emulated Raspberry Pi processors, and llama.cpp's for the same shape if its binary is given.
+"""Executed instructions per token on emulated Raspberry Pi processors, and llama.cpp's for the same shape if its
+binary is given.
 
     python benchmarks/arm_instructions.py
-    python benchmarks/arm_instructions.py --peer path/to/aarch64/llama-bench --gguf model-q4_0.gguf --sizes hidden=256,ffn=704,...
+    python benchmarks/arm_instructions.py --peer path/to/aarch64/llama-bench --gguf model-q4_0.gguf --sizes hidden=256,...
 
-Needs aarch64-linux-gnu-gcc and qemu-aarch64 (7 or later, with plugins). A processor is emulated, so instructions are counted, not
-time; kernels/bench/mca.py (run too with --mca) says how many cycles a core needs for those of the kernels. Each program runs its work
-once and twice; the difference is the work alone. One thread: others would be counted while they wait.
+Needs aarch64-linux-gnu-gcc and qemu-aarch64 (7 or later, with plugins). A processor is emulated, so instructions
+are counted, not time; kernels/bench/mca.py (run too with --mca) says how many cycles a core needs for those of the
+kernels. Each program runs its work once and twice; the difference is the work alone. One thread: others would be
+counted while they wait.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from common import Foreign, parser, report
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 CROSS = "aarch64-linux-gnu-"
 CORES = {"cortex-a72": "neon", "cortex-a76": "dotprod"}  # Raspberry Pi 4 and 5
-# A block of TinyLlama-1.1B's, and a small vocabulary: what counts grows with the number of blocks.
-SIZES = "hidden=2048,ffn=5632,heads=32,kv_heads=4,head_dim=64,layers=1,vocab=512"
+# Some blocks of TinyLlama-1.1B's. Of the last one both programs compute no more than keys and values for most tokens of a
+# prompt.
+SIZES = "hidden=2048,ffn=5632,heads=32,kv_heads=4,head_dim=64,layers=4,vocab=512"
 
 
 def run(command: list[str], **more: Any) -> str:
@@ -59,8 +62,16 @@ class Counter:
         return int(out.read_text())
 
 
+def products_per_token(sizes: str, tokens: int) -> float:
+    """Multiply-accumulates of a token in linears: the mean of `tokens`, of which the last one's logits are wanted."""
+    n = {key: int(value) for key, value in (item.split("=") for item in sizes.split(","))}
+    query, keys_values = n["heads"] * n["head_dim"], 2 * n["kv_heads"] * n["head_dim"]
+    first, rest = n["hidden"] * (query + keys_values), n["hidden"] * (query + 3 * n["ffn"])
+    return n["layers"] * first + (n["layers"] - 1 + 1 / tokens) * rest + n["hidden"] * n["vocab"] / tokens
+
+
 def main() -> None:
-    options = parser(__doc__)
+    options = parser(__doc__, rounds=False)
     options.add_argument("--sizes", default=SIZES, help=f"of the model, as bench_engine takes them (default {SIZES})")
     options.add_argument("--schemes", default="W4A8,W4A4", help="W4A8, W4A4, W8A8 by comma")
     options.add_argument("--group", type=int, default=128)
@@ -70,7 +81,7 @@ def main() -> None:
     options.add_argument("--qemu", default="qemu-aarch64")
     options.add_argument("--peer", help="llama-bench for aarch64, linked statically")
     options.add_argument("--gguf", help="model of the same shape for it; several by comma")
-    options.add_argument("--mca", action="store_true", help="also cycles per multiply-accumulate, by kernels/bench/mca.py")
+    options.add_argument("--mca", action="store_true", help="also cycles, by kernels/bench/mca.py")
     args = options.parse_args()
     if bool(args.peer) != bool(args.gguf):
         options.error("--peer and --gguf go together")
@@ -84,7 +95,9 @@ def main() -> None:
             run([*build, "bench-programs"])
             program = KERNELS / "build" / "aarch64" / level / "bench_engine"
             for kind, tokens in (("prefill", args.prefill), ("decode", args.decode)):
-                work = {"prompt": tokens, "decode": 0} if kind == "prefill" else {"prompt": 0, "decode": tokens, "depth": 8}
+                work = {"prompt": tokens, "decode": 0, "depth": 0}
+                if kind == "decode":
+                    work = {"prompt": 0, "decode": tokens, "depth": 8}
                 counts: dict[str, float] = {}
                 for scheme in args.schemes.split(","):
                     settings = {"bits": scheme[1], "act": scheme[3], "group": args.group if scheme[1] == "4" else 0}
@@ -97,10 +110,12 @@ def main() -> None:
                     command = [args.peer, "-m", file, "-t", "1", *test, "-o", "json"]
                     once, twice = (counter.instructions(cpu, [*command, "-r", str(count)]) for count in (1, 2))
                     counts[Path(file).stem] = (twice - once) / tokens
+                products = products_per_token(args.sizes, 1 if kind == "decode" else tokens)
                 base = args.schemes.split(",")[0]
                 for what, count in counts.items():
                     rows.append({"core": cpu, "level": level, "test": f"{kind} {tokens}", "what": what,
-                                 "M instructions/token": 1e-6 * count, f"ratio to {base}": count / counts[base]})  # fmt: skip
+                                 "M instructions/token": 1e-6 * count, "products/instruction": products / count,
+                                 f"ratio to {base}": count / counts[base]})  # fmt: skip
     more = {}
     if args.mca:
         lines = run([sys.executable, str(KERNELS / "bench" / "mca.py"), "--json", "--levels", "neon,dotprod"])

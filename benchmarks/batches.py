@@ -2,20 +2,32 @@
 
     python benchmarks/batches.py --batches 1,2,4,8,16
 
-Decoding one sequence reads every weight for one token; B sequences share the reading, so speed grows with B until computing
-is the limit.
+Decoding one sequence reads every weight for one token; B sequences share the reading, so speed grows with B until
+computing is the limit.
 """
 
 from __future__ import annotations
 
 import statistics
 
-from common import Foreign, Timed, add_model_options, alternate, artifact, parser, ratio, report, workplace
+from common import (
+    Foreign,
+    Timed,
+    add_clock_option,
+    add_model_options,
+    alternate,
+    artifact,
+    parser,
+    ratio,
+    report,
+    workplace,
+)
 
 
 def main() -> None:
     options = parser(__doc__)
     add_model_options(options)
+    add_clock_option(options)
     options.add_argument("--scheme", default="W4A8")
     options.add_argument("-t", "--threads", type=int, default=2)
     options.add_argument("-b", "--batches", default="1,2,4,8,16", help="the first is the base (default 1,2,4,8,16)")

@@ -31,12 +31,21 @@ from agq.runtime.engine import Engine  # noqa: E402
 from agq.runtime.limits import Limits, measure_limits, weight_bytes  # noqa: E402
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Options that all benchmarks have."""
+def parser(description: str, rounds: bool = True) -> argparse.ArgumentParser:
+    """Options that all benchmarks have; rounds: things are measured several times."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--json", action="store_true", help="JSON on stdout instead of text")
-    found.add_argument("-r", "--rounds", type=int, default=5, help="measurements of each thing (default 5)")
+    if rounds:
+        found.add_argument("-r", "--rounds", type=int, default=5, help="measurements of each thing (default 5)")
     return found
+
+
+def add_clock_option(found: argparse.ArgumentParser) -> None:
+    """--cpu-time."""
+    found.add_argument(
+        "--cpu-time", action="store_true",
+        help="processor time instead of elapsed time, for a machine that others use, too; with one thread only",
+    )  # fmt: skip
 
 
 def add_model_options(found: argparse.ArgumentParser, shape: str = "tinyllama-1.1b") -> None:
@@ -52,7 +61,8 @@ def add_model_options(found: argparse.ArgumentParser, shape: str = "tinyllama-1.
 
 @contextmanager
 def workplace(args: argparse.Namespace) -> Iterator[Path]:
-    """The folder for models."""
+    """The folder for models. Settles the clock, too."""
+    Timed.clock = staticmethod(time.process_time if getattr(args, "cpu_time", False) else time.perf_counter)
     if args.work is not None:
         args.work.mkdir(parents=True, exist_ok=True)
         yield args.work
@@ -93,8 +103,12 @@ def artifact(args: argparse.Namespace, work: Path, scheme: str) -> Artifact:
 class Timed:
     """One test of one artifact, ready to be run again and again."""
 
+    clock = staticmethod(time.perf_counter)
+
     def __init__(self, model: Artifact, kind: str, tokens: int, threads: int, depth: int = 0, batch: int = 1,
                  isa: str | None = None, kv_bits: int | None = None) -> None:  # fmt: skip
+        if self.clock is time.process_time and threads != 1:
+            raise SystemExit("error: --cpu-time counts one thread only\nhint: add -t 1")
         self.case = Case(kind, tokens, depth, threads, isa, batch)
         self.engine = Engine(model, threads=threads, context=depth + tokens, slots=batch, isa=isa, kv_bits=kv_bits)
         self._passes = Passes(self.engine, self.case)
@@ -103,16 +117,18 @@ class Timed:
     def __call__(self) -> float:
         """Tokens per second."""
         self._passes.reset()
-        start = time.perf_counter()
+        start = self.clock()
         self._passes.run()
-        return self.case.tokens * self.case.batch / (time.perf_counter() - start)
+        return self.case.tokens * self.case.batch / (self.clock() - start)
 
     def limits(self) -> Limits:
         """Of the machine, with this test's threads and kernels."""
         return measure_limits(self.engine.library, self.engine.threads, weight_bytes(self.engine.artifact))
 
-    def share(self, tokens_per_s: float, limits: Limits) -> float:
-        """Of the limit."""
+    def share(self, tokens_per_s: float, limits: Limits) -> float | None:
+        """Of the limit; None for processor time, which limits measured by the clock say nothing about."""
+        if self.clock is time.process_time:
+            return None
         tokens = self.case.tokens * self.case.batch
         return self._passes.least().bound_s(limits)[0] / (tokens / tokens_per_s)
 
@@ -142,7 +158,8 @@ def _busy() -> tuple[float, float]:
         fields = [int(value) for value in file.readline().split()[1:]]
     own = os.times()
     ticks = os.sysconf("SC_CLK_TCK")
-    return (sum(fields[:8]) - fields[3] - fields[4]) / ticks, own.user + own.system + own.children_user + own.children_system
+    mine = own.user + own.system + own.children_user + own.children_system
+    return (sum(fields[:8]) - fields[3] - fields[4]) / ticks, mine
 
 
 class Foreign:

@@ -1,11 +1,12 @@
-"""GPTQ of one decoder block of LLaMA-7B's shape: seconds, and the share of torch's matrix product speed that it reaches.
+"""GPTQ of one decoder block of LLaMA-7B's shape: seconds, and the share of torch's matrix product speed that it
+reaches.
 
     python benchmarks/gptq_speed.py --samples 128 --seq-len 2048       what GPTQ's authors calibrate with
-    python benchmarks/gptq_speed.py --scale small                      minutes less: hidden 1024, 16 windows of 512 tokens
+    python benchmarks/gptq_speed.py --scale small      less: hidden 1024, 16 windows of 512 tokens
 
-`floor` is the time that the operations alone would take at the speeds of torch's own products, which are measured before and
-after: calibration windows through the block (the feed-forward's first half twice), sums of x x^T, Cholesky factors and inverse in
-float64, the columns' updates, the losses. A CUDA device is used where there is one.
+`floor` is the time that the operations alone would take at the speeds of torch's own products, which are measured
+before and after: calibration windows through the block (the feed-forward's first half twice), sums of x x^T,
+Cholesky factors and inverse in float64, the columns' updates, the losses. A CUDA device is used where there is one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from typing import Any
 import numpy as np
 from common import Foreign, parser, report
 
-SCALES = {"7b": (4096, 11008, 32, 128, 128, 2048), "small": (1024, 2816, 8, 128, 16, 512), "tiny": (128, 384, 2, 64, 2, 64)}
+SCALES = {
+    "7b": (4096, 11008, 32, 128, 128, 2048),
+    "small": (1024, 2816, 8, 128, 16, 512),
+    "tiny": (128, 384, 2, 64, 2, 64),
+}
 FIELDS = ("hidden", "ffn", "heads", "head_dim", "samples", "seq_len")
 
 
@@ -87,15 +92,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="agq-bench-") as name:
         folder = Path(name)
         make(folder / "block", "llama-7b-block", hidden=sizes["hidden"], ffn=sizes["ffn"], heads=sizes["heads"],
-             kv_heads=sizes["heads"], head_dim=sizes["head_dim"], vocab=1024, context=max(sizes["seq_len"], 64))  # fmt: skip
-        letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz "), 40 * sizes["samples"] * sizes["seq_len"])
+             kv_heads=sizes["heads"], head_dim=sizes["head_dim"], vocab=1024,
+             context=max(sizes["seq_len"], 64))  # fmt: skip
+        count = 40 * sizes["samples"] * sizes["seq_len"]
+        letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz "), count)
         (folder / "text.txt").write_text("".join(letters))
         speeds = []
         for round_ in range(args.rounds):
             before = [product_speed(kind, device, square) for kind in (torch.float32, torch.float64)]
             agq.quantize(
-                folder / "block", folder / f"out{round_}", scheme=args.scheme, method="gptq", data=str(folder / "text.txt"),
-                samples=sizes["samples"], seq_len=sizes["seq_len"], progress=times, device=device,
+                folder / "block", folder / f"out{round_}", scheme=args.scheme, method="gptq",
+                data=str(folder / "text.txt"), samples=sizes["samples"], seq_len=sizes["seq_len"], progress=times, device=device,
             )  # fmt: skip
             after = [product_speed(kind, device, square) for kind in (torch.float32, torch.float64)]
             speeds.append([max(pair) for pair in zip(before, after, strict=True)])
@@ -105,8 +112,8 @@ def main() -> None:
         floor = single / fast + double / slow
         rows.append({
             "device": device, "threads": torch.get_num_threads(),
-            **{{"samples": "windows"}.get(key, key): value for key, value in sizes.items()}, "seconds": seconds, "floor s": floor,
-            "share of torch's speed": floor / seconds, "GFLOPS f32": 1e-9 * fast, "GFLOPS f64": 1e-9 * slow,
+            **{{"samples": "windows"}.get(key, key): value for key, value in sizes.items()},
+            "seconds": seconds, "floor s": floor, "share of torch's speed": floor / seconds, "GFLOPS f32": 1e-9 * fast, "GFLOPS f64": 1e-9 * slow,
         })  # fmt: skip
     report(args, "GPTQ of one decoder block", rows, foreign)
 

@@ -1,21 +1,35 @@
-"""Long prompts and long memories: prefill of a long prompt and decoding behind it, against a short one, measured alternately.
+"""Long prompts and long memories: prefill of a long prompt and decoding behind it, against a short one, measured
+alternately.
 
     python benchmarks/long_context.py --length 4096
 
-Per token, attention's work grows linearly with what stands before it, everything else not at all. So `attention` shows the
-time per token that attention alone takes, and `per key` the same divided by the mean number of keys: it must not grow.
+Per token, attention's work grows linearly with what stands before it, everything else not at all. So `attention`
+shows the time per token that attention alone takes, and `per key` the same divided by the mean number of keys: it
+must not grow.
 """
 
 from __future__ import annotations
 
 import statistics
 
-from common import Foreign, Timed, add_model_options, alternate, artifact, parser, ratio, report, workplace
+from common import (
+    Foreign,
+    Timed,
+    add_clock_option,
+    add_model_options,
+    alternate,
+    artifact,
+    parser,
+    ratio,
+    report,
+    workplace,
+)
 
 
 def main() -> None:
     options = parser(__doc__)
     add_model_options(options)
+    add_clock_option(options)
     options.add_argument("--scheme", default="W4A8")
     options.add_argument("-t", "--threads", type=int, default=2)
     options.add_argument("--short", type=int, default=512)

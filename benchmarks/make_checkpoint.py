@@ -1,9 +1,11 @@
-"""Writes a LLaMA checkpoint of any shape with seeded random weights and a tokenizer: a Hugging Face folder to time things on.
+"""Writes a LLaMA checkpoint of any shape with seeded random weights and a tokenizer: a Hugging Face folder to time
+things on.
 
     python benchmarks/make_checkpoint.py OUT [--shape tinyllama-1.1b | --hidden 2048 --ffn 5632 --layers 22 --heads 32 --kv-heads 4 ...]
 
-The weights are normal with a standard deviation of 1/sqrt(columns), in bfloat16, so that activations stay of order one and nothing in a timing
-depends on special values. Text that such a model writes means nothing. The same arguments give the same bytes.
+The weights are normal with a standard deviation of 1/sqrt(columns), in bfloat16, so that activations stay of order
+one and nothing in a timing depends on special values. Text that such a model writes means nothing. The same
+arguments give the same bytes.
 """
 
 import argparse
@@ -127,7 +129,7 @@ def make(out: Path, shape: str, tied: bool = False, seed: int = 0, **sizes: int 
     Raises:
         ValueError: sizes that do not fit together.
     """
-    values = {name: value if sizes.get(name) is None else sizes[name] for name, value in zip(NAMES, SHAPES[shape], strict=True)}
+    values = dict(zip(NAMES, SHAPES[shape], strict=True)) | {name: n for name, n in sizes.items() if n is not None}
     if min(values.values()) < 1 or values["heads"] % values["kv_heads"] or values["head_dim"] % 2:
         raise ValueError("sizes must be positive, heads a multiple of kv-heads, head-dim even")
     write(out, argparse.Namespace(**values, tied=tied, seed=seed))

@@ -2,9 +2,9 @@
 
     python benchmarks/speculation.py MODEL.agq.safetensors [--tokens 128 --speculate 8]
 
-Two prompts: one asks for a summary of a text, one for an edited copy of a piece of code. The gain depends on how much of its prompt
-a model repeats, so it is a property of the model: without MODEL the small demo model of the repository continues the
-prompts, which is no instruction model.
+Two prompts: one asks for a summary of a text, one for an edited copy of a piece of code. The gain depends on how
+much of its prompt a model repeats, so it is a property of the model: without MODEL the small demo model of the
+repository continues the prompts, which is no instruction model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import Foreign, alternate, parser, ratio, report
+from common import Foreign, add_clock_option, alternate, parser, ratio, report
 
 DEMO = Path(__file__).resolve().parent.parent / "demo" / "llama-demo"
 SUMMARY = """The town lies on a river that freezes in winter. Its first bridge was built of wood in 1740 and burned down in 1802.
@@ -50,6 +50,7 @@ def total(values):
 
 def main() -> None:
     options = parser(__doc__)
+    add_clock_option(options)
     options.add_argument("model", type=Path, nargs="?", help="packed artifact")
     options.add_argument("-t", "--threads", type=int, default=2)
     options.add_argument("--tokens", type=int, default=128, help="to generate (default 128)")
@@ -58,6 +59,9 @@ def main() -> None:
     from agq.runtime.engine import Engine
     from agq.runtime.generation import Generation, load_tokenizer
 
+    if args.cpu_time and args.threads != 1:
+        options.error("--cpu-time counts one thread only: add -t 1")
+    clock = time.process_time if args.cpu_time else time.perf_counter
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="agq-bench-") as folder:
         model = args.model
@@ -78,10 +82,10 @@ def main() -> None:
                     engine, tokenizer, prompt, max_tokens=args.tokens, eos_ids=[], speculate=speculate
                 )  # fmt: skip
                 next(found)
-                start = time.perf_counter()
+                start = clock()
                 for _ in found:
                     pass
-                return (len(found.tokens) - 1) / (time.perf_counter() - start), found
+                return (len(found.tokens) - 1) / (clock() - start), found
 
             for name, prompt in (("summarising", SUMMARY), ("code editing", CODE)):
                 plain, guessed = generate(prompt, 0)[1], generate(prompt, args.speculate)[1]  # warm-up, too

@@ -1,10 +1,12 @@
-"""Writes a LLaMA folder as an F16 GGUF file, so that llama.cpp and its relatives can be timed on the very same weights.
+"""Writes a LLaMA folder as an F16 GGUF file, so that llama.cpp and its relatives can be timed on the very same
+weights.
 
     pip install gguf
     python benchmarks/to_gguf.py FOLDER OUT.gguf
     llama-quantize OUT.gguf OUT-q4_0.gguf Q4_0
 
-Only speed is compared on such files: the tokenizer written here names the entries of the vocabulary and is not one to encode text with.
+Only speed is compared on such files: the tokenizer written here names the entries of the vocabulary and is not one
+to encode text with.
 """
 
 import argparse

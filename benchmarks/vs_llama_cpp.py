@@ -4,10 +4,11 @@
     python benchmarks/vs_llama_cpp.py --peer path/to/llama-bench --types Q4_0,Q4_K_M --threads 1,2
     python benchmarks/vs_llama_cpp.py --peer "ik=path/to/ik/llama-bench -rtr 1" --peer avx2:cpp=path/to/avx2-build/llama-bench
 
-A peer is [LEVEL:][NAME=]PATH [ARGUMENTS]: its llama-bench, options that it gets beside ours, and the level (sse41, avx2, ...) that
-it was built for; agq is held to the same level then (as with AGQ_ISA). llama-quantize must lie beside llama-bench. One round runs
-every test of every program once; `ratio` is agq's speed over that of the peer's type, the median of the rounds. Bandwidth and
-integer peak are measured beside them; `of limit` is agq's share of what they allow, `peer GB/s` what the peer's decoding reads.
+A peer is [LEVEL:][NAME=]PATH [ARGUMENTS]: its llama-bench, options that it gets beside ours, and the level (sse41,
+avx2, ...) that it was built for; agq is held to the same level then (as with AGQ_ISA). llama-quantize must lie
+beside llama-bench. One round runs every test of every program once; `ratio` is agq's speed over that of the peer's
+type, the median of the rounds. Bandwidth and integer peak are measured beside them; `of limit` is agq's share of
+what they allow, `peer GB/s` what the peer's decoding reads.
 """
 
 from __future__ import annotations

@@ -1,21 +1,34 @@
-"""4-bit activations against 8-bit ones, same model, same weights, measured alternately: a ratio above 1 is W4A4's gain.
+"""4-bit activations against 8-bit ones, same model, same weights, measured alternately: a ratio above 1 is W4A4's
+gain.
 
     python benchmarks/w4a4_vs_w4a8.py --isa sse41 --threads 1
 
-No common processor multiplies 4-bit integers, so W4A4 can gain only where 8-bit products are summed in 16 bits (SSE, AVX2, NEON
-without dot products) or where fewer bytes of activations move. Elsewhere the two should be equal.
+No common processor multiplies 4-bit integers, so W4A4 can gain only where 8-bit products are summed in 16 bits
+(SSE, AVX2, NEON without dot products) or where fewer bytes of activations move. Elsewhere the two should be equal.
 """
 
 from __future__ import annotations
 
 import statistics
 
-from common import Foreign, Timed, add_model_options, alternate, artifact, parser, ratio, report, workplace
+from common import (
+    Foreign,
+    Timed,
+    add_clock_option,
+    add_model_options,
+    alternate,
+    artifact,
+    parser,
+    ratio,
+    report,
+    workplace,
+)
 
 
 def main() -> None:
     options = parser(__doc__)
     add_model_options(options)
+    add_clock_option(options)
     options.add_argument("-t", "--threads", default="1,2", help="several by comma (default 1,2)")
     options.add_argument("-p", "--prefill", type=int, default=512)
     options.add_argument("-n", "--decode", type=int, default=64)

@@ -164,8 +164,8 @@ def run(
                 made = (case.threads, case.isa)
             if progress is not None:
                 progress(
-                    f"{case.kind} {case.tokens} at depth {case.depth}, {case.batch} sequences, {engine.threads} threads, "
-                    f"{engine.library.isa}"
+                    f"{case.kind} {case.tokens} at depth {case.depth}, {case.batch} sequences, "
+                    f"{engine.threads} threads, {engine.library.isa}"
                 )
             yield _measure(engine, case, repetitions, warmup, profile, limits)
     finally:
