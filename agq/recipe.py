@@ -13,6 +13,7 @@ from typing import Any
 
 from agq import structured
 from agq.errors import AgqError
+from agq.recipe_agile import AgileOptions
 from agq.recipe_pruning import PruningOptions
 from agq.structured import Place
 
@@ -339,6 +340,7 @@ class Recipe:
     transforms: TransformOptions = TransformOptions()
     tune: TuneOptions = TuneOptions()
     pruning: PruningOptions = PruningOptions()
+    agile: AgileOptions = AgileOptions()
     act_clip: float = 1.0
     act_clip_search: bool = False
     kv_bits: int = 8
@@ -358,6 +360,23 @@ class Recipe:
             raise AgqError("scheme W16A16 quantizes nothing", hint=f"schemes: {', '.join(SCHEMES)}")
         for pattern in self.ignore:
             check_pattern(pattern)
+        if self.agile.active:
+            self._check_agile()
+
+    def _check_agile(self) -> None:
+        if self.agile.softmax_bits:
+            raise AgqError("the log2 quantizer of attention is not computed in this version", hint="set `agile.softmax_bits: 0`")
+        schemes = [self.scheme, *(item.scheme for item in self.overrides if item.scheme.quantized)]
+        if any(scheme.weights.bits != 4 or scheme.activations.bits != 8 for scheme in schemes):
+            raise AgqError(
+                "static activations (`agile`) go with the scheme W4A8 or W4A8_ASYM",
+                hint="`agile.four_bits` says which inputs have 4 bits",
+            )
+        if self.act_clip != 1 or self.act_clip_search or self.kv_bits == 4:
+            raise AgqError(
+                "static activations (`agile`) have ranges of their own: no act_clip, act_clip_search or kv_bits 4",
+                hint="`agile.observer: percentile` cuts outliers",
+            )
 
     @property
     def solver(self) -> bool:
@@ -367,7 +386,7 @@ class Recipe:
     @property
     def calibrated(self) -> bool:
         """Calibration text is read."""
-        return self.solver or self.transforms.measured or self.act_clip_search or self.tune.epochs > 0
+        return self.solver or self.transforms.measured or self.act_clip_search or self.tune.epochs > 0 or self.agile.active
 
     def scheme_for(self, module: str) -> Scheme | None:
         """The scheme of a linear by its module name; None: it stays in floating point."""
@@ -391,6 +410,7 @@ class Recipe:
             "transforms": structured.plain(self.transforms),
             "tune": structured.plain(self.tune),
             "pruning": self.pruning.to_dict(),
+            "agile": structured.plain(self.agile),
             "act_clip": self.act_clip,
             "act_clip_search": self.act_clip_search,
             "kv_bits": self.kv_bits,
@@ -442,6 +462,7 @@ _TABLES = {
     "transforms": TransformOptions,
     "tune": TuneOptions,
     "pruning": PruningOptions,
+    "agile": AgileOptions,
 }
 
 

@@ -31,6 +31,7 @@ class LinearInfo:
         act_bits: 32 (float), 8 or 4. act_group: 0 for one scale per token. act_symmetric. bias: has one (f32).
         hadamard: block of the Walsh-Hadamard transform of the input, 0: none. act_clip: share of the range that the
             activations' codes cover.
+        act_static: static activations of act_scale and act_zero, with an exponent per column.
     """
 
     out: int
@@ -45,6 +46,9 @@ class LinearInfo:
     bias: bool = False
     hadamard: int = 0
     act_clip: float = 1.0
+    act_static: bool = False
+    act_scale: float = 1.0
+    act_zero: int = 0
 
     @property
     def quantized(self) -> bool:
@@ -75,6 +79,8 @@ class LinearInfo:
                 found[f"{name}.zero"] = TensorSize("i8", shape, layout.rows_bytes(*shape, 1))
         if self.bias:
             found[f"{name}.bias"] = TensorSize("f32", (self.out,), 4 * self.out)
+        if self.act_static:
+            found[f"{name}.act_exponent"] = TensorSize("u8", (self.inputs,), self.inputs)
         return found
 
     def problem(self) -> str | None:
@@ -90,12 +96,25 @@ class LinearInfo:
             return "float weights with integer activations, groups or zero points"
         if self.act_bits == 32 and (self.act_group or not self.act_symmetric):
             return "float activations with a group or a zero point"
-        if self.act_bits == 8 and not self.act_symmetric:
+        if self.act_bits == 8 and not self.act_symmetric and not self.act_static:
             return "asymmetric 8-bit activations"
         if self.hadamard < 0 or self.hadamard & (self.hadamard - 1) or (self.hadamard and self.inputs % self.hadamard):
             return f"a Hadamard block of {self.hadamard} is not a power of two that divides {self.inputs}"
         if not 0 < self.act_clip <= 1 or (self.act_clip != 1 and self.act_bits == 32):
             return f"activations of {self.act_bits} bits clipped to {self.act_clip} of their range"
+        if self.act_static:
+            return self._static_problem()
+        if self.act_scale != 1 or self.act_zero:
+            return "a static scale or zero point with dynamic activations"
+        return None
+
+    def _static_problem(self) -> str | None:
+        if self.act_bits == 32 or self.act_group or self.act_symmetric or self.act_clip != 1:
+            return "static activations that are float, in groups, symmetric or clipped"
+        if self.act_bits == 8 and (self.dtype != "i8" or self.asym):
+            return "static 8-bit activations without the weights' factors folded into 8-bit codes"
+        if not 1e-30 <= self.act_scale <= 1e30 or not 0 <= self.act_zero < 1 << self.act_bits:
+            return f"a static scale of {self.act_scale} with zero point {self.act_zero}"
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +132,9 @@ class LinearInfo:
             "bias": self.bias,
             "hadamard": self.hadamard,
             "act_clip": self.act_clip,
+            "act_static": self.act_static,
+            "act_scale": self.act_scale,
+            "act_zero": self.act_zero,
         }
 
     @classmethod
@@ -130,6 +152,9 @@ class LinearInfo:
             "bias": bool,
             "hadamard": int,
             "act_clip": float,
+            "act_static": bool,
+            "act_scale": float,
+            "act_zero": int,
         }
         if not isinstance(value, dict) or set(value) != set(kinds) | {"scale_dtype"}:
             raise AgqError(f"description of linear `{name}` is incomplete")

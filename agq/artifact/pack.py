@@ -17,6 +17,7 @@ from agq.artifact.writer import write_artifact
 from agq.checkpoint.compressed_tensors import activation_scheme
 from agq.checkpoint.folder import Checkpoint, open_checkpoint
 from agq.checkpoint.quantization_config import group_problem
+from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError, UsageError
 from agq.reference.attention_scales import AttentionScales, save_scales
 
@@ -124,6 +125,8 @@ def describe(info: LinearInfo) -> str:
     text = f"W{bits} {f'g{info.group}' if info.group else 'per channel'}{' asymmetric' if info.asym else ''}"
     if info.act_bits == 32:
         return f"{text}, A32{online}"
+    if info.act_static:
+        return f"{text}, A{info.act_bits} static (TRIP){online}"
     grain = f"g{info.act_group}" if info.act_group else "per token"
     return f"{text}, A{info.act_bits} {grain}{'' if info.act_symmetric else ' asymmetric'}{online}"
 
@@ -245,7 +248,10 @@ class _Plan:
         alike = {item and (item.bits, item.symmetric, item.group_size) for item in schemes}
         if len(alike) > 1 or len(set(activations)) > 1 or len(set(online)) > 1:
             self._problem("linears that are computed together must have one scheme", modules)
-        scheme, activation = schemes[0], activations[0]
+        statics = [checkpoint.statics.inputs.get(name) for name in modules]
+        if any(item is not statics[0] and (statics[0] is None or not statics[0].same(item)) for item in statics):
+            self._problem("linears that read one input must have one static quantizer", modules)
+        scheme, activation, static = schemes[0], activations[0], statics[0]
         group = act_group = 0
         if scheme is not None and scheme.group_size not in (-1, fused.in_features):
             group = scheme.group_size
@@ -269,6 +275,8 @@ class _Plan:
         if scheme is not None:
             dtype = "u4" if scheme.bits == 4 else "i8"
             info = LinearInfo(**shape, **acts, dtype=dtype, scale_dtype="bf16", group=group, asym=not scheme.symmetric)
+            if static is not None:
+                info = self._static(info, static, modules)
         elif weights == "int8":
             if activation.bits == 16:
                 acts = {"act_bits": 8}
@@ -278,8 +286,32 @@ class _Plan:
                 self._problem("activations cannot be quantized where weights are floats", modules)
             dtype = weights or float_type(checkpoint, [f"{name}.weight" for name in modules])
             info = LinearInfo(**shape, dtype=dtype)
-        self._sources.append(LinearSource(checkpoint, fused, info, stored=scheme is not None))
+        self._sources.append(
+            LinearSource(checkpoint, fused, info, stored=scheme is not None, static=static if info.act_static else None)
+        )
         return info
+
+    def _static(self, info: LinearInfo, static: StaticInput, modules: list[str]) -> LinearInfo:
+        """The linear with static activations. With 8 bits the channels' powers of two go into the weights, which become 8-bit codes
+        without zero points."""
+        if static.channel_scale is not None:
+            raise AgqError(
+                f"`{self.checkpoint.path}` has static activations with a scale per channel (`agile.mode: code-compat`), which no "
+                "integer product computes",
+                hint="`agq eval-ppl FOLDER` measures it with the torch reference; quantize with "
+                "`agile.mode: trip` to pack it",
+            )
+        if int(static.exponent.max()) > 3:
+            self._problem("the engine computes channel exponents up to 3 (`agile.k`), not those of", modules)
+        if info.dtype != "u4":
+            self._problem("static activations are computed with 4-bit weights only, not those of", modules)
+        if self._problems:
+            return info
+        values = {
+            "act_static": True, "act_scale": static.scale, "act_zero": static.zero, "act_bits": static.bits,
+            "act_group": 0, "act_symmetric": False,
+        }  # fmt: skip
+        return replace(info, **values, **({"dtype": "i8", "asym": False, "bias": True} if static.bits == 8 else {}))
 
     def _problem(self, what: str, modules: list[str]) -> None:
         self._problems.setdefault(what, []).extend(f"`{name}`" for name in modules)
@@ -362,9 +394,9 @@ def _settle(source: LinearSource) -> LinearSource:
     info = source.info
     if not fits_bf16(source.scales()[0]):
         info = replace(info, scale_dtype="f32")
-    if info.dtype == "i8" and not info.asym and source.uses_lowest_code():
+    if info.dtype == "i8" and not info.asym and not info.act_static and source.uses_lowest_code():
         info = replace(info, asym=True)
-    return LinearSource(source.checkpoint, source.fused, info, stored=True)
+    return LinearSource(source.checkpoint, source.fused, info, stored=True, static=source.static)
 
 
 def _refuse_kv_scheme(checkpoint: Checkpoint) -> None:

@@ -13,6 +13,7 @@ from agq.artifact import layout
 from agq.artifact.descriptor import LinearInfo
 from agq.checkpoint.compressed_tensors import read_codes, read_scales
 from agq.checkpoint.folder import Checkpoint
+from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
 from agq.models import BlockParts, Linear, ModelSpec
 from agq.safetensors_io import bf16_to_f32, f32_to_bf16
@@ -75,12 +76,16 @@ def fused_linears(block: BlockParts, spec: ModelSpec) -> list[Fused]:
 class LinearSource:
     """Produces the tensors of one linear of the artifact, piece by piece."""
 
-    def __init__(self, checkpoint: Checkpoint, fused: Fused, info: LinearInfo, stored: bool):
-        """`stored`: codes come from a quantized folder; else they are made here (8 bits per row) or stay floats."""
+    def __init__(
+        self, checkpoint: Checkpoint, fused: Fused, info: LinearInfo, stored: bool, static: StaticInput | None = None
+    ):
+        """`stored`: codes come from a quantized folder; else they are made here (8 bits per row) or stay floats. `static`: the
+        quantizer of static activations; with 8 bits its exponents are folded into the codes and its zero point into the bias."""
         self.checkpoint = checkpoint
         self.fused = fused
         self.info = info
         self.stored = stored
+        self.static = static
 
     def tensors(self) -> dict:
         """Tensor name -> function yielding its bytes as arrays."""
@@ -92,13 +97,29 @@ class LinearSource:
                 found[f"{name}.zero"] = self.zero
         if self.info.bias:
             found[f"{name}.bias"] = self.bias
+        if self.static is not None:
+            found[f"{name}.act_exponent"] = lambda: [self.static.exponent]
         return found
+
+    @property
+    def _folded(self) -> bool:
+        return self.static is not None and self.static.bits == 8
+
+    def _folded_codes(self, start: int, stop: int) -> np.ndarray:
+        """(code - zero) * 2^exponent, int8 [rows, in]: at most 15 << 3 = 120."""
+        codes = self._codes(start, stop).astype(np.int16)
+        zero = self.scales()[1]
+        if zero is not None:
+            codes -= np.repeat(zero[start:stop].astype(np.int16), codes.shape[1] // zero.shape[1], axis=1)
+        return (codes << self.static.exponent.astype(np.int16)).astype(np.int8)
 
     def weight(self) -> Iterator[np.ndarray]:
         """Weight panels."""
         for start, stop in self.fused.spans():
             if not self.info.quantized:
                 yield layout.pack_rows(to_float(self._floats(start, stop), self.info.dtype, self.fused.name))
+            elif self._folded:
+                yield layout.pack_i8(self._folded_codes(start, stop))
             elif self.info.dtype == "u4":
                 yield layout.pack_u4((self._codes(start, stop) + 8).view(np.uint8))
             else:
@@ -119,9 +140,19 @@ class LinearSource:
         yield layout.pack_rows(values + np.int8(8) if self.info.dtype == "u4" else values)
 
     def bias(self) -> Iterator[np.ndarray]:
-        """float32 biases."""
-        pieces = self.fused.pieces(0, self.fused.out_features)
-        yield np.concatenate([self.checkpoint.read_rows(f"{module}.bias", rows) for module, rows in pieces])
+        """float32 biases; with folded static activations what the operand code - 128 leaves out is added to them."""
+        bias = np.zeros(self.fused.out_features, np.float32)
+        if self.fused.linears[0].bias:
+            pieces = self.fused.pieces(0, self.fused.out_features)
+            bias = np.concatenate([self.checkpoint.read_rows(f"{module}.bias", rows) for module, rows in pieces])
+        if self._folded:
+            scale = self.scales()[0].astype(np.float64)
+            for start, stop in self.fused.spans():
+                codes = self._folded_codes(start, stop)
+                sums = codes.reshape(stop - start, scale.shape[1], -1).sum(axis=2, dtype=np.int64)
+                constant = self.static.scale * (128 - self.static.zero) * (sums * scale[start:stop]).sum(axis=1)
+                bias[start:stop] = (bias[start:stop] + constant).astype(np.float32)
+        yield bias
 
     def scales(self) -> tuple[np.ndarray, np.ndarray | None]:
         """(scale float32 [out, groups], zero int8 or None) in fused order."""

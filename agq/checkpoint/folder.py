@@ -10,6 +10,8 @@ import numpy as np
 
 from agq.checkpoint.compressed_tensors import CompressedTensors
 from agq.checkpoint.record import AgqRecord
+from agq.checkpoint.static import FILE as STATIC_FILE
+from agq.checkpoint.static import StaticRecord, read_statics
 from agq.errors import AgqError
 from agq.files import sha256_file
 from agq.models import ModelParts, ModelSpec, parts, spec_from_config
@@ -86,6 +88,7 @@ class Checkpoint:
     Attributes:
         path: the folder. config: config.json. spec, parts: what it is. quantization: CompressedTensors or None.
         record: the validated agq.json (defaults where there is none). agq: agq.json as a dict ({} without one).
+        statics: quantizers of static activations (empty where there are none).
     """
 
     def __init__(self, folder: Path):
@@ -106,6 +109,7 @@ class Checkpoint:
         if self.spec.embed_norm and not self.record.embed_norm:
             self.spec = replace(self.spec, embed_norm=False)
             self.parts = parts(self.spec)
+        self.statics: StaticRecord = read_statics(folder, self.record.values, self.parts)
         self._check_tensors()
 
     # ---- opening
@@ -258,7 +262,7 @@ class Checkpoint:
 
     def files(self) -> list[Path]:
         """All files of the folder that are read."""
-        others = [self.path / name for name in ("config.json", INDEX, "agq.json")]
+        others = [self.path / name for name in ("config.json", INDEX, "agq.json", STATIC_FILE)]
         shards = [file.path for file in self._files]
         return [*shards, *(path for path in others if path.is_file()), *self.tokenizer_files()]
 

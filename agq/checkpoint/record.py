@@ -11,7 +11,7 @@ from agq.safetensors_io import load_json
 NAME = "agq.json"
 FORMAT = 1
 # What is computed at run time beyond the plain model, by the names that agq.json's `online` lists.
-ONLINE = ("act_clip", "bake_embed_norm", "hadamard", "kv4", "kv8")
+ONLINE = ("act_clip", "bake_embed_norm", "hadamard", "kv4", "kv8", "static_activations")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _choice(values: dict[str, Any], name: str, choices: tuple[int, ...], where: 
 
 def _activation(item: Any, where: str) -> ActivationScheme:
     names = {"bits", "group_size", "symmetric"}
-    if not isinstance(item, dict) or not names <= set(item) <= names | {"clip", "hadamard"}:
+    if not isinstance(item, dict) or not names <= set(item) <= names | {"clip", "hadamard", "static"}:
         raise AgqError(f"{where}: an activation scheme has bits, group_size and symmetric, and may have clip and hadamard")
     clip, hadamard = item.get("clip", 1.0), item.get("hadamard", 0)
     if isinstance(clip, bool) or not isinstance(clip, (int, float)) or not 0 < clip <= 1:
@@ -114,6 +114,7 @@ def _activation(item: Any, where: str) -> ActivationScheme:
         raise AgqError(f"{where}: not an activation scheme: {item!r}", hint=hint)
     if type(group) is not int or not (group == -1 or 0 < group <= 1 << 20):
         raise AgqError(f"{where}: `group_size` is {group!r}, not -1 (per token) or a number of columns")
-    if bits == 8 and not symmetric:
+    if bits == 8 and not symmetric and "static" not in item:
         raise AgqError(f"{where}: asymmetric 8-bit activations are not supported", hint="asymmetric is for 4 bits")
-    return ActivationScheme(bits=bits, symmetric=symmetric, group_size=group)
+    # Static quantizers are read by agq/checkpoint/static.py; this is the dynamic one of the same width.
+    return ActivationScheme(bits=bits, symmetric=symmetric or bits == 8, group_size=group)

@@ -14,6 +14,7 @@ from agq import __version__
 from agq.calibration.windows import calibration_windows
 from agq.checkpoint import open_checkpoint
 from agq.files import ensure_free_space
+from agq.quantization.agile.stage import static_activations
 from agq.quantization.checks import available_memory, check_memory
 from agq.quantization.encode import TORCH_DTYPES, decode, encode
 from agq.quantization.state import WorkFolder
@@ -100,6 +101,10 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
         transforms = _transforms(plan, work, windows, make, progress)
         parameters = TransformedParameters(checkpoint, transforms, plan.device)
         _walk(plan, parameters, work, windows, make, progress)
+        statics = None
+        if recipe.agile.active:
+            progress.step("static activations")
+            statics = static_activations(recipe, plan.schemes, parameters, work, windows)
     finally:
         make.remove()
     layers = [report for index in work.finished() for report in work.read(index)[1]]
@@ -114,7 +119,7 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
     }
     clips = {report["module"]: report["act_clip"] for report in layers}
     written: Written = write_folder(
-        plan.output, parameters, recipe, plan.schemes, plan.format, work, document, clips, plan.force
+        plan.output, parameters, recipe, plan.schemes, plan.format, work, document, clips, plan.force, statics
     )
     open_checkpoint(written.path)  # the reader's checks: names, shapes, config
     work.remove()

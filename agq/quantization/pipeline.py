@@ -78,6 +78,8 @@ class Plan:
             notes.append(f"transformation `{step}` is left out: {reason}")
         if online := online_steps(self.recipe, self.schemes, self.transforms):
             notes.append(f"computed at run time, by agq only: {'; '.join(online.values())}")
+        if self.recipe.agile.active:
+            notes.append("static activations, calibrated after the weights: other software quantizes them per token instead")
         if self.fitted:
             notes.append(f"calibration windows are {self.recipe.calibration.seq_len} tokens long, the model's context")
         return notes

@@ -105,8 +105,8 @@ class BlockQuantizer:
         """Sets the quantizers of activations and KV cache, as they are during calibration. clips: of modules, as an earlier run
         found them; by default the recipe's."""
         self.clips = clips or {}
-        if not self.recipe.gptq.quantized_activations:
-            return
+        if not self.recipe.gptq.quantized_activations or self.recipe.agile.active:
+            return  # static activations are calibrated on the quantized weights afterwards
         block.keys_values = kv_quantizer(self.recipe.kv_bits)
         block.queries_keys = kv_rotation(self.recipe.kv_bits, block.spec.head_dim)
         for role in block.linears:

@@ -11,9 +11,11 @@ from typing import Any
 
 from agq import structured
 from agq.checkpoint.compressed_tensors import INT, PACKED, quantization_config
+from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
 from agq.files import atomic_directory, atomic_write_text
 from agq.models import ONLINE_PREFIX, ModelParts
+from agq.quantization.agile.stage import add_entries, write_arrays
 from agq.quantization.encode import store_float
 from agq.quantization.shards import Entry, write_shards
 from agq.quantization.state import WorkFolder
@@ -76,6 +78,8 @@ def runtime_formats(recipe: Recipe, schemes: dict[str, Scheme], clips: dict[str,
     names = []
     if any(clips.get(module, 1.0) != 1.0 for module in schemes):
         names.append("act_clip")
+    if recipe.agile.active:
+        names.append("static_activations")
     if recipe.kv_bits != 32:
         names.append(f"kv{recipe.kv_bits}")
     return names
@@ -155,12 +159,14 @@ def write_folder(
     record: dict[str, Any],
     clips: dict[str, float],
     force: bool = False,
+    statics: StaticRecord | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Written:
     """Writes the folder, whole or not at all.
 
     record: what agq.json holds beyond the scheme of the activations (recipe, calibration, report, versions); clips: of the
-    activations by module; force: replace a folder that stands at `output`. Raises AgqError when it may not be written.
+    activations by module; force: replace a folder that stands at `output`; statics: quantizers of static activations. Raises
+    AgqError when it may not be written.
     """
     checkpoint, plan = parameters.checkpoint, parameters.plan
     entries = folder_entries(parameters, schemes, work)
@@ -170,12 +176,16 @@ def write_folder(
         atomic_write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         for source in checkpoint.tokenizer_files():
             shutil.copyfile(source, folder / source.name)
+        activations = activation_entries(parameters, schemes, clips)
+        if statics is not None:
+            add_entries(activations, statics)
+            write_arrays(folder, statics)
         agq = {
             "format": 1,
             **record,
             "kv_bits": recipe.kv_bits,
             "head_bits": recipe.head_bits,
-            "activations": activation_entries(parameters, schemes, clips),
+            "activations": activations,
         }
         if not plan.empty:
             agq["transforms"] = plan.to_dict()

@@ -76,6 +76,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 class Block:
     """linears: by role (q, k, v or BLOOM's fused qkv; o; gate, up; down). `keys_values` is applied to keys (after RoPE) and
     values, shape [batch, kv_heads, n, head_dim], `queries_keys` before that to queries and keys. `observe`, when set, is called
+    with each layer's (q, k) before the scores. `heads`, when set, is applied to each of "q", "k", "v" before rotary positions.
     with each layer's (q, k) before the scores. `scales`, when set: integer attention with powers of two, in place of both.
     `capture`, when set, takes in "q*", "k*" and "v*" as the scores see them."""
 
@@ -86,6 +87,7 @@ class Block:
     keys_values: InputTransform = identity
     queries_keys: InputTransform = identity
     observe: Callable[[Tensor, Tensor], None] | None = field(default=None, repr=False)
+    heads: Callable[[str, Tensor], Tensor] | None = field(default=None, repr=False)
     capture: dict[str, Tensor] | None = field(default=None, repr=False)
     scales: AttentionScales | None = field(default=None, repr=False)
 
@@ -105,6 +107,8 @@ class Block:
             roles = [self.linears[role] for role in ("q", "k", "v")]
             read = roles[0].transform(x)
             q, k, v = (linear(read).view(batch, n, -1, spec.head_dim).transpose(1, 2) for linear in roles)
+        if self.heads is not None:
+            q, k, v = self.heads("q", q), self.heads("k", k), self.heads("v", v)
         if positions.cos is not None:
             q, k = (rotate(t, positions.cos, positions.sin) for t in (q, k))
         if self.observe is not None:

@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agq.checkpoint import Checkpoint, open_checkpoint, read_linear
+from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
 from agq.models import ModelParts, ModelSpec
+from agq.quantization.agile.trip import StaticQuantizer, symmetric
 from agq.quantization.quantizers import (
     dequantize_weight,
     fake_quantize,
@@ -47,6 +49,15 @@ def activation_quantizer(scheme: ActivationScheme | None, clip: float = 1.0, had
         )
 
     return transform
+
+
+def static_quantizer(static: StaticInput, hadamard: int = 0) -> InputTransform:
+    """What is done to the input of a linear with static activations, after a Walsh-Hadamard transform where there is one."""
+    if static.channel_scale is not None:
+        scale = torch.from_numpy(static.channel_scale)
+        return lambda x: symmetric(fwht(x, hadamard) if hadamard else x, scale.to(x.device), static.bits)
+    quantizer = StaticQuantizer(static.bits, static.scale, static.zero, torch.from_numpy(static.exponent))
+    return (lambda x: quantizer(fwht(x, hadamard))) if hadamard else quantizer
 
 
 def kv_quantizer(bits: int) -> InputTransform:
@@ -97,6 +108,9 @@ class Parameters:
             stored = read_linear(self.checkpoint, module)
             weight = torch.from_numpy(stored.dequantize()).to(self.device)
             scheme = stored.activations if self.fake_quant else None
+            static = self.checkpoint.statics.inputs.get(module) if self.fake_quant else None
+            if static is not None:
+                return Linear(weight, bias, static_quantizer(static, hadamard), hadamard)
             return Linear(weight, bias, activation_quantizer(scheme, record.clips.get(module, 1.0), hadamard), hadamard)
         return Linear(self.tensor(f"{module}.weight"), bias, activation_quantizer(None, 1.0, hadamard), hadamard)
 

@@ -129,8 +129,7 @@ def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
                 "out": linear.out_features,
                 "in": linear.in_features,
                 "weights": _weights_of(scheme) if scheme else checkpoint.dtype(f"{linear.module}.weight").lower(),
-                "activations": ("float" if activations.bits == 16 else _activations_of(activations))
-                + _online_of(checkpoint, linear.module),
+                "activations": _input_of(checkpoint, linear.module, activations) + _online_of(checkpoint, linear.module),
                 "bytes": size,
             }
         )
@@ -168,6 +167,13 @@ def _weights_of(scheme: Any) -> str:
         else {"channel": "per row"}.get(scheme.strategy, "per tensor")
     )
     return f"{scheme.bits} {grain}{'' if scheme.symmetric else ' asym'}"
+
+
+def _input_of(checkpoint: Checkpoint, module: str, scheme: Any) -> str:
+    static = checkpoint.statics.inputs.get(module)
+    if static is not None:
+        return f"{static.bits} static{' per channel' if static.channel_scale is not None else ', TRIP'}"
+    return "float" if scheme.bits == 16 else _activations_of(scheme)
 
 
 def _activations_of(scheme: Any) -> str:

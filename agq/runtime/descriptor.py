@@ -2,17 +2,28 @@
 memory map.
 """
 
+import os
 from typing import Any
 
 import numpy as np
 
 from agq.artifact.descriptor import LinearInfo
 from agq.artifact.reader import Artifact
+from agq.errors import UsageError
 
 DTYPES = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3, "u4": 4}
 NORMS = {"rms": 1, "layer": 2}
 POSITIONS = {"rope": 0, "learned": 1, "alibi": 2}
 ACTIVATIONS = {"silu_gated": 0, "relu": 1, "gelu_tanh": 2, "gelu_erf": 3}
+
+
+def multiplier() -> str:
+    """What multiplies 4-bit weights and dynamic 4-bit activations: AGQ_MULTIPLIER, `default` or `packed` (two weights in one 16-bit
+    operand). UsageError for anything else."""
+    name = os.environ.get("AGQ_MULTIPLIER", "") or "default"
+    if name not in ("default", "packed"):
+        raise UsageError(f"AGQ_MULTIPLIER is `{name}`", hint="use default or packed")
+    return name
 
 
 def fill_linear(ffi: Any, target: Any, artifact: Artifact, name: str, info: LinearInfo) -> None:
@@ -23,6 +34,8 @@ def fill_linear(ffi: Any, target: Any, artifact: Artifact, name: str, info: Line
     target.group_size = info.group
     target.act_bits, target.act_group, target.act_symmetric = info.act_bits, info.act_group, int(info.act_symmetric)
     target.hadamard, target.act_clip = info.hadamard, info.act_clip
+    if multiplier() == "packed" and info.dtype == "u4" and info.act_bits == 4 and not info.act_static:
+        target.multiplier = 1
     target.weight = ffi.cast("void *", artifact.address(f"{name}.weight"))
     target.weight_bytes = artifact.stored_bytes(f"{name}.weight")
     if info.quantized:
@@ -31,6 +44,10 @@ def fill_linear(ffi: Any, target: Any, artifact: Artifact, name: str, info: Line
     if info.asym:
         target.zero = ffi.cast("int8_t *", artifact.address(f"{name}.zero"))
         target.zero_bytes = artifact.stored_bytes(f"{name}.zero")
+    if info.act_static:
+        target.act_static, target.act_scale, target.act_zero = 1, info.act_scale, info.act_zero
+        target.act_exponent = ffi.cast("uint8_t *", artifact.address(f"{name}.act_exponent"))
+        target.act_exponent_bytes = artifact.stored_bytes(f"{name}.act_exponent")
     if info.bias:
         target.bias = ffi.cast("float *", artifact.address(f"{name}.bias"))
 

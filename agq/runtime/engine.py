@@ -431,5 +431,7 @@ def scheme_words(info: Any) -> tuple[str, str]:
         weights = info.dtype
     if info.act_bits == 32:
         return weights, "f32" + online_words(info)
+    if info.act_static:
+        return weights, f"{info.act_bits} static, TRIP{online_words(info)}"
     grain = f"g{info.act_group}" if info.act_group else "per token"
     return weights, f"{info.act_bits} {grain}{'' if info.act_symmetric else ' asym'}{online_words(info)}"

@@ -111,7 +111,7 @@ static double measure_bandwidth(void) {
 static double clock_hz, peak;
 static const char *filter;
 
-static void bench(const char *label, int n, int k, int dtype, int group, int act_bits, int act_group, int m) {
+static void bench(const char *label, int n, int k, int dtype, int group, int act_bits, int act_group, int m, int multiplier) {
   agq_linear l = {.out_features = n,
                   .in_features = k,
                   .weight_dtype = dtype,
@@ -119,7 +119,8 @@ static void bench(const char *label, int n, int k, int dtype, int group, int act
                   .group_size = group,
                   .act_bits = act_bits,
                   .act_group = act_group,
-                  .act_symmetric = act_bits == 8};
+                  .act_symmetric = act_bits == 8,
+                  .multiplier = multiplier};
   char line[160];
   snprintf(line, sizeof line, "%-10s m=%-4d %5dx%-5d g%-4d %-22s", label, m, n, k, group, agq_linear_kernel(&l, m));
   if (filter && !strstr(line, filter)) return;
@@ -191,18 +192,21 @@ int main(int argc, char **argv) {
          PEAK_NAME, peak / clock_hz, measure_bandwidth() * 1e-9);
   static const struct {
     const char *name;
-    int dtype, group, act_bits, act_group;
-  } kinds[] = {{"W4A8", AGQ_U4, 128, 8, 0}, {"W4A8 g32", AGQ_U4, 32, 8, 0}, {"W4A4", AGQ_U4, 128, 4, 128},
-               {"W8A8", AGQ_I8, 0, 8, 0},   {"W8A4", AGQ_I8, 0, 4, 128},    {"W4A16", AGQ_U4, 128, 32, 0},
-               {"f32", AGQ_F32, 0, 32, 0},  {"f16", AGQ_F16, 0, 32, 0},     {"bf16", AGQ_BF16, 0, 32, 0}};
+    int dtype, group, act_bits, act_group, multiplier;
+  } kinds[] = {{"W4A8", AGQ_U4, 128, 8, 0, 0}, {"W4A8 g32", AGQ_U4, 32, 8, 0, 0}, {"W4A4", AGQ_U4, 128, 4, 128, 0},
+               {"W4A4 pack", AGQ_U4, 128, 4, 128, AGQ_MULTIPLIER_PACKED},
+               {"W8A8", AGQ_I8, 0, 8, 0, 0},   {"W8A4", AGQ_I8, 0, 4, 128, 0},    {"W4A16", AGQ_U4, 128, 32, 0, 0},
+               {"f32", AGQ_F32, 0, 32, 0, 0},  {"f16", AGQ_F16, 0, 32, 0, 0},     {"bf16", AGQ_BF16, 0, 32, 0, 0}};
   static const int widths[] = {512, 48, 16, 8, 4, 2};
   for (unsigned i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
     const int wide = kinds[i].act_bits == 32 ? 4 : 1;
     for (unsigned j = 0; j < sizeof widths / sizeof widths[0]; j++)
       bench(kinds[i].name, (widths[j] == 512 ? 512 : 2048) / wide, 2048, kinds[i].dtype, kinds[i].group,
-            kinds[i].act_bits, kinds[i].act_group, widths[j]);
-    bench(kinds[i].name, 1024 / wide, 1024, kinds[i].dtype, kinds[i].group, kinds[i].act_bits, kinds[i].act_group, 1);
-    bench(kinds[i].name, 32768 / wide, 4096, kinds[i].dtype, kinds[i].group, kinds[i].act_bits, kinds[i].act_group, 1);
+            kinds[i].act_bits, kinds[i].act_group, widths[j], kinds[i].multiplier);
+    bench(kinds[i].name, 1024 / wide, 1024, kinds[i].dtype, kinds[i].group, kinds[i].act_bits, kinds[i].act_group, 1,
+          kinds[i].multiplier);
+    bench(kinds[i].name, 32768 / wide, 4096, kinds[i].dtype, kinds[i].group, kinds[i].act_bits, kinds[i].act_group, 1,
+          kinds[i].multiplier);
   }
   return 0;
 }

@@ -36,6 +36,10 @@ enum { AGQ_NORM_NONE = 0, AGQ_NORM_RMS = 1, AGQ_NORM_LAYER = 2 };
 enum { AGQ_POSITION_ROPE = 0, AGQ_POSITION_LEARNED = 1, AGQ_POSITION_ALIBI = 2 };
 enum { AGQ_ACTIVATION_SILU_GATED = 0, AGQ_ACTIVATION_RELU = 1, AGQ_ACTIVATION_GELU_TANH = 2, AGQ_ACTIVATION_GELU_ERF = 3 };
 
+/* How 4-bit weights and 4-bit activations are multiplied: as bytes (the fastest instructions of the level), or two weights in one
+ * 16-bit operand (Agile-Quant's packed multiplier). Both are exact. */
+enum { AGQ_MULTIPLIER_DEFAULT = 0, AGQ_MULTIPLIER_PACKED = 1 };
+
 /* FLOAT: softmax in float32 over the KV cache of agq_options.kv_bits. LOG2: int8 q, k, v on static scales, probabilities rounded to
  * powers of two; kv_bits must be 8. */
 enum { AGQ_ATTENTION_FLOAT = 0, AGQ_ATTENTION_LOG2 = 1 };
@@ -69,6 +73,7 @@ typedef struct {
   int32_t act_zero;                  /* 0..2^act_bits - 1 */
   const uint8_t *act_exponent;       /* [in_features] */
   size_t act_exponent_bytes;
+  int32_t multiplier;                /* AGQ_MULTIPLIER_*; PACKED: U4 weights with dynamic 4-bit activations only */
   const void *weight;
   const void *scale;
   const int8_t *zero;

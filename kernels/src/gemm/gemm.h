@@ -91,6 +91,7 @@ typedef struct {
   int mr;                  /* token panel width that quantization uses for m > 1 */
   agq_kernel u4a8, u4a4, i8a8, i8a4;              /* tiles; also take width 1 */
   agq_kernel u4a8_m1, u4a4_m1, i8a8_m1, i8a4_m1;  /* decode: width 1 only */
+  agq_kernel packed4;                             /* agq_linear.multiplier: u4 x 4-bit activations, any width */
   agq_float_fn f32, f16, bf16, u4, i8;            /* float activations */
   const char *float_name;
   /* One token: x[k] -> codes (plain order, k_padded long, padding 0) and scales; see quantize.h for the formulas. */

@@ -132,6 +132,7 @@ void agq_act_rotate(const agq_linear *l, const float *x, size_t ldx, int begin, 
 }
 
 static const agq_kernel *integer_kernel(const agq_kernel_table *kt, const agq_linear *l, int m) {
+  if (l->multiplier == AGQ_MULTIPLIER_PACKED) return &kt->packed4;
   /* Static 4-bit operands are shifted by up to 3 bits: too long for the kernels that count on |a| <= 15. */
   const int eight = l->act_bits == 8 || l->act_static;
   if (l->weight_dtype == AGQ_U4)

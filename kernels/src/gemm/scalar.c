@@ -4,6 +4,7 @@
 #include "convert.h"
 #include "gemm.h"
 #include "linear.h"
+#include "packed4.h"
 #include "quantize.h"
 
 static inline float load_scale(const void *p, int i, int bf16) {
@@ -140,6 +141,7 @@ static void float_i8(const agq_float_tile *t) { dequant_tile(t, 0); }
       .u4a4_m1 = {"u4s4_m1_scalar", tile_u4, 1, 1, "int32"},    \
       .i8a8_m1 = {"s8s8_m1_scalar", tile_i8, 1, 1, "int32"},    \
       .i8a4_m1 = {"s8s4_m1_scalar", tile_i8, 1, 1, "int32"},    \
+      .packed4 = {"u4u4_packed_scalar", agq_packed4_scalar, AGQ_MAX_MR, 1, "16-bit fields over 128 columns, then int32"}, \
       .f32 = float_f32,                                         \
       .f16 = float_f16,                                         \
       .bf16 = float_bf16,                                       \

@@ -41,6 +41,8 @@ int agq_linear_shape(const agq_linear *l, agq_shape *s) {
   s->panel_bytes = (size_t)k_padded * AGQ_PANEL / (l->weight_dtype == AGQ_U4 ? 2 : 1);
   s->scale_panel_bytes = (size_t)s->groups * AGQ_PANEL * (l->scale_dtype == AGQ_F32 ? 4 : 2);
   s->zero_panel_bytes = (size_t)s->groups * AGQ_PANEL;
+  if (l->multiplier != AGQ_MULTIPLIER_DEFAULT && l->multiplier != AGQ_MULTIPLIER_PACKED) return AGQ_ERR_ARGUMENT;
+  if (l->multiplier && (l->weight_dtype != AGQ_U4 || l->act_bits != 4 || l->act_static)) return AGQ_ERR_UNSUPPORTED;
   if (l->act_bits == 32) return l->act_static ? AGQ_ERR_ARGUMENT : AGQ_OK;
 
   s->integer = 1;

@@ -1,0 +1,62 @@
+"""Static activations as a stage of a quantization run: calibrated on the finished blocks, written beside agq.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from agq.checkpoint.static import FILE, StaticRecord
+from agq.files import atomic_writer
+from agq.quantization.agile.calibrate import calibrate
+from agq.quantization.encode import decode
+from agq.quantization.shards import Entry, write_file
+from agq.quantization.state import WorkFolder
+from agq.recipe import Recipe, Scheme
+from agq.reference.decoder import Parameters
+
+_DTYPES = {"float32": "F32", "uint8": "U8"}
+
+
+def static_activations(
+    recipe: Recipe, schemes: Mapping[str, Scheme], parameters: Parameters, work: WorkFolder, windows: Tensor
+) -> StaticRecord:
+    """The static quantizers of a run whose blocks are all finished. windows: int64 [windows, n], of which the first
+    `recipe.agile.windows` are used."""
+
+    def weights(index: int) -> dict[str, Tensor]:
+        tensors, _ = work.read(index)
+        linears = parameters.parts.block(index).linears
+        return {
+            role: decode(linear.module, tensors, schemes[linear.module], linear.in_features)
+            for role, linear in linears.items()
+            if linear.module in schemes
+        }
+
+    return calibrate(
+        parameters, weights, windows[: recipe.agile.windows], recipe.agile, lambda module: module in schemes
+    )
+
+
+def add_entries(activations: dict[str, dict[str, Any]], statics: StaticRecord) -> None:
+    """Puts the static quantizers into the `activations` of agq.json."""
+    for module, item in statics.inputs.items():
+        kept = {key: value for key, value in activations[module].items() if key == "hadamard"}
+        activations[module] = {
+            "bits": item.bits, "group_size": -1, "symmetric": item.channel_scale is not None, **kept, "static": item.entry(),
+        }  # fmt: skip
+
+
+def write_arrays(folder: Path, statics: StaticRecord) -> None:
+    """agq.safetensors of a folder; nothing where there are no static quantizers."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in statics.arrays().items()}
+    if not arrays:
+        return
+    entries = [
+        Entry(name, _DTYPES[array.dtype.name], array.shape, lambda array=array: array) for name, array in arrays.items()
+    ]
+    with atomic_writer(folder / FILE) as file:
+        write_file(file, entries)

@@ -1,0 +1,71 @@
+/* packed4.c: the portable packed 4-bit multiplier, and what its SIMD versions share; see packed4.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "packed4.h"
+
+#include <string.h>
+
+#include "convert.h"
+
+void agq_packed4_finish(const agq_tile *t, int panel, int block, int token, int least, const int32_t *products,
+                        const int32_t *weights, float *f) {
+  const int group = block / t->group_blocks, at = group * AGQ_PANEL;
+  const char *scale = (const char *)t->scale + (size_t)panel * t->scale_stride;
+  const int8_t *zero = t->zero ? t->zero + (size_t)panel * t->zero_stride + at : 0;
+  const int32_t sum = t->sums[(size_t)block * t->width + token];
+  const float as = t->act_blocks ? t->a_scale[(size_t)token * t->a_scale_stride + block / t->act_blocks] : 1;
+  for (int r = 0; r < AGQ_PANEL; r++) {
+    const int32_t acc = products[r] + least * weights[r] - (zero ? zero[r] : 8) * sum;
+    float s = t->scale_bf16 ? agq_bf16_float(((const uint16_t *)scale)[at + r]) : ((const float *)scale)[at + r];
+    if (t->act_blocks) s *= as;
+    f[r] = agq_madd((float)acc, s, f[r]);
+  }
+}
+
+void agq_packed4_store(const agq_tile *t, int panel, int token, const float *f) {
+  const int first = panel * AGQ_PANEL, rows = t->rows - first < AGQ_PANEL ? t->rows - first : AGQ_PANEL;
+  float *y = t->y + (size_t)token * t->ldy + first;
+  for (int r = 0; r < rows; r++) {
+    const float v = t->act_blocks ? f[r] : f[r] * t->a_scale[(size_t)token * t->a_scale_stride];
+    y[r] = t->bias ? v + t->bias[first + r] : v;
+  }
+}
+
+int agq_packed4_least(const int8_t *a, int stride, int columns) {
+  int least = 127;
+  for (int k = 0; k < columns; k += 4, a += stride)
+    for (int j = 0; j < 4; j++) least = a[j] < least ? a[j] : least;
+  return least;
+}
+
+void agq_packed4_scalar(const agq_tile *t) {
+  const size_t block_bytes = (size_t)t->block * AGQ_PANEL / 2;
+  const int stride = 4 * t->width;
+  for (int p = 0; p < t->panels; p++)
+    for (int i = 0; i < t->width; i++) {
+      float f[AGQ_PANEL] = {0};
+      for (int b = 0; b < t->blocks; b++) {
+        const uint8_t *w = t->w + (size_t)p * t->w_stride + b * block_bytes;
+        const int8_t *a = t->a + (size_t)b * t->block * t->width + 4 * i;
+        const int least = agq_packed4_least(a, stride, t->block);
+        int32_t products[AGQ_PANEL] = {0}, weights[AGQ_PANEL] = {0};
+        for (int r = 0; r < AGQ_PANEL / 2; r++) {
+          uint32_t sums = 0;
+          for (int k = 0, terms = 0; k < t->block; k++) {
+            const uint8_t *unit = w + (size_t)(k / 8) * 64 + k % 4;
+            const int shift = k & 4, low = unit[4 * r] >> shift & 15, high = unit[4 * (r + 8)] >> shift & 15;
+            sums = agq_packed4_add(sums, agq_packed4_pair(high, low), a[(size_t)(k / 4) * stride + k % 4] - least);
+            weights[r] += low;
+            weights[r + 8] += high;
+            if (++terms == AGQ_PACKED4_TERMS || k + 1 == t->block) {
+              products[r] += (int32_t)(sums & 0xffff);
+              products[r + 8] += (int32_t)(sums >> 16);
+              sums = 0, terms = 0;
+            }
+          }
+        }
+        agq_packed4_finish(t, p, b, i, least, products, weights, f);
+      }
+      agq_packed4_store(t, p, i, f);
+    }
+}
