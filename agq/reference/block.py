@@ -155,11 +155,14 @@ class Block:
 
     def inputs(self, h: Tensor, positions: Positions) -> tuple[dict[str, Tensor], Tensor]:
         """What each group of linears reads, by its first role (before `transform`), and the block's output."""
-        linears = self.linears
         x = self.attention_input(h)
         context = self.context(x, positions)
         h = self.after_attention(h, x, context)
         read = self.mlp_input(h)
         hidden = self.mlp_hidden(read)
-        roles = ("qkv" if "qkv" in linears else "q", "o", "gate" if "gate" in linears else "up", "down")
-        return dict(zip(roles, (x, context, read, hidden))), self.after_mlp(h, read, hidden)
+        return dict(zip(self.groups(), (x, context, read, hidden))), self.after_mlp(h, read, hidden)
+
+    def groups(self) -> tuple[str, str, str, str]:
+        """The first role of each group of linears that read one input, in the order of computation."""
+        linears = self.linears
+        return "qkv" if "qkv" in linears else "q", "o", "gate" if "gate" in linears else "up", "down"

@@ -15,10 +15,12 @@ from agq.errors import AgqError
 from agq.models.parts import BlockParts
 from agq.quantization.agile.trip import LEAST_SCALE, TripObserver, symmetric_scale
 from agq.recipe_agile import AgileOptions
+from agq.recipe_pruning import PruningOptions
 from agq.reference.attention import Positions
 from agq.reference.attention_scales import AttentionScales
 from agq.reference.block import Block
 from agq.reference.decoder import Embedding, Parameters
+from agq.reference.pruning import choose_victims, log2_probability
 
 
 @dataclass
@@ -47,6 +49,34 @@ def plain_step(positions: Positions) -> Step:
     return step
 
 
+def pruning_step(positions: Positions, options: PruningOptions, layers: int) -> Step:
+    """Tokens are pruned as in a prompt, the first and the last one kept: ranges are those of the tokens that reach a layer.
+
+    Raises AgqError for layers that the model lacks.
+    """
+    pruning_blocks = set(options.check(layers).blocks)
+
+    def step(index: int, block: Block, window: Window) -> tuple[dict[str, Tensor], Window]:
+        hidden, alive = window.hidden, window.alive
+        shares: list[Tensor] | None = [] if index in pruning_blocks else None
+        block.capture = {}
+        x = block.attention_input(hidden)
+        context = block.context(x, positions.of_tokens(alive, options.positions == "paper"), shares)
+        hidden = block.after_attention(hidden, x, context)
+        if shares:
+            share = log2_probability(shares[0]) if options.scores == "code-compat" else shares[0]
+            pinned = torch.zeros(alive.numel(), dtype=torch.bool)
+            pinned[0] = pinned[-1] = True
+            victims = choose_victims(share[0].double().sum(dim=0).float().cpu(), pinned, options.gamma)
+            hidden, alive = hidden[:, ~victims], alive[~victims]
+        read = block.mlp_input(hidden)
+        inner = block.mlp_hidden(read)
+        seen, block.capture = {**dict(zip(block.groups(), (x, context, read, inner))), **block.capture}, None
+        return seen, Window(block.after_mlp(hidden, read, inner), alive)
+
+    return step
+
+
 class _Absolute:
     """Largest magnitude along all dimensions but one."""
 
@@ -65,14 +95,14 @@ def calibrate(
     windows: Tensor,
     options: AgileOptions,
     quantized: Callable[[str], bool],
-    step: Step | None = None,
+    pruning: PruningOptions | None = None,
     progress: Callable[[int], None] = lambda index: None,
 ) -> StaticRecord:
     """The static quantizers of a whole model.
 
     weights: of a block the quantized weights by role, float32 [out, in]; windows: int64 [windows, n]; quantized: whether the input
-    of a module is to be quantized; step: see Step, default `plain_step`; progress: called after each block with its index.
-    Raises AgqError where activations are not finite.
+    of a module is to be quantized; pruning: tokens that are left out on the way; progress: called after each block with its index.
+    Raises AgqError where activations are not finite, or for pruning layers that the model lacks.
     """
     spec = parameters.spec
     inputs: dict[str, StaticInput] = {}
@@ -80,7 +110,8 @@ def calibrate(
     heads: list[dict[str, np.ndarray]] = []
     with torch.inference_mode():
         positions = Positions.of(spec, windows.shape[1], parameters.device)
-        step = step or plain_step(positions)
+        prunes = pruning is not None and pruning.any
+        step = pruning_step(positions, pruning, spec.layers) if prunes else plain_step(positions)
         embedding = Embedding(parameters)
         alive = torch.arange(windows.shape[1])
         states = [Window(embedding(window[None].to(parameters.device)), alive) for window in windows]

@@ -37,7 +37,12 @@ def static_activations(
         }
 
     return calibrate(
-        parameters, weights, windows[: recipe.agile.windows], recipe.agile, lambda module: module in schemes
+        parameters,
+        weights,
+        windows[: recipe.agile.windows],
+        recipe.agile,
+        lambda module: module in schemes,
+        recipe.pruning,
     )
 
 

@@ -3,23 +3,17 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "packed4.h"
 
-#include <string.h>
 
-#include "convert.h"
-
-void agq_packed4_finish(const agq_tile *t, int panel, int block, int token, int least, const int32_t *products,
-                        const int32_t *weights, float *f) {
-  const int group = block / t->group_blocks, at = group * AGQ_PANEL;
+agq_packed4_block agq_packed4_begin(const agq_tile *t, int panel, int block) {
+  const int at = block / t->group_blocks * AGQ_PANEL;
   const char *scale = (const char *)t->scale + (size_t)panel * t->scale_stride;
   const int8_t *zero = t->zero ? t->zero + (size_t)panel * t->zero_stride + at : 0;
-  const int32_t sum = t->sums[(size_t)block * t->width + token];
-  const float as = t->act_blocks ? t->a_scale[(size_t)token * t->a_scale_stride + block / t->act_blocks] : 1;
+  agq_packed4_block k = {.a_scale = t->act_blocks ? t->a_scale + block / t->act_blocks : 0};
   for (int r = 0; r < AGQ_PANEL; r++) {
-    const int32_t acc = products[r] + least * weights[r] - (zero ? zero[r] : 8) * sum;
-    float s = t->scale_bf16 ? agq_bf16_float(((const uint16_t *)scale)[at + r]) : ((const float *)scale)[at + r];
-    if (t->act_blocks) s *= as;
-    f[r] = agq_madd((float)acc, s, f[r]);
+    k.scale[r] = t->scale_bf16 ? agq_bf16_float(((const uint16_t *)scale)[at + r]) : ((const float *)scale)[at + r];
+    k.zero[r] = zero ? zero[r] : 8;
   }
+  return k;
 }
 
 void agq_packed4_store(const agq_tile *t, int panel, int token, const float *f) {
@@ -64,7 +58,8 @@ void agq_packed4_scalar(const agq_tile *t) {
             }
           }
         }
-        agq_packed4_finish(t, p, b, i, least, products, weights, f);
+        const agq_packed4_block k = agq_packed4_begin(t, p, b);
+        agq_packed4_finish(t, &k, i, t->sums[(size_t)b * t->width + i], least, products, weights, f);
       }
       agq_packed4_store(t, p, i, f);
     }

@@ -10,6 +10,7 @@
 #ifndef AGQ_PACKED4_H
 #define AGQ_PACKED4_H
 
+#include "convert.h"
 #include "gemm.h"
 
 #define AGQ_PACKED4_TERMS 128 /* 128 * 225 = 28800 is also a positive int16 */
@@ -21,10 +22,26 @@ static inline uint32_t agq_packed4_add(uint32_t sums, uint32_t pair, int a) {
   return sums + ((r | r << 8) & 0x00ff00ffu);        /* [0 | high | 0 | low] */
 }
 
-/* What a block's integer sums are made into: f[16] += scale * (dot of codes), as gemm.h says. products[16]: sum of (code - least) *
- * weight code; weights[16]: sum of the weight codes. Token i of the tile. */
-void agq_packed4_finish(const agq_tile *t, int panel, int block, int token, int least, const int32_t *products,
-                        const int32_t *weights, float *f);
+/* What a block's integer sums are made into, for one panel. */
+typedef struct {
+  float scale[AGQ_PANEL];
+  int32_t zero[AGQ_PANEL]; /* of the weights */
+  const float *a_scale;    /* of token 0 in this block, NULL: per token */
+} agq_packed4_block;
+agq_packed4_block agq_packed4_begin(const agq_tile *t, int panel, int block);
+/* f[16] += scale * (dot of codes), as gemm.h says, for token `token`, whose codes add up to `sum`. products[16]: sum of (code - least)
+ * * weight code; weights[16]: sum of the weight codes. */
+static inline void agq_packed4_finish(const agq_tile *t, const agq_packed4_block *k, int token, int32_t sum, int32_t least,
+                                      const int32_t *products, const int32_t *weights, float *f) {
+  if (k->a_scale) {
+    const float as = k->a_scale[(size_t)token * (size_t)t->a_scale_stride];
+    for (int r = 0; r < AGQ_PANEL; r++)
+      f[r] = agq_madd((float)(products[r] + least * weights[r] - k->zero[r] * sum), k->scale[r] * as, f[r]);
+  } else {
+    for (int r = 0; r < AGQ_PANEL; r++)
+      f[r] = agq_madd((float)(products[r] + least * weights[r] - k->zero[r] * sum), k->scale[r], f[r]);
+  }
+}
 /* y of one token and panel from its float sums. */
 void agq_packed4_store(const agq_tile *t, int panel, int token, const float *f);
 /* The smallest of the block's codes of a token: at most 0 where there is padding or a zero. a: the tile's codes of the block, of

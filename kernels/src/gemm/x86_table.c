@@ -36,7 +36,7 @@ const agq_kernel_table agq_kernels_native = {
     .u4a4_m1 = M1_KERNEL("u4s4", agq_x86_m1_u4a4, ACCUMULATOR("32 or 256")),
     .i8a8_m1 = M1_KERNEL("s8s8", agq_x86_m1_i8a8, I8A8_ACCUMULATOR),
     .i8a4_m1 = M1_KERNEL("s8s4", agq_x86_m1_i8a4, ACCUMULATOR("16")),
-    .packed4 = {"u4u4_packed_" AGQ_ISA_NAME, agq_packed4_native, AGQ_MAX_MR, 1, "16-bit fields over 512 columns, then int32"},
+    .packed4 = {"u4u4_packed_" AGQ_ISA_NAME, agq_packed4_native, AGQ_MAX_MR, 8, "16-bit fields over 512 columns, then int32"},
     .f32 = agq_x86_f32, .f16 = agq_x86_f16, .bf16 = agq_x86_bf16, .u4 = agq_x86_u4, .i8 = agq_x86_i8,
     .float_name = "f32_" AGQ_ISA_NAME,
     .quantize_row = agq_x86_quantize_row,
