@@ -364,8 +364,11 @@ class Recipe:
             self._check_agile()
 
     def _check_agile(self) -> None:
-        if self.agile.softmax_bits:
-            raise AgqError("the log2 quantizer of attention is not computed in this version", hint="set `agile.softmax_bits: 0`")
+        if self.agile.softmax_bits and self.kv_bits != 8:
+            raise AgqError(
+                f"integer attention (`agile.softmax_bits: 4`) keeps 8-bit keys and values, not {self.kv_bits}-bit ones",
+                hint="leave kv_bits at 8, or set `agile.softmax_bits: 0`",
+            )
         schemes = [self.scheme, *(item.scheme for item in self.overrides if item.scheme.quantized)]
         if any(scheme.weights.bits != 4 or scheme.activations.bits != 8 for scheme in schemes):
             raise AgqError(

@@ -45,7 +45,7 @@ class AgileOptions:
     k: int = 3
     observer: str = "minmax"
     percentile: float = 0.99999
-    softmax_bits: int = 0
+    softmax_bits: int = 4
     four_bits: str = "none"
     windows: int = 16
 

@@ -73,7 +73,8 @@ def pack(
         weights: for unquantized folders: "f32", "f16", "bf16", or "int8" (round to nearest per row, activations 8 bits
             per token); default the folder's own float type.
         progress: called with (bytes done, bytes in all, tensor name).
-        attention: static scales of integer attention, one of each block, which is computed then (kv_bits 8).
+        attention: static scales of integer attention, one of each block, which is computed then (kv_bits 8); default the
+            folder's.
 
     Raises:
         UsageError: unknown target, wrong option values. AgqError: anything wrong with the folder, disk full.
@@ -92,7 +93,7 @@ def pack(
         raise UsageError(f"output `{output}` is a folder", hint="name a file, such as model.agq.safetensors")
     if output.exists() and any(output.samefile(path) for path in checkpoint.files()):
         raise UsageError(f"output `{output}` is a file of the model itself", hint="choose another name")
-    plan = _Plan(checkpoint, weights, head_bits, kv_bits, attention)
+    plan = _Plan(checkpoint, weights, head_bits, kv_bits, attention or checkpoint.statics.attention)
     size = write_artifact(output, plan.model, plan.tensors(), plan.recipe(), plan.source(), _created_by(), progress)
     blocks = [info for name, info in plan.model.linears.items() if name.startswith("blocks.")]
     stored = sum(item.nbytes for info in blocks for name, item in info.tensors("").items() if name != ".bias")

@@ -3,6 +3,7 @@ queries."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,37 @@ def attend(
         out[:, :, start:stop] = F.scaled_dot_product_attention(
             q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], attn_mask=bias, scale=scale, enable_gqa=grouped
         )
+    return out
+
+
+def attend_through(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    slopes: Tensor | None,
+    places: Tensor | None,
+    change: Callable[[Tensor], Tensor],
+    shares: list[Tensor] | None = None,
+) -> Tensor:
+    """As `attend`, with `change` applied to the probabilities before they weigh the values. shares: takes in each query's changed
+    probability of the first token, [batch, heads, n]."""
+    _, heads, n, _ = q.shape
+    k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
+    out, first = torch.empty(q.shape, device=q.device), []
+    for start in range(0, n, _QUERY_CHUNK):
+        stop = min(start + _QUERY_CHUNK, n)
+        scores = (q[:, :, start:stop] @ k[:, :, :stop].transpose(-1, -2)) * scale
+        if slopes is not None:
+            scores += _alibi_bias(slopes, start, stop, places)
+        else:
+            future = torch.ones(stop - start, stop, dtype=torch.bool, device=q.device).triu_(start + 1)
+            scores.masked_fill_(future, float("-inf"))
+        probabilities = change(torch.softmax(scores, dim=-1))
+        first.append(probabilities[..., 0])
+        out[:, :, start:stop] = probabilities @ v[:, :, :stop]
+    if shares is not None:
+        shares.append(torch.cat(first, dim=-1))
     return out
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agq.models.spec import ModelSpec
-from agq.reference.attention import Positions, attend, rotate, share_of_first
+from agq.reference.attention import Positions, attend, attend_through, rotate, share_of_first
 from agq.reference.attention_log2 import attend_log2
 from agq.reference.attention_scales import AttentionScales
 
@@ -78,6 +78,7 @@ class Block:
     values, shape [batch, kv_heads, n, head_dim], `queries_keys` before that to queries and keys. `observe`, when set, is called
     with each layer's (q, k) before the scores. `heads`, when set, is applied to each of "q", "k", "v" before rotary positions.
     with each layer's (q, k) before the scores. `scales`, when set: integer attention with powers of two, in place of both.
+    `softmax`, when set, is applied to the probabilities, with keys and values as they are.
     `capture`, when set, takes in "q*", "k*" and "v*" as the scores see them."""
 
     spec: ModelSpec
@@ -90,6 +91,7 @@ class Block:
     heads: Callable[[str, Tensor], Tensor] | None = field(default=None, repr=False)
     capture: dict[str, Tensor] | None = field(default=None, repr=False)
     scales: AttentionScales | None = field(default=None, repr=False)
+    softmax: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
     def attention_input(self, h: Tensor) -> Tensor:
         return h if self.spec.norm_after else self.attention_norm(h)
@@ -118,6 +120,9 @@ class Block:
         if self.scales is not None:
             args = (self.scales, spec.attention_scale, positions.slopes, positions.places, shares)
             return attend_log2(q, k, v, *args).transpose(1, 2).reshape(batch, n, -1)
+        if self.softmax is not None:
+            args = (spec.attention_scale, positions.slopes, positions.places, self.softmax, shares)
+            return attend_through(q, k, v, *args).transpose(1, 2).reshape(batch, n, -1)
         q, k = self.queries_keys(q), self.queries_keys(k)
         k, v = self.keys_values(k), self.keys_values(v)
         if shares is not None:

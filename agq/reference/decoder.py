@@ -6,7 +6,7 @@ docs/arithmetic.md (activations, KV cache, output head) simulated in floats. The
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agq.checkpoint import Checkpoint, open_checkpoint, read_linear
-from agq.checkpoint.static import StaticInput
+from agq.checkpoint.static import StaticInput, StaticRecord
 from agq.errors import AgqError
 from agq.models import ModelParts, ModelSpec
-from agq.quantization.agile.trip import StaticQuantizer, symmetric
+from agq.quantization.agile.trip import StaticQuantizer, log2_softmax, symmetric
 from agq.quantization.quantizers import (
     dequantize_weight,
     fake_quantize,
@@ -58,6 +58,12 @@ def static_quantizer(static: StaticInput, hadamard: int = 0) -> InputTransform:
         return lambda x: symmetric(fwht(x, hadamard) if hadamard else x, scale.to(x.device), static.bits)
     quantizer = StaticQuantizer(static.bits, static.scale, static.zero, torch.from_numpy(static.exponent))
     return (lambda x: quantizer(fwht(x, hadamard))) if hadamard else quantizer
+
+
+def head_quantizer(scales: dict[str, np.ndarray]) -> Callable[[str, Tensor], Tensor]:
+    """code-compat: q, k, v [batch, heads, n, head_dim] in symmetric 8-bit steps of each head. scales: float32 [heads] by name."""
+    steps = {name: torch.from_numpy(values)[:, None, None] for name, values in scales.items()}
+    return lambda name, x: symmetric(x, steps[name].to(x.device), 8)
 
 
 def kv_quantizer(bits: int) -> InputTransform:
@@ -187,7 +193,8 @@ class ReferenceModel:
     ) -> None:
         """kv_bits: 4, 8, 16 or 32, head_bits: 8, 16 or 32; None takes what the folder's agq.json says (32, nothing quantized, for
         a plain folder or with fake_quant off). parameters: other tensors than the checkpoint's own (a transformed model).
-        attention: static scales of integer attention, which is computed then (with keys and values of 8 bits)."""
+        attention: static scales of integer attention, which is computed then (with keys and values of 8 bits); None takes the
+        folder's, where it has them and fake_quant is on."""
         parameters = parameters or Parameters(checkpoint, fake_quant, device)
         self.checkpoint = checkpoint
         self.spec: ModelSpec = parameters.spec
@@ -214,7 +221,10 @@ class ReferenceModel:
         self.head = head
         self.embedding = Embedding(parameters, table)
         self.blocks = [parameters.block(i, self.kv_bits) for i in range(self.spec.layers)]
-        for index, scales in enumerate(attention or ()):
+        statics = checkpoint.statics if fake_quant else StaticRecord()
+        for block, heads in zip(self.blocks, statics.heads or ()):
+            block.heads, block.softmax = head_quantizer(heads), log2_softmax
+        for index, scales in enumerate(attention or statics.attention or ()):
             scales.check(self.spec.heads, self.spec.kv_heads, self.spec.head_dim, f"attention scales of block {index}")
             self.blocks[index].scales = scales
         self.final_norm = parameters.norm(parts.final_norm)
