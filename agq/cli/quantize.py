@@ -198,6 +198,17 @@ def quantize(
             help="BLOOM: the embedding norm becomes part of the table, which --r1 needs. Only agq runs the result.",
         ),
     ] = None,
+    tune: Annotated[
+        int | None,
+        _option(
+            "--tune",
+            panel=_METHOD,
+            min=0,
+            metavar="EPOCHS",
+            help="Passes over calibration windows in which the scales of the rounded weights are trained towards the original "
+            "model's predictions. Holds the whole model in memory. Default 0: not at all.",
+        ),
+    ] = None,
     alpha: Annotated[
         float | None, _option("--alpha", panel=_METHOD, help="GPTAQ: weight of its second term. Default 0.25.")
     ] = None,
@@ -326,6 +337,7 @@ def quantize(
         "preset": preset,
         "act_clip": act_clip,
         "alpha": alpha,
+        "tune": tune,
         "transforms": transforms,
         "rotate": rotate,
         "r1": r1,

@@ -122,6 +122,18 @@ def estimate(
     return Needs(working, hidden, output)
 
 
+def tuning_bytes(parts: ModelParts, windows: int, length: int) -> int:
+    """What the tuning of scales takes: the model's steps in 16 bits, one block's weights and activations with their gradients, the
+    embeddings and head, what the head reads of all windows."""
+    spec = parts.spec
+    block = sum(linear.out_features * linear.in_features for linear in parts.block(0).linears.values())
+    activations = length * (12 * spec.hidden + 6 * spec.ffn + spec.heads * length)
+    return 2 * block * spec.layers + 4 * (
+        4 * block + 3 * activations + 2 * spec.vocab * spec.embed_dim + 4 * 512 * spec.vocab
+        + (spec.layers * length + windows * length) * spec.hidden
+    )
+
+
 def available_memory() -> int:
     """Bytes that this process can still take: MemAvailable, held to the control group's limit. A large number where
     unknown."""

@@ -47,6 +47,11 @@ def encode(module: str, linear: QuantizedLinear, format: str, scale_dtype: str) 
 
 def decode(module: str, tensors: RawTensors, scheme: Scheme, columns: int) -> Tensor:
     """The inverse of `encode`, dequantized: float32 [out, in]. The same bits as the weights that were encoded."""
+    return dequantize_weight(*decode_codes(module, tensors, scheme, columns))
+
+
+def decode_codes(module: str, tensors: RawTensors, scheme: Scheme, columns: int) -> tuple[Tensor, Grid]:
+    """The inverse of `encode`: codes int8 [out, in] and their grid."""
     bits, size = scheme.weights.bits, scheme.weights.group_size
     packed = f"{module}.weight_packed" in tensors
     codes = (
@@ -62,4 +67,4 @@ def decode(module: str, tensors: RawTensors, scheme: Scheme, columns: int) -> Te
             (unpack_zero_points(stored, bits, codes.shape[0]) if packed else stored).astype(np.float32)
         )
     grid = Grid(scale, zero, bits, scheme.weights.symmetric, columns if size == -1 else size)
-    return dequantize_weight(torch.from_numpy(np.array(codes)), grid)
+    return torch.from_numpy(np.array(codes)), grid

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,12 @@ from agq.checkpoint import open_checkpoint
 from agq.files import ensure_free_space
 from agq.quantization.agile.stage import static_activations
 from agq.quantization.checks import available_memory, check_memory
-from agq.quantization.encode import TORCH_DTYPES, decode, encode
+from agq.quantization.encode import TORCH_DTYPES, decode, decode_codes, encode, store_float
 from agq.quantization.state import WorkFolder
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
 from agq.quantization.transforms.search import make_plan
+from agq.quantization.tune import ScaleTuner, TunedLinear, tune_scales
 from agq.quantization.walk import LayerReport, Progress, QuantizedLinear, walk
 from agq.quantization.writer import Written, write_folder
 
@@ -108,6 +109,8 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
     finally:
         make.remove()
     layers = [report for index in work.finished() for report in work.read(index)[1]]
+    clips = {report["module"]: report["act_clip"] for report in layers}
+    tuned = _tune(plan, parameters, work, windows, clips, progress)
     fallbacks = sum(bool(report["fallback"]) for report in layers)
     document = {
         "version": __version__,
@@ -117,7 +120,8 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
         "calibration": record,
         "report": {"layers": layers, "fallbacks": fallbacks},
     }
-    clips = {report["module"]: report["act_clip"] for report in layers}
+    if tuned is not None:
+        document["report"]["tune"] = tuned
     written: Written = write_folder(
         plan.output, parameters, recipe, plan.schemes, plan.format, work, document, clips, plan.force, statics
     )
@@ -185,6 +189,40 @@ def _walk(
         _importance(plan),
         make,
     )
+
+
+def _tune(
+    plan: Plan,
+    parameters: TransformedParameters,
+    work: WorkFolder,
+    windows: Tensor | None,
+    clips: dict[str, float],
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """Tunes the scales of the finished blocks, if the recipe says so, and stores them beside the blocks; what agq.json says of it."""
+    if not plan.recipe.tune.epochs:
+        return None
+    if (done := work.tuned()) is not None:
+        return done[1]
+    checkpoint = plan.checkpoint
+    dtypes = {module: checkpoint.dtype(f"{module}.weight") for module in plan.schemes}
+    linears = {}
+    for block in checkpoint.parts.blocks():
+        tensors, _ = work.read(block.index)
+        for linear in block.linears.values():
+            if scheme := plan.schemes.get(linear.module):
+                codes, grid = decode_codes(linear.module, tensors, scheme, linear.in_features)
+                dtype = TORCH_DTYPES[dtypes[linear.module]]
+                linears[linear.module] = TunedLinear.of(codes, grid, dtype, parameters.device)
+    report = asdict(tune_scales(ScaleTuner(parameters, plan.recipe, linears, clips), windows, progress.step))
+    work.write_tuned(
+        {
+            f"{module}.weight_scale": (dtypes[module], store_float(linear.scale.cpu().numpy(), dtypes[module]))
+            for module, linear in linears.items()
+        },
+        report,
+    )
+    return report
 
 
 def calibration_tokens(plan: Plan) -> tuple[np.ndarray, dict[str, Any]]:

@@ -209,11 +209,12 @@ def adjust_recipe(
     alpha: float | None = None,
     act_clip: str | float | None = None,
     transforms: bool | None = None,
+    tune: int | None = None,
     **steps: Any,
 ) -> Recipe:
     """`recipe` with every option that is not None in place of its own value.
 
-    transforms False: none of the recipe's transformations. steps: see adjust_transforms. overrides and ignore are added
+    transforms False: none of the recipe's transformations. tune: epochs of the tuning of scales. steps: see adjust_transforms. overrides and ignore are added
     before the recipe's (the first match counts). Raises UsageError.
     """
     parsed = [item if isinstance(item, Override) else Override.parse(item) for item in overrides or ()]
@@ -242,4 +243,5 @@ def adjust_recipe(
         kv_bits=kv_bits,
         head_bits=head_bits,
         transforms=adjust_transforms(recipe.transforms, **steps),
+        tune=_changed(recipe.tune, epochs=tune),
     )

@@ -17,7 +17,7 @@ from agq.checkpoint.compressed_tensors import PACKED
 from agq.errors import AgqError, UsageError
 from agq.files import check_absent_or_empty, ensure_free_space
 from agq.hub import find_model
-from agq.quantization.checks import Needs, available_memory, check_memory, check_schemes, estimate
+from agq.quantization.checks import Needs, available_memory, check_memory, check_schemes, estimate, tuning_bytes
 from agq.quantization.execution import QuantizeReport, calibration_tokens, execute
 from agq.quantization.options import effective_recipe, fit_hadamard
 from agq.quantization.transforms.plan import TransformPlan, feasible
@@ -117,8 +117,6 @@ def plan(
         raise UsageError(
             f"`--calibration` brings its own windows; `--{sorted(texts)[0].replace('_', '-')}` does not go with it"
         )
-    if recipe.tune.epochs:
-        raise AgqError("scales cannot be tuned after the solver in this version", hint="set `tune.epochs` to 0")
     if not recipe.calibrated:
         if texts:
             raise UsageError(
@@ -172,6 +170,8 @@ def plan(
         raise AgqError(f"`{target.parent}` is not a folder", hint="create it first")
     windows = (recipe.calibration.samples, recipe.calibration.seq_len) if recipe.calibrated else None
     needs = estimate(checkpoint.parts, schemes, recipe.method, windows, checkpoint.weight_bytes(), not transforms.empty)
+    if recipe.tune.epochs:
+        needs = replace(needs, working=needs.working + tuning_bytes(checkpoint.parts, recipe.tune.windows, windows[1]))
     if check_space:
         check_memory(needs, available_memory())
         ensure_free_space(target, needs.output)

@@ -23,6 +23,7 @@ from agq.quantization.shards import Entry, write_file
 from agq.safetensors_io import SafetensorsFile
 
 _BLOCK_FILE = "block-{:05d}.safetensors"
+_TUNED_FILE = "tuned.safetensors"
 
 # Tensors of a block as they will be written: name -> (safetensors dtype, array; bits for BF16).
 RawTensors = dict[str, tuple[str, np.ndarray]]
@@ -80,6 +81,22 @@ class WorkFolder:
         pattern = re.compile(r"block-(\d{5})\.safetensors")
         return sorted(int(match[1]) for item in self.path.iterdir() if (match := pattern.fullmatch(item.name)))
 
+    def write_tuned(self, tensors: RawTensors, report: dict[str, Any]) -> None:
+        """Stores tensors that replace those of the blocks, whole or not at all."""
+        entries = [
+            Entry(name, dtype, array.shape, lambda array=array: array) for name, (dtype, array) in tensors.items()
+        ]
+        with atomic_writer(self.path / _TUNED_FILE) as file:
+            write_file(file, entries, {"report": json.dumps(report)})
+
+    def tuned(self) -> tuple[dict[str, Entry], dict[str, Any]] | None:
+        """What `write_tuned` stored: tensors by name, and the report; None before that."""
+        path = self.path / _TUNED_FILE
+        if not path.exists():
+            return None
+        file = SafetensorsFile(path)
+        return _entries(file), json.loads(file.header.metadata["report"])
+
     def write(self, index: int, tensors: RawTensors, reports: list[dict[str, Any]]) -> None:
         """Writes block `index`, whole or not at all."""
         entries = [
@@ -96,15 +113,17 @@ class WorkFolder:
 
     def entries(self, index: int) -> dict[str, Entry]:
         """Tensors of a finished block, read only when they are written."""
-        file = SafetensorsFile(self._file(index))
-        return {
-            name: Entry(name, info.dtype, info.shape, lambda name=name: file.raw(name))
-            for name, info in file.tensors.items()
-        }
+        return _entries(SafetensorsFile(self._file(index)))
 
     def remove(self) -> None:
         """Deletes the folder, once the output is complete."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _entries(file: SafetensorsFile) -> dict[str, Entry]:
+    return {
+        name: Entry(name, info.dtype, info.shape, lambda name=name: file.raw(name)) for name, info in file.tensors.items()
+    }
 
 
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

@@ -121,8 +121,9 @@ def folder_entries(parameters: TransformedParameters, schemes: dict[str, Scheme]
     the source's number formats; bit for bit where nothing was transformed."""
     checkpoint, parts = parameters.checkpoint, parameters.parts
     replaced: dict[str, dict[str, Entry]] = {}
-    for index in work.finished():
-        for name, item in work.entries(index).items():
+    tuned = work.tuned()
+    for found in [*map(work.entries, work.finished()), *([tuned[0]] if tuned else [])]:
+        for name, item in found.items():
             replaced.setdefault(name.rsplit(".", 1)[0], {})[name] = item
     names = [f"{parts.embed}.weight"]
     names += [name for name in parts.dense_tensors() if name not in names]

@@ -118,10 +118,3 @@ def test_packing_computes_the_transformed_model(short_model: Path, tmp_path: Pat
     assert np.abs(found[0] - expected[0]).max() < 1e-4 * expected.std()
     if options["scheme"] == "W4A8":
         assert np.abs(found - expected).mean() < 0.25 * np.abs(expected - original).mean()
-
-
-def test_tuning_is_refused_rather_than_ignored(short_model: Path, tmp_path: Path) -> None:
-    from agq.recipe import Recipe, TuneOptions
-
-    with pytest.raises(AgqError, match="tuned"):
-        quantized(short_model, tmp_path / "tuned", recipe=Recipe(tune=TuneOptions(epochs=1)))
