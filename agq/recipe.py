@@ -369,6 +369,10 @@ class Recipe:
                 f"integer attention (`agile.softmax_bits: 4`) keeps 8-bit keys and values, not {self.kv_bits}-bit ones",
                 hint="leave kv_bits at 8, or set `agile.softmax_bits: 0`",
             )
+        if self.tune.epochs:
+            raise AgqError(
+                "scales are tuned with dynamic activations, static ones (`agile`) are set afterwards", hint="use `--tune 0`"
+            )
         schemes = [self.scheme, *(item.scheme for item in self.overrides if item.scheme.quantized)]
         if any(scheme.weights.bits != 4 or scheme.activations.bits != 8 for scheme in schemes):
             raise AgqError(

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from agq.checkpoint import open_checkpoint, read_linear
+from agq.errors import AgqError
 from agq.quantization.walk import Progress
 from agq.recipe import Recipe, Scheme, TuneOptions
+from agq.recipe_files import apply_preset
 from tests.quantization.quantization_support import contents, quantized
 
 RECIPE = Recipe(scheme=Scheme.parse("W4A8"), tune=TuneOptions(epochs=3, windows=24, batch=4, learning_rate=5e-4))
@@ -88,3 +90,9 @@ def test_result_that_is_worse_is_not_kept(short_model: Path, tmp_path: Path) -> 
     report = json.loads((tmp_path / "wild" / "agq.json").read_text())["report"]["tune"]
     assert report["kept"] is False and report["after"] > report["before"]
     assert (tmp_path / "wild" / "model.safetensors").read_bytes() == (tmp_path / "solved" / "model.safetensors").read_bytes()
+
+
+def test_static_activations_are_not_tuned() -> None:
+    """Tuning would assume other quantizers than the model has."""
+    with pytest.raises(AgqError, match="dynamic activations"):
+        apply_preset(Recipe(tune=TuneOptions(epochs=1)), "agile")
