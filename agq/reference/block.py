@@ -77,7 +77,7 @@ class Block:
     """linears: by role (q, k, v or BLOOM's fused qkv; o; gate, up; down). `keys_values` is applied to keys (after RoPE) and
     values, shape [batch, kv_heads, n, head_dim], `queries_keys` before that to queries and keys. `observe`, when set, is called
     with each layer's (q, k) before the scores. `heads`, when set, is applied to each of "q", "k", "v" before rotary positions.
-    with each layer's (q, k) before the scores. `scales`, when set: integer attention with powers of two, in place of both.
+    `scales`, when set: integer attention with powers of two, in place of both.
     `softmax`, when set, is applied to the probabilities, with keys and values as they are.
     `capture`, when set, takes in "q*", "k*" and "v*" as the scores see them."""
 

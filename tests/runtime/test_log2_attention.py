@@ -15,6 +15,7 @@ from agq.errors import AgqError
 from agq.evaluation.perplexity import token_nll
 from agq.quantization.agile.trip import calibrate
 from agq.recipe_pruning import PruningOptions
+from agq.reference.attention import attend_through
 from agq.reference.attention_log2 import attend_log2
 from agq.reference.attention_scales import AttentionScales
 from agq.reference.decoder import ReferenceModel
@@ -52,16 +53,21 @@ def integer_llama(demo_model: Path, demo_text: Path, tmp_path_factory):
 
 def make(folder: Path, demo_text: Path, place: Path) -> tuple[ReferenceModel, Path, np.ndarray]:
     """(reference with integer attention, artifact of float32 weights, tokens of held-out text)."""
-    from agq.calibration.tokenizers import load_tokenizer
-
-    tokenizer = load_tokenizer(folder)
-    text = {name: (demo_text / f"{name}.txt").read_text(encoding="utf-8") for name in ("calibration", "heldout")}
-    windows = torch.as_tensor(tokenizer.encode(text["calibration"][:6000])[:768]).view(3, 256)
+    windows = torch.as_tensor(tokens_of(folder, demo_text / "calibration.txt")[:768]).view(3, 256)
     scales = scales_of(ReferenceModel.from_folder(folder), windows)
     output = place / "model.agq.safetensors"
     agq.pack(folder, output, weights="f32", head_bits=32, attention=scales)
-    tokens = tokenizer.encode(text["heldout"][:6000])[:600]
-    return ReferenceModel.from_folder(folder, attention=scales), output, np.asarray(tokens)
+    return ReferenceModel.from_folder(folder, attention=scales), output, held_out(folder, demo_text)
+
+
+def tokens_of(folder: Path, text: Path) -> np.ndarray:
+    from agq.calibration.tokenizers import load_tokenizer
+
+    return np.asarray(load_tokenizer(folder).encode(text.read_text(encoding="utf-8")[:6000]))
+
+
+def held_out(folder: Path, demo_text: Path) -> np.ndarray:
+    return tokens_of(folder, demo_text / "heldout.txt")[:600]
 
 
 def ppl(logits: np.ndarray, tokens: np.ndarray) -> float:
@@ -130,11 +136,7 @@ def test_integers_add_little_to_the_quantizer(integer, monkeypatch: pytest.Monke
     reference, _, tokens = integer
 
     def floats(q, k, v, scales, scale, slopes=None, places=None, shares=None):
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-        at = torch.arange(q.shape[2], dtype=torch.float32)
-        distance = at[None, :] - at[:, None]
-        x = q @ k.transpose(-1, -2) * scale + (0 if slopes is None else slopes[:, None, None] * distance)
-        return log2_probability(x.masked_fill(distance > 0, -math.inf).softmax(dim=-1)) @ v
+        return attend_through(q, k, v, scale, slopes, places, log2_probability)
 
     integers = ppl(reference.logits(tokens), tokens)
     monkeypatch.setattr("agq.reference.block.attend_log2", floats)
@@ -167,3 +169,11 @@ def test_refusals(integer_llama, demo_model: Path, tmp_path: Path) -> None:
     wrong = replace(scales[0], q_scale=scales[0].q_scale[:-1])
     with pytest.raises(AgqError, match="q_scale has"):
         agq.pack(demo_model, tmp_path / "x", attention=[wrong, *scales[1:]])
+
+
+def test_a_recipe_that_does_not_fit() -> None:
+    from agq.recipe import Recipe, Scheme
+    from agq.recipe_agile import AgileOptions
+
+    with pytest.raises(AgqError, match="8-bit keys and values, not 32-bit"):
+        Recipe(scheme=Scheme.of(4, 8), agile=AgileOptions(mode="trip", softmax_bits=4), kv_bits=32)
