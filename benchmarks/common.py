@@ -26,6 +26,7 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent)]  # the agq of this checkout, not 
 
 from agq.artifact import open_artifact  # noqa: E402
 from agq.artifact.reader import Artifact  # noqa: E402
+from agq.errors import AgqError  # noqa: E402
 from agq.runtime.benchmark import Case, Passes  # noqa: E402
 from agq.runtime.engine import Engine  # noqa: E402
 from agq.runtime.limits import Limits, measure_limits, weight_bytes  # noqa: E402
@@ -90,7 +91,10 @@ def artifact(args: argparse.Namespace, work: Path, scheme: str) -> Artifact:
     source = checkpoint(args, work)
     known = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]
     output = work / f"{source.name}-{known}-{scheme}-g{args.group}-v{agq.__version__}.agq.safetensors"
-    if not output.exists():
+    try:
+        return open_artifact(output)
+    except AgqError:  # not made yet, or by an agq of another format
+        output.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(dir=work) as name:
             options: dict[str, Any] = {"group_size": args.group} if scheme.startswith("W4") else {}
             if scheme.endswith("A4"):
