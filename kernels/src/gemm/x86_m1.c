@@ -152,6 +152,11 @@ INLINE void dot_i8(const uint8_t *const *w, size_t at, const int8_t *a, int unit
 #define I8A8_OFFSET 0
 #endif
 
+/* Weights come from memory, a piece of one block from each of several panels at a time, too short for the hardware to run ahead:
+ * the pieces are asked for early. */
+#define AHEAD_BYTES 2048
+#define MOST_BYTES 2048 /* of a piece: longer ones need no help */
+
 /* P panels, all columns. */
 INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind) {
   const int u4 = kind == AGQ_U4A8 || kind == AGQ_U4A4, symmetric = u4 ? 8 : 0;
@@ -178,6 +183,9 @@ INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind)
       c[i] = s.init;
     }
     const int8_t *a = t->a + (size_t)b * t->block;
+    if (P > 2 && block_bytes <= MOST_BYTES)
+      for (int p = 0; p < P; p++)
+        for (size_t i = 0; i < block_bytes; i += 64) __builtin_prefetch(w[p] + b * block_bytes + AHEAD_BYTES + i);
     if (u4) dot_u4(w, b * block_bytes, a, units, c, P, kind);
     else dot_i8(w, b * block_bytes, a, units, c, P, kind);
     if (t->act_blocks) {

@@ -207,13 +207,21 @@ static const tile_fn tiles[5][AGQ_TILE_TOKENS + 1] = {
 #endif
 #endif
 
-/* `columns` of `panels` weight panels to [step][panel][64 bytes]. */
-INLINE void unpack(int kind, const uint8_t *w, size_t stride, int panels, int columns, uint8_t *u) {
+/* Few tokens: weights come from memory, and each of several panels gives only a piece of 1 or 2 KiB at a time, too short for the
+ * hardware to run ahead. So pieces are asked for early. */
+#define NARROW 6 /* tokens up to which computing does not hide the memory anyway */
+#define AHEAD_BYTES 2048
+
+/* `columns` of `panels` weight panels to [step][panel][64 bytes]; what lies `ahead` bytes further is fetched, unless 0. */
+INLINE void unpack(int kind, const uint8_t *w, size_t stride, int panels, int columns, uint8_t *u, int ahead) {
   const vi m15 = vi_set8(15), offset = vi_set8(kind != AGQ_I8A4 && KINDS > 1 ? 0 : -128);
   const int step = panels * 64;
   for (int p = 0; p < panels; p++) {
     const uint8_t *from = w + p * stride;
     uint8_t *to = u + p * 64;
+    if (ahead)
+      for (int i = 0; i < columns / (kind == AGQ_U4A8 || kind == AGQ_U4A4 ? 8 : 4); i++)
+        __builtin_prefetch(from + ahead + 64 * i);
     if (kind == AGQ_U4A8 || kind == AGQ_U4A4) {
       for (int k = 0; k < columns; k += 8, from += 64, to += 2 * step)
         for (int i = 0; i < 64; i += AGQ_VB) {
@@ -279,7 +287,8 @@ INLINE void panel_group(const agq_tile *t, int kind, int panel, int panels) {
     for (int c = 0; c < t->block; c += CHUNK) {
       const int columns = t->block - c < CHUNK ? t->block - c : CHUNK;
       const size_t column = (size_t)b * t->block + c;
-      unpack(kind, w + column * column_bytes, t->w_stride, panels, columns, u);
+      unpack(kind, w + column * column_bytes, t->w_stride, panels, columns, u,
+             panels > 2 && width <= NARROW ? AHEAD_BYTES : 0);
       for (int i = 0, token = 0; i < tiles_count; i++) {
         const int n = (width - token) / (tiles_count - i);
         const tile_args s = {
