@@ -162,7 +162,7 @@ def test_perplexity_of_the_packed_demo_model(demo_online: tuple[Path, Path], dem
     from agq.reference.decoder import ReferenceModel
     folder, packed = demo_online
     artifact = open_artifact(packed)
-    text = (demo_text / "heldout.txt").read_text(encoding="utf-8")[:14000]
+    text = (demo_text / "heldout.txt").read_text(encoding="utf-8")[:11000]
     ids = np.array(load_tokenizer(artifact).encode(text, add_bos=False))
     windows = [ids[start : start + 256] for start in range(0, ids.size - 255, 256)]
     reference, original = ReferenceModel.from_folder(folder), ReferenceModel.from_folder(demo_model)
