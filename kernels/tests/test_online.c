@@ -175,6 +175,18 @@ static void cache(void) {
       const int count = POSITIONS - key < 64 ? POSITIONS - key : 64, cols = (count + 15) / 16 * 16;
       agq_kv4_keys(&kv, region, key, cols, k);
       agq_kv4_values(&kv, region, key, count, v);
+      int8_t *kc = test_alloc((size_t)n * 64), *vc = test_alloc(64 * w);
+      if (kv.groups == 1) {
+        agq_kv4_key_codes(&kv, region, key, kc);
+        agq_kv4_value_codes(&kv, region, key, count, vc);
+        for (int p = 0; p < count; p++)
+          for (int c = 0; c < n; c++) {
+            right &= (float)kc[c * 64 + p] * ((float *)(region + kv.key_scale_offset))[key + p] == k[c * 64 + p];
+            right &= (float)vc[(size_t)p * w + (size_t)c] * ((float *)(region + kv.value_scale_offset))[key + p] ==
+                     v[(size_t)p * w + (size_t)c];
+          }
+      }
+      free(kc), free(vc);
       for (int p = key; p < key + count; p++) {
         for (int g = 0; g < n; g += group) plain_quantize4(keys + p * n + g, expected + g, group);
         for (int c = 0; c < n; c++) right &= k[c * 64 + p - key] == expected[c];

@@ -88,6 +88,9 @@ static void widen(const int8_t *from, float *to, size_t n) {
   for (size_t i = 0; i < n; i += VW) vstore(to + i, vload_i8(from + i));
 }
 
+/* Keys and values are bytes times one scale for each position. */
+static int byte_operands(const agq_kv_layout *kv) { return kv->bits == 8 || (kv->bits == 4 && kv->groups == 1); }
+
 /* Factors of the scores (with log2 e, so that probabilities are powers of 2) and of the values of one block. */
 static void block_scales(const tile *t, int key) {
   const agq_kv_layout *kv = t->a->kv;
@@ -96,7 +99,7 @@ static void block_scales(const tile *t, int key) {
   const float *vs = (const float *)(t->region + kv->value_scale_offset) + key;
   for (int j = 0; j < AGQ_KEY_BLOCK; j += VW) {
     vf k = factor, v = vset(1);
-    if (kv->bits == 8) {
+    if (byte_operands(kv)) {
       k *= vload(ks + j);
       v = vload(vs + j);
     }
@@ -159,12 +162,20 @@ static void tile_block(const tile *t, int key, int from, int fresh) {
   const int rows = t->rows - from, last = t->position[t->rows - 1];
   const int keys = last - key + 1 < AGQ_KEY_BLOCK ? last - key + 1 : AGQ_KEY_BLOCK, cols = (keys + 15) / 16 * 16;
   const size_t w = (size_t)kv->width, n = (size_t)kv->head_dim;
-  const int i8 = kv->bits == 8, u4 = kv->bits == 4, convert = i8 && rows >= CONVERT_ROWS;
+  const int i8 = byte_operands(kv), u4 = kv->bits == 4, convert = i8 && rows >= CONVERT_ROWS;
   const size_t element = i8 ? 1 : sizeof(float);
   const void *k = t->region + (size_t)key * n * element, *v = t->region + kv->value_offset + (size_t)key * w * element;
-  if (convert) widen(k, t->key_block, n * AGQ_KEY_BLOCK);
-  if (u4) agq_kv4_keys(kv, t->region, key, cols, t->key_block);
-  if (convert || u4) k = t->key_block;
+  if (u4) {
+    /* Bytes go where the other block will be, so that they can be widened to their own. */
+    void *to = i8 ? (void *)t->value_block : t->key_block;
+    if (i8) agq_kv4_key_codes(kv, t->region, key, to);
+    else agq_kv4_keys(kv, t->region, key, cols, to);
+    k = to;
+  }
+  if (convert) {
+    widen(k, t->key_block, n * AGQ_KEY_BLOCK);
+    k = t->key_block;
+  }
   block_scales(t, key);
   agq_block_product(t->q + (size_t)from * w, w, k, i8 && !convert, AGQ_KEY_BLOCK, rows, cols, (int)n,
                     t->scores + (size_t)from * AGQ_KEY_BLOCK, AGQ_KEY_BLOCK, NULL);
@@ -178,9 +189,16 @@ static void tile_block(const tile *t, int key, int from, int fresh) {
     vstore_n(t->carry + r, vexp2(vload_n(t->carry + r, m) - vload_n(t->max + r, m)), m);
   }
   for (int r = from; r < t->rows; r++) row_probabilities(t, r, key, cols);
-  if (convert) widen(v, t->value_block, w * (size_t)keys);
-  if (u4) agq_kv4_values(kv, t->region, key, keys, t->value_block);
-  if (convert || u4) v = t->value_block;
+  if (u4) {
+    void *to = i8 ? (void *)t->key_block : t->value_block;
+    if (i8) agq_kv4_value_codes(kv, t->region, key, keys, to);
+    else agq_kv4_values(kv, t->region, key, keys, to);
+    v = to;
+  }
+  if (convert) {
+    widen(v, t->value_block, w * (size_t)keys);
+    v = t->value_block;
+  }
   agq_block_product(t->scores + (size_t)from * AGQ_KEY_BLOCK, AGQ_KEY_BLOCK, v, i8 && !convert, w, rows, (int)w, keys,
                     t->state + (size_t)from * w, w, fresh ? NULL : t->carry + from);
 }

@@ -6,7 +6,8 @@
  *
  * With 4 bits, keys and queries go through a Walsh-Hadamard transform per head first; two key channels share a byte
  * ([position/64][head_dim/2][64]), values lie as [position][width/32][16 bytes] (channels i and 16 + i of a run of 32 share a
- * byte), scales as [group][position] and their zero points, one byte each, likewise. Blocks are turned into floats when read.
+ * byte), scales as [group][position] and their zero points, one byte each, likewise. Blocks are turned into bytes (code - zero)
+ * when read, and go on as with 8 bits; where a head has several groups, into floats.
  *
  * Softmax is computed online: keys go by in blocks of 64, counted from key 0; every 512 keys a fresh state is started,
  * and the states are merged in ascending order. All that a query does is fixed by its position alone, never by the
@@ -45,6 +46,9 @@ void agq_kv_store(const agq_kv_layout *kv, char *region, int position, const flo
 void agq_kv4_store(const agq_kv_layout *kv, char *region, int position, const float *key, const float *value);
 void agq_kv4_keys(const agq_kv_layout *kv, const char *region, int key, int cols, float *to);
 void agq_kv4_values(const agq_kv_layout *kv, const char *region, int key, int keys, float *to);
+/* The same as code - zero (-15..15), for heads of one group: keys as [head_dim][64], all of the block. */
+void agq_kv4_key_codes(const agq_kv_layout *kv, const char *region, int key, int8_t *to);
+void agq_kv4_value_codes(const agq_kv_layout *kv, const char *region, int key, int keys, int8_t *to);
 
 /* Tokens whose queries are wanted. Token i reads its query from row token_row[i] of q and of the RoPE tables, and
  * writes row i of out. */

@@ -91,3 +91,35 @@ void agq_kv4_values(const agq_kv_layout *kv, const char *region, int key, int ke
       }
     }
 }
+
+/* Sixteen bytes at a time at every level. */
+typedef uint8_t vbytes __attribute__((vector_size(16)));
+VINLINE vbytes bytes16(const uint8_t *p) {
+  vbytes v;
+  memcpy(&v, p, 16);
+  return v;
+}
+VINLINE vbytes fill16(uint8_t x) { return (vbytes){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+VINLINE void store16(int8_t *p, vbytes v) { memcpy(p, &v, 16); }
+
+void agq_kv4_key_codes(const agq_kv_layout *kv, const char *region, int key, int8_t *to) {
+  const uint8_t *codes = (const uint8_t *)region + (size_t)(key / AGQ_KEY_BLOCK) * kv->key_pairs * AGQ_KEY_BLOCK;
+  const uint8_t *zeros = (const uint8_t *)(region + kv->key_zero_offset) + key;
+  for (int c = 0; c < kv->head_dim; c += 2, codes += AGQ_KEY_BLOCK, to += 2 * AGQ_KEY_BLOCK)
+    for (int j = 0; j < AGQ_KEY_BLOCK; j += 16) {
+      const vbytes pair = bytes16(codes + j), z = bytes16(zeros + j);
+      store16(to + j, (pair & fill16(15)) - z);
+      if (c + 1 < kv->head_dim) store16(to + AGQ_KEY_BLOCK + j, (pair >> 4) - z);
+    }
+}
+
+void agq_kv4_value_codes(const agq_kv_layout *kv, const char *region, int key, int keys, int8_t *to) {
+  const uint8_t *codes = (const uint8_t *)(region + kv->value_offset) + (size_t)key * kv->value_stride;
+  const uint8_t *zeros = (const uint8_t *)(region + kv->value_zero_offset) + key;
+  for (int j = 0; j < keys; j++, codes += kv->value_stride, to += kv->width)
+    for (int c = 0; c < kv->width; c += 32) {
+      const vbytes pair = bytes16(codes + c / 2), z = fill16(zeros[j]);
+      store16(to + c, (pair & fill16(15)) - z);
+      if (c + 16 < kv->width) store16(to + c + 16, (pair >> 4) - z);
+    }
+}
