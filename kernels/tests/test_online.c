@@ -1,5 +1,5 @@
-/* What is done to activations, keys and values on the way: the Walsh-Hadamard transform, clipped codes, the 4-bit cache.
- * Bit for bit against plain loops with the same roundings.
+/* What is done to activations, keys and values on the way: the Walsh-Hadamard transform, clipped codes, the 4-bit
+ * cache. Bit for bit against plain loops with the same roundings.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L

@@ -1,5 +1,5 @@
-"""What agq computes on the way (Hadamard transforms of inputs, clipped activations, a 4-bit KV cache): the engine against the
-torch reference, folder against artifact, and what is said and refused."""
+"""What agq computes on the way (Hadamard transforms of inputs, clipped activations, a 4-bit KV cache): the engine against
+the torch reference, folder against artifact, and what is said and refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def online_folder(path: Path, settings: dict[str, Any], bits: int = 8, clip: flo
         linear.module: {**scheme, "hadamard": linear.in_features & -linear.in_features}
         for linear in open_checkpoint(folder).parts.block_linears()
     }
-    record = {"format": 1, "activations": modules, "kv_bits": kv_bits, "online": ["hadamard", "act_clip", f"kv{kv_bits}"]}
+    online = ["hadamard", "act_clip", f"kv{kv_bits}"]
+    record = {"format": 1, "activations": modules, "kv_bits": kv_bits, "online": online}
     (folder / "agq.json").write_text(json.dumps(record))
     return folder
 
@@ -70,7 +71,7 @@ def test_engine_equals_the_reference(tmp_path: Path, name: str, bits: int) -> No
 
 
 def test_bloom_without_the_norm_of_its_embeddings(tmp_path: Path) -> None:
-    """A transformation has computed it into the table: the folder has no such tensors, whether config.json or agq.json says so."""
+    """A transformation has computed it into the table: no such tensors, whether config.json or agq.json says so."""
     from agq.reference.decoder import ReferenceModel
 
     logits = []
@@ -114,8 +115,8 @@ def test_float_weights_with_a_transform(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def demo_online(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(folder, artifact) of the demo model with 4-bit weights, activations (clipped) and KV cache; down's columns are transformed
-    as its input is."""
+    """(folder, artifact) of the demo model with 4-bit weights, activations (clipped) and KV cache; down's columns are
+    transformed as its input is."""
     import torch
 
     from agq.checkpoint.compressed_tensors import quantization_config
@@ -157,8 +158,8 @@ def log_likelihoods(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 def test_perplexity_of_the_packed_demo_model(demo_online: tuple[Path, Path], demo_model: Path, demo_text: Path) -> None:
-    """With 4-bit activations a value beside a tie of one quantizer makes all that follows in its window another rounding of
-    the same model. So: tokens before that agree to float rounding, and perplexities to their statistical error."""
+    """With 4-bit activations a value beside a tie of one quantizer makes all that follows in its window another rounding
+    of the same model. So: tokens before that agree to float rounding, perplexities to their statistical error."""
     from agq.reference.decoder import ReferenceModel
     folder, packed = demo_online
     artifact = open_artifact(packed)
