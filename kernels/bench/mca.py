@@ -33,7 +33,9 @@ MACS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "umlal": 8, "umlal2": 
 TARGETS = {("neon", "cortex-a72"): (7.5, 7.0), ("dotprod", "neoverse-n1"): (28.0, 15.0)}
 # name -> (weights, bits of activations, weight group, activation group)
 SCHEMES = {"W4A8 g128": ("u4", 8, 128, 0), "W4A4 g128": ("u4", 4, 128, 128), "W4A8 channel": ("u4", 8, 0, 0),
-           "W4A4 channel": ("u4", 4, 0, 0), "W4A8 g32": ("u4", 8, 32, 0), "W8A8 channel": ("i8", 8, 0, 0)}
+           "W4A4 channel": ("u4", 4, 0, 0), "W4A8 g32": ("u4", 8, 32, 0), "W8A8 channel": ("i8", 8, 0, 0),
+           "W4A4 packed": ("u4", 4, 128, 128)}
+PACKED = "W4A4 packed"  # the packed 4-bit multiplier: a MUL of 16-bit lanes makes two products in each
 
 
 @dataclass
@@ -85,7 +87,7 @@ def run(command: list[str], **more) -> str:
 
 def build(cc: list[str], level: str, folder: Path) -> Path:
     program = folder / f"arm_trace_{level}"
-    sources = [str(p) for d in ("gemm", "cpu", "threads") for p in sorted((KERNELS / "src" / d).glob("*.c"))]
+    sources = [str(p) for d in ("gemm", "ops", "cpu", "threads") for p in sorted((KERNELS / "src" / d).glob("*.c"))]
     objects = []
     for source in [*sources, str(KERNELS / "bench" / "arm_trace.c")]:
         target = folder / f"{level}_{Path(source).parent.name}_{Path(source).stem}.o"
@@ -111,7 +113,8 @@ def disassemble(objdump: str, program: Path) -> dict[str, list[tuple[int, str]]]
 
 
 def macs(body: list[str]) -> int:
-    return sum(MACS.get(i.split()[0], 0) for i in body if re.search(r"\.(8h|4s)\b", i))
+    small = sum(MACS.get(i.split()[0], 0) for i in body if re.search(r"\.(8h|4s)\b", i))
+    return small + sum(16 for i in body if re.match(r"mul\s+v\d+\.8h", i))
 
 
 def branch_target(instruction: str) -> int | None:
@@ -162,6 +165,8 @@ def measure(tools: dict, level: str, scheme: str, tokens: int, program: Path, fu
             columns: int, rows: int) -> list[Row]:
     weights, bits, group, act_group = SCHEMES[scheme]
     arguments = [weights, str(bits), str(group), str(act_group), str(columns), str(rows), str(tokens)]
+    if scheme == PACKED:
+        arguments.append("packed")
     name, pcs = trace(tools["qemu"], level, program, arguments, functions, folder)
     text = {address: t for f in functions.values() for address, t in f}
     visits: dict[int, int] = {}
@@ -177,7 +182,7 @@ def measure(tools: dict, level: str, scheme: str, tokens: int, program: Path, fu
     for core in CORES[level]:
         loop_cycles = cycles(tools["mca"], core, body, 200)
         whole_cycles = cycles(tools["mca"], core, whole, 1)
-        target = TARGETS.get((level, core))
+        target = TARGETS.get((level, core)) if scheme != PACKED else None
         rows_out.append(Row(level, core, scheme, tokens, name, len(body), sum("[sp" in i for i in body),
                             macs(body) / loop_cycles, total / len(whole), total / whole_cycles,
                             target[tokens == 1] if target else None))
