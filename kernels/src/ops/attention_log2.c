@@ -27,6 +27,14 @@ agq_kv_layout agq_kv_layout_log2(int head_dim, int context) {
   return kv;
 }
 
+/* 2^n for n in -126..127, exactly. */
+static float power2(int n) {
+  const int32_t bits = (n + 127) << 23;
+  float f;
+  memcpy(&f, &bits, sizeof f);
+  return f;
+}
+
 static float clamp(float x, float lo, float hi) { return x < lo ? lo : x > hi ? hi : x; }
 
 void agq_kv_store_log2(const agq_kv_layout *kv, const agq_log2_scales *s, char *region, int kv_head, int position,
@@ -38,7 +46,7 @@ void agq_kv_store_log2(const agq_kv_layout *kv, const agq_log2_scales *s, char *
   const float key_inv = 1.0f / s->k_scale[kv_head], value_inv = 1.0f / s->v_scale;
   for (size_t i = 0; i < n; i++) {
     k[i * AGQ_KEY_BLOCK] = (int8_t)clamp(rintf(key[i] * key_inv), -127, 127);
-    v[i] = (int8_t)(clamp(rintf(value[i] * ldexpf(value_inv, -exponent[i])) + (float)s->v_zero, 0, 255) - 128);
+    v[i] = (int8_t)(clamp(rintf(value[i] * (value_inv * power2(-exponent[i]))) + (float)s->v_zero, 0, 255) - 128);
   }
 }
 
@@ -98,11 +106,16 @@ static float log2_sum(const agq_attention *a, int head, int kv_head, int place, 
 /* Keys whose probability is not 0, and 15 - k of each; returns their number. */
 static int exponents(const float *s, float total, int last, int32_t *keys, int32_t *shifts) {
   int count = 0;
-  for (int j = 0; j <= last; j++) {
-    const float k = rintf(total - s[j]);
-    if (!(k <= AGQ_LOG2_FRACTION)) continue;
-    keys[count] = j;
-    shifts[count++] = k > 0 ? AGQ_LOG2_FRACTION - (int)k : AGQ_LOG2_FRACTION;
+  for (int j = 0; j <= last; j += VW) {
+    const vf k = vmax(vrint(vmin(vset(total) - vload(s + j), vset(64))), vset(0));
+    const vi shift = viset(AGQ_LOG2_FRACTION) - __builtin_convertvector(k, vi);
+    int32_t lane[VW]; /* keys behind the query have -inf scores, so that k is 64 */
+    memcpy(lane, &shift, sizeof lane);
+    for (int i = 0; i < VW; i++) {
+      keys[count] = j + i;
+      shifts[count] = lane[i];
+      count += lane[i] >= 0;
+    }
   }
   return count;
 }
@@ -134,7 +147,7 @@ static void write_row(const agq_attention *a, int kv_head, const int32_t *acc, c
   int32_t total = 0;
   for (int j = 0; j < count; j++) total += (int32_t)1 << shifts[j];
   total *= 128 - l->v_zero;
-  for (int c = 0; c < n; c++) out[c] = (float)(acc[c] + total) * ldexpf(l->v_scale, exponent[c] - AGQ_LOG2_FRACTION);
+  for (int c = 0; c < n; c++) out[c] = (float)(acc[c] + total) * (l->v_scale * power2(exponent[c] - AGQ_LOG2_FRACTION));
 }
 
 void agq_attention_log2_tile(const agq_attention *a, const char *region, int kv_head, int first, int begin, int end,
