@@ -111,6 +111,7 @@ def adjust_transforms(
 
 # Schemes that have a preset of their own, by the bits of weights and activations.
 _PRESETS = {(4, 8): "w4a8", (4, 4): "w4a4", (4, 16): "w4a16", (8, 8): "w8a8"}
+_SCHEME_OPTIONS = ("scheme", "weight_bits", "act_bits", "group_size", "asym", "act_group", "act_symmetric")
 # What a preset that was not asked for leaves alone.
 _FORMATS = ("scheme", "overrides", "kv_bits")
 
@@ -131,11 +132,14 @@ def effective_recipe(
     base = recipe or Recipe()
     if preset is not None:
         return adjust_recipe(apply_preset(base, preset), **options)
-    adjusted = adjust_recipe(base, **options)
-    name = _PRESETS.get((adjusted.scheme.weights.bits, adjusted.scheme.activations.bits))
     plain = options.get("method") is not None or options.get("transforms") is False
-    if not automatic or plain or name is None:
-        return adjusted
+    if not automatic or plain:
+        return adjust_recipe(base, **options)
+    words = {"name" if key == "scheme" else key: options.get(key) for key in _SCHEME_OPTIONS}
+    scheme = adjust_scheme(base.scheme, **words)
+    name = _PRESETS.get((scheme.weights.bits, scheme.activations.bits))
+    if name is None:
+        return adjust_recipe(base, **options)
     return adjust_recipe(apply_preset(base, name, without=_FORMATS), **options)
 
 

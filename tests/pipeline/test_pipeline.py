@@ -40,6 +40,17 @@ def test_fewer_bits_cost_more_and_gptq_costs_less_than_rounding(pipeline) -> Non
     assert w4a8 < pipeline.perplexity(pipeline.quantized("W4A8", "rtn"))
 
 
+def test_default_of_w4a4_beats_plain_gptq(pipeline, agq_cli) -> None:
+    """Rotations, scales, the block transform at run time and clips: in the folder and in the packed file."""
+    folder, artifact = pipeline.folder / "W4A4-default", pipeline.folder / "W4A4-default.agq.safetensors"
+    agq_cli("quantize", pipeline.model, "--scheme", "W4A4", "--calibration", pipeline.statistics(), "-o", folder, check=True)
+    agq_cli("pack", folder, "-o", artifact, check=True)
+    original, plain = pipeline.perplexity(pipeline.model), pipeline.perplexity(pipeline.quantized("W4A4"))
+    default = pipeline.perplexity(folder)
+    assert 1 < default / original < 1 + 0.75 * (plain / original - 1)
+    assert pipeline.perplexity(artifact) == pytest.approx(default, rel=0.002)
+
+
 def test_eval_says_how_it_measured(pipeline) -> None:
     for model, form in ((pipeline.model, "original"), (pipeline.quantized("W4A8"), "quantized"), (pipeline.packed("W4A8"), "packed")):
         result = pipeline.evaluate(model)

@@ -57,6 +57,8 @@ def test_scheme_chooses_its_preset_unless_told_otherwise() -> None:
     assert w4a4.transforms.hadamard == 128 and w4a4.act_clip_search
     assert w4a4.scheme.weights.group_size == 64 and w4a4.kv_bits == 4  # formats are the user's
     assert settled(scheme="W4A4", hadamard=0, rot_seed=2).transforms.seed == 2
+    assert settled(act_bits=4, permute=True).transforms.permute
+    assert settled(scheme="W8A16") == Recipe(scheme=Scheme.parse("W8A16"))
     plain = Recipe(scheme=Scheme.parse("W4A4"))
     assert settled("plain", scheme="W4A4") == plain
     assert settled(scheme="W4A4", transforms=False) == plain

@@ -16,8 +16,8 @@ from agq.recipe import Recipe, Scheme, TuneOptions
 from agq.recipe_files import apply_preset
 from tests.quantization.quantization_support import contents, quantized
 
-RECIPE = Recipe(scheme=Scheme.parse("W4A8"), tune=TuneOptions(epochs=3, windows=24, batch=4, learning_rate=5e-4))
-RUN = {"recipe": RECIPE, "samples": 28, "seq_len": 64, "scale": True, "hadamard": 128}
+RECIPE = Recipe(scheme=Scheme.parse("W4A8"), tune=TuneOptions(epochs=2, windows=12, batch=3, learning_rate=5e-4))
+RUN = {"recipe": RECIPE, "samples": 16, "seq_len": 64, "scale": True, "hadamard": 128}
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple
     from agq.reference.decoder import ReferenceModel
     from tests.quantization.quantization_support import TEXT
 
-    made = plan(str(short_model), folders[0].parent / "unused", data=str(TEXT), samples=28, seq_len=64)
-    windows = calibration_tokens(made)[0][24:]
+    made = plan(str(short_model), folders[0].parent / "unused", data=str(TEXT), samples=16, seq_len=64)
+    windows = calibration_tokens(made)[0][12:]
     original = ReferenceModel.from_folder(short_model)
     report = json.loads((folders[1] / "agq.json").read_text())["report"]["tune"]
     for folder, expected in zip(folders, (report["before"], report["after"]), strict=True):
