@@ -135,8 +135,7 @@ def effective_recipe(
     plain = options.get("method") is not None or options.get("transforms") is False
     if not automatic or plain:
         return adjust_recipe(base, **options)
-    words = {"name" if key == "scheme" else key: options.get(key) for key in _SCHEME_OPTIONS}
-    scheme = adjust_scheme(base.scheme, **words)
+    scheme = adjust_recipe(base, **{key: options.get(key) for key in _SCHEME_OPTIONS}).scheme
     name = _PRESETS.get((scheme.weights.bits, scheme.activations.bits))
     if name is None:
         return adjust_recipe(base, **options)
