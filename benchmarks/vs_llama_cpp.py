@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from typing import Any
 from common import (
     Foreign,
     Timed,
+    add_clock_option,
     add_model_options,
     alternate,
     artifact,
@@ -79,6 +82,18 @@ class Peer:
         return [*command, "-p", str(prompt), "-n", str(generate), *(["-d", str(depth)] if depth else [])]
 
 
+def tokens_per_processor_s(command: list[str], tokens: int) -> float:
+    """Tokens per second of processor time of the only test: what a second repetition costs more."""
+    spent = []
+    for repetitions in ("1", "2"):
+        command[command.index("-r") + 1] = repetitions
+        before = os.times()
+        tokens_per_s(command)
+        after = os.times()
+        spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    return tokens / max(spent[1] - spent[0], 1e-3)
+
+
 def tokens_per_s(command: list[str]) -> float:
     """The only test of a run of llama-bench."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -120,10 +135,13 @@ def compare(args: argparse.Namespace, work: Path, peer: Peer, threads: int, test
         scheme: Timed(artifact(args, work, scheme), kind, tokens, threads, depth, isa=isa)
         for scheme in args.schemes.split(",")
     }
-    theirs = {
-        name: (lambda command: lambda: tokens_per_s(command))(peer.command(file, threads, test, depth_option))
-        for name, file in files.items()
-    }
+
+    def speed_of(command: list[str]) -> Callable[[], float]:
+        if args.cpu_time:
+            return lambda: tokens_per_processor_s(command, tokens)
+        return lambda: tokens_per_s(command)
+
+    theirs = {name: speed_of(peer.command(file, threads, test, depth_option)) for name, file in files.items()}
     limits = [next(iter(ours.values())).limits()]
 
     def limited() -> float:
@@ -154,6 +172,7 @@ def compare(args: argparse.Namespace, work: Path, peer: Peer, threads: int, test
 def main() -> None:
     options = parser(__doc__)
     add_model_options(options)
+    add_clock_option(options)
     options.add_argument("--peer", action="append", required=True, metavar="PEER", help="see above; repeatable")
     options.add_argument("--types", default="Q4_0,Q4_K_M,Q8_0,F16", help="of the peer (default Q4_0,Q4_K_M,Q8_0,F16)")
     options.add_argument("--schemes", default="W4A8", help="ours: W4A8, W4A4, W8A8 by comma (default W4A8)")

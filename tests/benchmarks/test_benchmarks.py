@@ -111,6 +111,20 @@ def test_peers(work: Path) -> None:
     assert log.read_text().split()[2:] == "-t 1 -r 1 -o json -rtr 1 -p 0 -n 0 -gp 5,2".split()
 
 
+def test_processor_time_of_a_peer(tmp_path: Path) -> None:
+    """A second repetition costs more by what one repetition computes."""
+    program = tmp_path / "bench"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys, time\n"
+        "end = 0.2 + 0.3 * int(sys.argv[sys.argv.index('-r') + 1])\n"
+        "while time.process_time() < end: pass\n"
+        "print('[{\"avg_ts\": 1.0}]')\n"
+    )
+    program.chmod(0o755)
+    found = module("vs_llama_cpp").tokens_per_processor_s([str(program), "-r", "1"], 30)
+    assert found == pytest.approx(100, rel=0.2)
+
+
 def test_operations_of_gptq_by_hand() -> None:
     gptq_speed = module("gptq_speed")
     single, double = gptq_speed.operations(hidden=2, ffn=3, heads=1, head_dim=2, samples=1, seq_len=1)
