@@ -1,5 +1,5 @@
-"""Static activations of Agile-Quant (arXiv 2312.05693) as data: how the ranges of activations are calibrated and which inputs have 4
-bits. Plain Python, no torch, no numpy.
+"""Static activations of Agile-Quant (arXiv 2312.05693) as data: how the ranges of activations are calibrated, which
+inputs have 4 bits. Plain Python, no torch, no numpy.
 
 The weights are quantized first, with activations in floating point; then the calibration windows pass through the quantized
 weights and every linear's input gets one scale, one zero point and a power of two for each channel (agq/quantization/agile/).

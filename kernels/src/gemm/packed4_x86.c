@@ -12,6 +12,12 @@
 
 #define CHUNK (4 * AGQ_PACKED4_TERMS) /* columns between two widenings: a lane takes every fourth */
 
+INLINE long long load8(const uint16_t *p) {
+  long long x;
+  memcpy(&x, p, 8);
+  return x;
+}
+
 #if defined(AGQ_ISA_AVX512VNNI)
 #define N 2     /* vectors of pairs for the rows of a panel */
 #define UNITS 2 /* units of 8 columns that lie side by side in a vector */
@@ -32,7 +38,7 @@ INLINE void pairs(const uint8_t *w, vi *low, vi *high) {
 }
 /* a: columns 0..3 of a unit; those of the next unit stand 8 codes further. */
 INLINE vi codes4(const uint16_t *a) {
-  const __m256i x = _mm256_set1_epi64x(*(const long long *)a), y = _mm256_set1_epi64x(*(const long long *)(a + 8));
+  const __m256i x = _mm256_set1_epi64x(load8(a)), y = _mm256_set1_epi64x(load8(a + 8));
   return _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
 }
 /* Sums of the four lanes of each row, rows 0..7. Lanes are positive int16. */
@@ -60,7 +66,7 @@ INLINE void pairs(const uint8_t *w, vi *low, vi *high) {
   high[0] = _mm256_unpacklo_epi8(ah, bh);
   high[1] = _mm256_unpackhi_epi8(ah, bh);
 }
-INLINE vi codes4(const uint16_t *a) { return _mm256_set1_epi64x(*(const long long *)a); }
+INLINE vi codes4(const uint16_t *a) { return _mm256_set1_epi64x(load8(a)); }
 INLINE void rows8(const vi *s, int32_t *out) {
   const vi one = _mm256_set1_epi16(1);
   vi *p = (vi *)out;
@@ -87,7 +93,7 @@ INLINE void pairs(const uint8_t *w, vi *low, vi *high) {
     high[2 * i + 1] = _mm_unpackhi_epi8(ah, bh);
   }
 }
-INLINE vi codes4(const uint16_t *a) { return _mm_set1_epi64x(*(const long long *)a); }
+INLINE vi codes4(const uint16_t *a) { return _mm_set1_epi64x(load8(a)); }
 INLINE void rows8(const vi *s, int32_t *out) {
   const vi one = _mm_set1_epi16(1);
   for (int i = 0; i < 2; i++) {
