@@ -255,7 +255,8 @@ class TransformOptions:
         scale_norms: the same for the inputs of q, k, v and gate, up, where the residual stream is not rotated.
         r1: rotation of the residual stream (implies fold). r2: rotation of the values of each head.
         seed: of the rotations. seeds: seeds that are tried, from `seed` on; the best on calibration text is taken.
-        permute: channels of the feed-forward's hidden layer dealt over the blocks of `hadamard` by their size.
+        permute: channels of the feed-forward's hidden layer dealt over the blocks of `hadamard` by their size; without such blocks
+            sorted by it, so that a group holds channels of one size.
         hadamard: block length of a Walsh-Hadamard transform of the input of down (fc2), computed at run time; 0: none.
         bake_embed_norm: BLOOM's embedding norm computed into the table, so that the residual stream can be rotated.
     """
@@ -277,8 +278,6 @@ class TransformOptions:
             raise AgqError(f"seed is {self.seed}, not 0 or a positive number")
         if self.hadamard < 0 or self.hadamard & (self.hadamard - 1) or self.hadamard > 1 << 14:
             raise AgqError(f"a Hadamard block of {self.hadamard} is not available", hint="use a power of two, or 0 for none")
-        if self.permute and not self.hadamard:
-            raise AgqError("a permutation without a Hadamard block changes nothing", hint="set `hadamard`, such as 128")
 
     @property
     def any(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -27,3 +28,8 @@ def clean_environment(**extra: str) -> dict[str, str]:
 def last_object(result: subprocess.CompletedProcess[str]) -> dict:
     """The object that a command's `--json` output ends with."""
     return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def heed_interrupts() -> None:
+    """`preexec_fn` of a child that is to be interrupted: a test run in the background ignores Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -188,7 +188,7 @@ def quantize(
     ] = None,
     permute: Annotated[
         bool | None,
-        _option("--permute/--no-permute", panel=_TRANSFORMS, help="Deal large channels over the blocks of --hadamard."),
+        _option("--permute/--no-permute", panel=_TRANSFORMS, help="Deal the feed-forward's channels over the blocks of --hadamard by size; without it sort them."),
     ] = None,
     bake_embed_norm: Annotated[
         bool | None,

@@ -87,13 +87,9 @@ def adjust_transforms(
     bake_embed_norm: bool | None = None,
 ) -> TransformOptions:
     """`options` with what is not None replaced. rotate: r1 and r2 (and folding, which r1 needs) at once.
-
-    Without a Hadamard block a permutation that the options asked for before is dropped with it.
     """
     if rotate is not None:
         options = replace(options, fold=rotate, r1=rotate, r2=rotate, bake_embed_norm=rotate)
-    if hadamard == 0 and permute is None:
-        options = replace(options, permute=False)
     return _changed(
         options,
         fold=True if r1 else None,
@@ -110,7 +106,7 @@ def adjust_transforms(
 
 
 # Schemes that have a preset of their own, by the bits of weights and activations.
-_PRESETS = {(4, 8): "w4a8", (4, 4): "w4a4", (4, 16): "w4a16", (8, 8): "w8a8"}
+_PRESETS = {(4, 8): "w4a8", (4, 4): "w4a4-offline", (4, 16): "w4a16", (8, 8): "w8a8"}
 _SCHEME_OPTIONS = ("scheme", "weight_bits", "act_bits", "group_size", "asym", "act_group", "act_symmetric")
 # What a preset that was not asked for leaves alone.
 _FORMATS = ("scheme", "overrides", "kv_bits")
@@ -149,8 +145,7 @@ def fit_hadamard(recipe: Recipe, ffn: int) -> Recipe:
     if block == wanted:
         return recipe
     block = block if block >= 16 else 0
-    options = replace(recipe.transforms, hadamard=block, permute=recipe.transforms.permute and block > 0)
-    return replace(recipe, transforms=options)
+    return replace(recipe, transforms=replace(recipe.transforms, hadamard=block))
 
 
 def adjust_clip(recipe: Recipe, act_clip: str | float | None) -> Recipe:

@@ -12,7 +12,7 @@ import pytest
 from agq.cli import COMMANDS, failures
 from agq.errors import AgqError, UsageError
 from agq.reporting import console
-from tests.support import clean_environment
+from tests.support import clean_environment, heed_interrupts
 
 HEAVY = (
     "torch",
@@ -198,7 +198,12 @@ def test_success_codes():
 def test_interrupt_is_130(demo_model, demo_text):
     command = [sys.executable, "-m", "agq", "eval-ppl", str(demo_model), "--data", str(demo_text / "heldout.txt"), "-v"]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment()
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+        preexec_fn=heed_interrupts,
     )
     assert "warning: windows of 1024" in process.stderr.readline()  # the model is loaded
     time.sleep(0.3)

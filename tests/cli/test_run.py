@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import clean_environment
+from tests.support import clean_environment, heed_interrupts
 
 PROMPT = "The red wolf is"
 
@@ -272,6 +272,7 @@ def test_interruption_ends_with_130(demo_artifact: Path) -> None:
         text=True,
         env=clean_environment(),
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout.readline().startswith('{"token"')
     process.send_signal(signal.SIGINT)

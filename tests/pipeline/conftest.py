@@ -33,15 +33,16 @@ class Pipeline:
             self.cli("calibrate", self.model, "--data", self.calibration, "--samples", 32, "--seq-len", 512, "-o", path, check=True)
         return path
 
-    def quantized(self, scheme: str, method: str = "gptq") -> Path:
-        path = self.folder / f"{scheme}-{method}"
+    def quantized(self, scheme: str, method: str | None = None) -> Path:
+        """By default what the scheme's preset does, with a method that method and nothing else."""
+        path = self.folder / f"{scheme}-{method or 'default'}"
         if not path.exists():
-            self.cli("quantize", self.model, "--scheme", scheme, "--method", method, "--calibration", self.statistics(), "-o", path,
-                     check=True)
+            chosen = ["--method", method] if method else []
+            self.cli("quantize", self.model, "--scheme", scheme, *chosen, "--calibration", self.statistics(), "-o", path, check=True)
         return path
 
-    def packed(self, scheme: str, method: str = "gptq") -> Path:
-        path = self.folder / f"{scheme}-{method}.agq.safetensors"
+    def packed(self, scheme: str, method: str | None = None) -> Path:
+        path = self.folder / f"{scheme}-{method or 'default'}.agq.safetensors"
         if not path.exists():
             self.cli("pack", self.quantized(scheme, method), "-o", path, check=True)
         return path

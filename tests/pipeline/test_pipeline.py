@@ -13,8 +13,11 @@ import pytest
 
 from tests.support import last_object
 
-# scheme: perplexity relative to the unquantized model, lower and upper bound. Upper: the project's targets for plain GPTQ.
-BOUNDS = {"W8A8": (0.997, 1.003), "W4A8": (1.003, 1.045), "W4A4": (1.02, 1.12)}
+# scheme: perplexity relative to the unquantized model, lower and upper bound. Upper: the project's targets for a model of this size.
+BOUNDS = {"W8A8": (0.997, 1.003), "W4A8": (1.003, 1.045), "W4A4": (1.05, 1.18)}
+# Largest difference of packed file and folder. With 4-bit activations a code that lies next to a tie flips by the last bit of a float:
+# the reference itself, its embeddings changed by 2e-7, gives perplexities 0.25 % apart (standard deviation) on these 17,000 tokens.
+AGREEMENT = {"W8A8": 0.002, "W4A8": 0.002, "W4A4": 0.0075}
 
 
 @pytest.mark.parametrize("scheme", BOUNDS)
@@ -24,7 +27,7 @@ def test_perplexity_of_the_three_forms(pipeline, scheme: str) -> None:
     packed = pipeline.perplexity(pipeline.packed(scheme))
     low, high = BOUNDS[scheme]
     assert low < folder / original < high
-    assert packed == pytest.approx(folder, rel=0.002)
+    assert packed == pytest.approx(folder, rel=AGREEMENT[scheme])
 
 
 def test_original_has_the_perplexity_it_was_published_with(pipeline, agq_cli, shared_data) -> None:
@@ -40,15 +43,16 @@ def test_fewer_bits_cost_more_and_gptq_costs_less_than_rounding(pipeline) -> Non
     assert w4a8 < pipeline.perplexity(pipeline.quantized("W4A8", "rtn"))
 
 
-def test_default_of_w4a4_beats_plain_gptq(pipeline, agq_cli) -> None:
-    """Rotations, scales, the block transform at run time and clips: in the folder and in the packed file."""
-    folder, artifact = pipeline.folder / "W4A4-default", pipeline.folder / "W4A4-default.agq.safetensors"
-    agq_cli("quantize", pipeline.model, "--scheme", "W4A4", "--calibration", pipeline.statistics(), "-o", folder, check=True)
+def test_presets_of_w4a4_beat_plain_gptq(pipeline, agq_cli) -> None:
+    """Rotations, scales, sorted channels and clips, all in the weights; the preset `w4a4` with a transform at run time loses least."""
+    folder, artifact = pipeline.folder / "W4A4-online", pipeline.folder / "W4A4-online.agq.safetensors"
+    agq_cli("quantize", pipeline.model, "--preset", "w4a4", "--calibration", pipeline.statistics(), "-o", folder, check=True)
     agq_cli("pack", folder, "-o", artifact, check=True)
-    original, plain = pipeline.perplexity(pipeline.model), pipeline.perplexity(pipeline.quantized("W4A4"))
-    default = pipeline.perplexity(folder)
-    assert 1 < default / original < 1 + 0.75 * (plain / original - 1)
-    assert pipeline.perplexity(artifact) == pytest.approx(default, rel=0.002)
+    original, plain = pipeline.perplexity(pipeline.model), pipeline.perplexity(pipeline.quantized("W4A4", "gptq"))
+    default, online = pipeline.perplexity(pipeline.quantized("W4A4")), pipeline.perplexity(folder)
+    assert 1 < online / original < default / original < 1 + 0.9 * (plain / original - 1)
+    assert online / original < 1 + 0.75 * (plain / original - 1)
+    assert pipeline.perplexity(artifact) == pytest.approx(online, rel=AGREEMENT["W4A4"])
 
 
 def test_eval_says_how_it_measured(pipeline) -> None:
@@ -75,14 +79,16 @@ def test_pack_is_small_and_says_so(pipeline, agq_cli) -> None:
     artifact = pipeline.packed("W4A8")
     info = last_object(agq_cli("info", artifact, "--json", check=True))
     assert info["bits_per_weight"] == pytest.approx(4 + 16 / 128)  # codes, and a 16-bit scale for each group of 128
-    assert artifact.stat().st_size < 0.5 * (pipeline.model / "model.safetensors").stat().st_size
     assert agq_cli("verify", artifact).returncode == 0
+    plain = pipeline.packed("W4A8", "gptq").stat().st_size
+    assert plain < 0.5 * (pipeline.model / "model.safetensors").stat().st_size
+    # Rotations untie the output head: the embedding is stored in bf16 beside it.
+    assert artifact.stat().st_size - plain == pytest.approx(8192 * 256 * 2, rel=0.02)
 
 
 def test_same_input_gives_the_same_bytes(pipeline, agq_cli, tmp_path: Path) -> None:
     again = tmp_path / pipeline.quantized("W4A8").name  # an artifact keeps the name of the folder that it was made from
-    agq_cli("quantize", pipeline.model, "--scheme", "W4A8", "--method", "gptq", "--calibration", pipeline.statistics(), "-o", again,
-            check=True)
+    agq_cli("quantize", pipeline.model, "--scheme", "W4A8", "--calibration", pipeline.statistics(), "-o", again, check=True)
     for path in pipeline.quantized("W4A8").glob("*.safetensors"):
         assert path.read_bytes() == (again / path.name).read_bytes()
     agq_cli("pack", again, "-o", tmp_path / "again.agq.safetensors", check=True)

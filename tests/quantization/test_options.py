@@ -29,7 +29,7 @@ def test_rotations_and_their_parts() -> None:
     assert (one.fold, one.r1, one.r2, one.seed, one.seeds) == (True, True, False, 7, 3)
     had = adjust_recipe(Recipe(), hadamard=64, permute=True).transforms
     assert (had.hadamard, had.permute) == (64, True)
-    assert adjust_recipe(Recipe(transforms=had), hadamard=0).transforms == TransformOptions()
+    assert adjust_recipe(Recipe(transforms=had), hadamard=0).transforms == TransformOptions(permute=True)
     assert adjust_recipe(Recipe(transforms=had), transforms=False, scale=True).transforms == TransformOptions(scale=True)
 
 
@@ -54,7 +54,7 @@ def test_scheme_chooses_its_preset_unless_told_otherwise() -> None:
     w4a8 = settled()
     assert w4a8.transforms.r1 and w4a8.transforms.scale and not w4a8.transforms.hadamard
     w4a4 = settled(scheme="W4A4", group_size=64, kv_bits=4)
-    assert w4a4.transforms.hadamard == 128 and w4a4.act_clip_search
+    assert w4a4.transforms.permute and not w4a4.transforms.hadamard and w4a4.act_clip_search  # loads in transformers
     assert w4a4.scheme.weights.group_size == 64 and w4a4.kv_bits == 4  # formats are the user's
     assert settled(scheme="W4A4", hadamard=0, rot_seed=2).transforms.seed == 2
     assert settled(act_bits=4, permute=True).transforms.permute
@@ -83,7 +83,7 @@ def test_every_family_has_a_default(tmp_path: Path) -> None:
     reasons = {"opt-350m": "follow the residual additions", "bloom": "gelu", "opt": None, "llama-gqa": None}
     for name, reason in reasons.items():
         model = random_model(tmp_path / name, name)
-        made = plan(str(model), tmp_path / "out", scheme="W4A4", group_size=-1, act_group=-1, data=str(TEXT), seq_len=32)
+        made = plan(str(model), tmp_path / "out", preset="w4a4", group_size=-1, act_group=-1, data=str(TEXT), seq_len=32)
         notes = " ".join(made.notes)
         assert made.transforms.hadamard == made.recipe.transforms.hadamard > 0
         assert (made.transforms.r1 is not None) == (name != "opt-350m")

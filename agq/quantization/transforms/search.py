@@ -136,11 +136,12 @@ class _Search:
         self.exponents[place][index] = best
 
     def _choose_permutation(self, index: int, energy: Tensor) -> None:
-        """Channels in falling order of size, dealt over the blocks forwards and backwards in turn (arXiv 2406.01721)."""
+        """Channels in falling order of size; with a block transform dealt over its blocks forwards and backwards in turn (arXiv
+        2406.01721), without one left in that order, so that those of a group are of one size."""
         sizes = energy.cpu().numpy()
         if "down" in self.exponents:
             sizes = sizes * np.exp2(-2.0 * self.exponents["down"][index])
-        self.permutation[index] = zigzag(sizes, self.plan.hadamard)
+        self.permutation[index] = zigzag(sizes, self.plan.hadamard) if self.plan.hadamard else np.argsort(-sizes, kind="stable")
 
     def _error_of_seed(self, source: TransformedParameters, index: int, seed: int, inputs: dict[str, Input]) -> float:
         candidate = self._tried(seed)
