@@ -82,13 +82,14 @@ def _measure(
     sweep: Sweep, model: ModelEntry, row: Row, folder: Path, artifact: Path, baseline: Path, say: Say
 ) -> dict[str, Any]:
     import agq
+    from agq.recipe_pruning import PruningOptions
 
     found: dict[str, Any] = {"texts": {}}
     common = {"seq_len": model.seq_len, "threads": sweep.threads}
-    pruning = {"prune": row.prune} if row.prune else {}
+    pruning = PruningOptions.parse(row.prune) if row.prune else None
     for text in sweep.texts:
         say(f"perplexity on {text.name}")
-        result = agq.evaluate_perplexity(artifact, text.data, max_windows=text.windows, **common, **pruning).to_dict()
+        result = agq.evaluate_perplexity(artifact, text.data, max_windows=text.windows, pruning=pruning, **common).to_dict()
         kept = ("ppl", "ppl_stderr", "method", "windows", "windows_total", "tokens", "seq_len", "add_bos", "data_sha256", "kernel",
                 "ppl_survivors", "ppl_unpruned_same_positions", "ppl_all", "sparsity")
         found["texts"][text.name] = {key: result[key] for key in kept if key in result}

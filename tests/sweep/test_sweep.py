@@ -23,6 +23,7 @@ decode: 4
 rows:
   - {name: RTN W8A8, options: {method: rtn, scheme: W8A8, preset: rtn}}
   - {name: RTN W4A4, options: {method: rtn, scheme: W4A4, preset: rtn}, ablation: true}
+  - {name: pruned, prune: "3-5:0.3"}
   - {name: impossible, options: {method: rtn, scheme: W4A8, group_size: 96, preset: rtn}}
 """
 
@@ -42,7 +43,7 @@ def test_a_sweep_measures_compares_and_resumes(definition: Path, agq_cli, tmp_pa
     output = tmp_path / "out"
     result = agq_cli("sweep", definition, "-o", output, check=True)
     record = {item["row"]: item for item in json.loads((output / "results.json").read_text())["records"]}
-    assert list(record) == ["bf16", "RTN W8A8", "RTN W4A4", "impossible"]
+    assert list(record) == ["bf16", "RTN W8A8", "RTN W4A4", "pruned", "impossible"]
     base = record["bf16"]["texts"]["held-out"]["ppl"]
     eight, four = (record[name]["texts"]["held-out"]["ppl"] / base for name in ("RTN W8A8", "RTN W4A4"))
     assert 0.98 < eight < 1.01 and 1.03 < four < 2
@@ -53,6 +54,9 @@ def test_a_sweep_measures_compares_and_resumes(definition: Path, agq_cli, tmp_pa
     assert record["RTN W8A8"]["reference_ratio"] == pytest.approx(1, abs=0.02)
     for name in ("RTN W8A8", "RTN W4A4"):
         assert record[name]["prefill"] > 0 and record[name]["decode"] > 0
+    pruned = record["pruned"]["texts"]["held-out"]
+    assert pruned["ppl_all"] > base > 0 and pruned["ppl_survivors"] > pruned["ppl_unpruned_same_positions"]
+    assert 0 < pruned["sparsity"] < 0.3 and "survivors only" in result.stdout
     assert "96" in record["impossible"]["error"] and "1 entries" in result.stderr
     assert result.stdout == (output / "results.md").read_text(encoding="utf-8")
     assert "| RTN W8A8 |" in result.stdout and "Ablation:" in result.stdout and "## Not made" in result.stdout
