@@ -90,7 +90,6 @@ def test_hidden_states_go_to_files_where_memory_is_short(short_model: Path, tmp_
     ({"overrides": ["re:.*no_such=W8A8"]}, "matches no linear"),
     ({"ignore": ["re:.*"]}, "every linear"),
     ({"hadamard": 512}, "Hadamard block of 512"),
-    ({"permute": True, "hadamard": 0}, "without a Hadamard block"),
     ({"kv_bits": 5}, "KV cache of 5 bits"),
     ({"act_clip": "most"}, "neither a number nor `search`"),
     ({"act_clip": 0.2}, "act_clip is 0.2"),
