@@ -12,6 +12,10 @@ from agq.errors import AgqError
 from agq.models import ModelSpec
 
 FLOAT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+# The embedding may also be 8-bit codes with a scale per row.
+EMBED_BYTES = {**FLOAT_BYTES, "i8": 1}
+# Width by element type, for `head_bits` and `embed_bits`.
+BITS = {"u4": 4, "i8": 8, "f16": 16, "bf16": 16, "f32": 32}
 WEIGHT_DTYPES = ("f32", "f16", "bf16", "i8", "u4")
 # Documents: stored byte for byte; their shape is their length.
 DOCUMENTS = ("tokenizer.json", "chat_template", "generation_config.json", "config.json")
@@ -199,7 +203,8 @@ class ArtifactModel:
     Attributes:
         special: token facts for the runtime: bos_id, eos_ids; the texts bos_token, eos_token, pad_token, unk_token (or
             None); and tokenizer_config.json's add_bos_token, add_eos_token (True, False, or None where it is silent).
-        floats: element types of `embed` and `position`. documents: name -> length in bytes.
+        tables: element types of the row-major tables `embed` and `position`: floats, of `embed` also i8 (with a float32
+            scale per row, `embed.scale`). documents: name -> length in bytes.
         attention: "float", or "log2" for integer attention on static scales (`blocks.I.q_scale` and so on).
     """
 
@@ -208,10 +213,15 @@ class ArtifactModel:
     head_bits: int
     embed_in_head: bool
     linears: dict[str, LinearInfo]
-    floats: dict[str, str]
+    tables: dict[str, str]
     documents: dict[str, int]
     special: dict[str, Any]
     attention: str = "float"
+
+    @property
+    def embed_bits(self) -> int:
+        """Width of the embedding's elements: of the head's where rows are read from it."""
+        return BITS[self.linears["head"].dtype if self.embed_in_head else self.tables["embed"]]
 
     def tensors(self) -> dict[str, TensorSize]:
         """Every tensor of the file, in the order in which it is written."""
@@ -221,8 +231,11 @@ class ArtifactModel:
             ("embed", (spec.vocab, spec.embed_dim)),
             ("position", (spec.context + spec.position_offset, spec.hidden)),
         ):
-            if name in self.floats:
-                found[name] = TensorSize(self.floats[name], shape, math.prod(shape) * FLOAT_BYTES[self.floats[name]])
+            if name in self.tables:
+                dtype = self.tables[name]
+                found[name] = TensorSize(dtype, shape, math.prod(shape) * EMBED_BYTES[dtype])
+                if dtype == "i8":
+                    found[f"{name}.scale"] = TensorSize("f32", shape[:1], 4 * shape[0])
         for name in norm_names(spec):
             found[name] = TensorSize("f32", (spec.hidden,), 4 * spec.hidden)
         if self.attention == "log2":
@@ -238,6 +251,7 @@ class ArtifactModel:
             "spec": self.spec.to_dict(),
             "kv_bits": self.kv_bits,
             "head_bits": self.head_bits,
+            "embed_bits": self.embed_bits,
             "embed_in_head": self.embed_in_head,
             "special": self.special,
             "attention": self.attention,
@@ -251,7 +265,8 @@ class ArtifactModel:
     def from_dict(cls, value: Any) -> "ArtifactModel":
         """Reads and checks `agq.model`; AgqError for anything that does not hang together."""
         keys = {"spec", "kv_bits", "head_bits", "embed_in_head", "special", "attention", "tensors", "linears"}
-        if not isinstance(value, dict) or set(value) != keys:
+        # Files of ABI 2 do not say `embed_bits`.
+        if not isinstance(value, dict) or set(value) - {"embed_bits"} != keys:
             raise AgqError("the model description is incomplete")
         spec = ModelSpec.from_dict(value["spec"])
         if type(value["kv_bits"]) is not int or value["kv_bits"] not in KV_BITS:
@@ -273,13 +288,16 @@ class ArtifactModel:
             raise AgqError("embedding rows cannot be read from a 4-bit head or one behind a Hadamard transform")
         if not isinstance(table, dict):
             raise AgqError("the model description has no tensors")
-        floats = {}
-        for name, needed in (("embed", not in_head), ("position", spec.position == "learned")):
+        tables = {}
+        for name, needed, known in (
+            ("embed", not in_head, EMBED_BYTES),
+            ("position", spec.position == "learned", FLOAT_BYTES),
+        ):
             if needed:
                 dtype = table[name].get("dtype") if isinstance(table.get(name), dict) else None
-                if not isinstance(dtype, str) or dtype not in FLOAT_BYTES:
+                if not isinstance(dtype, str) or dtype not in known:
                     raise AgqError(f"tensor `{name}` is missing or of an unknown type")
-                floats[name] = dtype
+                tables[name] = dtype
         documents = {name: _document_size(table, name) for name in DOCUMENTS if name in table}
         if missing := [name for name in REQUIRED_DOCUMENTS if name not in documents]:
             raise AgqError(f"the file carries no {' and no '.join(missing)}")
@@ -289,11 +307,14 @@ class ArtifactModel:
             value["head_bits"],
             in_head,
             infos,
-            floats,
+            tables,
             documents,
             _special(value["special"]),
             attention,
         )
+        bits = value.get("embed_bits", model.embed_bits)
+        if type(bits) is not int or bits != model.embed_bits:
+            raise AgqError(f"`embed_bits` is {bits!r}, the embedding has {model.embed_bits}")
         expected = model.to_dict()["tensors"]
         if table != expected:
             wrong = sorted(name for name in set(table) | set(expected) if table.get(name) != expected.get(name))

@@ -7,7 +7,9 @@ from typing import Any
 from agq.artifact.layout import ALIGN
 
 FORMAT = 1
-ABI = 2
+# 3: an embedding of 8-bit rows. All files of 2 are files of 3.
+ABI = 3
+OLDEST_ABI = 2
 
 
 def canonical(value: Any) -> str:

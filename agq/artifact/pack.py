@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agq.artifact import layout
-from agq.artifact.descriptor import FLOAT_BYTES, KV_BITS, ArtifactModel, LinearInfo, linear_shapes, norm_names, online_words
+from agq.artifact.checks import check_attention, refuse_kv_scheme
+from agq.artifact.descriptor import BITS, FLOAT_BYTES, KV_BITS, ArtifactModel, LinearInfo, linear_shapes, norm_names, online_words
 from agq.artifact.documents import read_documents, special_tokens
-from agq.artifact.sources import Fused, LinearSource, fits_bf16, float_type, fused_linears, to_float
+from agq.artifact.sources import Fused, LinearSource, fits_bf16, float_type, fused_linears
+from agq.artifact.tables import array, coded_rows, document, float_rows, row_scales
 from agq.artifact.writer import write_artifact
 from agq.checkpoint.compressed_tensors import activation_scheme
 from agq.checkpoint.folder import Checkpoint, open_checkpoint
@@ -43,6 +43,7 @@ class PackReport:
     bits_per_weight_overall: float
     kv_bits: int
     head_bits: int
+    embed_bits: int
     layout: str
     target: str
     schemes: dict[str, int]
@@ -61,6 +62,7 @@ def pack(
     weights: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     attention: list[AttentionScales] | None = None,
+    embed_bits: int | None = None,
 ) -> PackReport:
     """Packs a model folder into one file.
 
@@ -75,6 +77,8 @@ def pack(
         progress: called with (bytes done, bytes in all, tensor name).
         attention: static scales of integer attention, one of each block, which is computed then (kv_bits 8); default the
             folder's.
+        embed_bits: an embedding that is not tied to the head in 8 (a scale per row), 16 or 32 bits; default agq.json's, else
+            8 where the folder is quantized and its head has 8 bits, or the type that the folder stores it in.
 
     Raises:
         UsageError: unknown target, wrong option values. AgqError: anything wrong with the folder, disk full.
@@ -87,13 +91,15 @@ def pack(
         raise UsageError(f"KV cache of {kv_bits} bits is not available", hint="use 4, 8 or 32")
     if head_bits not in (None, 8, 16, 32):
         raise UsageError(f"head of {head_bits} bits is not available", hint="use 8, 16 or 32")
+    if embed_bits not in (None, 8, 16, 32):
+        raise UsageError(f"embedding of {embed_bits} bits is not available", hint="use 8, 16 or 32")
     checkpoint = open_checkpoint(source)
     output = Path(output)
     if output.is_dir():
         raise UsageError(f"output `{output}` is a folder", hint="name a file, such as model.agq.safetensors")
     if output.exists() and any(output.samefile(path) for path in checkpoint.files()):
         raise UsageError(f"output `{output}` is a file of the model itself", hint="choose another name")
-    plan = _Plan(checkpoint, weights, head_bits, kv_bits, attention or checkpoint.statics.attention)
+    plan = _Plan(checkpoint, weights, head_bits, embed_bits, kv_bits, attention or checkpoint.statics.attention)
     size = write_artifact(output, plan.model, plan.tensors(), plan.recipe(), plan.source(), _created_by(), progress)
     blocks = [info for name, info in plan.model.linears.items() if name.startswith("blocks.")]
     stored = sum(item.nbytes for info in blocks for name, item in info.tensors("").items() if name != ".bias")
@@ -111,6 +117,7 @@ def pack(
         bits_per_weight_overall=8 * size / parameters,
         kv_bits=plan.model.kv_bits,
         head_bits=plan.model.head_bits,
+        embed_bits=plan.model.embed_bits,
         layout=layout_id,
         target=target,
         schemes=schemes,
@@ -143,7 +150,7 @@ def _parameters(model: ArtifactModel) -> int:
     spec = model.spec
     count = sum(info.out * (info.inputs + (1 if info.bias else 0)) for info in model.linears.values())
     count += 0 if model.embed_in_head else spec.vocab * spec.embed_dim
-    if "position" in model.floats:
+    if "position" in model.tables:
         count += (spec.context + spec.position_offset) * spec.hidden
     return count + len(norm_names(spec)) * spec.hidden
 
@@ -156,6 +163,7 @@ class _Plan:
         checkpoint: Checkpoint,
         weights: str | None,
         head_bits: int | None,
+        embed_bits: int | None,
         kv_bits: int | None,
         attention: list[AttentionScales] | None,
     ):
@@ -169,10 +177,10 @@ class _Plan:
             )
         integer = quantized or weights == "int8"
         if kv_bits is None:
-            _refuse_kv_scheme(checkpoint)
+            refuse_kv_scheme(checkpoint)
             kv_bits = checkpoint.record.kv_bits or (8 if integer or attention is not None else 32)
         if attention is not None:
-            _check_attention(checkpoint, attention, kv_bits)
+            check_attention(checkpoint, attention, kv_bits)
         self._problems: dict[str, list[str]] = {}
         self._sources: list[LinearSource] = []
         linears = self._plan_linears(head_bits, integer)
@@ -182,19 +190,25 @@ class _Plan:
             self._sources[index] = _settle(source)
             linears[source.fused.name] = self._sources[index].info
         spec = checkpoint.spec
-        floats = {}
+        head_bits = BITS[linears["head"].dtype]
+        tables = {}
         if not spec.tied:
-            floats["embed"] = float_type(checkpoint, [f"{checkpoint.parts.embed}.weight"])
+            tables["embed"] = self._embed_type(checkpoint.embed_bits(head_bits, embed_bits))
+        elif embed_bits not in (None, head_bits):
+            raise UsageError(
+                f"the embedding of `{checkpoint.path}` is its output head: it cannot have {embed_bits} bits beside {head_bits}",
+                hint="`head_bits` is the width of both",
+            )
         if checkpoint.parts.position is not None:
-            floats["position"] = float_type(checkpoint, [f"{checkpoint.parts.position}.weight"])
+            tables["position"] = float_type(checkpoint, [f"{checkpoint.parts.position}.weight"])
         self.documents = read_documents(checkpoint)
         self.model = ArtifactModel(
             spec=spec,
             kv_bits=kv_bits,
-            head_bits={"u4": 4, "i8": 8, "f32": 32}.get(linears["head"].dtype, 16),
+            head_bits=head_bits,
             embed_in_head=spec.tied,
             linears={name: linears[name] for name in linear_shapes(spec)},
-            floats=floats,
+            tables=tables,
             documents={name: len(data) for name, data in self.documents.items()},
             special=special_tokens(checkpoint),
             attention="float" if attention is None else "log2",
@@ -235,8 +249,16 @@ class _Plan:
             return self._add(fused, "int8")
         if head_bits == 32:
             return self._add(fused, "f32")
-        sixteen = self.weights if self.weights in ("f16", "bf16") else source if source != "f32" else "f16"
-        return self._add(fused, sixteen)
+        return self._add(fused, self._sixteen(source))
+
+    def _sixteen(self, source: str) -> str:
+        """The 16-bit type for values that the folder stores as `source`."""
+        return self.weights if self.weights in ("f16", "bf16") else source if source != "f32" else "f16"
+
+    def _embed_type(self, bits: int | None) -> str:
+        """Element type of an embedding table of its own. bits: 8, 16, 32; None: as the folder stores it."""
+        source = float_type(self.checkpoint, [f"{self.checkpoint.parts.embed}.weight"])
+        return {None: source, 8: "i8", 16: self._sixteen(source), 32: "f32"}[bits]
 
     def _add(self, fused: Fused, weights: str | None) -> LinearInfo:
         """Plans one linear. `weights`: the type that float weights are packed as; None: their own."""
@@ -321,36 +343,27 @@ class _Plan:
 
     def tensors(self) -> dict[str, Callable]:
         """Tensor name -> function yielding its bytes."""
-        parts, spec = self.checkpoint.parts, self.checkpoint.spec
-        found: dict[str, Callable] = {name: _document(data) for name, data in self.documents.items()}
+        checkpoint, parts, spec = self.checkpoint, self.checkpoint.parts, self.checkpoint.spec
+        found: dict[str, Callable] = {name: document(data) for name, data in self.documents.items()}
         for name, module in (("embed", parts.embed), ("position", parts.position)):
-            if name in self.model.floats:
-                found[name] = self._row_major(f"{module}.weight", self.model.floats[name])
+            dtype = self.model.tables.get(name)
+            if dtype == "i8":
+                found[name] = coded_rows(checkpoint, f"{module}.weight")
+                found[f"{name}.scale"] = row_scales(checkpoint, f"{module}.weight")
+            elif dtype is not None:
+                found[name] = float_rows(checkpoint, f"{module}.weight", dtype)
         norms = {"embed_norm": parts.embed_norm, "final_norm": parts.final_norm}
         for block in parts.blocks():
             norms[f"blocks.{block.index}.attn_norm"] = block.attn_norm
             norms[f"blocks.{block.index}.mlp_norm"] = block.mlp_norm
         for name in norm_names(spec):
             norm, leaf = name.rsplit(".", 1)
-            found[name] = self._row_major(f"{norms[norm]}.{leaf}", "f32")
+            found[name] = float_rows(checkpoint, f"{norms[norm]}.{leaf}", "f32")
         for name, values in save_scales(self.attention or []).items():
-            found[name] = _array(values)
+            found[name] = array(values)
         for source in self._sources:
             found.update(source.tensors())
         return found
-
-    def _row_major(self, name: str, dtype: str) -> Callable:
-        """A matrix row by row, or a vector."""
-        checkpoint = self.checkpoint
-        rows = checkpoint.shape(name)[0]
-        step = max((1 << 22) // max(checkpoint.shape(name)[-1], 1), 1)
-
-        def pieces():
-            for start in range(0, rows, step):
-                yield to_float(checkpoint.read_rows(name, slice(start, min(start + step, rows))), dtype, name)
-            checkpoint.release(name)
-
-        return pieces
 
     def recipe(self) -> Any:
         """JSON of `agq.recipe`: agq.json's account of the making, or other tools' quantization_config."""
@@ -367,27 +380,6 @@ class _Plan:
         return {"name": self.checkpoint.path.resolve().name, "sha256": self.checkpoint.fingerprint()}
 
 
-def _document(data: bytes) -> Callable:
-    return lambda: [np.frombuffer(data, np.uint8)]
-
-
-def _array(values: np.ndarray) -> Callable:
-    return lambda: [values]
-
-
-def _check_attention(checkpoint: Checkpoint, scales: list[AttentionScales], kv_bits: int) -> None:
-    """Refuses integer attention that the engine does not compute."""
-    spec = checkpoint.spec
-    if kv_bits != 8:
-        raise UsageError(
-            f"integer attention keeps 8-bit keys and values, not {kv_bits}-bit ones", hint="choose kv bits 8"
-        )
-    if len(scales) != spec.layers:
-        raise AgqError(f"`{checkpoint.path}`: attention scales of {len(scales)} blocks, the model has {spec.layers}")
-    for index, item in enumerate(scales):
-        item.check(spec.heads, spec.kv_heads, spec.head_dim, f"`{checkpoint.path}`: attention scales of block {index}")
-
-
 def _settle(source: LinearSource) -> LinearSource:
     """Settles what depends on stored values: the type of the scales, and zero points where a symmetric code is -128."""
     if not source.stored:
@@ -398,13 +390,3 @@ def _settle(source: LinearSource) -> LinearSource:
     if info.dtype == "i8" and not info.asym and not info.act_static and source.uses_lowest_code():
         info = replace(info, asym=True)
     return LinearSource(source.checkpoint, source.fused, info, stored=True, static=source.static)
-
-
-def _refuse_kv_scheme(checkpoint: Checkpoint) -> None:
-    """A folder that prescribes how the KV cache is quantized is not run otherwise without being told so."""
-    config = checkpoint.quantization.config if checkpoint.quantization else {}
-    if config.get("kv_cache_scheme") is not None and checkpoint.record.kv_bits is None:
-        raise AgqError(
-            f"`{checkpoint.path}` prescribes a KV cache quantization (`kv_cache_scheme`) that agq does not compute",
-            hint="choose agq's own: kv bits 4 or 8 (per head and token) or 32",
-        )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from agq.artifact.descriptor import ArtifactModel, LinearInfo, TensorSize
-from agq.artifact.header import ABI, FORMAT, header_bytes, header_hash
+from agq.artifact.header import ABI, FORMAT, OLDEST_ABI, header_bytes, header_hash
 from agq.artifact.layout import ALIGN, TARGETS
 from agq.errors import AgqError
 from agq.models import ModelSpec
@@ -54,7 +54,7 @@ class Artifact:
                 f"{where} is a safetensors file but not an agq artifact",
                 hint="make one from a model folder with `agq pack`",
             )
-        for key, known in (("agq.format", FORMAT), ("agq.abi", ABI)):
+        for key, oldest, known in (("agq.format", FORMAT, FORMAT), ("agq.abi", OLDEST_ABI, ABI)):
             text = values.get(key, "")
             if not (text.isascii() and text.isdigit() and len(text) < 10):
                 raise AgqError(f"{where}: `{key}` is {text[:40]!r}, not a number", hint=_DAMAGED)
@@ -63,7 +63,7 @@ class Artifact:
                     f"{where} was made by a newer agq (`{key}` {text}, this one reads {known})",
                     hint="update agq, or pack the model again with this version",
                 )
-            if int(text) != known:
+            if int(text) < oldest:
                 raise AgqError(f"{where} has `{key}` {text}; this agq reads {known}", hint="pack the model again")
         name = values.get("agq.layout")
         if name not in TARGETS.values():
@@ -119,7 +119,8 @@ class Artifact:
     def tensor(self, name: str) -> np.ndarray:
         """A read-only view on the file, without padding.
 
-        Documents: uint8 [length]. `embed`, `position`, norms and biases: their logical shape (bf16 as uint16 bits).
+        Documents: uint8 [length]. `embed`, `embed.scale`, `position`, norms and biases: their logical shape (bf16 as uint16
+        bits).
         Weights, scales and zero points: flat, in layout rl16 (u4 weights as uint8).
         """
         size = self.describe(name)

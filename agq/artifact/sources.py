@@ -18,7 +18,7 @@ from agq.errors import AgqError
 from agq.models import BlockParts, Linear, ModelSpec
 from agq.safetensors_io import bf16_to_f32, f32_to_bf16
 
-_PIECE = 1 << 22  # elements that are converted at a time
+PIECE = 1 << 22  # elements that are converted at a time
 _RAW = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
@@ -54,7 +54,7 @@ class Fused:
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Row ranges of whole panels that are converted at a time."""
-        step = max(_PIECE // self.in_features // layout.PANEL, 1) * layout.PANEL
+        step = max(PIECE // self.in_features // layout.PANEL, 1) * layout.PANEL
         for start in range(0, self.out_features, step):
             yield start, min(start + step, self.out_features)
 

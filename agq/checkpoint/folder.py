@@ -274,6 +274,13 @@ class Checkpoint:
         """The float type that the source stores its embedding in ("F32", "F16" or "BF16")."""
         return self.dtype(f"{self.parts.embed}.weight")
 
+    def embed_bits(self, head_bits: int, wanted: int | None = None) -> int | None:
+        """Width of an embedding that is not tied to the output head of `head_bits`, in packed form: what is wanted, else what
+        agq.json says, else 8 where the folder is quantized and the head has 8. None: as the folder stores it."""
+        wanted = wanted or self.record.embed_bits
+        quantized = self.quantization is not None and bool(self.quantization.modules())
+        return 8 if wanted is None and quantized and head_bits == 8 else wanted
+
 
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Opens a model folder and checks that every tensor it needs is there with the right type and shape.

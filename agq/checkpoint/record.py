@@ -22,6 +22,7 @@ class AgqRecord:
         activations: module name -> scheme that wins over config.json.
         clips: module name -> share of the range that its input's codes cover, where it is not 1.
         hadamards: module name -> block length of the Walsh-Hadamard transform of its input, where there is one.
+        embed_bits: width of an embedding table that is not the head; None: as the head.
         embed_norm: False where BLOOM's embedding norm has been computed into the table.
     """
 
@@ -31,6 +32,7 @@ class AgqRecord:
     hadamards: dict[str, int] = field(default_factory=dict)
     kv_bits: int | None = None
     head_bits: int | None = None
+    embed_bits: int | None = None
     embed_norm: bool = True
     recipe: dict[str, Any] | None = None
 
@@ -74,6 +76,7 @@ class AgqRecord:
             hadamards={name: item["hadamard"] for name, item in table.items() if item.get("hadamard", 0)},
             kv_bits=_choice(values, "kv_bits", (4, 8, 32), where),
             head_bits=_choice(values, "head_bits", (8, 16, 32), where),
+            embed_bits=_choice(values, "embed_bits", (8, 16, 32), where),
             embed_norm=transforms.get("bake_embed_norm") is not True,
             recipe=recipe,
         )

@@ -11,6 +11,10 @@ from agq.errors import AgqError
 from agq.reporting import console
 
 
+# Where an artifact's embedding is, by element type.
+_EMBEDDING = {"in the head": "in the head", "i8": "a scale per row"}
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command("info")(info)
@@ -81,6 +85,9 @@ def _show(values: dict[str, Any]) -> None:
             "positions": values["position"] + (f" {dumps(rope)}" if rope else ""),
             "norm": values["norm"],
             "head": "tied to the embedding" if values["tied"] else "its own",
+            "embedding": f"{values['embed_bits']} bits, {_EMBEDDING.get(values['embedding'], values['embedding'])}"
+            if "embedding" in values
+            else None,
             "size": human_size(values["bytes"]),
             "bits per weight": f"{values['bits_per_weight']:.3f}"
             + (

@@ -63,6 +63,15 @@ def pack(
             help="Output head. Default: as quantized, 8; the weights' type for float weights.",
         ),
     ] = None,
+    embed_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--embed-bits",
+            metavar="8|16|32",
+            show_default=False,
+            help="Embedding with a head of its own. Default: 8 where a quantized folder's head has 8, else as stored.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -87,7 +96,14 @@ def pack(
             bar.advance(round(done / 1e6) - bar.done, name)
 
         report = pack_folder(
-            source, path, kv_bits=kv_bits, head_bits=head_bits, target=target, weights=weights, progress=progress
+            source,
+            path,
+            kv_bits=kv_bits,
+            head_bits=head_bits,
+            embed_bits=embed_bits,
+            target=target,
+            weights=weights,
+            progress=progress,
         )
     if json:
         print_json(report.to_dict())
@@ -100,7 +116,8 @@ def pack(
             "bits per weight": f"{report.bits_per_weight:.2f} in the linears of the blocks",
             "bits per parameter": f"{report.bits_per_weight_overall:.2f}, whole file",
             "parameters": f"{report.parameters:,}",
-            "head, KV cache": f"{report.head_bits} bits, {report.kv_bits} bits",
+            "head, embedding": f"{report.head_bits} bits, {report.embed_bits} bits",
+            "KV cache": f"{report.kv_bits} bits",
             "size": f"{human_size(report.bytes)} ({report.bytes} bytes)",
             "time": f"{report.seconds:.1f} s",
         }

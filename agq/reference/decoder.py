@@ -85,6 +85,13 @@ def kv_rotation(bits: int, head_dim: int) -> InputTransform:
     return (lambda x: fwht(x, size)) if bits == 4 else identity
 
 
+def eight_bit_rows(weight: Tensor) -> Tensor:
+    """float32 [rows, columns] as an artifact holds the output head and the embedding with 8 bits: symmetric codes, one scale per
+    row (docs/arithmetic.md)."""
+    grid = weight_grid(weight, 8, True, -1)
+    return dequantize_weight(quantize_weight(weight, grid), grid)
+
+
 class Parameters:
     """Float32 tensors of a checkpoint by module name; quantized linears are dequantized.
 
@@ -190,9 +197,11 @@ class ReferenceModel:
         device: torch.device | str = "cpu",
         parameters: Parameters | None = None,
         attention: list[AttentionScales] | None = None,
+        embed_bits: int | None = None,
     ) -> None:
         """kv_bits: 4, 8, 16 or 32, head_bits: 8, 16 or 32; None takes what the folder's agq.json says (32, nothing quantized, for
-        a plain folder or with fake_quant off). parameters: other tensors than the checkpoint's own (a transformed model).
+        a plain folder or with fake_quant off). embed_bits: of an embedding that is not the head, 8, 16 or 32; None takes what
+        `agq pack` would. parameters: other tensors than the checkpoint's own (a transformed model).
         attention: static scales of integer attention, which is computed then (with keys and values of 8 bits); None takes the
         folder's, where it has them and fake_quant is on."""
         parameters = parameters or Parameters(checkpoint, fake_quant, device)
@@ -209,15 +218,18 @@ class ReferenceModel:
         if head is None:
             head = Linear(table)
         if self.head_bits == 8:
-            grid = weight_grid(head.weight, 8, True, -1)
             head = Linear(
-                dequantize_weight(quantize_weight(head.weight, grid), grid),
+                eight_bit_rows(head.weight),
                 head.bias,
                 activation_quantizer(ActivationScheme(bits=8, symmetric=True, group_size=-1), 1.0, head.hadamard),
                 head.hadamard,
             )
             if self.spec.tied:
                 table = head.weight
+        if embed_bits is None and fake_quant:
+            embed_bits = checkpoint.embed_bits(_packed_head_bits(checkpoint, self.head_bits))
+        if embed_bits == 8 and not self.spec.tied:
+            table = eight_bit_rows(table)
         self.head = head
         self.embedding = Embedding(parameters, table)
         self.blocks = [parameters.block(i, self.kv_bits) for i in range(self.spec.layers)]
@@ -275,6 +287,12 @@ class ReferenceModel:
         for start in range(0, h.shape[0], _HEAD_CHUNK):
             rows = slice(start, start + _HEAD_CHUNK)
             yield rows, self.head(self.head.transform(h[rows]))
+
+
+def _packed_head_bits(checkpoint: Checkpoint, head_bits: int) -> int:
+    """Width of the head in an artifact: a head that the folder stores quantized keeps its own."""
+    scheme = checkpoint.quantization.scheme(checkpoint.parts.head) if checkpoint.quantization else None
+    return head_bits if scheme is None else scheme.bits
 
 
 def finish(h: Tensor, final_norm: Norm | None, project_out: Linear | None) -> Tensor:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from agq.artifact.header import ABI
 from agq.artifact.reader import Artifact, open_artifact
 from agq.errors import AgqError
 from agq.files import cache_dir
@@ -15,12 +16,12 @@ _RELEVANT = (".safetensors", ".json", ".jinja")
 
 
 def folder_key(folder: Path, **options: object) -> str:
-    """Hex digest of what decides on the artifact: names, sizes and times of the folder's files, agq's version, pack
-    options.
+    """Hex digest of what decides on the artifact: names, sizes and times of the folder's files, agq's version and
+    the artifact's, pack options.
     """
     from agq import __version__
 
-    digest = hashlib.sha256(f"{__version__}\0{folder.resolve()}\0{sorted(options.items())}".encode())
+    digest = hashlib.sha256(f"{__version__}\0{ABI}\0{folder.resolve()}\0{sorted(options.items())}".encode())
     for path in sorted(folder.iterdir()):
         if path.suffix in _RELEVANT and path.is_file():
             status = path.stat()

@@ -95,11 +95,14 @@ def build_model(ffi: Any, artifact: Artifact) -> tuple[Any, list[Any]]:
     model.norm_after, model.residual_from_norm = int(spec.norm_after), int(spec.residual_from_norm)
     model.embed_in_head = int(info.embed_in_head)
     if not info.embed_in_head:
-        model.embed_dtype = DTYPES[info.floats["embed"]]
+        model.embed_dtype = DTYPES[info.tables["embed"]]
         model.embed = ffi.cast("void *", artifact.address("embed"))
         model.embed_bytes = artifact.stored_bytes("embed")
+        if info.tables["embed"] == "i8":
+            model.embed_scale = ffi.cast("float *", artifact.address("embed.scale"))
+            model.embed_scale_bytes = artifact.stored_bytes("embed.scale")
     if spec.position == "learned":
-        model.position_dtype = DTYPES[info.floats["position"]]
+        model.position_dtype = DTYPES[info.tables["position"]]
         model.position_offset = spec.position_offset
         model.position_rows = artifact.describe("position").shape[0]
         model.position = ffi.cast("void *", artifact.address("position"))

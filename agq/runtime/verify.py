@@ -23,7 +23,14 @@ _ROWS = 1 << 22  # elements that are looked at at once
 
 def problems_of_artifact(path: str | os.PathLike) -> list[str]:
     """Damaged parts of a packed artifact; AgqError where it cannot even be opened."""
-    return open_artifact(path).verify()
+    artifact = open_artifact(path)
+    found = artifact.verify()
+    # What the engine refuses at its start (kernels/src/model/check.c), said here too.
+    if artifact.has("embed.scale"):
+        scale = artifact.tensor("embed.scale")
+        if not (np.isfinite(scale) & (scale >= 0)).all():
+            found.append("tensor `embed.scale`: values that are not finite or below 0")
+    return found
 
 
 def problems_of_folder(path: str | os.PathLike) -> list[str]:

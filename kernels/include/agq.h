@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define AGQ_ABI_VERSION 2
+#define AGQ_ABI_VERSION 3
 
 #pragma GCC visibility push(default)
 
@@ -109,11 +109,14 @@ typedef struct {
   int32_t norm_after;           /* 1: the norm follows the residual addition (OPT-350m) */
   int32_t residual_from_norm;   /* 1: the residual branch starts at the norm's output (BLOOM option) */
   float attention_scale;        /* usually 1/sqrt(head_dim) */
-  /* Token embedding, row-major [vocab][embed_dim], AGQ_F32/F16/BF16; or embed_in_head = 1: rows are dequantized from `head`,
-   * which is then AGQ_I8 or float in layout rl16, without `hadamard`. embed_dim differs from hidden only with project_in. */
+  /* Token embedding, row-major [vocab][embed_dim], AGQ_F32/F16/BF16, or AGQ_I8: codes times embed_scale[row]; or
+   * embed_in_head = 1: rows are dequantized from `head`, which is then AGQ_I8 or float in layout rl16, without `hadamard`.
+   * embed_dim differs from hidden only with project_in. */
   int32_t embed_dim, embed_dtype, embed_in_head;
   const void *embed;
   size_t embed_bytes;
+  const float *embed_scale;     /* [vocab], finite and >= 0 (a row of zeros has 0); AGQ_I8 only */
+  size_t embed_scale_bytes;
   /* Learned positions, row-major [position_rows][hidden], row = position + position_offset. */
   int32_t position_dtype, position_offset, position_rows;
   const void *position;

@@ -28,6 +28,7 @@ typedef struct {
   int group;    /* of weights and 4-bit activations */
   int hadamard; /* 1: every linear but a tied head has the largest Walsh-Hadamard block that its width allows */
   float clip;   /* of the activations' range; 0: none */
+  int embed8;   /* 1: an embedding of its own has 8-bit rows */
 } test_shape;
 
 enum { MAX_LAYERS = 4, POSITION_OFFSET = 2, MAX_POSITIONS = 2048 };
@@ -161,6 +162,15 @@ static inline test_model *model_create(const test_shape *s) {
   if (s->tied) {
     m->embed_in_head = 1;
     t->embed = t->head.w;
+  } else if (s->embed8) {
+    int8_t *codes = own(t, elements);
+    float *scale = random_vector(t, (size_t)s->vocab, 0.008f, 0.004f);
+    scale[1] = 0; /* a row of zeros */
+    t->embed = own(t, elements * sizeof(float));
+    for (size_t i = 0; i < elements; i++)
+      t->embed[i] = (float)(codes[i] = (int8_t)random_int(-127, 127)) * scale[i / (size_t)s->embed_dim];
+    m->embed = codes, m->embed_dtype = AGQ_I8, m->embed_bytes = elements;
+    m->embed_scale = scale, m->embed_scale_bytes = (size_t)s->vocab * sizeof(float);
   } else {
     uint16_t *stored = own(t, elements * 2);
     t->embed = own(t, elements * sizeof(float));

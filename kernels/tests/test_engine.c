@@ -34,6 +34,9 @@ static const test_shape shapes[] = {
     {"bloom, residual from norm, hadamard", BLOOM, SIZES(80, 2, 5, 5, 16, 160, 37, 80), .residual_from_norm = 1,
      .hadamard = 1, FLOAT},
     {"llama, W4A4, hadamard, clip", LLAMA, SIZES(128, 2, 4, 4, 32, 192, 50, 128), .hadamard = 1, .clip = 0.9f, W4(4)},
+    {"llama, 8-bit embedding, W4A8", LLAMA, SIZES(128, 2, 8, 2, 16, 192, 50, 128), .embed8 = 1, W4(8)},
+    {"opt, projections, 8-bit embedding of 33", .norm = AGQ_NORM_LAYER, .position = AGQ_POSITION_LEARNED, .bias = 1,
+     SIZES(48, 2, 4, 4, 12, 80, 40, 33), .activation = AGQ_ACTIVATION_RELU, .norm_after = 1, .embed8 = 1, FLOAT},
     {"llama, heads of 256, W4A8", LLAMA, SIZES(128, 1, 2, 1, 256, 192, 50, 128), .clip = 0.95f, W4(8)},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
@@ -197,6 +200,35 @@ static void expect_refused(const agq_model *m, const agq_options *o, const char 
   agq_engine_destroy(e);
 }
 
+/* An embedding of 8-bit rows: sizes and scales are looked at before anything is read by them. */
+static void embedding_errors(void) {
+  const test_shape shape = {"8-bit embedding", LLAMA, SIZES(64, 1, 2, 1, 32, 64, 21, 64), .embed8 = 1, FLOAT};
+  test_model *t = model_create(&shape);
+  const agq_options o = {1, 1, 32, 8, 8, 0};
+  agq_model m = t->m;
+  m.embed_bytes--;
+  expect_refused(&m, &o, "embed: has 1343 bytes");
+  m = t->m, m.embed = NULL;
+  expect_refused(&m, &o, "embed: missing");
+  m = t->m, m.embed_dtype = AGQ_U4;
+  expect_refused(&m, &o, "embed: elements");
+  m = t->m, m.embed_dtype = AGQ_BF16; /* twice the bytes that there are */
+  expect_refused(&m, &o, "embed: has 1344 bytes");
+  m = t->m, m.embed_scale = NULL;
+  expect_refused(&m, &o, "embed scales: missing");
+  m = t->m, m.embed_scale_bytes--;
+  expect_refused(&m, &o, "embed scales: has 83 bytes");
+  const float bad[] = {NAN, INFINITY, -1.0f};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    float scale[21];
+    memcpy(scale, t->m.embed_scale, sizeof scale);
+    scale[20] = bad[i];
+    m = t->m, m.embed_scale = scale;
+    expect_refused(&m, &o, "embed scales: that of row 20");
+  }
+  model_free(t);
+}
+
 static void errors(void) {
   test_model *t = model_create(&shapes[7]);
   agq_block blocks[MAX_LAYERS];
@@ -290,6 +322,7 @@ int main(void) {
   invariance(t, 550, 4);
   model_free(t);
   errors();
+  embedding_errors();
   printf("engine: checksum %016llx, %ld checks, %ld failed\n", (unsigned long long)checksum, test_checks,
          test_failures);
   return test_failures != 0;

@@ -221,6 +221,7 @@ def test_fingerprint(tmp_path: Path) -> None:
         ('{"format": 2}', "update agq|reads 1"),
         ('{"format": 1, "kv_bits": 7}', "kv_bits"),
         ('{"format": 1, "head_bits": true}', "head_bits"),
+        ('{"format": 1, "embed_bits": 4}', "embed_bits"),
         ('{"format": 1, "activations": []}', "activations"),
         ('{"format": 1, "activations": {"nope": {"bits": 4, "group_size": 32, "symmetric": true}}}', "nope"),
         ('{"format": 1, "activations": {"lm_head": {"bits": 3, "group_size": 32, "symmetric": true}}}', "lm_head"),

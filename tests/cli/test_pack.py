@@ -39,6 +39,8 @@ def test_options_reach_the_artifact(agq_cli, demo_model, tmp_path):
         (["--weights", "f8"], 2, "unknown weights `f8`"),
         (["--kv-bits", "5"], 2, "KV cache of 5 bits"),
         (["--head-bits", "5"], 2, "head of 5 bits"),
+        (["--embed-bits", "5"], 2, "embedding of 5 bits"),
+        (["--head-bits", "16", "--embed-bits", "8"], 2, "is its output head"),
         (["--target", "abacus"], 2, "abacus"),
         (["-o", "no/such/folder/x"], 1, "folder does not exist"),
         (["-o", "."], 1, "`.` exists"),

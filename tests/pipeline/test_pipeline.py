@@ -82,8 +82,9 @@ def test_pack_is_small_and_says_so(pipeline, agq_cli) -> None:
     assert agq_cli("verify", artifact).returncode == 0
     plain = pipeline.packed("W4A8", "gptq").stat().st_size
     assert plain < 0.5 * (pipeline.model / "model.safetensors").stat().st_size
-    # Rotations untie the output head: the embedding is stored in bf16 beside it.
-    assert artifact.stat().st_size - plain == pytest.approx(8192 * 256 * 2, rel=0.02)
+    # Rotations untie the output head: the embedding is stored beside it, 8-bit codes and a scale for each token.
+    assert info["embed_bits"] == 8
+    assert artifact.stat().st_size - plain == pytest.approx(8192 * (256 + 4), rel=0.02)
 
 
 def test_same_input_gives_the_same_bytes(pipeline, agq_cli, tmp_path: Path) -> None:

@@ -99,16 +99,26 @@ static int check_block(const agq_model *m, int i, message e) {
   return check_log2(m, i, e);
 }
 
-/* rows x columns elements of a float type in `bytes`. */
-static int check_matrix(const char *name, const void *data, int dtype, int64_t rows, int64_t columns, size_t bytes,
+/* rows x columns elements of `element` bytes in `bytes`; element 0: a type that no table has. */
+static int check_matrix(const char *name, const void *data, int element, int64_t rows, int64_t columns, size_t bytes,
                         message e) {
-  const int element = agq_float_bytes(dtype);
-  if (!element) return fail(e, AGQ_ERR_UNSUPPORTED, "%s: element type %d is not f32, f16 or bf16", name, dtype);
+  if (!element) return fail(e, AGQ_ERR_UNSUPPORTED, "%s: elements of a type that it cannot have", name);
   if (!data) return fail(e, AGQ_ERR_ARGUMENT, "%s: missing", name);
   const uint64_t need = (uint64_t)rows * (uint64_t)columns * (uint64_t)element; /* < 2^31 * 2^31 * 4 */
   if (need > bytes)
     return fail(e, AGQ_ERR_ARGUMENT, "%s: has %zu bytes, the shape needs %llu", name, bytes, (unsigned long long)need);
   return AGQ_OK;
+}
+
+static int check_embed(const agq_model *m, message e) {
+  const int quantized = m->embed_dtype == AGQ_I8, element = quantized ? 1 : agq_float_bytes(m->embed_dtype);
+  int status = check_matrix("embed", m->embed, element, m->vocab, m->embed_dim, m->embed_bytes, e);
+  if (status == AGQ_OK && quantized)
+    status = check_matrix("embed scales", m->embed_scale, sizeof(float), m->vocab, 1, m->embed_scale_bytes, e);
+  for (int i = 0; status == AGQ_OK && quantized && i < m->vocab; i++)
+    if (!isfinite(m->embed_scale[i]) || m->embed_scale[i] < 0)
+      status = fail(e, AGQ_ERR_ARGUMENT, "embed scales: that of row %d is not a finite number >= 0", i);
+  return status;
 }
 
 static int check_numbers(const agq_model *m, const agq_options *o, message e) {
@@ -165,7 +175,8 @@ static int check_positions(const agq_model *m, const agq_options *o, message e) 
   if (m->position_offset < 0 || (int64_t)m->position_offset + o->context > m->position_rows)
     return fail(e, AGQ_ERR_ARGUMENT, "position: a context of %d needs %lld rows, the model has %d", o->context,
                 (long long)m->position_offset + o->context, m->position_rows);
-  return check_matrix("position", m->position, m->position_dtype, m->position_rows, m->hidden, m->position_bytes, e);
+  return check_matrix("position", m->position, agq_float_bytes(m->position_dtype), m->position_rows, m->hidden,
+                      m->position_bytes, e);
 }
 
 static int check_ends(const agq_model *m, message e) {
@@ -177,8 +188,7 @@ static int check_ends(const agq_model *m, message e) {
   if (status == AGQ_OK && out) status = check_linear(&m->project_out, "project_out", m->embed_dim, m->hidden, e);
   if (status == AGQ_OK) status = check_linear(&m->head, "head", m->vocab, out ? m->embed_dim : m->hidden, e);
   if (status != AGQ_OK) return status;
-  if (!m->embed_in_head)
-    return check_matrix("embed", m->embed, m->embed_dtype, m->vocab, m->embed_dim, m->embed_bytes, e);
+  if (!m->embed_in_head) return check_embed(m, e);
   if (m->head.weight_dtype == AGQ_U4)
     return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from u4 weights");
   if (m->head.hadamard)

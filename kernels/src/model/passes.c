@@ -174,9 +174,13 @@ static void embed_task(void *arg, int thread, int begin, int end) {
   (void)thread;
   for (int t = begin; t < end; t++) {
     float *to = j->to + (size_t)t * j->ldto;
-    const size_t token = (size_t)j->tokens[t], bytes = (size_t)m->embed_dim * (size_t)agq_float_bytes(m->embed_dtype);
+    const size_t token = (size_t)j->tokens[t], dim = (size_t)m->embed_dim;
     if (m->embed_in_head) agq_panel_row(&m->head, (int)token, to);
-    else agq_to_float_row(m->embed_dtype, (const char *)m->embed + token * bytes, to, m->embed_dim);
+    else if (m->embed_dtype == AGQ_I8)
+      agq_scaled_row((const int8_t *)m->embed + token * dim, m->embed_scale[token], to, m->embed_dim);
+    else
+      agq_to_float_row(m->embed_dtype, (const char *)m->embed + token * dim * (size_t)agq_float_bytes(m->embed_dtype), to,
+                       m->embed_dim);
   }
 }
 

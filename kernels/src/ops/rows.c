@@ -25,6 +25,10 @@ void agq_to_float_row(int dtype, const void *x, float *y, int n) {
     for (int i = 0; i < n; i++) y[i] = agq_f16_float(((const uint16_t *)x)[i]);
 }
 
+void agq_scaled_row(const int8_t *x, float scale, float *y, int n) {
+  for (int i = 0; i < n; i++) y[i] = (float)x[i] * scale;
+}
+
 static void panel_row_i8(const agq_linear *l, int row, float *y) {
   const int k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group;
   const size_t panel = (size_t)row / AGQ_PANEL, lane = (size_t)row % AGQ_PANEL;
