@@ -253,6 +253,11 @@ class TransformOptions:
         scale: channels of the attention values and of the feed-forward's hidden layer by powers of two, so that none is
             much larger than the others. Not through GELU.
         scale_norms: the same for the inputs of q, k, v and gate, up, where the residual stream is not rotated.
+        shift: the mean of each channel is taken from the inputs of q, k, v, of gate, up and of o, through the biases before and
+            behind them: for models with biases (OPT, BLOOM).
+        finer: 4-bit inputs that lose too much (agq/quantization/transforms/finer.py) in groups of 32 or with 8 bits.
+        learn: steps of gradient descent by which the rotations are turned so that the ranges of the quantized groups become
+            smallest on calibration text; 0: they stay Hadamard matrices with random signs.
         r1: rotation of the residual stream (implies fold). r2: rotation of the values of each head.
         seed: of the rotations. seeds: seeds that are tried, from `seed` on; the best on calibration text is taken.
         permute: channels of the feed-forward's hidden layer dealt over the blocks of `hadamard` by their size; without such blocks
@@ -264,6 +269,9 @@ class TransformOptions:
     fold: bool = False
     scale: bool = False
     scale_norms: bool = False
+    shift: bool = False
+    finer: bool = False
+    learn: int = 0
     r1: bool = False
     r2: bool = False
     seed: int = 0
@@ -274,8 +282,9 @@ class TransformOptions:
 
     def __post_init__(self) -> None:
         structured.check_positive(self, "seeds")
-        if self.seed < 0:
-            raise AgqError(f"seed is {self.seed}, not 0 or a positive number")
+        for name in ("seed", "learn"):
+            if getattr(self, name) < 0:
+                raise AgqError(f"{name} is {getattr(self, name)}, not 0 or a positive number")
         if self.hadamard < 0 or self.hadamard & (self.hadamard - 1) or self.hadamard > 1 << 14:
             raise AgqError(f"a Hadamard block of {self.hadamard} is not available", hint="use a power of two, or 0 for none")
 
@@ -287,7 +296,8 @@ class TransformOptions:
     @property
     def measured(self) -> bool:
         """Some of it is decided on calibration text."""
-        return self.scale or self.scale_norms or self.permute or (self.seeds > 1 and (self.r1 or self.r2))
+        chosen = (self.seeds > 1 or self.learn > 0) and (self.r1 or self.r2)
+        return self.scale or self.scale_norms or self.shift or self.finer or self.permute or chosen
 
 
 @dataclass(frozen=True)

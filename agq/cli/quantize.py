@@ -176,6 +176,18 @@ def quantize(
             help="The same for what the norms put out, where the residual stream is not rotated.",
         ),
     ] = None,
+    shift: Annotated[
+        bool | None,
+        _option("--shift/--no-shift", panel=_TRANSFORMS, help="Take the mean from channels, through biases (OPT, BLOOM). Costs nothing at run time."),
+    ] = None,
+    rot_steps: Annotated[
+        int | None,
+        _option("--rot-steps", panel=_TRANSFORMS, min=0, help="Steps of learning the rotations on calibration text; 0: none."),
+    ] = None,
+    finer: Annotated[
+        bool | None,
+        _option("--finer/--no-finer", panel=_TRANSFORMS, help="4-bit inputs that lose too much in groups of 32, or with 8 bits."),
+    ] = None,
     hadamard: Annotated[
         int | None,
         _option(
@@ -346,6 +358,9 @@ def quantize(
         "rot_seeds": rot_seeds,
         "scale": scale,
         "scale_norms": scale_norms,
+        "shift": shift,
+        "rot_steps": rot_steps,
+        "finer": finer,
         "hadamard": hadamard,
         "permute": permute,
         "bake_embed_norm": bake_embed_norm,
@@ -420,11 +435,14 @@ def _transforms_text(plan: Plan) -> str | None:
         for name, done in (
             ("scale", options.scale),
             ("scale-norms", options.scale_norms and "scale_norms" not in allowed.skipped and allowed.r1 is None),
+            ("shift", options.shift and "shift" not in allowed.skipped),
             ("r1", allowed.r1 is not None),
             ("r2", allowed.r2 is not None),
+            (f"rotations learned in {options.learn} steps", options.learn > 0 and (allowed.r1 is not None or allowed.r2 is not None)),
             ("permute", options.permute),
             (f"hadamard {allowed.hadamard}", allowed.hadamard > 0),
             ("bake-embed-norm", allowed.bake_embed_norm),
+            ("finer", options.finer),
         )
         if done
     ]

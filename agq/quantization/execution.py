@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,13 @@ from agq.quantization.agile.stage import static_activations
 from agq.quantization.checks import available_memory, check_memory
 from agq.quantization.encode import TORCH_DTYPES, decode, decode_codes, encode, store_float
 from agq.quantization.state import WorkFolder
+from agq.quantization.transforms.finer import finer_recipe
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
 from agq.quantization.transforms.search import make_plan
 from agq.quantization.tune import ScaleTuner, TunedLinear, tune_scales
 from agq.quantization.walk import LayerReport, Progress, QuantizedLinear, walk
-from agq.quantization.writer import Written, write_folder
+from agq.quantization.writer import Written, module_schemes, write_folder
 
 if TYPE_CHECKING:
     from agq.quantization.pipeline import Plan
@@ -100,6 +101,8 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
     make = _FileTensors(work.path, check_memory(plan.needs, available_memory()), plan.device)
     try:
         transforms = _transforms(plan, work, windows, make, progress)
+        plan = _finer(plan, transforms)
+        recipe = plan.recipe
         parameters = TransformedParameters(checkpoint, transforms, plan.device)
         _walk(plan, parameters, work, windows, make, progress)
         statics = None
@@ -143,6 +146,15 @@ def _transforms(
     make.remove()
     made.save(path)
     return made
+
+
+def _finer(plan: Plan, transforms: TransformPlan) -> Plan:
+    """The plan with the finer formats that were found necessary as overrides."""
+    if not transforms.formats:
+        return plan
+    parts = plan.checkpoint.parts
+    recipe = finer_recipe(plan.recipe, dict(transforms.formats), list(parts.blocks()))
+    return replace(plan, recipe=recipe, schemes=module_schemes(parts, recipe))
 
 
 def _walk(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from agq.checkpoint import Checkpoint
 from agq.models import parts as parts_of
+from agq.quantization.encode import TORCH_DTYPES
 from agq.quantization.transforms.hadamard import basis, fwht, mean_keeping_rotation, random_rotation, random_signs
 from agq.quantization.transforms.plan import TransformPlan
 from agq.reference.block import Linear
@@ -76,9 +77,12 @@ class TransformedParameters(Parameters):
     def input(self, index: int, place: str, x: Tensor) -> Tensor:
         """What the linears at a place of a block multiply, the online transform included, where those of the model without
         exponents, rotations and permutation read x, float32 [..., channels]."""
+        shift = self._shift(place, index)
+        if shift is not None:
+            x = x - (self.to_query_heads(shift) if place == "o" else shift)
         scale = self._exponents(place, index)
         if scale is not None:
-            x = x / (self._to_query_heads(scale) if place == "o" else scale)
+            x = x / (self.to_query_heads(scale) if place == "o" else scale)
         if place in ("attention", "mlp"):
             return x if self.r1 is None else x @ self.r1
         if place == "o" and self.plan.r2 is not None:
@@ -107,13 +111,25 @@ class TransformedParameters(Parameters):
         if self.plan.r1 is None:
             return None
         make = mean_keeping_rotation if self.source.norm == "layer" else random_rotation
-        return make(self.source.hidden, self.plan.r1, "r1").float().to(self.device)
+        rotation = make(self.source.hidden, self.plan.r1, "r1").float()
+        if self.plan.turns1 is not None:
+            rotation = rotation @ torch.block_diag(*torch.from_numpy(self.plan.turns1))
+        return rotation.to(self.device)
 
     def r2(self, index: int) -> Tensor:
         """P of each key/value head of a block, float32 [kv_heads, head_dim, head_dim]: values v become v P."""
         heads, width = self.source.kv_heads, self.source.head_dim
         signs = random_signs(self.plan.r2, f"r2.{index}", heads * width).reshape(heads, width, 1)
-        return (signs * basis(width)).float().to(self.device)
+        rotations = (signs * basis(width)).float()
+        if self.plan.turns2 is not None:
+            rotations = rotations @ torch.from_numpy(self.plan.turns2[index])
+        return rotations.to(self.device)
+
+    def _shift(self, place: str, index: int) -> Tensor | None:
+        """What is subtracted from the channels at a place of a block, float32; None: nothing."""
+        if place not in self.plan.shifts:
+            return None
+        return torch.from_numpy(self.plan.shifts[place][index]).to(self.device)
 
     def _exponents(self, place: str, index: int) -> Tensor | None:
         """2^e of the channels at a place of a block, float32; None where nothing is scaled."""
@@ -139,21 +155,13 @@ class TransformedParameters(Parameters):
         return self.plan.fold and self.checkpoint.has(f"{module}.weight")
 
     def _weight(self, index: int, role: str, module: str) -> Tensor:
-        weight = self._raw(f"{module}.weight")
         if role in _READS:
-            norm = self._norm_of(index, role)
-            if self._folds(norm):
-                weight = weight * self._raw(f"{norm}.weight")
-            scale = self._exponents(_READS[role], index)
-            if scale is not None:
-                weight = weight * scale
-            if self.r1 is not None:
-                weight = weight @ self.r1
-            return self._outputs(index, role, weight)
+            return self._outputs(index, role, self._reading(index, role, module))
+        weight = self._raw(f"{module}.weight")
         place = "o" if role == "o" else "down"
         scale = self._exponents(place, index)
         if scale is not None:
-            weight = weight * (self._to_query_heads(scale) if role == "o" else scale)
+            weight = weight * (self.to_query_heads(scale) if role == "o" else scale)
         if role == "o" and self.plan.r2 is not None:
             spec = self.source
             heads = weight.reshape(-1, spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
@@ -166,13 +174,35 @@ class TransformedParameters(Parameters):
                 weight = fwht(weight, self.plan.hadamard)
         return self._residual_rows(weight.t()).t().contiguous()
 
+    def _reading(self, index: int, role: str, module: str) -> Tensor:
+        """The weight of a linear that reads a norm, with what is done to its inputs."""
+        weight = self._raw(f"{module}.weight")
+        norm = self._norm_of(index, role)
+        if self._folds(norm):
+            weight = weight * self._raw(f"{norm}.weight")
+        scale = self._exponents(_READS[role], index)
+        if scale is not None:
+            weight = weight * scale
+        return weight if self.r1 is None else weight @ self.r1
+
     def _bias(self, index: int, role: str, module: str) -> Tensor:
         bias = self._raw(f"{module}.bias")
         if role not in _READS:
+            shift = self._shift("o", index) if role == "o" else None
+            if shift is not None:
+                bias = bias + self._raw(f"{module}.weight") @ self.to_query_heads(shift)
             return self._residual_rows(bias)
         norm = self._norm_of(index, role)
         if self._folds(norm) and self.checkpoint.has(f"{norm}.bias"):
             bias = bias + self._raw(f"{module}.weight") @ self._raw(f"{norm}.bias")
+        if self._shift(_READS[role], index) is not None:
+            taken = self._norm_bias(norm, shifted=False) - self._norm_bias(norm, shifted=True)
+            bias = bias + self._reading(index, role, module) @ taken
+        if role in ("v", "qkv") and (shift := self._shift("o", index)) is not None:
+            spec = self.source
+            bias = bias.reshape(spec.kv_heads, 3 if role == "qkv" else 1, spec.head_dim).clone()
+            bias[:, -1] -= shift.reshape(spec.kv_heads, spec.head_dim)
+            bias = bias.reshape(-1)
         return self._outputs(index, role, bias)
 
     def _outputs(self, index: int, role: str, rows: Tensor) -> Tensor:
@@ -200,7 +230,7 @@ class TransformedParameters(Parameters):
             return rows if order is None else rows[order].contiguous()
         return rows
 
-    def _to_query_heads(self, channels: Tensor) -> Tensor:
+    def to_query_heads(self, channels: Tensor) -> Tensor:
         """[kv_heads * head_dim] -> [heads * head_dim]: the query heads of a group read the same values."""
         spec = self.source
         return (
@@ -234,12 +264,32 @@ class TransformedParameters(Parameters):
         return self._raw(name) if self.checkpoint.has(name) else None
 
     def _norm_tensor(self, module: str, leaf: str) -> Tensor:
-        value = self._raw(f"{module}.{leaf}")
+        if leaf == "bias":
+            return self._norm_bias(module, shifted=True)
+        gain = self._raw(f"{module}.{leaf}")
         if self.plan.fold:
-            value = torch.ones_like(value) if leaf == "weight" else torch.zeros_like(value)
+            gain = torch.ones_like(gain)
         index, place = self._norms[module]
         scale = self._exponents(place, index)
-        return value if scale is None else value / scale
+        return gain if scale is None else gain / scale
+
+    def _norm_bias(self, module: str, shifted: bool) -> Tensor:
+        """Bias of a norm before a block's linears; shifted: less what is taken from the channels, rounded as it will be stored, so that
+        the readers' biases can add exactly that again."""
+        name = f"{module}.bias"
+        bias = self._raw(name)
+        if self.plan.fold:
+            bias = torch.zeros_like(bias)
+        index, place = self._norms[module]
+        shift = self._shift(place, index) if shifted else None
+        if shift is not None:
+            bias = bias - shift
+        scale = self._exponents(place, index)
+        if scale is not None:
+            bias = bias / scale
+        if self.r1 is not None:
+            bias = bias @ self.r1
+        return bias if shift is None else bias.to(TORCH_DTYPES[self.checkpoint.dtype(name)]).float()
 
     def _final_norm(self, leaf: str) -> Tensor:
         """The gain goes into the head where the residual stream is rotated; the head has no bias, so the norm keeps its own."""

@@ -25,6 +25,8 @@ FORMAT = "agq-transforms-1"
 SCALABLE = ("silu_gated", "relu")
 # Places at which channels are scaled by powers of two, by what reads them.
 PLACES = ("attention", "o", "mlp", "down")
+# Places whose channels can be shifted: a norm's bias or that of the values takes the shift away, the readers' biases add it again.
+SHIFTED_PLACES = ("attention", "o", "mlp")
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,28 @@ class TransformPlan:
     exponents: place -> int8 [layers, channels]: the channel's values are divided by 2^e and the reading columns multiplied.
         Places: "attention" and "mlp" (what q, k, v and gate, up read; [hidden]), "o" (the values of each key/value head;
         [kv_heads * head_dim]), "down" ([ffn]).
+    shifts: place -> float32 [layers, channels] (places as above, not "down"): what is subtracted from the channels before anything
+        else, and added again through the biases of what reads them (Outlier Suppression+, arXiv 2304.09145).
     r1, r2: seeds of the rotation of the residual stream and of the values of each key/value head; None: none.
+    turns1, turns2: learned rotations after those of r1 and r2, float32 [blocks, b, b] of consecutive channels of the residual stream
+        and [layers, kv_heads, head_dim, head_dim]; None: none.
     permutation: int32 [layers, ffn] or None: channel j of down's input is channel permutation[j] of the original.
     hadamard: block length of the Walsh-Hadamard transform of down's input, computed at run time; 0: none.
+    formats: "<block>.<place>" -> a finer format of that input than the recipe's (agq/quantization/transforms/finer.py).
     skipped: step -> why the model does not allow it, or what was done instead.
     """
 
     fold: bool = False
     bake_embed_norm: bool = False
     exponents: Mapping[str, np.ndarray] = field(default_factory=dict)
+    shifts: Mapping[str, np.ndarray] = field(default_factory=dict)
     r1: int | None = None
     r2: int | None = None
+    turns1: np.ndarray | None = None
+    turns2: np.ndarray | None = None
     permutation: np.ndarray | None = None
     hadamard: int = 0
+    formats: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -59,6 +70,7 @@ class TransformPlan:
             self.fold
             or self.bake_embed_norm
             or self.exponents
+            or self.shifts
             or self.r1 is not None
             or self.r2 is not None
             or self.permutation is not None
@@ -81,10 +93,13 @@ class TransformPlan:
             "fold": self.fold,
             "bake_embed_norm": self.bake_embed_norm,
             "scaled": sorted(self.exponents),
+            "shifted": sorted(self.shifts),
             "r1": self.r1,
             "r2": self.r2,
+            "learned": self.turns1 is not None or self.turns2 is not None,
             "permuted": self.permutation is not None,
             "hadamard": self.hadamard,
+            "formats": dict(self.formats),
             "skipped": dict(self.skipped),
         }
 
@@ -93,6 +108,10 @@ class TransformPlan:
         arrays = {
             f"exponents.{place}": ("I8", np.asarray(value, np.int8)) for place, value in sorted(self.exponents.items())
         }
+        arrays.update({f"shifts.{place}": ("F32", np.asarray(value, np.float32)) for place, value in sorted(self.shifts.items())})
+        for name in ("turns1", "turns2"):
+            if (value := getattr(self, name)) is not None:
+                arrays[name] = ("F32", np.asarray(value, np.float32))
         if self.permutation is not None:
             arrays["permutation"] = ("I32", np.asarray(self.permutation, np.int32))
         entries = [
@@ -113,10 +132,14 @@ class TransformPlan:
             fold=values["fold"],
             bake_embed_norm=values["bake_embed_norm"],
             exponents={place: arrays[f"exponents.{place}"] for place in values["scaled"]},
+            shifts={place: arrays[f"shifts.{place}"] for place in values["shifted"]},
             r1=values["r1"],
             r2=values["r2"],
+            turns1=arrays.get("turns1"),
+            turns2=arrays.get("turns2"),
             permutation=arrays.get("permutation"),
             hadamard=values["hadamard"],
+            formats=values["formats"],
             skipped=values["skipped"],
         )
 
@@ -139,6 +162,8 @@ def feasible(checkpoint: Checkpoint, options: TransformOptions) -> TransformPlan
         skipped["scale_norms"] = "the norms have no gains"
     if options.scale and spec.activation not in SCALABLE:
         skipped["scale"] = f"the feed-forward's hidden layer is not scaled through {spec.activation}; the attention values are"
+    if options.shift and (reason := _no_shift(spec)):
+        skipped["shift"] = reason
     bake = options.bake_embed_norm and spec.embed_norm and "fold" not in skipped
     r1 = options.r1 and "r1" not in skipped
     if r1 and spec.projected:
@@ -175,6 +200,18 @@ def _no_folding(checkpoint: Checkpoint) -> str | None:
         if gain.min() < 1e-4 * gain.max():
             return "the final norm has gains next to zero: its bias cannot be carried over"
     return None
+
+
+def _no_shift(spec: ModelSpec) -> str | None:
+    """Why no channel of this model can be shifted; None where some can."""
+    return None if shifted_places(spec) else "the model has no biases that could take up a shift"
+
+
+def shifted_places(spec: ModelSpec) -> tuple[str, ...]:
+    """Places whose channels can be shifted: where both the writer and the readers have biases."""
+    norms = spec.norm == "layer" and spec.norm_affine and not (spec.norm_after or spec.residual_from_norm)
+    allowed = {"attention": norms and spec.attention_bias, "o": spec.attention_bias, "mlp": norms and spec.mlp_bias}
+    return tuple(place for place in SHIFTED_PLACES if allowed[place])
 
 
 def _check_block(size: int, ffn: int) -> None:

@@ -23,9 +23,11 @@ from agq.checkpoint import Checkpoint
 from agq.models import ModelSpec
 from agq.quantization.quantizers import dequantize_weight, fake_quantize, quantize_weight, weight_grid
 from agq.quantization.stages import HiddenStates
+from agq.quantization.transforms.finer import judge
+from agq.quantization.transforms.learn import WHOLE, learn_residual, learn_values
 from agq.quantization.transforms.parameters import TransformedParameters
-from agq.quantization.transforms.plan import PLACES, SCALABLE, TransformPlan, feasible
-from agq.recipe import Recipe
+from agq.quantization.transforms.plan import PLACES, SCALABLE, TransformPlan, feasible, shifted_places
+from agq.recipe import Recipe, Scheme
 from agq.reference.attention import Positions
 from agq.reference.block import Block
 from agq.reference.decoder import Embedding
@@ -42,10 +44,11 @@ LARGEST_EXPONENT = 15
 
 @dataclass
 class Input:
-    """What the linears at a place read. sample: float32 [SAMPLE_TOKENS, channels]; energy: mean of x^2, float64 [channels]."""
+    """What the linears at a place read. sample: float32 [SAMPLE_TOKENS, channels]; energy, mean: of x^2 and of x, float64 [channels]."""
 
     sample: Tensor
     energy: Tensor
+    mean: Tensor
 
 
 def make_plan(
@@ -82,6 +85,13 @@ class _Search:
             places += ["attention", "mlp"]
         self.exponents = {place: np.zeros((spec.layers, widths[place]), np.int8) for place in PLACES if place in places}
         self.permutation = np.tile(np.arange(spec.ffn, dtype=np.int32), (spec.layers, 1)) if options.permute else None
+        shifted = [place for place in shifted_places(spec) if self._scheme(0, place) is not None] if options.shift else []
+        self.shifts = {place: np.zeros((spec.layers, widths[place]), np.float32) for place in shifted}
+        # What the rotation of the residual stream is learned on: a sample of each input and the weight of its error.
+        self.residual: list[Tensor] = []
+        self.weights: list[float] = []
+        self.values: list[Tensor | None] = []
+        self.formats: dict[str, str] = {}
         self.seeds: list[int] = []
         if options.seeds > 1 and (plan.r1 is not None or plan.r2 is not None):
             self.seeds = list(range(options.seed, options.seed + options.seeds))
@@ -100,12 +110,18 @@ class _Search:
         for index in range(spec.layers):
             block = source.block(index)
             inputs = _gather(block, hidden, positions)
+            for place in self.shifts:
+                self._choose_shift(index, place, inputs[place])
             for place in self.exponents:
                 self._choose_exponents(source, index, place, inputs[place])
             if self.permutation is not None:
                 self._choose_permutation(index, inputs["down"].energy)
             for seed in self.seeds:
                 self.errors[seed] += self._error_of_seed(source, index, seed, inputs)
+            if self.recipe.transforms.finer:
+                self._judge(index, inputs, progress)
+            if self.recipe.transforms.learn:
+                self._keep(source, index, inputs)
             progress(f"transformations of block {index + 1} of {spec.layers} decided")
         plan = self._current()
         if self.seeds:
@@ -113,17 +129,81 @@ class _Search:
             plan = replace(
                 plan, r1=None if plan.r1 is None else best, r2=None if plan.r2 is None else best
             )
-        return plan
+        return self._learn(plan, progress) if self.recipe.transforms.learn else plan
 
     def _current(self) -> TransformPlan:
-        return replace(self.plan, exponents=self.exponents, permutation=self.permutation)
+        return replace(self.plan, exponents=self.exponents, shifts=self.shifts, permutation=self.permutation, formats=self.formats)
+
+    def _scheme(self, index: int, place: str) -> Scheme | None:
+        """The scheme of the linears at a place, where their inputs are quantized."""
+        scheme = self.recipe.scheme_for(self._modules(index, place)[0])
+        return scheme if scheme is not None and scheme.activations.bits < 16 else None
+
+    def _judge(self, index: int, inputs: dict[str, Input], progress: Callable[[str], None]) -> None:
+        """Gives 4-bit inputs of a block a finer format where they need one, with rotations as the seed makes them."""
+        candidate = TransformedParameters(self.checkpoint, self._current(), self.device)
+        block = self.checkpoint.parts.block(index)
+        for place in PLACES:
+            scheme = self._scheme(index, place)
+            if scheme is None or scheme.activations.bits != 4:
+                continue
+            x = candidate.input(index, place, inputs[place].sample)
+            if verdict := judge(candidate, block, place, x, scheme.activations, self._clip(scheme)):
+                self.formats[f"{index}.{place}"] = verdict.format
+                progress(f"block {index + 1}: input of {', '.join(block.groups[PLACES.index(place)])} in {verdict.format}: {verdict.reason}")
+
+    # ---- learned rotations
+
+    def _keep(self, source: TransformedParameters, index: int, inputs: dict[str, Input]) -> None:
+        """Keeps what the rotations are learned on, before the rotations."""
+        plan = replace(self._current(), r1=None, r2=None)
+        candidate = TransformedParameters(self.checkpoint, plan, self.device)
+        thin = max(1, self.checkpoint.spec.hidden // WHOLE)
+        values = self.plan.r2 is not None and self._scheme(index, "o") is not None
+        self.values.append(candidate.input(index, "o", inputs["o"].sample[::thin]).cpu() if values else None)
+        for place in ("attention", "mlp"):
+            if self.plan.r1 is None or self._scheme(index, place) is None:
+                continue
+            x = candidate.input(index, place, inputs[place].sample[::thin])
+            weights = [source.tensor(f"{module}.weight") for module in self._modules(index, place)]
+            noise = [float(w.square().sum() / (x @ w.t()).square().mean(dim=0).sum()) for w in weights]
+            self.residual.append(x.cpu())
+            self.weights.append(sum(noise) / len(noise))
+
+    def _learn(self, plan: TransformPlan, progress: Callable[[str], None]) -> TransformPlan:
+        """Turns the rotations of a plan that is complete otherwise."""
+        spec, steps = self.checkpoint.spec, self.recipe.transforms.learn
+        rotated = TransformedParameters(self.checkpoint, plan, self.device)
+        group = self.recipe.scheme.activations.group_size
+        if self.residual:
+            samples = [sample.to(self.device) @ rotated.r1 for sample in self.residual]
+            turns = learn_residual(samples, self.weights, _group(group, spec.hidden), steps, spec.norm == "layer")
+            plan = replace(plan, turns1=turns.numpy())
+            progress("rotation of the residual stream learned")
+        if any(value is not None for value in self.values):
+            turns = []
+            for index, sample in enumerate(self.values):
+                if sample is None:
+                    turns.append(torch.eye(spec.head_dim).expand(spec.kv_heads, -1, -1))
+                    continue
+                heads = sample.to(self.device).reshape(-1, spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
+                x = torch.einsum("tkgd,kde->tkge", heads, rotated.r2(index)).reshape(sample.shape)
+                turns.append(learn_values(x, _group(group, x.shape[1]), steps, spec.kv_heads, spec.head_dim))
+            plan = replace(plan, turns2=torch.stack(turns).numpy())
+            progress("rotations of the values learned")
+        return plan
 
     # ---- one block
 
     def _choose_exponents(self, source: TransformedParameters, index: int, place: str, found: Input) -> None:
         spec = self.checkpoint.spec
         weights = torch.cat([source.tensor(f"{module}.weight") for module in self._modules(index, place)])
-        energy, columns = found.energy, weights.square().sum(dim=0, dtype=torch.float64)
+        energy = found.energy
+        if place in self.shifts:  # of what is left: E[(x - c)^2] = E[x^2] - 2 c E[x] + c^2
+            shift = torch.from_numpy(self.shifts[place][index]).double().to(energy.device)
+            shift = source.to_query_heads(shift) if place == "o" else shift
+            energy = (energy - 2 * shift * found.mean + shift.square()).clamp(min=0)
+        columns = weights.square().sum(dim=0, dtype=torch.float64)
         if place == "o":
             energy = _by_value_channel(energy, spec).mean(dim=1).reshape(-1)
             columns = _by_value_channel(columns, spec).sum(dim=1).reshape(-1)
@@ -134,6 +214,12 @@ class _Search:
             if error < least:
                 best, least = self.exponents[place][index].copy(), error
         self.exponents[place][index] = best
+
+    def _choose_shift(self, index: int, place: str, found: Input) -> None:
+        mean = found.mean
+        if place == "o":
+            mean = _by_value_channel(mean, self.checkpoint.spec).mean(dim=1).reshape(-1)
+        self.shifts[place][index] = mean.float().cpu().numpy()
 
     def _choose_permutation(self, index: int, energy: Tensor) -> None:
         """Channels in falling order of size; with a block transform dealt over its blocks forwards and backwards in turn (arXiv
@@ -204,9 +290,14 @@ def _gather(block: Block, hidden: HiddenStates, positions: Positions) -> dict[st
         for place, x in zip(PLACES, inputs.values(), strict=True):
             x = x.reshape(-1, x.shape[-1])
             samples[place].append(x[here.to(x.device)])
-            squares = x.square().sum(dim=0, dtype=torch.float64)
-            sums[place] = sums[place] + squares if place in sums else squares
-    return {place: Input(torch.cat(samples[place]), sums[place] / total) for place in PLACES}
+            both = torch.stack((x.square().sum(dim=0, dtype=torch.float64), x.sum(dim=0, dtype=torch.float64)))
+            sums[place] = sums[place] + both if place in sums else both
+    return {place: Input(torch.cat(samples[place]), *(sums[place] / total)) for place in PLACES}
+
+
+def _group(size: int, channels: int) -> int:
+    """A group size that divides the channels, or -1."""
+    return size if size > 0 and channels % size == 0 else -1
 
 
 def _by_value_channel(channels: Tensor, spec: ModelSpec) -> Tensor:
