@@ -7,13 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
+from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan, feasible
 from agq.recipe import TransformOptions
 from agq.reference.decoder import ReferenceModel
-from tests.transforms.transform_support import SHAPES, logits, plan_of, random_exponents, random_model, relative_error, tokens
+from tests.transforms.transform_support import (
+    SHAPES,
+    logits,
+    plan_of,
+    random_exponents,
+    random_model,
+    random_shifts,
+    random_turns,
+    relative_error,
+    tokens,
+)
 
 STEPS = {
     "fold": {"fold": True},
@@ -49,8 +61,24 @@ def test_everything_at_once(folders: dict[str, Path], name: str) -> None:
     draw = np.random.default_rng(0)
     order = np.stack([draw.permutation(checkpoint.spec.ffn) for _ in range(checkpoint.spec.layers)]).astype(np.int32)
     plan = replace(plan, exponents=random_exponents(checkpoint, tuple(places)), permutation=order)
+    plan = replace(plan, shifts=random_shifts(checkpoint), **random_turns(checkpoint, plan))
     expected = ReferenceModel(checkpoint).logits(tokens())
     assert relative_error(logits(checkpoint, plan, tokens()), expected) < 1e-4
+
+
+@pytest.mark.parametrize("r1", [False, True])
+@pytest.mark.parametrize("name", ["llama-bias", "opt", "bloom"])
+def test_shifts_are_exact_in_stored_formats(tmp_path: Path, name: str, r1: bool) -> None:
+    """A norm's bias is rounded when it is stored, and the readers' biases add what was really taken away."""
+    checkpoint, plan = plan_of(random_model(tmp_path / "model", name, dtype=torch.bfloat16), r1=r1, bake_embed_norm=r1)
+    shifts = {place: 10 * value for place, value in random_shifts(checkpoint).items()}
+    assert set(shifts) == ({"o"} if name == "llama-bias" else {"attention", "o", "mlp"})
+    parameters = TransformedParameters(checkpoint, replace(plan, shifts=shifts))
+    if name != "llama-bias":
+        bias = parameters.tensor(f"{checkpoint.parts.block(1).attn_norm}.bias")
+        assert torch.equal(bias, bias.bfloat16().float()) and float(bias.abs().max()) > 5
+    expected = ReferenceModel(checkpoint).logits(tokens())
+    assert relative_error(ReferenceModel(checkpoint, parameters=parameters).logits(tokens()), expected) < 2e-4
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-gqa", "llama-bias", "opt", "opt-350m", "bloom"])
@@ -80,6 +108,8 @@ def test_permutation_alone(folders: dict[str, Path]) -> None:
     ("opt-no-bias", "fold", "no biases"),
     ("bloom-residual", "r1", "starts at the norms' outputs"),
     ("bloom", "r1", "bake_embed_norm"),
+    ("llama", "shift", "no biases"),
+    ("opt-no-bias", "shift", "no biases"),
 ])
 def test_steps_that_a_model_does_not_allow_are_named(folders: dict[str, Path], name: str, step: str, reason: str) -> None:
     _, plan = plan_of(folders[name], **{step: True})
@@ -97,6 +127,7 @@ def test_saved_plan_is_the_same(folders: dict[str, Path], tmp_path: Path) -> Non
     checkpoint, plan = plan_of(folders["llama-gqa"], fold=True, r1=True, r2=True, hadamard=32)
     order = np.tile(np.arange(checkpoint.spec.ffn)[::-1], (2, 1)).astype(np.int32)
     plan = replace(plan, exponents=random_exponents(checkpoint, ("o", "down")), permutation=order)
+    plan = replace(plan, **random_turns(checkpoint, plan), formats={"1.down": "groups of 32"})
     plan.save(tmp_path / "plan")
     loaded = TransformPlan.load(tmp_path / "plan")
     assert loaded.to_dict() == plan.to_dict()

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from agq.checkpoint import Checkpoint, open_checkpoint
+from agq.quantization.transforms.learn import cayley
 from agq.quantization.transforms.parameters import TransformedParameters
-from agq.quantization.transforms.plan import TransformPlan, feasible
+from agq.quantization.transforms.plan import TransformPlan, feasible, shifted_places
 from agq.recipe import TransformOptions
 from agq.reference.decoder import ReferenceModel
 
@@ -32,8 +33,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def random_model(folder: Path, name: str, layers: int = 2) -> Path:
-    """The model `name` of SHAPES as a Hugging Face folder in float32."""
+def random_model(folder: Path, name: str, layers: int = 2, dtype: torch.dtype = torch.float32) -> Path:
+    """The model `name` of SHAPES as a Hugging Face folder."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     values = dict(SHAPES[name])
@@ -50,7 +51,7 @@ def random_model(folder: Path, name: str, layers: int = 2) -> Path:
                 value.copy_(torch.randn_like(value) * 0.2)
             else:
                 value.copy_(torch.randn_like(value) * (0.5 if "embed" in key else 1.5 / value.shape[-1] ** 0.5))
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     return folder
 
 
@@ -64,6 +65,29 @@ def random_exponents(checkpoint: Checkpoint, places: tuple[str, ...], seed: int 
     widths = {"attention": spec.hidden, "mlp": spec.hidden, "o": spec.kv_size, "down": spec.ffn}
     draw = np.random.default_rng(seed)
     return {place: draw.integers(-3, 4, (spec.layers, widths[place])).astype(np.int8) for place in places}
+
+
+def random_shifts(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Shifts of all channels that can be shifted."""
+    spec = checkpoint.spec
+    draw = np.random.default_rng(5)
+    return {
+        place: draw.normal(size=(spec.layers, spec.kv_size if place == "o" else spec.hidden)).astype(np.float32)
+        for place in shifted_places(spec)
+    }
+
+
+def random_turns(checkpoint: Checkpoint, plan: TransformPlan) -> dict[str, np.ndarray | None]:
+    """Rotations in the place of learned ones, where the plan rotates: the residual stream's in two blocks."""
+    spec = checkpoint.spec
+    generator = torch.Generator().manual_seed(2)
+    half, width = spec.hidden // 2, spec.head_dim
+    turns1 = cayley(torch.randn(2, half, half, generator=generator), keep_mean=spec.norm == "layer")
+    turns2 = cayley(torch.randn(spec.layers, spec.kv_heads, width, width, generator=generator))
+    return {
+        "turns1": turns1.numpy() if plan.r1 is not None else None,
+        "turns2": turns2.numpy() if plan.r2 is not None else None,
+    }
 
 
 def logits(checkpoint: Checkpoint, plan: TransformPlan, ids: np.ndarray) -> np.ndarray:

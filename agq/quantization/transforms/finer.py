@@ -26,9 +26,9 @@ from agq.quantization.transforms.plan import PLACES
 from agq.recipe import ActivationScheme, Override, Recipe
 
 # Root mean square error of the attention scores of a block, in nats.
-SCORE_NOISE = 0.25
+SCORE_NOISE = 0.2
 # Mean square error of a layer's outputs over their variance.
-OUTPUT_ERROR = 0.015
+OUTPUT_ERROR = 0.01
 SMALL_GROUP = 32
 # Formats as a plan keeps them.
 EIGHT_BITS, SMALL_GROUPS = "8 bits", f"groups of {SMALL_GROUP}"
