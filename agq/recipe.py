@@ -259,6 +259,8 @@ class TransformOptions:
         learn: steps of gradient descent by which the rotations are turned so that the ranges of the quantized groups become
             smallest on calibration text; 0: they stay Hadamard matrices with random signs.
         r1: rotation of the residual stream (implies fold). r2: rotation of the values of each head.
+        r1_layernorm: r1 and r2 for models with LayerNorm alone (OPT), whose loud channels powers of two do not tame with 8-bit inputs;
+            not where a norm of the embeddings would have to be baked (BLOOM).
         seed: of the rotations. seeds: seeds that are tried, from `seed` on; the best on calibration text is taken.
         permute: channels of the feed-forward's hidden layer dealt over the blocks of `hadamard` by their size; without such blocks
             sorted by it, so that a group holds channels of one size.
@@ -274,6 +276,7 @@ class TransformOptions:
     learn: int = 0
     r1: bool = False
     r2: bool = False
+    r1_layernorm: bool = False
     seed: int = 0
     seeds: int = 1
     permute: bool = False

@@ -93,6 +93,8 @@ def adjust_transforms(
     """
     if rotate is not None:
         options = replace(options, fold=rotate, r1=rotate, r2=rotate, bake_embed_norm=rotate)
+    if rotate is not None or r1 is not None:
+        options = replace(options, r1_layernorm=False)
     return _changed(
         options,
         fold=True if r1 else None,

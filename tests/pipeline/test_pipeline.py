@@ -14,7 +14,7 @@ import pytest
 from tests.support import last_object
 
 # scheme: perplexity relative to the unquantized model, lower and upper bound. Upper: the project's targets for a model of this size.
-BOUNDS = {"W8A8": (0.997, 1.003), "W4A8": (1.003, 1.045), "W4A4": (1.05, 1.18)}
+BOUNDS = {"W8A8": (0.997, 1.003), "W4A8": (1.003, 1.045), "W4A4": (1.05, 1.12)}
 # Largest difference of packed file and folder. With 4-bit activations a code that lies next to a tie flips by the last bit of a float:
 # the reference itself, its embeddings changed by 2e-7, gives perplexities 0.25 % apart (standard deviation) on these 17,000 tokens.
 AGREEMENT = {"W8A8": 0.002, "W4A8": 0.002, "W4A4": 0.0075}

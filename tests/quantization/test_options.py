@@ -101,7 +101,7 @@ def test_command_line(agq_cli, short_model: Path, tmp_path: Path) -> None:
     assert values["method"] == "gptaq" and values["gptq"]["alpha"] == 0.5 and values["kv_bits"] == 4
     assert values["act_clip_search"] is True
     assert values["transforms"] == {
-        "fold": True, "scale": True, "scale_norms": True, "shift": True, "finer": True, "learn": 7, "r1": True, "r2": False, "seed": 5,
+        "fold": True, "scale": True, "scale_norms": True, "shift": True, "finer": True, "learn": 7, "r1": True, "r2": False, "r1_layernorm": False, "seed": 5,
         "seeds": 2, "permute": True,
         "hadamard": 64, "bake_embed_norm": True}
     (tmp_path / "mine.yaml").write_text("scheme: W4A4\n")

@@ -117,6 +117,13 @@ def test_steps_that_a_model_does_not_allow_are_named(folders: dict[str, Path], n
     assert plan.r1 is None
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_layernorm_alone_is_rotated(folders: dict[str, Path], name: str) -> None:
+    _, plan = plan_of(folders[name], r1_layernorm=True)
+    assert (plan.r1 is not None, plan.r2 is not None, plan.fold) == ((True,) * 3 if name == "opt" else (False,) * 3)
+    assert not plan.skipped
+
+
 def test_impossible_block(folders: dict[str, Path]) -> None:
     with pytest.raises(AgqError, match="Hadamard block of 64") as caught:
         feasible(open_checkpoint(folders["llama"]), TransformOptions(hadamard=64))

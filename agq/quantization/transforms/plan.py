@@ -152,6 +152,8 @@ def feasible(checkpoint: Checkpoint, options: TransformOptions) -> TransformPlan
     """
     spec = checkpoint.spec
     skipped: dict[str, str] = {}
+    if options.r1_layernorm and spec.norm == "layer" and not spec.embed_norm and not spec.projected and not _no_folding(checkpoint):
+        options = replace(options, fold=True, r1=True, r2=True)
     fold = options.fold
     if reason := _no_folding(checkpoint):
         skipped.update({name: reason for name in ("fold", "r1") if getattr(options, name)})
