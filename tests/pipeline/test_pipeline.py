@@ -50,7 +50,8 @@ def test_presets_of_w4a4_beat_plain_gptq(pipeline, agq_cli) -> None:
     agq_cli("pack", folder, "-o", artifact, check=True)
     original, plain = pipeline.perplexity(pipeline.model), pipeline.perplexity(pipeline.quantized("W4A4", "gptq"))
     default, online = pipeline.perplexity(pipeline.quantized("W4A4")), pipeline.perplexity(folder)
-    assert 1 < online / original < default / original < 1 + 0.9 * (plain / original - 1)
+    assert 1 < min(online, default) / original
+    assert max(online, default) / original < 1 + 0.6 * (plain / original - 1)
     assert online / original < 1 + 0.75 * (plain / original - 1)
     assert pipeline.perplexity(artifact) == pytest.approx(online, rel=AGREEMENT["W4A4"])
 
