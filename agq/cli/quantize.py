@@ -493,6 +493,9 @@ def _finish(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
             f"{report.fallbacks} of {len(report.layers)} linears were rounded to nearest: "
             f"{plan.recipe.method.upper()} could not factorize their inputs"
         )
+    for format in sorted(set(report.transforms.formats.values())):
+        inputs = [name for name, found in report.transforms.formats.items() if found == format]
+        console.say(f"4-bit inputs in {format} instead (block.place): {', '.join(inputs)}")
     size = human_size(report.total_bytes)
     console.say(f"{plan.recipe.scheme.name}: {report.bits_per_weight:.3f} bits per weight, {size} in `{report.path}`")
     if json_output:

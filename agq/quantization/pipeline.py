@@ -140,6 +140,9 @@ def plan(
     if options.get("hadamard") is None and (automatic or preset is not None):
         recipe = fit_hadamard(recipe, checkpoint.spec.ffn)
     transforms = feasible(checkpoint, recipe.transforms)
+    if options.get("shift") is None and (automatic or preset is not None):
+        # Presets ask for shifts because they serve all families; that a LLaMA has none is no news to its user.
+        transforms = replace(transforms, skipped={step: why for step, why in transforms.skipped.items() if step != "shift"})
     format = choose_format(schemes, ct_format)
     statistics = None
     fitted = False
