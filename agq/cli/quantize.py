@@ -429,13 +429,15 @@ def _show_plan(plan: Plan) -> None:
 
 def _transforms_text(plan: Plan) -> str | None:
     """The transformations that will be done, by their options' names; None: none."""
+    from agq.quantization.transforms.plan import shifted_places
+
     options, allowed = plan.recipe.transforms, plan.transforms
     steps = [
         name
         for name, done in (
             ("scale", options.scale),
             ("scale-norms", options.scale_norms and "scale_norms" not in allowed.skipped and allowed.r1 is None),
-            ("shift", options.shift and "shift" not in allowed.skipped),
+            ("shift", options.shift and bool(shifted_places(plan.checkpoint.spec))),
             ("r1", allowed.r1 is not None),
             ("r2", allowed.r2 is not None),
             (f"rotations learned in {options.learn} steps", options.learn > 0 and (allowed.r1 is not None or allowed.r2 is not None)),
