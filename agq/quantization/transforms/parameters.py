@@ -86,9 +86,7 @@ class TransformedParameters(Parameters):
         if place in ("attention", "mlp"):
             return x if self.r1 is None else x @ self.r1
         if place == "o" and self.plan.r2 is not None:
-            spec = self.source
-            heads = x.reshape(-1, spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
-            return torch.einsum("tkgd,kde->tkge", heads, self.r2(index)).reshape(x.shape)
+            return self.turn_values(index, x)
         if place == "down":
             order = self._order(index)
             if order is not None:
@@ -115,6 +113,12 @@ class TransformedParameters(Parameters):
         if self.plan.turns1 is not None:
             rotation = rotation @ torch.block_diag(*torch.from_numpy(self.plan.turns1))
         return rotation.to(self.device)
+
+    def turn_values(self, index: int, x: Tensor) -> Tensor:
+        """Attention outputs x of a block, float32 [..., heads * head_dim], under R2."""
+        spec = self.source
+        heads = x.reshape(-1, spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
+        return torch.einsum("tkgd,kde->tkge", heads, self.r2(index)).reshape(x.shape)
 
     def r2(self, index: int) -> Tensor:
         """P of each key/value head of a block, float32 [kv_heads, head_dim, head_dim]: values v become v P."""
@@ -163,9 +167,7 @@ class TransformedParameters(Parameters):
         if scale is not None:
             weight = weight * (self.to_query_heads(scale) if role == "o" else scale)
         if role == "o" and self.plan.r2 is not None:
-            spec = self.source
-            heads = weight.reshape(-1, spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
-            weight = torch.einsum("rkgd,kde->rkge", heads, self.r2(index)).reshape(weight.shape)
+            weight = self.turn_values(index, weight)
         if role == "down":
             order = self._order(index)
             if order is not None:

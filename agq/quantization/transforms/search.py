@@ -186,8 +186,7 @@ class _Search:
                 if sample is None:
                     turns.append(torch.eye(spec.head_dim).expand(spec.kv_heads, -1, -1))
                     continue
-                heads = sample.to(self.device).reshape(-1, spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
-                x = torch.einsum("tkgd,kde->tkge", heads, rotated.r2(index)).reshape(sample.shape)
+                x = rotated.turn_values(index, sample.to(self.device))
                 turns.append(learn_values(x, _group(group, x.shape[1]), steps, spec.kv_heads, spec.head_dim))
             plan = replace(plan, turns2=torch.stack(turns).numpy())
             progress("rotations of the values learned")
