@@ -305,25 +305,33 @@ class TransformOptions:
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """Tuning of the weights' scales after the solver: the codes stay, the scales are trained so that the quantized model's
-    predictions come closest to the float model's (KL divergence) on calibration windows.
+    """Tuning after the solver: scales and rounding are trained so that the quantized model's predictions come closest to the float
+    model's (KL divergence) on calibration text.
 
     Attributes:
-        epochs: passes over the windows, 0: no tuning. windows: of the calibration windows, from the first on.
-        learning_rate: of Adam, relative to each scale. batch: windows in a step.
+        steps: windows of text, one for each step of Adam, 0: no tuning. auto: as many as a model of its size is worth, none for
+            large ones.
+        rounding: codes are trained too, not only scales.
+        learning_rate: of the scales, relative to each. rounding_rate: of the codes, in steps between two codes.
     """
 
-    epochs: int = 0
-    windows: int = 64
-    learning_rate: float = 2e-3
-    batch: int = 4
+    steps: int = 0
+    auto: bool = False
+    rounding: bool = True
+    learning_rate: float = 1e-3
+    rounding_rate: float = 2e-3
 
     def __post_init__(self) -> None:
-        structured.check_positive(self, "windows", "batch")
-        if self.epochs < 0:
-            raise AgqError(f"epochs is {self.epochs}, not 0 or a positive number")
-        if not 0 < self.learning_rate <= 1:
-            raise AgqError(f"learning_rate is {self.learning_rate}, not between 0 and 1")
+        if self.steps < 0:
+            raise AgqError(f"steps is {self.steps}, not 0 or a positive number")
+        for name in ("learning_rate", "rounding_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise AgqError(f"{name} is {getattr(self, name)}, not between 0 and 1")
+
+    @property
+    def active(self) -> bool:
+        """There is tuning, or may be."""
+        return self.auto or self.steps > 0
 
 
 @dataclass(frozen=True)
@@ -381,7 +389,7 @@ class Recipe:
                 f"integer attention (`agile.softmax_bits: 4`) keeps 8-bit keys and values, not {self.kv_bits}-bit ones",
                 hint="leave kv_bits at 8, or set `agile.softmax_bits: 0`",
             )
-        if self.tune.epochs:
+        if self.tune.active:
             raise AgqError(
                 "scales are tuned with dynamic activations, static ones (`agile`) are set afterwards", hint="use `--tune 0`"
             )
@@ -405,7 +413,7 @@ class Recipe:
     @property
     def calibrated(self) -> bool:
         """Calibration text is read."""
-        return self.solver or self.transforms.measured or self.act_clip_search or self.tune.epochs > 0 or self.agile.active
+        return self.solver or self.transforms.measured or self.act_clip_search or self.tune.active or self.agile.active
 
     def scheme_for(self, module: str) -> Scheme | None:
         """The scheme of a linear by its module name; None: it stays in floating point."""

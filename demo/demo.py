@@ -104,7 +104,7 @@ def quantized_rows(scheme: str, statistics: Path, prompt: Path) -> tuple[list[Ro
     say(f"{scheme}: quantize, pack, measure both forms")
     folder = OUTPUT / f"llama-demo-{scheme}"
     artifact = OUTPUT / f"llama-demo-{scheme}.agq.safetensors"
-    agq("quantize", MODEL, "--scheme", scheme, "--calibration", statistics, "-o", folder)
+    agq("quantize", MODEL, "--scheme", scheme, "--calibration", statistics, "--tune", "60", "-o", folder)
     agq("pack", folder, "-o", artifact)
     bits = bits_per_weight(artifact)
     return [

@@ -211,14 +211,14 @@ def quantize(
         ),
     ] = None,
     tune: Annotated[
-        int | None,
+        str | None,
         _option(
             "--tune",
             panel=_METHOD,
-            min=0,
-            metavar="EPOCHS",
-            help="Passes over calibration windows in which the scales of the rounded weights are trained towards the original "
-            "model's predictions. Holds the whole model in memory. Default 0: not at all.",
+            metavar="STEPS|auto",
+            help="Steps, each on one window of calibration text, that train scales and rounding towards the original model's "
+            "predictions after the solver. Holds the whole model in memory. 0: none; `auto`, with most presets: up to 512, "
+            "none for large models.",
         ),
     ] = None,
     alpha: Annotated[
@@ -498,6 +498,9 @@ def _finish(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
     for format in sorted(set(report.transforms.formats.values())):
         inputs = [name for name, found in report.transforms.formats.items() if found == format]
         console.say(f"4-bit inputs in {format} instead (block.place): {', '.join(inputs)}")
+    if tuned := report.tuned:
+        change = f"divergence from the original's predictions {tuned['before']:.4f} -> {tuned['after']:.4f}"
+        console.say(f"tuned in {tuned['steps']} steps: {change}" + ("" if tuned["kept"] else ", so the solver's weights are kept"))
     size = human_size(report.total_bytes)
     console.say(f"{plan.recipe.scheme.name}: {report.bits_per_weight:.3f} bits per weight, {size} in `{report.path}`")
     if json_output:

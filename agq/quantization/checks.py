@@ -7,8 +7,9 @@ from pathlib import Path
 
 from agq.errors import AgqError
 from agq.models import ModelParts
+from agq.quantization.tune import KEPT_ACTIVATIONS
 from agq.quantization.walk import BATCH_TOKENS
-from agq.recipe import Recipe, Scheme
+from agq.recipe import Recipe, Scheme, TuneOptions
 
 # Group sizes that are suggested when one does not divide.
 _SIZES = (32, 64, 128, 256)
@@ -122,16 +123,16 @@ def estimate(
     return Needs(working, hidden, output)
 
 
-def tuning_bytes(parts: ModelParts, windows: int, length: int) -> int:
-    """What the tuning of scales takes: the model's steps in 16 bits, one block's weights and activations with their gradients, the
-    embeddings and head, what the head reads of all windows."""
+def tuning_bytes(parts: ModelParts, options: TuneOptions, length: int) -> int:
+    """What tuning by windows of `length` tokens takes: of every weight its code and, where codes are trained, what Adam keeps; one
+    block's weights and activations with their gradients, the embeddings and head, what the head reads of all windows."""
     spec = parts.spec
     block = sum(linear.out_features * linear.in_features for linear in parts.block(0).linears.values())
     activations = length * (12 * spec.hidden + 6 * spec.ffn + spec.heads * length)
-    return 2 * block * spec.layers + 4 * (
+    return (9 + 16 * options.rounding) * block * spec.layers + 4 * (
         4 * block + 3 * activations + 2 * spec.vocab * spec.embed_dim + 4 * 512 * spec.vocab
-        + (spec.layers * length + windows * length) * spec.hidden
-    )
+        + (spec.layers * length + options.steps * length) * spec.hidden
+    ) + KEPT_ACTIVATIONS
 
 
 def available_memory() -> int:

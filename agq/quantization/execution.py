@@ -22,7 +22,7 @@ from agq.quantization.transforms.finer import finer_recipe
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
 from agq.quantization.transforms.search import make_plan
-from agq.quantization.tune import ScaleTuner, TunedLinear, tune_scales
+from agq.quantization.tune import JUDGED, Tuner, apart, training_length, tune
 from agq.quantization.walk import LayerReport, Progress, QuantizedLinear, walk
 from agq.quantization.writer import Written, module_schemes, write_folder
 
@@ -37,7 +37,8 @@ TRANSFORMS = "transforms.safetensors"
 class QuantizeReport:
     """path: the folder written. bits_per_weight: of the quantized linears, scales included. total_bytes: of the weight
     files. layers: one report a linear, in the order of computation. fallbacks: linears that the solver could not do and
-    RTN did. resumed: blocks taken from an interrupted run. transforms: what was done to the model before."""
+    RTN did. resumed: blocks taken from an interrupted run. transforms: what was done to the model before. tuned: what tuning
+    did (tune.TuneReport), None without."""
 
     path: Path
     bits_per_weight: float
@@ -46,6 +47,7 @@ class QuantizeReport:
     fallbacks: int
     resumed: int
     transforms: TransformPlan
+    tuned: dict[str, Any] | None = None
 
 
 class _FileTensors:
@@ -131,7 +133,7 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
     open_checkpoint(written.path)  # the reader's checks: names, shapes, config
     work.remove()
     return QuantizeReport(
-        written.path, written.bits_per_weight, written.total_bytes, layers, fallbacks, resumed, transforms
+        written.path, written.bits_per_weight, written.total_bytes, layers, fallbacks, resumed, transforms, tuned
     )
 
 
@@ -211,30 +213,45 @@ def _tune(
     clips: dict[str, float],
     progress: Progress,
 ) -> dict[str, Any] | None:
-    """Tunes the scales of the finished blocks, if the recipe says so, and stores them beside the blocks; what agq.json says of it."""
-    if not plan.recipe.tune.epochs:
+    """Tunes the finished blocks, if the recipe says so, and stores the result beside them; what agq.json says of it."""
+    if not plan.recipe.tune.steps:
         return None
     if (done := work.tuned()) is not None:
         return done[1]
     checkpoint = plan.checkpoint
     dtypes = {module: checkpoint.dtype(f"{module}.weight") for module in plan.schemes}
-    linears = {}
+    solved = {}
     for block in checkpoint.parts.blocks():
         tensors, _ = work.read(block.index)
         for linear in block.linears.values():
             if scheme := plan.schemes.get(linear.module):
-                codes, grid = decode_codes(linear.module, tensors, scheme, linear.in_features)
-                dtype = TORCH_DTYPES[dtypes[linear.module]]
-                linears[linear.module] = TunedLinear.of(codes, grid, dtype, parameters.device)
-    report = asdict(tune_scales(ScaleTuner(parameters, plan.recipe, linears, clips), windows, progress.step))
-    work.write_tuned(
-        {
-            f"{module}.weight_scale": (dtypes[module], store_float(linear.scale.cpu().numpy(), dtypes[module]))
-            for module, linear in linears.items()
-        },
-        report,
-    )
+                solved[linear.module] = decode_codes(linear.module, tensors, scheme, linear.in_features)
+    scale_dtypes = {module: TORCH_DTYPES[dtype] for module, dtype in dtypes.items()}
+    tuner = Tuner(parameters, plan.recipe, solved, scale_dtypes, clips)
+    report = asdict(tune(tuner, *_tuning_text(plan, windows), progress.step))
+    tensors = {}
+    for module, linear in tuner.linears.items():
+        quantized = QuantizedLinear(linear.codes.cpu(), linear.grid, plan.schemes[module])
+        tensors.update(encode(module, quantized, plan.format, dtypes[module]))
+    work.write_tuned(tensors, report)
     return report
+
+
+def _tuning_text(plan: Plan, windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Windows to train on and to judge by. Trained on is text that the solver has not seen, on which its error is what it will be; a
+    statistics file has no more text than its windows."""
+    steps, spec = plan.recipe.tune.steps, plan.recipe.calibration
+    length = training_length(plan.checkpoint.spec, windows.shape[1])
+    judged = windows[:JUDGED]
+    if plan.statistics is None:
+        more = replace(spec, samples=steps, seq_len=length, seed=spec.seed + 1)
+        drawn = calibration_windows(more, plan.checkpoint, plan.recipe.scheme)[0]
+    else:
+        pieces = windows.shape[1] // length
+        drawn = windows[:, : pieces * length].reshape(-1, length).numpy()
+    found = apart(drawn, judged.numpy())
+    # Of a short text all but what is judged would be too little to learn from.
+    return torch.from_numpy(found if 4 * len(found) >= steps else drawn), judged
 
 
 def calibration_tokens(plan: Plan) -> tuple[np.ndarray, dict[str, Any]]:

@@ -16,6 +16,7 @@ from agq.recipe import (
     Recipe,
     Scheme,
     TransformOptions,
+    TuneOptions,
     WeightScheme,
 )
 from agq.recipe_files import apply_preset
@@ -171,6 +172,20 @@ def adjust_clip(recipe: Recipe, act_clip: str | float | None) -> Recipe:
     return replace(recipe, act_clip=share, act_clip_search=False)
 
 
+def adjust_tuning(options: TuneOptions, tune: int | str | None) -> TuneOptions:
+    """tune: steps, or "auto". Raises UsageError for anything else."""
+    if tune is None:
+        return options
+    if tune == "auto":
+        return replace(options, steps=0, auto=True)
+    try:
+        return replace(options, steps=int(tune), auto=False)
+    except ValueError:
+        raise UsageError(
+            f"`--tune {tune}` is neither a number of steps nor `auto`", hint="for example `--tune 200`"
+        ) from None
+
+
 def _usage(function: Callable[..., Recipe]) -> Callable[..., Recipe]:
     """What a recipe's own checks refuse is a wrong option here: AgqError becomes UsageError."""
 
@@ -215,12 +230,12 @@ def adjust_recipe(
     alpha: float | None = None,
     act_clip: str | float | None = None,
     transforms: bool | None = None,
-    tune: int | None = None,
+    tune: int | str | None = None,
     **steps: Any,
 ) -> Recipe:
     """`recipe` with every option that is not None in place of its own value.
 
-    transforms False: none of the recipe's transformations. tune: epochs of the tuning of scales. steps: see adjust_transforms. overrides and ignore are added
+    transforms False: none of the recipe's transformations. tune: steps of the tuning, or "auto". steps: see adjust_transforms. overrides and ignore are added
     before the recipe's (the first match counts). Raises UsageError.
     """
     parsed = [item if isinstance(item, Override) else Override.parse(item) for item in overrides or ()]
@@ -249,5 +264,5 @@ def adjust_recipe(
         kv_bits=kv_bits,
         head_bits=head_bits,
         transforms=adjust_transforms(recipe.transforms, **steps),
-        tune=_changed(recipe.tune, epochs=tune),
+        tune=adjust_tuning(recipe.tune, tune),
     )

@@ -21,6 +21,7 @@ from agq.quantization.checks import Needs, available_memory, check_memory, check
 from agq.quantization.execution import QuantizeReport, calibration_tokens, execute
 from agq.quantization.options import effective_recipe, fit_hadamard
 from agq.quantization.transforms.plan import TransformPlan, feasible
+from agq.quantization.tune import steps_worth, training_length
 from agq.quantization.walk import Progress
 from agq.quantization.writer import choose_format, module_schemes, online_steps
 from agq.recipe import Override, Recipe, Scheme
@@ -162,6 +163,9 @@ def plan(
         spec = fit_seq_len(recipe.calibration, checkpoint, explicit="seq_len" in given)
         fitted = spec.seq_len != recipe.calibration.seq_len
         recipe = replace(recipe, calibration=spec)
+    if recipe.tune.auto:
+        steps = steps_worth(checkpoint.parts, recipe.calibration.samples, recipe.calibration.seq_len)
+        recipe = replace(recipe, tune=replace(recipe.tune, steps=steps, auto=False))
     target = Path(output) if output is not None else default_output(str(model), recipe)
     if not force:
         check_absent_or_empty(target)
@@ -173,8 +177,8 @@ def plan(
         raise AgqError(f"`{target.parent}` is not a folder", hint="create it first")
     windows = (recipe.calibration.samples, recipe.calibration.seq_len) if recipe.calibrated else None
     needs = estimate(checkpoint.parts, schemes, recipe.method, windows, checkpoint.weight_bytes(), not transforms.empty)
-    if recipe.tune.epochs:
-        needs = replace(needs, working=needs.working + tuning_bytes(checkpoint.parts, recipe.tune.windows, windows[1]))
+    if recipe.tune.steps:
+        needs = replace(needs, working=needs.working + tuning_bytes(checkpoint.parts, recipe.tune, training_length(checkpoint.spec, windows[1])))
     if check_space:
         check_memory(needs, available_memory())
         ensure_free_space(target, needs.output)

@@ -1,15 +1,17 @@
-"""Tuning of the weights' scales after the solver. Codes, zero points and clips stay; each scale is multiplied by exp(t), and the t are
-trained so that the quantized model's predictions come closest to the float model's on calibration windows (KL divergence).
+"""Tuning after the solver: the scales of the weights and the rounding of the codes are trained so that the quantized model's
+predictions come closest to the float model's on calibration windows (KL divergence). Zero points and clips stay.
 
-Activations and KV cache are quantized as at run time; their rounding is passed through by the gradient as if it were not there
-(straight-through estimator). The whole model is in memory; each block is computed again in the backward pass, so that the activations
-of one block only stand beside it.
+Each scale is multiplied by exp(t). Each code is the rounding of a continuous value, which starts inside the solver's code, as near to the
+unquantized weight as that allows, so that nothing changes before the first step and a small move suffices where rounding was a close
+call (the block-wise training of EfficientQAT, arXiv 2407.11062, is the nearest relative; here the whole model is the objective).
+Roundings, of weights, activations and KV cache, are passed through by the gradient as if they were not there (straight-through
+estimator, arXiv 1308.3432). The whole model is in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from agq.models import ModelParts, ModelSpec
 from agq.quantization.quantizers import Grid, round_scale
 from agq.quantization.transforms.hadamard import fwht, random_permutation
 from agq.quantization.transforms.parameters import TransformedParameters
@@ -25,51 +28,74 @@ from agq.reference.attention import Positions
 from agq.reference.block import Block, InputTransform, Linear
 from agq.reference.decoder import Embedding, activation_quantizer, finish, kv_quantizer, kv_rotation
 
-# Windows beyond the trained ones on which the result is judged (the first trained ones where there are no others).
+# Windows on which the result is judged.
 JUDGED = 4
+# `tune.auto`: at most so many steps, and so many for each calibration window; at most so many weights times tokens in all (a few minutes of
+# two processor cores); none below the least, which would change next to nothing.
+_AUTO_STEPS, _AUTO_SHARE, _AUTO_WORK, _AUTO_LEAST = 512, 4, 4e12, 48
+# Most tokens of a training step.
+_PIECE = 512
+# Tokens that make a passage: two windows that share one overlap.
+_PASSAGE = 32
 # Rows of logits that stand in memory at once.
 _ROWS = 512
+# How far from a code its continuous value may start. 0.5 is where another code would begin.
+_INSIDE = 0.45
+# Activations up to this many bytes are kept for the backward pass; more are computed again, a block at a time.
+KEPT_ACTIVATIONS = 1 << 30
 # The share of the learning rate that is left at the end.
 _FINAL_RATE = 0.1
 
 
-@dataclass
 class TunedLinear:
-    """steps: codes minus zero points, int16 [out, groups, columns of a group]; scale: float32 [out, groups]; log: the trained
-    logarithm of the factor on it; dtype: that scales are stored in."""
+    """A quantized linear whose scales, and codes if `rounding`, can be trained.
 
-    steps: Tensor
-    scale: Tensor
-    log: Tensor
-    dtype: torch.dtype
+    codes: int8 [out, in]; grid: of them; weight: what they stand for, float32 [out, in]; dtype: that scales are stored in.
+    """
 
-    @classmethod
-    def of(cls, codes: Tensor, grid: Grid, dtype: torch.dtype, device: torch.device) -> TunedLinear:
-        """codes: int8 [out, in]."""
-        scale, zero = grid.scale.to(device), grid.zero.to(device)
-        grouped = codes.to(device).reshape(*scale.shape, -1).to(torch.int16) - zero.to(torch.int16).unsqueeze(-1)
-        return cls(grouped, scale.clone(), torch.zeros_like(scale).requires_grad_(), dtype)
+    def __init__(self, codes: Tensor, grid: Grid, weight: Tensor, dtype: torch.dtype, rounding: bool) -> None:
+        device = weight.device
+        self.codes, self.grid, self.dtype, self.rounding = codes.to(device), grid, dtype, rounding
+        self.scale, zero = grid.scale.to(device), grid.zero.to(device).unsqueeze(-1)
+        low, high = grid.limits
+        self.low, self.high = low - zero, high - zero
+        # Codes minus zero points, [out, groups, columns of a group].
+        self.steps = self.codes.reshape(*self.scale.shape, -1) - zero
+        if rounding:
+            wanted = weight.reshape(self.steps.shape) / self.scale.unsqueeze(-1)
+            self.steps += (wanted - self.steps).clamp_(-_INSIDE, _INSIDE)
+            self.steps.requires_grad_()
+        self.log = torch.zeros_like(self.scale).requires_grad_()
+
+    def _rounded(self) -> Tensor:
+        return torch.clamp(self.steps.detach().round(), self.low, self.high)
 
     def weight(self) -> Tensor:
-        """float32 [out, in], differentiable in `log`."""
-        return (self.steps * (self.scale * self.log.exp()).unsqueeze(-1)).reshape(self.scale.shape[0], -1)
+        """float32 [out, in], differentiable in `log` and `steps`."""
+        steps = self.steps + (self._rounded() - self.steps.detach()) if self.rounding else self.steps
+        return (steps * (self.scale * self.log.exp()).unsqueeze(-1)).reshape(self.codes.shape)
 
-    def settle(self) -> None:
-        """Makes what was trained the scale, rounded as it will be stored."""
+    def settle(self) -> tuple[Tensor, Grid]:
+        """Makes what was trained the codes and scales, rounded as they will be stored; the codes and grid from before."""
+        before = self.codes, self.grid
         with torch.no_grad():
             self.scale = round_scale(self.scale * self.log.exp(), self.dtype)
+            self.grid = replace(self.grid, scale=self.scale.to(self.grid.scale.device))
+            self.codes = (self._rounded() - self.low + self.grid.limits[0]).reshape(self.codes.shape).to(torch.int8)
             self.log.zero_()
+        return before
 
 
 @dataclass(frozen=True)
 class TuneReport:
     """Mean KL divergence from the float model, nats per token, on windows that were not trained on where there are such; kept: the
-    tuned scales are better there and are used."""
+    tuned model is better there and is used; changed: share of the codes that are not the solver's."""
 
+    steps: int
     before: float
     after: float
-    windows: int
     kept: bool
+    changed: float
 
 
 def straight_through(transform: InputTransform) -> InputTransform:
@@ -83,20 +109,23 @@ def _input(recipe: Recipe, module: str, clip: float, hadamard: int) -> InputTran
     return (lambda x: quantizer(fwht(x, hadamard))) if hadamard else quantizer
 
 
-class ScaleTuner:
-    """The quantized model in a form whose scales can be trained.
+class Tuner:
+    """The quantized model in a form that can be trained.
 
-    linears: module -> TunedLinear of all quantized linears; clips: of their inputs by module.
+    solved: module -> codes and grid of every quantized linear; dtypes: module -> that its scales are stored in; clips: of the inputs,
+    by module.
     """
 
     def __init__(
         self,
         parameters: TransformedParameters,
         recipe: Recipe,
-        linears: dict[str, TunedLinear],
+        solved: dict[str, tuple[Tensor, Grid]],
+        dtypes: dict[str, torch.dtype],
         clips: dict[str, float],
     ) -> None:
-        self.parameters, self.recipe, self.linears = parameters, recipe, linears
+        self.parameters, self.recipe = parameters, recipe
+        self.linears: dict[str, TunedLinear] = {}
         spec, parts = parameters.spec, parameters.parts
         self.embedding = Embedding(parameters)
         self.final_norm = parameters.norm(parts.final_norm)
@@ -108,17 +137,26 @@ class ScaleTuner:
             block.keys_values = straight_through(kv_quantizer(recipe.kv_bits))
             block.queries_keys = kv_rotation(recipe.kv_bits, spec.head_dim)
             for role, linear in part.linears.items():
-                old = block.linears[role]
-                weight = torch.empty(0) if linear.module in linears else old.weight
-                transform = _input(recipe, linear.module, clips.get(linear.module, 1.0), old.hadamard)
+                module, old = linear.module, block.linears[role]
+                weight = old.weight
+                if module in solved:
+                    rounding = recipe.tune.rounding
+                    self.linears[module] = TunedLinear(*solved[module], weight, dtypes[module], rounding)
+                    weight = torch.empty(0)
+                transform = _input(recipe, module, clips.get(module, 1.0), old.hadamard)
                 block.linears[role] = Linear(weight, old.bias, transform, old.hadamard)
             self.blocks.append((block, {role: linear.module for role, linear in part.linears.items()}))
 
     def student(self, tokens: Tensor, positions: Positions) -> Tensor:
         """What the head of the quantized model reads: float32 [batch, n, embed_dim]."""
+        spec = self.parameters.spec
+        kept = 4 * tokens.numel() * spec.layers * (16 * spec.hidden + 8 * spec.ffn + spec.heads * tokens.shape[-1]) <= KEPT_ACTIVATIONS
         h = self.embedding(tokens)
         for block, modules in self.blocks:
-            h = recomputed(self._block, block, modules, h, positions, use_reentrant=False)
+            if kept:
+                h = self._block(block, modules, h, positions)
+            else:
+                h = recomputed(self._block, block, modules, h, positions, use_reentrant=False)
         return finish(h, self.final_norm, self.project_out)
 
     def _block(self, block: Block, modules: dict[str, str], h: Tensor, positions: Positions) -> Tensor:
@@ -149,56 +187,80 @@ def _divergence(wanted: Tensor, found: Tensor, head: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(found @ head.t(), dim=-1), target, reduction="sum", log_target=True)
 
 
-def tune_scales(
-    tuner: ScaleTuner, windows: Tensor, progress: Callable[[str], None] = lambda text: None
-) -> TuneReport:
-    """Trains the scales in `tuner.linears` as the recipe's `tune` says. Where the result, its scales
-    rounded as they are stored, is no better than the start, the scales stay what they were.
+def training_length(spec: ModelSpec, length: int) -> int:
+    """Tokens in a step where calibration windows have `length`. More steps of fewer tokens train better, but learned positions have to be
+    met to be served."""
+    return length if spec.position == "learned" else min(length, _PIECE)
 
-    windows: calibration tokens int64 [windows, n].
+
+def steps_worth(parts: ModelParts, windows: int, length: int) -> int:
+    """Steps that recipes with `tune.auto` do: what a small model gains much by at little cost, 0 for large ones. windows, length: of the
+    calibration, in count and tokens; who calibrates by little text wants to wait for little."""
+    spec = parts.spec
+    length = training_length(spec, length)
+    weights = sum(linear.out_features * linear.in_features for linear in parts.block_linears()) + spec.vocab * spec.embed_dim
+    steps = min(_AUTO_STEPS, _AUTO_SHARE * windows, int(_AUTO_WORK / (weights * length)))
+    return steps if steps >= _AUTO_LEAST else 0
+
+
+def apart(windows: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    """Those of `windows` (tokens, int64 [count, n]) that share no passage of text with `judged` ([count, m])."""
+    if windows.shape[1] < 2 * _PASSAGE:
+        return windows
+
+    def passages(rows: np.ndarray, stride: int) -> np.ndarray:
+        return np.lib.stride_tricks.sliding_window_view(rows, _PASSAGE, axis=1)[:, ::stride]
+
+    known = {passage.tobytes() for row in passages(judged, 1) for passage in row}
+    shared = [any(passage.tobytes() in known for passage in row) for row in passages(windows, _PASSAGE)]
+    return windows[~np.array(shared, dtype=bool)]
+
+
+def tune(
+    tuner: Tuner, windows: Tensor, judged: Tensor, progress: Callable[[str], None] = lambda text: None
+) -> TuneReport:
+    """Trains `tuner.linears` as the recipe's `tune` says. Where the result, rounded as it is stored, is no better than the start, they
+    stay what they were.
+
+    windows: of text, one for each step, anew in another order where there are more steps; judged: what the result is judged by. Tokens,
+    int64 [count, n], [count, m].
     """
     options, device = tuner.recipe.tune, tuner.parameters.device
-    windows = windows.to(device)
-    trained = windows[: options.windows]
-    judged = windows[options.windows : options.windows + JUDGED]
-    if not len(judged):
-        judged = trained[:JUDGED]
+    windows, judged = windows.to(device), judged.to(device)
     positions = Positions.of(tuner.parameters.spec, windows.shape[1], device)
-    logs = [linear.log for linear in tuner.linears.values()]
-    solved = {module: linear.scale for module, linear in tuner.linears.items()}
-    before = _mean_divergence(tuner, judged, positions)
-    wanted = tuner.teacher(trained, positions)
-    optimizer = torch.optim.Adam(logs, lr=options.learning_rate, betas=(0.9, 0.95))
-    batches = [
-        order[start : start + options.batch]
-        for order in (random_permutation(tuner.recipe.seed, f"tune.{epoch}", len(trained)) for epoch in range(options.epochs))
-        for start in range(0, len(trained), options.batch)
-    ]
-    for step, batch in enumerate(batches):
+    linears = tuner.linears.values()
+    before = _mean_divergence(tuner, judged)
+    wanted = tuner.teacher(windows, positions)
+    groups = [{"params": [linear.log for linear in linears], "rate": options.learning_rate}]
+    if options.rounding:
+        groups.append({"params": [linear.steps for linear in linears], "rate": options.rounding_rate})
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
+    rounds = -(-options.steps // len(windows))
+    order = torch.cat([random_permutation(tuner.recipe.seed, f"tune.{i}", len(windows)) for i in range(rounds)])
+    for step, index in enumerate(order[: options.steps].tolist()):
         for group in optimizer.param_groups:
-            share = 0.5 * (1 + np.cos(np.pi * step / len(batches)))
-            group["lr"] = options.learning_rate * (_FINAL_RATE + (1 - _FINAL_RATE) * share)
+            share = 0.5 * (1 + np.cos(np.pi * step / options.steps))
+            group["lr"] = group["rate"] * (_FINAL_RATE + (1 - _FINAL_RATE) * share)
         optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for index in batch.tolist():
-            found = tuner.student(trained[index : index + 1], positions)[0]
-            loss = sum(tuner.divergence(wanted[index], found)) / (len(batch) * windows.shape[1])
-            loss.backward()
-            total += float(loss.detach())
+        found = tuner.student(windows[index : index + 1], positions)[0]
+        loss = sum(tuner.divergence(wanted[index], found)) / windows.shape[1]
+        loss.backward()
         optimizer.step()
-        progress(f"scales tuned: step {step + 1} of {len(batches)}, divergence {total:.5f}")
-    for linear in tuner.linears.values():
-        linear.settle()
-    after = _mean_divergence(tuner, judged, positions)
+        progress(f"weights tuned: step {step + 1} of {options.steps}, divergence {float(loss.detach()):.5f}")
+    solved = [linear.settle() for linear in linears]
+    after = _mean_divergence(tuner, judged)
     kept = after < before
+    changed = sum(int((linear.codes != codes).sum()) for linear, (codes, _) in zip(linears, solved, strict=True))
+    share = changed / sum(linear.codes.numel() for linear in linears)
     if not kept:
-        for module, linear in tuner.linears.items():
-            linear.scale = solved[module]
-    return TuneReport(before, after, len(judged), kept)
+        for linear, before_tuning in zip(linears, solved, strict=True):
+            linear.codes, linear.grid = before_tuning
+    return TuneReport(options.steps, before, after, kept, share if kept else 0.0)
 
 
 @torch.no_grad()
-def _mean_divergence(tuner: ScaleTuner, windows: Tensor, positions: Positions) -> float:
+def _mean_divergence(tuner: Tuner, windows: Tensor) -> float:
+    positions = Positions.of(tuner.parameters.spec, windows.shape[1], tuner.parameters.device)
     wanted = tuner.teacher(windows, positions)
     total = 0.0
     for window, target in zip(windows, wanted, strict=True):

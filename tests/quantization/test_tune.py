@@ -1,8 +1,9 @@
-"""Tuning of scales: codes stay, predictions come closer, and it survives interruption."""
+"""Tuning of scales and rounding: predictions come closer, formats stay, and it survives interruption."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,22 @@ import pytest
 import torch
 
 from agq.checkpoint import open_checkpoint, read_linear
-from agq.errors import AgqError
+from agq.errors import AgqError, UsageError
+from agq.models import parts
+from agq.models.spec import ModelSpec
+from agq.quantization.options import effective_recipe
+from agq.quantization.pipeline import plan
+from agq.quantization.quantizers import quantize_weight, weight_grid
+from agq.quantization.tune import TunedLinear, apart, steps_worth
 from agq.quantization.walk import Progress
 from agq.recipe import Recipe, Scheme, TuneOptions
 from agq.recipe_files import apply_preset
-from tests.quantization.quantization_support import contents, quantized
+from tests.quantization.quantization_support import TEXT, contents, quantized
 
-RECIPE = Recipe(scheme=Scheme.parse("W4A8"), tune=TuneOptions(epochs=2, windows=12, batch=3, learning_rate=5e-4))
-RUN = {"recipe": RECIPE, "samples": 16, "seq_len": 64, "scale": True, "hadamard": 128}
+STEPS = 48
+TUNE = TuneOptions(steps=STEPS, rounding_rate=4e-3)
+RECIPE = Recipe(scheme=Scheme.parse("W4A8"), tune=TUNE)
+RUN = {"recipe": RECIPE, "samples": 16, "seq_len": 256, "scale": True, "hadamard": 128}
 
 
 @pytest.fixture(scope="module")
@@ -28,37 +37,53 @@ def folders(short_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return folder / "solved", folder / "tuned"
 
 
-def test_only_scales_change(folders: tuple[Path, Path]) -> None:
+def report(folder: Path) -> dict:
+    return json.loads((folder / "agq.json").read_text())["report"]["tune"]
+
+
+def test_scales_and_codes_move_and_nothing_else(folders: tuple[Path, Path]) -> None:
     solved, tuned = map(open_checkpoint, folders)
-    changed = 0
+    scales = codes = count = 0
     for linear in solved.parts.block_linears():
         before, after = read_linear(solved, linear.module), read_linear(tuned, linear.module)
-        assert np.array_equal(before.codes, after.codes)
         ratio = after.scale / before.scale
         assert 0.8 < ratio.min() and ratio.max() < 1.25
-        changed += int((ratio != 1).sum())
-    assert changed > 100
+        scales += int((ratio != 1).sum())
+        codes += int((after.codes != before.codes).sum())
+        count += before.codes.size
+        assert np.abs(after.codes.astype(int) - before.codes).max() <= 1
+    assert scales > 100
+    assert report(folders[1])["changed"] == pytest.approx(codes / count) and 0 < codes < 0.1 * count
     for name in solved.parts.dense_tensors():
         assert np.array_equal(solved.read_raw(name)[1], tuned.read_raw(name)[1])
 
 
+def test_without_rounding_codes_stay(short_model: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    quantized(short_model, tmp_path / "scales", **RUN | {"recipe": replace(RECIPE, tune=replace(TUNE, rounding=False))})
+    solved, tuned = open_checkpoint(folders[0]), open_checkpoint(tmp_path / "scales")
+    changed = 0
+    for linear in solved.parts.block_linears():
+        before, after = read_linear(solved, linear.module), read_linear(tuned, linear.module)
+        assert np.array_equal(before.codes, after.codes)
+        changed += int((after.scale != before.scale).sum())
+    assert changed > 100 and report(tmp_path / "scales")["changed"] == 0
+
+
 def test_predictions_come_closer_on_windows_that_were_not_trained_on(folders: tuple[Path, Path]) -> None:
-    report = json.loads((folders[1] / "agq.json").read_text())["report"]["tune"]
-    assert report["kept"] is True and report["windows"] == 4
-    assert report["after"] < report["before"]
+    found = report(folders[1])
+    assert found["kept"] is True and found["steps"] == STEPS
+    assert found["after"] < 0.95 * found["before"]
 
 
 def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple[Path, Path]) -> None:
     """KL divergence of the written folders from the original on the judged windows, with the head in floats as in tuning."""
-    from agq.quantization.pipeline import calibration_tokens, plan
+    from agq.quantization.pipeline import calibration_tokens
     from agq.reference.decoder import ReferenceModel
-    from tests.quantization.quantization_support import TEXT
 
-    made = plan(str(short_model), folders[0].parent / "unused", data=str(TEXT), samples=16, seq_len=64)
-    windows = calibration_tokens(made)[0][12:]
+    made = plan(str(short_model), folders[0].parent / "unused", data=str(TEXT), samples=16, seq_len=256)
+    windows = calibration_tokens(made)[0][:4]
     original = ReferenceModel.from_folder(short_model)
-    report = json.loads((folders[1] / "agq.json").read_text())["report"]["tune"]
-    for folder, expected in zip(folders, (report["before"], report["after"]), strict=True):
+    for folder, expected in zip(folders, (report(folders[1])["before"], report(folders[1])["after"]), strict=True):
         model = ReferenceModel.from_folder(folder, head_bits=32)
         found = []
         for window in windows:
@@ -73,7 +98,7 @@ def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, folders: tup
 
     class StopWhileTuning(Progress):
         def step(self, text: str) -> None:
-            if text.startswith("scales tuned: step 3"):
+            if text.startswith("weights tuned: step 3"):
                 raise Stop
 
     with pytest.raises(Stop):
@@ -83,16 +108,91 @@ def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, folders: tup
 
 
 def test_result_that_is_worse_is_not_kept(short_model: Path, tmp_path: Path) -> None:
-    """A learning rate that destroys the model leaves the solver's scales."""
-    wild = Recipe(tune=TuneOptions(epochs=1, windows=2, batch=1, learning_rate=1.0))
+    """A learning rate that destroys the model leaves the solver's scales and codes."""
+    wild = Recipe(tune=TuneOptions(steps=2, learning_rate=1.0, rounding_rate=1.0))
     quantized(short_model, tmp_path / "wild", recipe=wild, scheme="W4A8")
     quantized(short_model, tmp_path / "solved", recipe=wild, scheme="W4A8", tune=0)
-    report = json.loads((tmp_path / "wild" / "agq.json").read_text())["report"]["tune"]
-    assert report["kept"] is False and report["after"] > report["before"]
+    found = report(tmp_path / "wild")
+    assert found["kept"] is False and found["after"] > found["before"] and found["changed"] == 0
     assert (tmp_path / "wild" / "model.safetensors").read_bytes() == (tmp_path / "solved" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("bits,symmetric", [(4, True), (4, False), (8, True)])
+def test_nothing_changes_before_the_first_step(bits: int, symmetric: bool) -> None:
+    """Whatever codes the solver chose, far from the weights or at the limits."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(24, 64, generator=generator)
+    grid = weight_grid(weight, bits, symmetric, 32)
+    low, high = grid.limits
+    codes = (quantize_weight(weight, grid).int() + torch.randint(-2, 3, weight.shape, generator=generator)).clamp(low, high)
+    linear = TunedLinear(codes.to(torch.int8), grid, weight, torch.bfloat16, True)
+    grouped = (codes.reshape(24, 2, 32).float() - grid.zero.unsqueeze(-1)) * grid.scale.unsqueeze(-1)
+    assert torch.equal(linear.weight(), grouped.reshape(24, 64))
+    before, _ = linear.settle()
+    assert torch.equal(before, codes.to(torch.int8)) and torch.equal(linear.codes, before)
+    with torch.no_grad():
+        linear.steps.add_(1000.0)
+    linear.settle()
+    assert int(linear.codes.min()) == int(linear.codes.max()) == high
+
+
+def test_codes_follow_the_gradient() -> None:
+    """A linear alone, trained towards its unquantized outputs on inputs that prefer one direction, beats rounding to nearest."""
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.randn(16, 32, generator=generator)
+    x = torch.randn(256, 4, generator=generator) @ torch.randn(4, 32, generator=generator)
+    grid = weight_grid(weight, 4, True, 32)
+    linear = TunedLinear(quantize_weight(weight, grid), grid, weight, torch.bfloat16, True)
+
+    def loss() -> torch.Tensor:
+        return ((x @ (linear.weight() - weight).t()) ** 2).mean()
+
+    before = float(loss().detach())
+    optimizer = torch.optim.Adam([linear.steps], lr=0.02)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    linear.settle()
+    assert float(loss().detach()) < 0.5 * before
+
+
+def test_judged_text_is_not_trained_on() -> None:
+    text = np.random.default_rng(1).integers(0, 500, 4000)
+    judged = np.stack([text[1000:1200], text[3000:3200]])
+    windows = {"before": text[0:200], "over its end": text[1130:1330], "over its start": text[900:1100], "inside": text[3010:3190]}
+    rows = np.stack([np.resize(row, 180) for row in windows.values()])
+    kept = apart(rows, judged)
+    assert len(kept) == 1 and np.array_equal(kept[0], rows[0])
+
+
+def test_automatic_steps_follow_size_and_text(demo_model: Path) -> None:
+    """All of them for the demo model, fewer for little text or a larger one, none for one of 7 billion weights."""
+    small = open_checkpoint(demo_model).parts
+    large = parts(replace(small.spec, hidden=4096, ffn=11008, layers=32, heads=32, kv_heads=32, head_dim=128, vocab=32000))
+    middle = parts(replace(small.spec, hidden=512, ffn=1408, layers=8, heads=8, kv_heads=8, head_dim=64))
+    assert isinstance(small.spec, ModelSpec)
+    assert steps_worth(small, 128, 2048) == 512 and steps_worth(small, 16, 512) == 64 and steps_worth(small, 8, 512) == 0
+    assert 48 < steps_worth(middle, 128, 2048) < 512
+    assert steps_worth(large, 128, 2048) == 0
+
+
+def test_presets_tune_small_models(demo_model: Path, tmp_path: Path) -> None:
+    made = plan(str(demo_model), tmp_path / "out", data=str(TEXT), samples=16, seq_len=256)
+    assert made.recipe.tune == TuneOptions(steps=64)
+    declined = plan(str(demo_model), tmp_path / "out", data=str(TEXT), samples=16, seq_len=256, tune="0")
+    assert declined.recipe.tune.steps == 0
+    assert effective_recipe(None, None, method="gptq").tune == TuneOptions()
+
+
+def test_other_words_than_numbers_are_refused() -> None:
+    with pytest.raises(UsageError, match="neither a number of steps nor `auto`"):
+        effective_recipe(None, None, tune="often")
+    with pytest.raises(UsageError, match="not 0 or a positive number"):
+        effective_recipe(None, None, tune="-3")
 
 
 def test_static_activations_are_not_tuned() -> None:
     """Tuning would assume other quantizers than the model has."""
     with pytest.raises(AgqError, match="dynamic activations"):
-        apply_preset(Recipe(tune=TuneOptions(epochs=1)), "agile")
+        apply_preset(Recipe(tune=TuneOptions(steps=1)), "agile")
