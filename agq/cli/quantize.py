@@ -516,6 +516,7 @@ def _finish(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
                 "resumed_blocks": report.resumed,
                 "transforms": None if report.transforms.empty else report.transforms.to_dict(),
                 "model_sha256": plan.checkpoint.fingerprint(),
+                "tune": report.tuned,
                 "layers": report.layers,
             }
         )

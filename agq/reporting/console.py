@@ -169,9 +169,9 @@ class Progress:
 
     def eta(self) -> float | None:
         """Seconds that are left at the pace so far; None where nothing is known."""
-        if not self.done or self.total is None:
+        if not self.done or self.total is None or self.done >= self.total:
             return None
-        return (time.monotonic() - self.start) / self.done * max(0, self.total - self.done)
+        return (time.monotonic() - self.start) / self.done * (self.total - self.done)
 
     def _show(self) -> None:
         pass
