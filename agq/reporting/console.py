@@ -169,9 +169,9 @@ class Progress:
 
     def eta(self) -> float | None:
         """Seconds that are left at the pace so far; None where nothing is known."""
-        if not self.done or self.total is None or self.done >= self.total:
+        if not self.done or self.total is None:
             return None
-        return (time.monotonic() - self.start) / self.done * (self.total - self.done)
+        return (time.monotonic() - self.start) / self.done * max(0, self.total - self.done)
 
     def _show(self) -> None:
         pass
@@ -194,7 +194,7 @@ class _Lines(Progress):
         self._last = now
         count = f"{self.done}/{self.total}" if self.total is not None else str(self.done)
         left = self.eta()
-        parts = [f"{self.label}: {count} {self.unit}", self.note, f"{clock(left)} left" if left is not None else ""]
+        parts = [f"{self.label}: {count} {self.unit}", self.note, f"{clock(left)} left" if left else ""]
         _line(", ".join(part for part in parts if part))
 
 
