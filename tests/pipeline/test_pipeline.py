@@ -112,7 +112,7 @@ def test_run_json(pipeline, agq_cli) -> None:
 def test_text_is_the_same_by_argument_file_and_stdin(pipeline, agq_cli, tmp_path: Path) -> None:
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("The red wolf", encoding="utf-8")
-    common = ("run", pipeline.packed("W4A8"), "-n", 12, "--temp", 0)
+    common = ("run", pipeline.packed("W4A8"), "-n", 24, "--temp", 0)
     argument = agq_cli(*common, "The red wolf", check=True).stdout
     assert len(argument.split()) > 4
     assert agq_cli(*common, "-f", prompt, check=True).stdout == argument
