@@ -16,7 +16,7 @@ from agq.checkpoint import open_checkpoint
 from agq.files import ensure_free_space
 from agq.quantization.agile.stage import static_activations
 from agq.quantization.checks import available_memory, check_memory
-from agq.quantization.encode import TORCH_DTYPES, decode, decode_codes, encode, store_float
+from agq.quantization.encode import TORCH_DTYPES, decode, decode_codes, encode
 from agq.quantization.state import WorkFolder
 from agq.quantization.transforms.finer import finer_recipe
 from agq.quantization.transforms.parameters import TransformedParameters

@@ -229,7 +229,8 @@ def tune(
     windows, judged = windows.to(device), judged.to(device)
     positions = Positions.of(tuner.parameters.spec, windows.shape[1], device)
     linears = tuner.linears.values()
-    before = _mean_divergence(tuner, judged)
+    judge = _judge(tuner, judged)
+    before = judge()
     wanted = tuner.teacher(windows, positions)
     groups = [{"params": [linear.log for linear in linears], "rate": options.learning_rate}]
     if options.rounding:
@@ -248,7 +249,7 @@ def tune(
         optimizer.step()
         progress(f"weights tuned: step {step + 1} of {options.steps}, divergence {float(loss.detach()):.5f}")
     solved = [linear.settle() for linear in linears]
-    after = _mean_divergence(tuner, judged)
+    after = judge()
     kept = after < before
     changed = sum(int((linear.codes != codes).sum()) for linear, (codes, _) in zip(linears, solved, strict=True))
     share = changed / sum(linear.codes.numel() for linear in linears)
@@ -258,11 +259,16 @@ def tune(
     return TuneReport(options.steps, before, after, kept, share if kept else 0.0)
 
 
-@torch.no_grad()
-def _mean_divergence(tuner: Tuner, windows: Tensor) -> float:
+def _judge(tuner: Tuner, windows: Tensor) -> Callable[[], float]:
+    """Mean divergence of the quantized model as it is at each call; the float model is computed once."""
     positions = Positions.of(tuner.parameters.spec, windows.shape[1], tuner.parameters.device)
     wanted = tuner.teacher(windows, positions)
-    total = 0.0
-    for window, target in zip(windows, wanted, strict=True):
-        total += sum(float(part) for part in tuner.divergence(target, tuner.student(window[None], positions)[0]))
-    return total / (windows.shape[0] * windows.shape[1])
+
+    @torch.no_grad()
+    def mean() -> float:
+        total = 0.0
+        for window, target in zip(windows, wanted, strict=True):
+            total += sum(float(part) for part in tuner.divergence(target, tuner.student(window[None], positions)[0]))
+        return total / (windows.shape[0] * windows.shape[1])
+
+    return mean
