@@ -31,6 +31,12 @@ def sweep(
     ] = None,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw results.svg (needs matplotlib).")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the entries and stop.")] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Entries made at the same time, on the CUDA devices in turn; speeds are measured afterwards."
+        ),
+    ] = 1,
     threads: Annotated[
         int | None, typer.Option("--threads", "-t", min=1, show_default=False, help="Default: the sweep's, else by the machine.")
     ] = None,
@@ -69,7 +75,7 @@ def sweep(
             bar.total = total
             bar.advance(done - bar.done, what)
 
-        records = run_sweep(chosen, output, report)
+        records = run_sweep(chosen, output, report, jobs)
     from agq.files import atomic_write_text
 
     text = to_markdown(chosen, records, f"agq sweep {definition.name}")

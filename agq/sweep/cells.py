@@ -16,20 +16,23 @@ from agq.sweep.definition import ModelEntry, Row, Sweep
 Say = Callable[[str], None]
 
 
-def make_cell(sweep: Sweep, model: ModelEntry, row: Row, source: Path, baseline: Path, work: Path, say: Say) -> dict[str, Any]:
-    """The record of one entry.
+def make_cell(
+    sweep: Sweep, model: ModelEntry, row: Row, source: Path, baseline: Path, artifact: Path, threads: int | None, say: Say
+) -> dict[str, Any]:
+    """The record of one entry, without its speed.
 
     Args:
-        source: the model's folder. baseline: the unquantized model, packed; made here by its own row.
-        work: folder for the quantized folder and the artifact; both are removed afterwards, the baseline stays.
+        source: the model's folder. baseline: the unquantized model, packed; made here by its own row. artifact: what the row makes, the
+            baseline where it quantizes nothing. Both stay; the quantized folder is removed.
+        threads: of the engine and of torch; None: by the machine.
 
     Returns:
         JSON types: bits_per_weight, bits_per_parameter, kv_bits, bytes, quantize_s, texts {name: {ppl, windows, ...}}, kl,
-        same_top1, ratio (against the unquantized model on the windows of kl), reference_ratio, prefill, decode; or `error`,
-        the reason why this model cannot be quantized that way.
+        same_top1, ratio (against the unquantized model on the windows of kl), reference_ratio; or `error`, the reason why this
+        model cannot be quantized that way.
     """
     record: dict[str, Any] = {"model": model.name, "row": row.name, "options": row.options, "prune": row.prune}
-    folder, artifact = work / "folder", baseline if row.baseline else work / "model.agq.safetensors"
+    folder = artifact.with_suffix(".folder")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         if not row.options:
@@ -37,7 +40,6 @@ def make_cell(sweep: Sweep, model: ModelEntry, row: Row, source: Path, baseline:
             if not baseline.exists():
                 say("packing")
                 record.update(_pack(source, baseline, weights="f32", kv_bits=32, head_bits=32))
-            artifact = baseline
         else:
             say("quantizing")
             started = time.monotonic()
@@ -45,13 +47,12 @@ def make_cell(sweep: Sweep, model: ModelEntry, row: Row, source: Path, baseline:
             record["quantize_s"] = round(time.monotonic() - started, 2)
             say("packing")
             record.update(_pack(folder, artifact))
-        record.update(_measure(sweep, model, row, folder, artifact, baseline, say))
+        record.update(_measure(sweep, model, row, folder, artifact, baseline, threads, say))
     except AgqError as error:
         record["error"] = error.message
     finally:
         if row.options:
             shutil.rmtree(folder, ignore_errors=True)
-            artifact.unlink(missing_ok=True)
     return record
 
 
@@ -79,13 +80,13 @@ def _pack(source: Path, artifact: Path, **options: Any) -> dict[str, Any]:
 
 
 def _measure(
-    sweep: Sweep, model: ModelEntry, row: Row, folder: Path, artifact: Path, baseline: Path, say: Say
+    sweep: Sweep, model: ModelEntry, row: Row, folder: Path, artifact: Path, baseline: Path, threads: int | None, say: Say
 ) -> dict[str, Any]:
     import agq
     from agq.recipe_pruning import PruningOptions
 
     found: dict[str, Any] = {"texts": {}}
-    common = {"seq_len": model.seq_len, "threads": sweep.threads}
+    common = {"seq_len": model.seq_len, "threads": threads}
     pruning = PruningOptions.parse(row.prune) if row.prune else None
     for text in sweep.texts:
         say(f"perplexity on {text.name}")
@@ -107,13 +108,10 @@ def _measure(
             agq.evaluate_perplexity(path, first.data, max_windows=sweep.reference_windows, **common).ppl for path in (artifact, folder)
         ]
         found["reference_ratio"] = pair[0] / pair[1]
-    if sweep.prefill or sweep.decode:
-        say("speed")
-        found.update(_speed(sweep, artifact))
     return found
 
 
-def _speed(sweep: Sweep, artifact: Path) -> dict[str, Any]:
+def measure_speed(sweep: Sweep, artifact: Path) -> dict[str, Any]:
     """Tokens per second, medians of repetitions: they tell rows of one sweep apart, no more."""
     from agq.artifact import open_artifact
     from agq.runtime import benchmark

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,6 @@ def write_json(path: Path, sweep: Sweep, records: list[dict[str, Any]]) -> None:
     """All records, with what they were measured on."""
     document = {
         "version": __version__,
-        "machine": machine(),
         "calibration": sweep.calibration,
         "texts": [vars(text) for text in sweep.texts],
         "records": records,
@@ -41,9 +42,7 @@ def write_json(path: Path, sweep: Sweep, records: list[dict[str, Any]]) -> None:
 
 
 def machine() -> str:
-    """Processor, cores and kernels, in words."""
-    import os
-
+    """Processor, cores and kernels, and the CUDA device that quantized, in words."""
     from agq.runtime.library import load_library
 
     name = platform.machine()
@@ -52,7 +51,14 @@ def machine() -> str:
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     except OSError:
         pass
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, kernels {load_library().isa}"
+    torch = sys.modules.get("torch")
+    device = f", quantized on {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else ""
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, kernels {load_library().isa}{device}"
+
+
+def _machines(records: list[dict[str, Any]]) -> str:
+    """What the records were made on: entries of one sweep may come from several machines."""
+    return "; ".join(dict.fromkeys(record.get("machine", "") for record in records))
 
 
 def to_markdown(sweep: Sweep, records: list[dict[str, Any]], command: str) -> str:
@@ -61,7 +67,7 @@ def to_markdown(sweep: Sweep, records: list[dict[str, Any]], command: str) -> st
     lines = [
         "# Sweep",
         "",
-        f"agq {__version__}, {machine()}. Made by `{command}`.",
+        f"agq {__version__}, {_machines(records)}. Made by `{command}`.",
         "",
         _protocol(sweep),
         "",

@@ -1,9 +1,13 @@
-"""Goes through a sweep, one entry after the other. Finished entries are files: a killed sweep goes on where it stopped."""
+"""Goes through a sweep. Finished entries are files: a killed sweep goes on where it stopped."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -11,62 +15,176 @@ from agq import __version__
 from agq.errors import AgqError
 from agq.files import atomic_write_text, sha256_file
 from agq.hub import find_model
-from agq.sweep.cells import make_cell
+from agq.sweep.cells import make_cell, measure_speed
 from agq.sweep.definition import ModelEntry, Row, Sweep
 
 # Called as (entries done, entries in all, what is being done).
 Report = Callable[[int, int, str], None]
 
 
-def run_sweep(sweep: Sweep, output: Path, report: Report | None = None) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Place:
+    """Where the files of one entry stand. source: the model's folder; key: of all that the entry depends on."""
+
+    model: ModelEntry
+    row: Row
+    source: Path
+    work: Path
+    cell: Path
+    key: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.name} / {self.row.name}"
+
+    @property
+    def baseline(self) -> Path:
+        """The unquantized model, packed."""
+        return self.work / "unquantized.agq.safetensors"
+
+    @property
+    def artifact(self) -> Path:
+        """What the row makes, until its speed is measured."""
+        return self.baseline if not self.row.options else self.work / f"{_file_name(self.row.name)}.agq.safetensors"
+
+    def record(self) -> dict[str, Any] | None:
+        """The entry's record, if it was made from the same things."""
+        if not self.cell.exists():
+            return None
+        try:
+            found = json.loads(self.cell.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise AgqError(f"cannot read `{self.cell}`: {error}", hint="delete the file: its entry is then made again") from error
+        return found if found.get("key") == self.key else None
+
+    def write(self, record: dict[str, Any]) -> None:
+        atomic_write_text(self.cell, json.dumps(record, indent=1) + "\n")
+
+
+def run_sweep(sweep: Sweep, output: Path, report: Report | None = None, jobs: int = 1) -> list[dict[str, Any]]:
     """Makes what is missing and returns the records of all entries, in the order of models and rows.
 
     output: folder for `cells/*.json` (finished entries), `work/` (artifacts of unquantized models, twins) and the results. An
-    entry is made again when anything that its numbers depend on has changed.
+    entry is made again when anything that its numbers depend on has changed. jobs: entries that are made at the same time, each in a
+    process of its own (on the CUDA devices in turn); speeds are measured afterwards, one after the other.
 
     Raises:
         AgqError: a model or text that cannot be read, disk full. An entry that cannot be made is a record with `error`.
     """
     output.mkdir(parents=True, exist_ok=True)
     (output / "cells").mkdir(exist_ok=True)
-    texts = {text.name: sha256_file(text.data) for text in sweep.texts if Path(text.data).is_file()}
-    todo = [(model, row) for model in sweep.models for row in sweep.rows_of(model)]
-    records = []
-    for index, (model, row) in enumerate(todo):
-        name = f"{model.name} / {row.name}"
+    places = _places(sweep, output, report)
+    due = _due(sweep, places)
+    done = len(places) - len(due)
 
-        def say(what: str, name: str = name, index: int = index) -> None:
-            if report is not None:
-                report(index, len(todo), f"{name}: {what}")
+    def say(what: str) -> None:
+        if report is not None:
+            report(done, len(places), what)
 
-        records.append(_entry(sweep, model, row, output, texts, say))
+    say("")
+    if jobs == 1:
+        for place in due:
+            _make(sweep, place, sweep.threads, lambda what, name=place.name: say(f"{name}: {what}"))
+            _add_speed(sweep, place, say)
+            done += 1
+    else:
+        # The rows of a model are compared with its unquantized one.
+        for part in ([place for place in due if place.row.baseline], [place for place in due if not place.row.baseline]):
+            for name in _make_many(sweep, part, jobs):
+                done += 1
+                say(name)
+        for place in due:
+            _add_speed(sweep, place, say)
     if report is not None:
-        report(len(todo), len(todo), "done")
-    return records
+        report(len(places), len(places), "done")
+    return [place.record() or {} for place in places]
 
 
-def _entry(
-    sweep: Sweep, model: ModelEntry, row: Row, output: Path, texts: dict[str, str], say: Callable[[str], None]
-) -> dict[str, Any]:
-    """A finished entry from its file, or a new one."""
+def _places(sweep: Sweep, output: Path, report: Report | None) -> list[_Place]:
     from agq.checkpoint import open_checkpoint
 
-    work = output / "work" / _file_name(model.name)
-    work.mkdir(parents=True, exist_ok=True)
-    source = _source(model, work, say)
-    key = sweep.key(model, row, open_checkpoint(source).fingerprint(), texts, __version__)
-    path = output / "cells" / f"{_file_name(model.name)}--{_file_name(row.name)}.json"
-    baseline = work / "unquantized.agq.safetensors"
-    if path.exists():
+    texts = {text.name: sha256_file(text.data) for text in sweep.texts if Path(text.data).is_file()}
+    total = sum(len(sweep.rows_of(model)) for model in sweep.models)
+    places = []
+    for model in sweep.models:
+        work = output / "work" / _file_name(model.name)
+        work.mkdir(parents=True, exist_ok=True)
+        source = _source(model, work, lambda what, name=model.name: report(0, total, f"{name}: {what}") if report else None)
+        fingerprint = open_checkpoint(source).fingerprint()
+        for row in sweep.rows_of(model):
+            cell = output / "cells" / f"{_file_name(model.name)}--{_file_name(row.name)}.json"
+            places.append(_Place(model, row, source, work, cell, sweep.key(model, row, fingerprint, texts, __version__)))
+    return places
+
+
+def _due(sweep: Sweep, places: list[_Place]) -> list[_Place]:
+    """The entries to make; of a model with any, the unquantized one too where its artifact is gone."""
+
+    def unfinished(place: _Place) -> bool:
+        record = place.record()
+        speed = [name for name in ("prefill", "decode") if getattr(sweep, name)]
+        return record is None or "error" not in record and any(name not in record for name in speed)
+
+    missing = {id(place) for place in places if unfinished(place)}
+    models = {place.model.name for place in places if id(place) in missing}
+    return [
+        place
+        for place in places
+        if id(place) in missing or place.row.baseline and place.model.name in models and not place.baseline.exists()
+    ]
+
+
+def _make(sweep: Sweep, place: _Place, threads: int | None, say: Callable[[str], None]) -> str:
+    """Makes an entry but for its speed; its artifact stays for that."""
+    from agq.sweep.report import machine
+
+    made = make_cell(sweep, place.model, place.row, place.source, place.baseline, place.artifact, threads, say)
+    place.write({**made, "key": place.key, "version": __version__, "machine": machine()})
+    return place.name
+
+
+def _add_speed(sweep: Sweep, place: _Place, say: Callable[[str], None]) -> None:
+    record = place.record()
+    if record is not None and "error" not in record and place.artifact.exists() and (sweep.prefill or sweep.decode):
+        say(f"{place.name}: speed")
+        place.write({**record, **measure_speed(sweep, place.artifact)})
+    if place.row.options:
+        place.artifact.unlink(missing_ok=True)
+
+
+def _make_many(sweep: Sweep, places: list[_Place], jobs: int) -> Any:
+    """Makes entries in processes; yields their names as they are finished."""
+    if not places:
+        return
+    context = get_context("spawn")
+    jobs = min(jobs, len(places))
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    with ProcessPoolExecutor(jobs, context, _start_process, (context.Value("i", 0), threads)) as pool:
+        futures = [pool.submit(_make, sweep, place, threads, _silent) for place in places]
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise AgqError(f"cannot read `{path}`: {error}", hint="delete the file: its entry is then made again") from error
-        if found.get("key") == key and (not row.baseline or baseline.exists()):
-            return found
-    record = {**make_cell(sweep, model, row, source, baseline, work, say), "key": key, "version": __version__}
-    atomic_write_text(path, json.dumps(record, indent=1) + "\n")
-    return record
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _silent(what: str) -> None:
+    pass
+
+
+def _start_process(counter: Any, threads: int) -> None:
+    """The processes share the machine's cores evenly, and its CUDA devices in turn."""
+    from agq.cli.torch_setup import set_threads
+
+    set_threads(threads)
+    import torch
+
+    with counter.get_lock():
+        index = counter.value
+        counter.value += 1
+    if torch.cuda.device_count() > 1:
+        torch.cuda.set_device(index % torch.cuda.device_count())
 
 
 def _source(model: ModelEntry, work: Path, say: Callable[[str], None]) -> Path:

@@ -70,6 +70,26 @@ def test_a_sweep_measures_compares_and_resumes(definition: Path, agq_cli, tmp_pa
     assert again.stdout.count("| RTN W4A4 |") == 1
 
 
+def test_entries_made_at_the_same_time_are_the_same(definition: Path, agq_cli, tmp_path: Path) -> None:
+    rows = [option for name in ("RTN W8A8", "impossible") for option in ("--row", name)]
+    records = []
+    for jobs in (1, 2):
+        output = tmp_path / str(jobs)
+        agq_cli("sweep", definition, "-o", output, "--no-plot", "--jobs", jobs, *rows, check=True)
+        records.append(json.loads((output / "results.json").read_text())["records"])
+        assert not list((output / "work" / "demo").glob("*W8A8*"))
+        # Nothing is made again, though the artifact of the unquantized model is gone.
+        (output / "work" / "demo" / "unquantized.agq.safetensors").unlink()
+        assert agq_cli("sweep", definition, "-o", output, "--no-plot", *rows, check=True).stdout == (output / "results.md").read_text()
+        assert not (output / "work" / "demo" / "unquantized.agq.safetensors").exists()
+    one, two = records
+    assert [record["row"] for record in one] == ["bf16", "RTN W8A8", "impossible"]
+    for first, second in zip(one, two, strict=True):
+        assert first.get("error") == second.get("error")
+        assert first.get("texts") == second.get("texts") and first.get("kl") == second.get("kl")
+        assert "error" in second or second["prefill"] > 0 and second["decode"] > 0
+
+
 def test_dry_run_lists_the_entries(definition: Path, agq_cli) -> None:
     result = agq_cli("sweep", definition, "--dry-run", "--row", "RTN W8A8", check=True)
     assert result.stdout.splitlines() == ["demo\tbf16", "demo\tRTN W8A8"]
