@@ -200,8 +200,8 @@ class Override:
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """Calibration text. data: wikitext2, c4, random-tokens or a file. samples windows of seq_len tokens, cut at random
-    with seed.
+    """Calibration text. data: wikitext2, c4, random-tokens or a file, or several, separated by commas, which give windows in turn.
+    samples windows of seq_len tokens, cut at random with seed.
     """
 
     data: str = "wikitext2"

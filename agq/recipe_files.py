@@ -139,7 +139,8 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 def _located(name: str, folder: Path) -> str:
-    return str((folder / name).resolve()) if name.startswith(("./", "../")) else name
+    parts = name.split(",") if "," in name and not (folder / name).exists() else [name]
+    return ",".join(str((folder / part).resolve()) if part.startswith(("./", "../")) else part for part in map(str.strip, parts))
 
 
 def parse_yaml(text: str, where: str) -> tuple[Any, dict[tuple[Any, ...], int]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from agq.calibration.text import Documents, Text, is_named, load_documents, load_text
+from agq.calibration.text import Documents, Text, is_named, load_documents, load_text, split_sources
 from agq.calibration.tokenizers import TextTokenizer, load_tokenizer
 from agq.errors import AgqError, UsageError
 from agq.recipe import Scheme
@@ -38,7 +38,7 @@ class Windows:
 
     Attributes:
         tokens: int64 [samples, seq_len].
-        sha256: of the source's bytes ("random-tokens": of the tokens). tokens_sha256: of the windows themselves
+        sha256: of the source's bytes ("random-tokens": of the tokens; several sources: of their hex digests in a row). tokens_sha256: of the windows themselves
             (little-endian int64), which fixes tokenizer, seed and sizes too.
         description: source, number and length of windows, tokens to choose from, seed.
     """
@@ -76,6 +76,7 @@ def token_windows(
       `seed`, as in GPTQ's `get_wikitext2`. Windows may overlap.
     - c4 (first train shard): a document with more than `seq_len` tokens is drawn for each window, then a crop of it, as
       in GPTQ's `get_c4`.
+    - several sources, separated by commas: as equal a number of windows of each as `samples` allows, in turn.
     - random-tokens: uniform over the vocabulary without special tokens; only where all bits are 8 or more ("Give Me
       BF16 or Give Me Death?", arXiv 2411.02355: enough for W8A8, harmful at 4 bits).
 
@@ -91,6 +92,9 @@ def token_windows(
             f"{samples} windows of {seq_len} tokens cannot be cut", hint="--samples and --seq-len are at least 1"
         )
     name = os.fspath(source)
+    names = split_sources(name)
+    if len(names) > 1:
+        return _mixture(names, tokenizer, samples, seq_len, seed, text_field, scheme)
     check_source(name, scheme)
     if is_named(name, "random-tokens"):
         return _random_tokens(tokenizer, samples, seq_len, seed)
@@ -116,6 +120,23 @@ def token_windows(
     return _windows(
         tokens, text.sha256, f"{text.label}, {samples} x {seq_len} of {len(ids)} tokens, random crops, seed {seed}"
     )
+
+
+def _mixture(
+    names: list[str], tokenizer: TextTokenizer, samples: int, seq_len: int, seed: int, text_field: str, scheme: Scheme | None
+) -> Windows:
+    if samples < len(names):
+        raise UsageError(
+            f"{samples} windows cannot be cut out of {len(names)} texts", hint=f"--samples is at least {len(names)} then"
+        )
+    shares = [len(range(index, samples, len(names))) for index in range(len(names))]
+    found = [
+        token_windows(name, tokenizer, share, seq_len, seed, text_field, scheme)
+        for name, share in zip(names, shares, strict=True)
+    ]
+    tokens = np.stack([found[index % len(names)].tokens[index // len(names)] for index in range(samples)])
+    sha256 = hashlib.sha256("".join(part.sha256 for part in found).encode()).hexdigest()
+    return _windows(tokens, sha256, "; ".join(part.description for part in found))
 
 
 def check_source(source: str, scheme: Scheme | None) -> None:

@@ -38,7 +38,7 @@ def calibrate(
             envvar="AGQ_CALIBRATION_DATA",
             metavar="wikitext2|c4|FILE",
             show_default=False,
-            help="Calibration text. Default wikitext2.",
+            help="Calibration text, or several, separated by commas. Default wikitext2.",
         ),
     ] = None,
     samples: Annotated[

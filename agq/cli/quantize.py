@@ -240,7 +240,7 @@ def quantize(
             panel=_CALIBRATION,
             env="AGQ_CALIBRATION_DATA",
             metavar="wikitext2|c4|FILE",
-            help="Calibration text. Default wikitext2.",
+            help="Calibration text, or several, separated by commas. Default wikitext2.",
         ),
     ] = None,
     samples: Annotated[

@@ -177,7 +177,8 @@ def _place(path: tuple[Any, ...]) -> str:
 
 
 def _resolve(value: str, folder: Path) -> str:
-    return str((folder / value).resolve()) if value.startswith(("./", "../")) else value
+    parts = [part.strip() for part in value.split(",")]
+    return ",".join(str((folder / part).resolve()) if part.startswith(("./", "../")) else part for part in parts)
 
 
 def _named(item: Any, kind: str, path: tuple[Any, ...]) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def _protocol(sweep: Sweep) -> str:
         for text in sweep.texts
     )
     calibration = ", ".join(
-        f"{key} {Path(str(value)).name if key == 'data' else value}" for key, value in sweep.calibration.items()
+        f"{key} {' and '.join(Path(part).name for part in value.split(',')) if key == 'data' else value}"
+        for key, value in sweep.calibration.items()
     )
     return (
         f"Perplexity: GPTQ protocol, non-overlapping windows of the model's length, computed by the C kernels from the packed file. "
