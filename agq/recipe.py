@@ -313,6 +313,8 @@ class TuneOptions:
             large ones.
         rounding: codes are trained too, not only scales.
         learning_rate: of the scales, relative to each. rounding_rate: of the codes, in steps between two codes.
+        temperature: of the predictions in the second half of the loss; 1: no such half. drawn: share of the text's tokens that are
+            replaced by draws from the float model's predictions.
     """
 
     steps: int = 0
@@ -320,6 +322,8 @@ class TuneOptions:
     rounding: bool = True
     learning_rate: float = 1e-3
     rounding_rate: float = 2e-3
+    temperature: float = 4.0
+    drawn: float = 0.3
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -327,6 +331,10 @@ class TuneOptions:
         for name in ("learning_rate", "rounding_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise AgqError(f"{name} is {getattr(self, name)}, not between 0 and 1")
+        if not 1 <= self.temperature <= 100:
+            raise AgqError(f"temperature is {self.temperature}, not between 1 and 100")
+        if not 0 <= self.drawn < 1:
+            raise AgqError(f"drawn is {self.drawn}, not from 0 to below 1")
 
     @property
     def active(self) -> bool:

@@ -10,7 +10,7 @@ estimator, arXiv 1308.3432). The whole model is in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from agq.models import ModelParts, ModelSpec
 from agq.quantization.quantizers import Grid, round_scale
-from agq.quantization.transforms.hadamard import fwht, random_permutation
+from agq.quantization.transforms.hadamard import fwht, random_permutation, random_words
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.recipe import Recipe
 from agq.reference.attention import Positions
@@ -35,6 +35,8 @@ JUDGED = 4
 _AUTO_STEPS, _AUTO_SHARE, _AUTO_WORK, _AUTO_LEAST = 512, 4, 4e12, 48
 # Most tokens of a training step.
 _PIECE = 512
+# Temperature at which replaced tokens are drawn.
+_DRAW = 1.5
 # Tokens that make a passage: two windows that share one overlap.
 _PASSAGE = 32
 # Rows of logits that stand in memory at once.
@@ -175,16 +177,39 @@ class Tuner:
                 hidden[i] = block(hidden[i : i + 1], positions)[0]
         return torch.cat([finish(h[None], self.final_norm, self.project_out) for h in hidden])
 
-    def divergence(self, wanted: Tensor, found: Tensor) -> Iterator[Tensor]:
-        """Sums of KL(float || quantized) over rows of what the head reads, both [rows, embed_dim], a part at a time."""
+    def divergence(self, wanted: Tensor, found: Tensor, temperatures: Sequence[float] = (1.0,)) -> Iterator[Tensor]:
+        """Sums of KL(float || quantized) over rows of what the head reads, both [rows, embed_dim], a part at a time; the mean over
+        `temperatures`, each times its square, which keeps the gradients' sizes alike."""
         for start in range(0, wanted.shape[0], _ROWS):
             part = slice(start, start + _ROWS)
-            yield recomputed(_divergence, wanted[part], found[part], self.head, use_reentrant=False)
+            yield recomputed(_divergence, wanted[part], found[part], self.head, temperatures, use_reentrant=False)
+
+    @torch.no_grad()
+    def varied(self, windows: Tensor, positions: Positions, share: float) -> Tensor:
+        """`windows`, int64 [count, n], with a share of the tokens drawn from the float model's predictions for their places. The
+        first of each stays."""
+        if not share:
+            return windows
+        result, wanted = windows.clone(), self.teacher(windows, positions)
+        for index, (window, hidden) in enumerate(zip(result, wanted, strict=True)):
+            draws = random_words(self.recipe.seed, f"tune.draw.{index}", 2 * (len(window) - 1)) / 2.0**64
+            replace, draw = torch.from_numpy(draws).to(window.device, torch.float32).chunk(2)
+            for start in range(0, len(window) - 1, _ROWS):
+                part = slice(start, min(start + _ROWS, len(window) - 1))
+                total = torch.softmax(hidden[part] @ self.head.t() / _DRAW, dim=-1).cumsum(dim=-1)
+                drawn = torch.searchsorted(total, draw[part, None]).squeeze(-1).clamp_(max=total.shape[-1] - 1)
+                follows = window[part.start + 1 : part.stop + 1]
+                follows.copy_(torch.where(replace[part] < share, drawn, follows))
+        return result
 
 
-def _divergence(wanted: Tensor, found: Tensor, head: Tensor) -> Tensor:
-    target = F.log_softmax(wanted @ head.t(), dim=-1)
-    return F.kl_div(F.log_softmax(found @ head.t(), dim=-1), target, reduction="sum", log_target=True)
+def _divergence(wanted: Tensor, found: Tensor, head: Tensor, temperatures: Sequence[float]) -> Tensor:
+    wanted, found = wanted @ head.t(), found @ head.t()
+    total = wanted.new_zeros(())
+    for temperature in temperatures:
+        target, logits = (F.log_softmax(x / temperature, dim=-1) for x in (wanted, found))
+        total = total + temperature**2 * F.kl_div(logits, target, reduction="sum", log_target=True)
+    return total / len(temperatures)
 
 
 def training_length(spec: ModelSpec, length: int) -> int:
@@ -231,7 +256,9 @@ def tune(
     linears = tuner.linears.values()
     judge = _judge(tuner, judged)
     before = judge()
+    windows = tuner.varied(windows, positions, options.drawn)
     wanted = tuner.teacher(windows, positions)
+    temperatures = (1.0,) if options.temperature == 1 else (1.0, options.temperature)
     groups = [{"params": [linear.log for linear in linears], "rate": options.learning_rate}]
     if options.rounding:
         groups.append({"params": [linear.steps for linear in linears], "rate": options.rounding_rate})
@@ -244,10 +271,10 @@ def tune(
             group["lr"] = group["rate"] * (_FINAL_RATE + (1 - _FINAL_RATE) * share)
         optimizer.zero_grad(set_to_none=True)
         found = tuner.student(windows[index : index + 1], positions)[0]
-        loss = sum(tuner.divergence(wanted[index], found)) / windows.shape[1]
+        loss = sum(tuner.divergence(wanted[index], found, temperatures)) / windows.shape[1]
         loss.backward()
         optimizer.step()
-        progress(f"weights tuned: step {step + 1} of {options.steps}, divergence {float(loss.detach()):.5f}")
+        progress(f"weights tuned: step {step + 1} of {options.steps}, loss {float(loss.detach()):.5f}")
     solved = [linear.settle() for linear in linears]
     after = judge()
     kept = after < before

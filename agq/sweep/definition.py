@@ -14,6 +14,7 @@ from typing import Any
 
 from agq import structured
 from agq.errors import AgqError
+from agq.files import sha256_file
 
 BASELINE = "bf16"
 
@@ -93,13 +94,21 @@ class Sweep:
             "version": version,
             "model": fingerprint,
             "seq_len": model.seq_len,
-            "row": [row.options, row.prune],
+            "row": [_by_content(row.options), row.prune],
             "texts": [[text.name, text.data if text.name not in texts else texts[text.name], text.windows] for text in self.texts],
-            "calibration": self.calibration,
+            "calibration": _by_content(self.calibration),
             "windows": [self.divergence_windows, self.reference_windows],
             "speed": [self.prefill, self.decode, self.threads],
         }
         return hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _by_content(options: dict[str, Any]) -> dict[str, Any]:
+    """`options` with the bytes of files in place of their paths, which mean nothing on another machine."""
+    if not isinstance(options.get("data"), str):
+        return options
+    parts = [sha256_file(part) if Path(part).is_file() else part for part in options["data"].split(",")]
+    return {**options, "data": parts}
 
 
 _KEYS = {
@@ -217,4 +226,6 @@ def _row(item: Any, path: tuple[Any, ...], folder: Path) -> Row:
     options = table.get("options") or {}
     if not isinstance(options, dict):
         raise AgqError(f"{_place(path)}: `options` is not a table of arguments of quantize")
+    if isinstance(options.get("data"), str):
+        options = {**options, "data": _resolve(options["data"], folder)}
     return Row(table["name"], dict(options), bool(table.get("ablation", False)), table.get("prune"))

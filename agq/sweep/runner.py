@@ -74,7 +74,7 @@ def run_sweep(sweep: Sweep, output: Path, report: Report | None = None, jobs: in
     output.mkdir(parents=True, exist_ok=True)
     (output / "cells").mkdir(exist_ok=True)
     places = _places(sweep, output, report)
-    due = _due(sweep, places)
+    due = _due(places)
     done = len(places) - len(due)
 
     def say(what: str) -> None:
@@ -88,12 +88,13 @@ def run_sweep(sweep: Sweep, output: Path, report: Report | None = None, jobs: in
             _add_speed(sweep, place, say)
             done += 1
     else:
-        # The rows of a model are compared with its unquantized one.
-        for part in ([place for place in due if place.row.baseline], [place for place in due if not place.row.baseline]):
+        # The rows of a model are compared with its unquantized one. Ablations are the last to be missed where time runs out.
+        rows = sorted((place for place in due if not place.row.baseline), key=lambda place: place.row.ablation)
+        for part in ([place for place in due if place.row.baseline], rows):
             for name in _make_many(sweep, part, jobs):
                 done += 1
                 say(name)
-        for place in due:
+        for place in places:
             _add_speed(sweep, place, say)
     if report is not None:
         report(len(places), len(places), "done")
@@ -117,15 +118,10 @@ def _places(sweep: Sweep, output: Path, report: Report | None) -> list[_Place]:
     return places
 
 
-def _due(sweep: Sweep, places: list[_Place]) -> list[_Place]:
+def _due(places: list[_Place]) -> list[_Place]:
     """The entries to make; of a model with any, the unquantized one too where its artifact is gone."""
 
-    def unfinished(place: _Place) -> bool:
-        record = place.record()
-        speed = [name for name in ("prefill", "decode") if getattr(sweep, name)]
-        return record is None or "error" not in record and any(name not in record for name in speed)
-
-    missing = {id(place) for place in places if unfinished(place)}
+    missing = {id(place) for place in places if place.record() is None}
     models = {place.model.name for place in places if id(place) in missing}
     return [
         place
@@ -145,7 +141,8 @@ def _make(sweep: Sweep, place: _Place, threads: int | None, say: Callable[[str],
 
 def _add_speed(sweep: Sweep, place: _Place, say: Callable[[str], None]) -> None:
     record = place.record()
-    if record is not None and "error" not in record and place.artifact.exists() and (sweep.prefill or sweep.decode):
+    missing = [name for name in ("prefill", "decode") if getattr(sweep, name) and name not in (record or {})]
+    if record is not None and "error" not in record and missing and place.artifact.exists():
         say(f"{place.name}: speed")
         place.write({**record, **measure_speed(sweep, place.artifact)})
     if place.row.options:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from agq.calibration.windows import calibration_windows
 from agq.checkpoint import open_checkpoint, read_linear
 from agq.errors import AgqError, UsageError
 from agq.models import parts
@@ -17,10 +18,13 @@ from agq.models.spec import ModelSpec
 from agq.quantization.options import effective_recipe
 from agq.quantization.pipeline import plan
 from agq.quantization.quantizers import quantize_weight, weight_grid
-from agq.quantization.tune import TunedLinear, apart, steps_worth
+from agq.quantization.transforms.parameters import TransformedParameters
+from agq.quantization.transforms.plan import TransformPlan
+from agq.quantization.tune import TunedLinear, Tuner, _divergence, apart, steps_worth
 from agq.quantization.walk import Progress
-from agq.recipe import Recipe, Scheme, TuneOptions
+from agq.recipe import CalibrationSpec, Recipe, Scheme, TuneOptions
 from agq.recipe_files import apply_preset
+from agq.reference.attention import Positions
 from tests.quantization.quantization_support import TEXT, contents, quantized
 
 STEPS = 48
@@ -155,6 +159,46 @@ def test_codes_follow_the_gradient() -> None:
         optimizer.step()
     linear.settle()
     assert float(loss().detach()) < 0.5 * before
+
+
+def test_divergence_counts_unlikely_tokens_at_a_high_temperature() -> None:
+    """Against the definition in float64, on predictions of which one token in 500 is changed."""
+    generator = torch.Generator().manual_seed(7)
+    head, wanted = torch.randn(50, 8, generator=generator), torch.randn(6, 8, generator=generator)
+    found = wanted + 0.1 * torch.randn(6, 8, generator=generator)
+
+    def expected(temperature: float) -> float:
+        p, q = (torch.softmax((x @ head.t()).double() / temperature, -1) for x in (wanted, found))
+        return temperature**2 * float((p * (p.log() - q.log())).sum())
+
+    one, both = (float(_divergence(wanted, found, head, given)) for given in ((1.0,), (1.0, 4.0)))
+    assert one == pytest.approx(expected(1.0), rel=1e-4)
+    assert both == pytest.approx(0.5 * (expected(1.0) + expected(4.0)), rel=1e-4)
+    # A shift of the least likely token is nothing to the one and much to the other.
+    logits, shifted = torch.zeros(1, 50), torch.zeros(1, 50)
+    logits[0, 0] = shifted[0, 0] = 12.0
+    shifted[0, 1] = 1.0
+    plain, warm = (float(_divergence(logits, shifted, torch.eye(50), given)) for given in ((1.0,), (1.0, 4.0)))
+    assert warm > 100 * plain
+
+
+def test_drawn_tokens_are_what_the_model_might_say(demo_model: Path) -> None:
+    checkpoint = open_checkpoint(demo_model)
+    parameters = TransformedParameters(checkpoint, TransformPlan())
+    recipe = Recipe(tune=TUNE, seed=3)
+    tuner = Tuner(parameters, recipe, {}, {}, {})
+    windows = torch.from_numpy(calibration_windows(CalibrationSpec(str(TEXT), 4, 256), checkpoint)[0])
+    positions = Positions.of(checkpoint.spec, 256)
+    drawn = tuner.varied(windows, positions, 0.3)
+    changed = (drawn != windows)[:, 1:]
+    # Some of the drawn tokens are those that stood there.
+    assert 0.15 < changed.float().mean() < 0.3 and torch.equal(drawn[:, 0], windows[:, 0])
+    assert torch.equal(drawn, tuner.varied(windows, positions, 0.3)) and torch.equal(windows, tuner.varied(windows, positions, 0.0))
+    shares = torch.log_softmax(tuner.teacher(windows, positions) @ tuner.head.t(), -1)[:, :-1]
+    likely = shares.gather(-1, drawn[:, 1:, None]).squeeze(-1)[changed].mean()
+    generator = torch.Generator().manual_seed(1)
+    chance = shares.gather(-1, torch.randint(0, checkpoint.spec.vocab, changed.shape, generator=generator)[..., None]).mean()
+    assert likely > chance + 3
 
 
 def test_judged_text_is_not_trained_on() -> None:
