@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +157,15 @@ def _make_many(sweep: Sweep, places: list[_Place], jobs: int) -> Any:
     context = get_context("spawn")
     jobs = min(jobs, len(places))
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    with ProcessPoolExecutor(jobs, context, _start_process, (context.Value("i", 0), threads)) as pool:
-        futures = [pool.submit(_make, sweep, place, threads, _silent) for place in places]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(jobs, context, _start_process, (context.Value("i", 0), threads))
+    try:
+        for future in as_completed([pool.submit(_make, sweep, place, threads, _silent) for place in places]):
+            yield future.result()
+    finally:
+        # After an error or Ctrl-C nothing waits for what is being made.
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in active_children():
+            process.terminate()
 
 
 def _silent(what: str) -> None:
@@ -171,7 +173,8 @@ def _silent(what: str) -> None:
 
 
 def _start_process(counter: Any, threads: int) -> None:
-    """The processes share the machine's cores evenly, and its CUDA devices in turn."""
+    """The processes share the machine's cores evenly, and its CUDA devices in turn. Ctrl-C is the parent's to deal with."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from agq.cli.torch_setup import set_threads
 
     set_threads(threads)
