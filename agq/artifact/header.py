@@ -7,8 +7,8 @@ from typing import Any
 from agq.artifact.layout import ALIGN
 
 FORMAT = 1
-# 3: an embedding of 8-bit rows. All files of 2 are files of 3.
-ABI = 3
+# 3: an embedding of 8-bit rows. 4: sink tokens. All files of 2 and 3 are files of 4.
+ABI = 4
 OLDEST_ABI = 2
 
 

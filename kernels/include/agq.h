@@ -16,7 +16,9 @@
 extern "C" {
 #endif
 
-#define AGQ_ABI_VERSION 3
+#define AGQ_ABI_VERSION 4
+/* Most `sink_tokens` of a model. */
+#define AGQ_MAX_SINK_TOKENS 64
 
 #pragma GCC visibility push(default)
 
@@ -128,6 +130,9 @@ typedef struct {
   agq_linear head;              /* vocab x embed_dim */
   const agq_block *blocks;      /* [layers] */
   int32_t attention_kind;       /* AGQ_ATTENTION_* */
+  /* Tokens at positions below it (0..AGQ_MAX_SINK_TOKENS) have 8-bit symmetric activations, one scale per token, without clip, in
+   * the blocks' linears whose activations are dynamic 4-bit ones. */
+  int32_t sink_tokens;
 } agq_model;
 
 typedef struct {
@@ -148,7 +153,7 @@ typedef struct {
 } agq_batch;
 
 /* Token pruning of prompts: in each listed layer floor(r * ratio) of the prompt's r tokens are removed after attention, those that
- * attend least to the first token (docs/arithmetic.md). First and last token stay. */
+ * attend least to the first token (docs/arithmetic.md). First and last token and sink tokens (agq_model.sink_tokens) stay. */
 enum { AGQ_PRUNE_KEEP_POSITIONS = 0, AGQ_PRUNE_RENUMBER = 1 }; /* survivors' positions in the layers that follow */
 enum { AGQ_PRUNE_FLOAT = 0, AGQ_PRUNE_LOG2 = 1 };              /* probabilities as computed, or after the 4-bit log2 quantizer */
 typedef struct {

@@ -29,6 +29,7 @@ typedef struct {
   int hadamard; /* 1: every linear but a tied head has the largest Walsh-Hadamard block that its width allows */
   float clip;   /* of the activations' range; 0: none */
   int embed8;   /* 1: an embedding of its own has 8-bit rows */
+  int sinks;    /* sink_tokens */
 } test_shape;
 
 enum { MAX_LAYERS = 4, POSITION_OFFSET = 2, MAX_POSITIONS = 2048 };
@@ -137,6 +138,7 @@ static inline test_model *model_create(const test_shape *s) {
   m->embed_dim = s->embed_dim;
   m->has_embed_norm = s->embed_norm, m->has_final_norm = s->final_norm;
   m->blocks = t->blocks;
+  m->sink_tokens = s->sinks;
   const int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim,
             gated = s->activation == AGQ_ACTIVATION_SILU_GATED;
   for (int i = 0; i < s->layers; i++) {

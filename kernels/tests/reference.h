@@ -34,12 +34,14 @@ static inline void fake_quantize(double *x, int n, int bits, double clip) {
   }
 }
 
-static inline void ref_linear(const agq_linear *l, const dense *d, const double *x, double *y) {
-  const int in = l->in_features, group = l->act_group ? l->act_group : in;
+/* sink: 4-bit activations have 8 bits per token instead. */
+static inline void ref_linear(const agq_linear *l, const dense *d, const double *x, double *y, int sink) {
+  const int in = l->in_features, eight = sink && l->act_bits == 4, group = l->act_group && !eight ? l->act_group : in;
+  const double clip = l->act_clip > 0 && !eight ? (double)l->act_clip : 1;
   double *q = doubles((size_t)in);
   memcpy(q, x, (size_t)in * sizeof *q);
   ref_hadamard(q, in, l->hadamard);
-  for (int g = 0; g < in; g += group) fake_quantize(q + g, group, l->act_bits, l->act_clip > 0 ? (double)l->act_clip : 1);
+  for (int g = 0; g < in; g += group) fake_quantize(q + g, group, eight ? 8 : l->act_bits, clip);
   for (int r = 0; r < l->out_features; r++) {
     double s = d->bias ? d->bias[r] : 0;
     for (int c = 0; c < in; c++) s += (double)d->w[(size_t)r * (size_t)in + (size_t)c] * q[c];
@@ -114,7 +116,7 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
     double *hi = h + (size_t)i * hidden;
     for (int c = 0; c < s->embed_dim; c++)
       e[c] = (double)t->embed[(size_t)tokens[i] * (size_t)s->embed_dim + (size_t)c];
-    if (m->project_in.in_features) ref_linear(&m->project_in, &t->project_in, e, hi);
+    if (m->project_in.in_features) ref_linear(&m->project_in, &t->project_in, e, hi, 0);
     else memcpy(hi, e, hidden * sizeof *hi);
     for (size_t c = 0; t->position && c < hidden; c++)
       hi[c] += (double)t->position[(size_t)(i + POSITION_OFFSET) * hidden + c];
@@ -126,7 +128,7 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
       double *r = qkv + (size_t)i * row;
       memcpy(x, h + (size_t)i * hidden, hidden * sizeof *x);
       if (!s->norm_after) ref_norm(t, &b->attn_norm, x, x);
-      ref_linear(&b->qkv, &t->qkv[l], x, r);
+      ref_linear(&b->qkv, &t->qkv[l], x, r, i < s->sinks);
       for (int k = 0; t->inv_freq && k < s->heads + s->kv_heads; k++) ref_rope(t, r + k * s->head_dim, i);
       const int group = kv_bits == 4 && s->head_dim % 128 == 0 ? 128 : s->head_dim;
       if (kv_bits == 4) ref_hadamard(r, (s->heads + s->kv_heads) * s->head_dim, s->head_dim & -s->head_dim);
@@ -136,17 +138,17 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
     for (int i = 0; i < n; i++) {
       double *hi = h + (size_t)i * hidden;
       ref_attention(t, qkv, i + 1, attended);
-      ref_linear(&b->out, &t->out[l], attended, y);
+      ref_linear(&b->out, &t->out[l], attended, y, i < s->sinks);
       if (s->residual_from_norm) ref_norm(t, &b->attn_norm, hi, hi);
       for (size_t c = 0; c < hidden; c++) hi[c] += y[c];
       if (s->norm_after) ref_norm(t, &b->attn_norm, hi, hi);
       memcpy(x, hi, hidden * sizeof *x);
       if (!s->norm_after) ref_norm(t, &b->mlp_norm, x, x);
-      ref_linear(&b->up, &t->up[l], x, ffn);
+      ref_linear(&b->up, &t->up[l], x, ffn, i < s->sinks);
       for (int c = 0; c < s->ffn; c++)
         ffn[c] =
             ref_activation(s->activation, ffn[c]) * (s->activation == AGQ_ACTIVATION_SILU_GATED ? ffn[c + s->ffn] : 1);
-      ref_linear(&b->down, &t->down[l], ffn, y);
+      ref_linear(&b->down, &t->down[l], ffn, y, i < s->sinks);
       if (s->residual_from_norm) memcpy(hi, x, hidden * sizeof *x);
       for (size_t c = 0; c < hidden; c++) hi[c] += y[c];
       if (s->norm_after) ref_norm(t, &b->mlp_norm, hi, hi);
@@ -155,9 +157,9 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
   for (int i = 0; i < n; i++) {
     double *hi = h + (size_t)i * hidden;
     if (s->final_norm) ref_norm(t, &m->final_norm, hi, hi);
-    if (m->project_out.in_features) ref_linear(&m->project_out, &t->project_out, hi, e);
+    if (m->project_out.in_features) ref_linear(&m->project_out, &t->project_out, hi, e, 0);
     else memcpy(e, hi, hidden * sizeof *e);
-    ref_linear(&m->head, &t->head, e, logits + (size_t)i * (size_t)s->vocab);
+    ref_linear(&m->head, &t->head, e, logits + (size_t)i * (size_t)s->vocab, 0);
   }
   free(h), free(x), free(y), free(qkv), free(attended), free(ffn), free(e);
 }

@@ -37,6 +37,12 @@ static const test_shape shapes[] = {
     {"llama, 8-bit embedding, W4A8", LLAMA, SIZES(128, 2, 8, 2, 16, 192, 50, 128), .embed8 = 1, W4(8)},
     {"opt, projections, 8-bit embedding of 33", .norm = AGQ_NORM_LAYER, .position = AGQ_POSITION_LEARNED, .bias = 1,
      SIZES(48, 2, 4, 4, 12, 80, 40, 33), .activation = AGQ_ACTIVATION_RELU, .norm_after = 1, .embed8 = 1, FLOAT},
+    {"llama, W4A4, hadamard, clip, 5 sink tokens", LLAMA, SIZES(128, 2, 4, 4, 32, 192, 50, 128), .hadamard = 1, .clip = 0.9f,
+     .sinks = 5, W4(4)},
+    {"opt, norms after, projections, W4A4, 1 sink token", OPT, SIZES(64, 3, 4, 4, 16, 96, 40, 32),
+     .activation = AGQ_ACTIVATION_RELU, .norm_after = 1, .sinks = 1, W4(4)},
+    {"bloom, residual from norm, W4A4, 64 sink tokens", BLOOM, SIZES(96, 2, 6, 6, 16, 160, 37, 96), .residual_from_norm = 1,
+     .sinks = 64, W4(4)},
     {"llama, heads of 256, W4A8", LLAMA, SIZES(128, 1, 2, 1, 256, 192, 50, 128), .clip = 0.95f, W4(8)},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
@@ -192,6 +198,58 @@ static void slots(const test_model *t) {
   free(logits);
 }
 
+static void all_logits(const agq_model *m, const test_model *t, const int32_t *tokens, int n, int scalar, float *logits) {
+  test_model used = *t;
+  used.m = *m;
+  agq_engine *e = engine(&used, 2, 1, n, n, 8, scalar);
+  append(e, t->s.vocab, tokens, n, n, 0, logits);
+  agq_engine_destroy(e);
+}
+
+/* Tokens before `sinks` are those of the same weights with 8-bit activations, bit for bit; tokens from it on are not, and what they
+ * see of the sink tokens makes them differ from a model without. With the packed multiplier too. */
+static void sink_tokens(const test_shape *shape) {
+  enum { N = 40 };
+  test_model *t = model_create(shape);
+  const size_t v = (size_t)t->s.vocab;
+  const int sinks[] = {0, 1, 7, 33, AGQ_MAX_SINK_TOKENS};
+  int32_t tokens[N];
+  random_tokens(tokens, N, t->s.vocab);
+  float *plain = test_alloc(N * v * 4), *eight = test_alloc(N * v * 4), *found = test_alloc(N * v * 4);
+  agq_block blocks[MAX_LAYERS];
+  memcpy(blocks, t->blocks, sizeof blocks);
+  agq_model m = t->m;
+  m.blocks = blocks;
+  for (int scalar = 0; scalar < 2; scalar++) {
+    m.sink_tokens = 0;
+    for (int i = 0; i < m.layers; i++) {
+      agq_linear *linears[] = {&blocks[i].qkv, &blocks[i].out, &blocks[i].up, &blocks[i].down};
+      for (int j = 0; j < 4; j++)
+        linears[j]->act_bits = 8, linears[j]->act_symmetric = 1, linears[j]->act_group = 0, linears[j]->act_clip = 0;
+    }
+    all_logits(&m, t, tokens, N, scalar, eight);
+    memcpy(blocks, t->blocks, sizeof blocks);
+    all_logits(&m, t, tokens, N, scalar, plain);
+    for (size_t k = 0; k < sizeof sinks / sizeof *sinks; k++)
+      for (int packed = 0; packed < 2; packed++) {
+        const int here = sinks[k] < N ? sinks[k] : N;
+        m.sink_tokens = sinks[k];
+        for (int i = 0; i < m.layers; i++)
+          blocks[i].qkv.multiplier = blocks[i].out.multiplier = blocks[i].up.multiplier = blocks[i].down.multiplier = packed;
+        all_logits(&m, t, tokens, N, scalar, found);
+        test_expect(!memcmp(found, eight, (size_t)here * v * 4), "sink tokens are computed with 8 bits");
+        if (here == 0) test_expect(!memcmp(found, plain, N * v * 4), "without sink tokens nothing changes");
+        for (int i = here; i < N && here; i++)
+          test_expect(memcmp(found + (size_t)i * v, eight + (size_t)i * v, v * 4) &&
+                          memcmp(found + (size_t)i * v, plain + (size_t)i * v, v * 4),
+                      "other tokens have 4 bits, and see the sink tokens");
+      }
+    memcpy(blocks, t->blocks, sizeof blocks);
+  }
+  free(plain), free(eight), free(found);
+  model_free(t);
+}
+
 static void expect_refused(const agq_model *m, const agq_options *o, const char *part) {
   char error[256] = "";
   agq_engine *e = agq_engine_create(m, o, error, sizeof error);
@@ -245,6 +303,10 @@ static void errors(void) {
   expect_refused(&m, &good, "kv_heads");
   m = t->m, m.hidden = 120;
   expect_refused(&m, &good, "hidden");
+  m = t->m, m.sink_tokens = AGQ_MAX_SINK_TOKENS + 1;
+  expect_refused(&m, &good, "sink_tokens is 65, not in 0..64");
+  m.sink_tokens = -1;
+  expect_refused(&m, &good, "sink_tokens is -1");
   m = t->m, m.vocab++;
   expect_refused(&m, &good, "head: shape");
   memcpy(blocks, t->blocks, sizeof blocks);
@@ -311,7 +373,8 @@ int main(void) {
     against_reference(t, 67);
     invariance(t, 67, i % 2 ? 8 : 32);
     invariance(t, 67, 4);
-    if (i == 0 || i == 5 || i == 7) slots(t);
+    if (i == 0 || i == 5 || i == 7 || t->s.sinks) slots(t);
+    if (t->s.sinks) sink_tokens(&shapes[i]);
     model_free(t);
   }
   /* Over several key ranges (512 keys each), with few heads: attention is cut among threads. */

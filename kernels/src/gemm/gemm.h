@@ -3,7 +3,7 @@
  * Vocabulary. A *panel* is 16 output rows (layout rl16, agq.h). A *block* is a run of columns inside which neither the weight
  * scale nor the activation scale changes: block = gcd(group_size or K, act_group or K), a multiple of 32 (K padded to 32 when it is
  * the whole row). A *token panel* is up to `mr` tokens whose codes are interleaved: [K_padded/4][width][4 codes], where width is
- * the number of tokens in that token panel (agq_act.mr, except for the last one). With width 1 that is the plain row.
+ * the number of tokens in that token panel (agq_act.mr, except for the last one; or agq_act.panels). With width 1 that is the plain row.
  *
  * The arithmetic, which every kernel reproduces bit for bit in its integer part and in this order in its float part:
  *   acc(b) = sum over the columns k of block b of (code[row][k] - zero[row][group(b)]) * a[t][k]          (exact integer)
@@ -20,17 +20,25 @@
 #define AGQ_PANEL 16
 #define AGQ_MAX_MR 64
 
+/* Tokens [first, first + width) of a pass in which sink tokens are among others. */
+typedef struct {
+  int first, width;
+  int eight; /* 1: quantized as agq_eight_bits (linear.h) of the linear says; 0: as the linear itself */
+} agq_token_panel;
+
 /* Activations of m tokens, quantized for linears with equal (in_features, act_bits, act_group, act_symmetric, hadamard, act_clip, block). */
 typedef struct {
   int m, k, k_padded;      /* tokens, columns, columns padded up to 32 */
   int bits;                /* 4 or 8: bounds of the codes: |a| <= 15 or <= 127 (static: |a| <= 120, or -128..127) */
   int mr;                  /* tokens per token panel: at most the table's mr, balanced so that the last one is not thin */
+  const agq_token_panel *panels; /* [panel_count], where sink tokens are among the m; NULL: panels of mr, all alike */
+  int panel_count;
   int block, blocks;       /* block length and number */
   int act_blocks;          /* blocks per activation scale; 0: one scale per token */
-  int8_t *codes;           /* token panel p at codes + p*mr*k_padded; padding columns are 0 */
+  int8_t *codes;           /* token panel that starts at token i at codes + i*k_padded; padding columns are 0 */
   float *scales;           /* [m][scales_per_token] */
   int scales_per_token;
-  int32_t *sums;           /* token panel p at sums + p*mr*blocks: [blocks][width] sums of the codes of a block */
+  int32_t *sums;           /* token panel that starts at token i at sums + i*blocks: [blocks][width] sums of the codes of a block */
 } agq_act;
 
 /* Arguments of an integer micro-kernel: `panels` consecutive weight panels times one token panel of `width` tokens. */

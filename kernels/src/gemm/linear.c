@@ -65,11 +65,36 @@ int agq_act_compatible(const agq_linear *p, const agq_linear *q) {
                              !memcmp(p->act_exponent, q->act_exponent, (size_t)p->in_features)));
 }
 
-int agq_act_token_panels(const agq_act *a) { return (a->m + a->mr - 1) / a->mr; }
+int agq_act_token_panels(const agq_act *a) { return a->panels ? a->panel_count : (a->m + a->mr - 1) / a->mr; }
 
-static int panel_width(const agq_act *a, int panel) {
-  int rest = a->m - panel * a->mr;
-  return rest < a->mr ? rest : a->mr;
+agq_token_panel agq_act_panel(const agq_act *a, int panel) {
+  if (a->panels) return a->panels[panel];
+  const int first = panel * a->mr, rest = a->m - first;
+  return (agq_token_panel){first, rest < a->mr ? rest : a->mr, 0};
+}
+
+agq_linear agq_eight_bits(const agq_linear *l) {
+  agq_linear eight = *l;
+  eight.act_bits = 8;
+  eight.act_group = 0;
+  eight.act_symmetric = 1;
+  eight.act_clip = 1;
+  eight.multiplier = AGQ_MULTIPLIER_DEFAULT;
+  return eight;
+}
+
+void agq_act_sinks(agq_act *a, const agq_kernel_table *kt, const int32_t *position, int sinks, agq_token_panel *panels) {
+  int any = 0, count = 0;
+  for (int i = 0; i < a->m; i++) any |= position[i] < sinks;
+  if (!any) return;
+  for (int begin = 0, end; begin < a->m; begin = end) { /* runs of tokens of one format */
+    const int eight = position[begin] < sinks;
+    for (end = begin + 1; end < a->m && (position[end] < sinks) == eight; end++) {}
+    const int number = (end - begin + kt->mr - 1) / kt->mr, mr = (end - begin + number - 1) / number;
+    for (int i = begin; i < end; i += mr) panels[count++] = (agq_token_panel){i, end - i < mr ? end - i : mr, eight};
+  }
+  a->panels = panels;
+  a->panel_count = count;
 }
 
 /* Rows of codes that are interleaved together: as many as fit the stack buffer, so that whole cache lines are
@@ -97,9 +122,15 @@ void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *
   const size_t stride = (size_t)a->k_padded;
   /* Several rows in the buffer if they fit; else one in the caller's scratch. */
   const agq_static fixed = l->act_static ? agq_static_of(l) : (agq_static){0};
+  const agq_linear sink = agq_eight_bits(l);
+  agq_shape sink_shape = {0};
+  if (a->panels) agq_linear_shape(&sink, &sink_shape);
   const int together = stride * ROWS <= ROWS_BYTES ? ROWS : stride * 2 <= ROWS_BYTES ? (int)(ROWS_BYTES / stride) : 1;
   for (int p = begin; p < end; p++) {
-    const int width = panel_width(a, p), first = p * a->mr;
+    const agq_token_panel panel = agq_act_panel(a, p);
+    const int width = panel.width, first = panel.first;
+    const int block = panel.eight ? sink_shape.block : a->block, blocks = panel.eight ? sink_shape.blocks : a->blocks;
+    const agq_linear *as = panel.eight ? &sink : l;
     int8_t *codes = a->codes + (size_t)first * a->k_padded;
     int32_t *sums = a->sums + (size_t)first * a->blocks;
     for (int i = 0; i < width; i += together) {
@@ -116,10 +147,10 @@ void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *
           kt->quantize_static(from, a->k, a->k_padded, &fixed, out + j * stride);
           a->scales[token] = l->act_scale;
         } else {
-          kt->quantize_row(from, a->k, a->k_padded, a->bits, l->act_group, l->act_symmetric, clip_of(l),
+          kt->quantize_row(from, a->k, a->k_padded, as->act_bits, as->act_group, as->act_symmetric, clip_of(as),
                            out + j * stride, a->scales + token * a->scales_per_token);
         }
-        agq_sum_blocks(out + j * stride, a->block, a->blocks, sums + i + j, width);
+        agq_sum_blocks(out + j * stride, block, blocks, sums + i + j, width);
       }
       if (width > 1) interleave(out, stride, count, a->k_padded, codes, width, i);
     }
@@ -140,39 +171,60 @@ static const agq_kernel *integer_kernel(const agq_kernel_table *kt, const agq_li
   return eight ? (m == 1 ? &kt->i8a8_m1 : &kt->i8a8) : (m == 1 ? &kt->i8a4_m1 : &kt->i8a4);
 }
 
-static void run_integer(const agq_kernel_table *kt, const agq_linear *l, const agq_shape *s, const agq_act *a, float *y,
-                        size_t ldy, int begin, int end) {
-  const agq_kernel *kernel = integer_kernel(kt, l, a->m);
-  agq_tile t = {
-      .w_stride = s->panel_bytes, .scale_stride = s->scale_panel_bytes, .zero_stride = s->zero_panel_bytes,
-      .scale_bf16 = l->scale_dtype == AGQ_BF16, .block = s->block, .blocks = s->blocks, .group_blocks = s->group_blocks,
-      .a_scale_stride = a->scales_per_token, .act_blocks = s->act_blocks, .ldy = ldy,
+/* What token panels of one format are given to. */
+typedef struct {
+  const agq_kernel *kernel;
+  agq_tile t;
+} format;
+
+static format format_of(const agq_kernel_table *kt, const agq_linear *l, const agq_act *a, size_t ldy) {
+  agq_shape s;
+  agq_linear_shape(l, &s);
+  const agq_tile t = {
+      .w_stride = s.panel_bytes, .scale_stride = s.scale_panel_bytes, .zero_stride = s.zero_panel_bytes,
+      .scale_bf16 = l->scale_dtype == AGQ_BF16, .block = s.block, .blocks = s.blocks, .group_blocks = s.group_blocks,
+      .a_scale_stride = a->scales_per_token, .act_blocks = s.act_blocks, .ldy = ldy,
       .lowest = l->act_static && l->act_bits == 8,
   };
+  return (format){integer_kernel(kt, l, a->m), t};
+}
+
+static void run_integer(const agq_kernel_table *kt, const agq_linear *l, const agq_act *a, float *y, size_t ldy, int begin,
+                        int end) {
+  format formats[2] = {format_of(kt, l, a, ldy)};
+  if (a->panels) {
+    const agq_linear eight = agq_eight_bits(l);
+    formats[1] = format_of(kt, &eight, a, ldy);
+  }
   const int token_panels = agq_act_token_panels(a);
   /* Loops: a chunk of tokens whose codes fit L2; then the weights once; for each few panels of them all tokens of the
    * chunk. */
   int chunk = (int)(CHUNK_BYTES / ((size_t)a->k_padded * a->mr));
   if (chunk < 1) chunk = 1;
-  const int step = a->m == 1 ? end - begin : kernel->step;
+  const int step = a->m == 1 ? end - begin : formats[0].kernel->step;
   for (int c = 0; c < token_panels; c += chunk) {
     const int last = c + chunk < token_panels ? c + chunk : token_panels;
     for (int p = begin; p < end; p += step) {
       const int row = p * AGQ_PANEL;
-      t.panels = end - p < step ? end - p : step;
-      t.rows = l->out_features - row < t.panels * AGQ_PANEL ? l->out_features - row : t.panels * AGQ_PANEL;
-      t.w = (const uint8_t *)l->weight + p * s->panel_bytes;
-      t.scale = (const char *)l->scale + p * s->scale_panel_bytes;
-      t.zero = l->zero ? l->zero + p * s->zero_panel_bytes : 0;
-      t.bias = l->bias ? l->bias + row : 0;
+      for (int f = 0; f <= (a->panels != 0); f++) {
+        agq_tile *t = &formats[f].t;
+        t->panels = end - p < step ? end - p : step;
+        t->rows = l->out_features - row < t->panels * AGQ_PANEL ? l->out_features - row : t->panels * AGQ_PANEL;
+        t->w = (const uint8_t *)l->weight + p * t->w_stride;
+        t->scale = (const char *)l->scale + p * t->scale_stride;
+        t->zero = l->zero ? l->zero + p * t->zero_stride : 0;
+        t->bias = l->bias ? l->bias + row : 0;
+      }
       for (int q = c; q < last; q++) {
-        const size_t token = (size_t)q * a->mr;
-        t.width = panel_width(a, q);
-        t.a = a->codes + token * a->k_padded;
-        t.sums = a->sums + token * a->blocks;
-        t.a_scale = a->scales + token * a->scales_per_token;
-        t.y = y + token * ldy + row;
-        kernel->run(&t);
+        const agq_token_panel panel = agq_act_panel(a, q);
+        const size_t token = (size_t)panel.first;
+        agq_tile *t = &formats[panel.eight].t;
+        t->width = panel.width;
+        t->a = a->codes + token * a->k_padded;
+        t->sums = a->sums + token * a->blocks;
+        t->a_scale = a->scales + token * a->scales_per_token;
+        t->y = y + token * ldy + row;
+        formats[panel.eight].kernel->run(t);
       }
     }
   }
@@ -194,7 +246,7 @@ void agq_linear_run(const agq_kernel_table *kt, const agq_linear *l, const agq_a
   agq_linear_shape(l, &s);
   if (begin >= end || m < 1) return;
   if (s.integer) {
-    run_integer(kt, l, &s, a, y, ldy, begin, end);
+    run_integer(kt, l, a, y, ldy, begin, end);
     return;
   }
   const agq_float_fn run = float_kernel(kt, l->weight_dtype);

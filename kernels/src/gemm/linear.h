@@ -18,6 +18,14 @@ size_t agq_act_scratch(const agq_linear *l);
 void agq_act_init(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, int m, void *workspace);
 int agq_act_compatible(const agq_linear *p, const agq_linear *q);
 int agq_act_token_panels(const agq_act *a);
+agq_token_panel agq_act_panel(const agq_act *a, int panel);
+
+/* `l` on the same weights with 8-bit activations, symmetric, per token and without clip: the linear that sink tokens go through. */
+agq_linear agq_eight_bits(const agq_linear *l);
+static inline int agq_dynamic_four_bits(const agq_linear *l) { return l->act_bits == 4 && !l->act_static; }
+/* After agq_act_init, for an `l` with dynamic 4-bit activations: tokens whose position[m] is below `sinks` will have 8 bits. Uses
+ * panels[m] if there are any. Needs no more workspace: blocks do not get shorter with one scale per token. */
+void agq_act_sinks(agq_act *a, const agq_kernel_table *kt, const int32_t *position, int sinks, agq_token_panel *panels);
 
 /* Transforms and quantizes token panels [begin, end) of x[m][ldx]. `scratch`: the calling thread's agq_act_scratch bytes. */
 void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, const float *x, size_t ldx, int begin, int end,

@@ -93,7 +93,11 @@ static int check_block(const agq_model *m, int i, message e) {
   for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
     char name[48];
     snprintf(name, sizeof name, "block %d %s", i, parts[p].role);
-    const int status = check_linear(parts[p].l, name, parts[p].out, parts[p].in, e);
+    int status = check_linear(parts[p].l, name, parts[p].out, parts[p].in, e);
+    if (status == AGQ_OK && m->sink_tokens && agq_dynamic_four_bits(parts[p].l)) {
+      const agq_linear eight = agq_eight_bits(parts[p].l);
+      status = check_linear(&eight, name, parts[p].out, parts[p].in, e);
+    }
     if (status != AGQ_OK) return status;
   }
   return check_log2(m, i, e);
@@ -140,6 +144,7 @@ static int check_numbers(const agq_model *m, const agq_options *o, message e) {
       {"norm_after", m->norm_after, 0, 1},
       {"residual_from_norm", m->residual_from_norm, 0, 1},
       {"attention_kind", m->attention_kind, 0, AGQ_ATTENTION_LOG2},
+      {"sink_tokens", m->sink_tokens, 0, AGQ_MAX_SINK_TOKENS},
       {"threads", o->threads, 1, 1024},
       {"slots", o->slots, 1, 1 << 20},
       {"context", o->context, 1, 1 << 28},

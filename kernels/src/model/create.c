@@ -109,6 +109,7 @@ static void place(agq_engine *e, arena *a) {
   size_t act_scratch;
   const size_t act = act_bytes(m, e->options.batch, &act_scratch);
   e->act_memory = take(a, act, 1);
+  e->token_panels = take(a, m->sink_tokens ? batch : 0, sizeof *e->token_panels);
   /* With few (token, kv head) pairs, attention is cut into key ranges so that all threads have work. */
   const size_t ranges = ((size_t)e->options.context + AGQ_KEY_RANGE - 1) / AGQ_KEY_RANGE;
   e->most_split_units = threads > 1 && ranges > 1 ? 4 * (int)threads : 0;

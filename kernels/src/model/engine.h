@@ -46,6 +46,7 @@ struct agq_engine {
   float *ffn;             /* [batch][ffn or 2 ffn]; shares memory with qkv and attended */
   int ffn_width, gate_fused;
   void *act_memory;     /* quantized (or transformed float) activations of one linear */
+  agq_token_panel *token_panels; /* [batch] of them, with sink tokens; else NULL */
   float *states;        /* softmax states of attention cut into key ranges */
   int most_split_units; /* (tile, kv head) pairs up to which attention is cut into ranges; 0: never */
   float *scratch;       /* [threads][scratch_floats] */
@@ -71,6 +72,7 @@ typedef struct {
   int residual;              /* 1: rows of h are updated by `delta` and norms first */
   const float *base, *delta; /* h = base + delta; delta NULL: no addition */
   const agq_norm *norm, *second_norm;
+  const int32_t *position; /* of each row in its sequence, where sink tokens have a format of their own; NULL: they do not */
 } agq_prepare;
 void agq_pass_prepare(agq_engine *e, agq_prepare *p, int m, agq_act *act);
 

@@ -20,18 +20,19 @@ static int fail(agq_engine *e, int code, const char *format, ...) {
   return code;
 }
 
-/* Input `x` of `l`, transformed and quantized as it asks, without touching the residual stream; then the product. */
-static void product(agq_engine *e, int part, const agq_linear *l, const float *x, size_t ldx, int m, float *y,
-                    size_t ldy, int epilogue) {
+/* Input `x` of `l`, transformed and quantized as it asks, without touching the residual stream; then the product. position: of
+ * the rows (agq_prepare); NULL for linears outside the blocks. */
+static void product(agq_engine *e, int part, const agq_linear *l, const int32_t *position, const float *x, size_t ldx, int m,
+                    float *y, size_t ldy, int epilogue) {
   agq_act act;
-  agq_prepare p = {.next = l, .x = x, .ldx = ldx};
+  agq_prepare p = {.next = l, .x = x, .ldx = ldx, .position = position};
   agq_pass_prepare(e, &p, m, &act);
   agq_pass_linear(e, part, l, &act, p.x, p.ldx, m, y, ldy, epilogue);
 }
 
 /* The same for an input that comes from the residual stream: adds delta (if has_delta), applies norms. */
-static void product_of_stream(agq_engine *e, int part, const agq_linear *l, int has_delta, const agq_norm *norm,
-                              const agq_norm *second, int m, float *y, size_t ldy, int epilogue) {
+static void product_of_stream(agq_engine *e, int part, const agq_linear *l, const int32_t *position, int has_delta,
+                              const agq_norm *norm, const agq_norm *second, int m, float *y, size_t ldy, int epilogue) {
   agq_act act;
   const size_t hidden = (size_t)e->model.hidden;
   const float *x = norm && !e->model.norm_after ? e->normed : e->h;
@@ -41,6 +42,7 @@ static void product_of_stream(agq_engine *e, int part, const agq_linear *l, int 
                    .residual = has_delta || norm,
                    .norm = norm,
                    .second_norm = second,
+                   .position = position,
                    .base = e->model.residual_from_norm ? e->normed : e->h,
                    .delta = has_delta ? e->delta : NULL};
   agq_pass_prepare(e, &p, m, &act);
@@ -52,7 +54,7 @@ static void embed(agq_engine *e, const int32_t *tokens, int m) {
   const size_t hidden = (size_t)model->hidden, dim = (size_t)model->embed_dim;
   if (model->project_in.in_features) {
     agq_pass_embed(e, tokens, m, e->embedded, dim);
-    product(e, AGQ_PROFILE_PROJECT, &model->project_in, e->embedded, dim, m, e->h, hidden, AGQ_EPILOGUE_NONE);
+    product(e, AGQ_PROFILE_PROJECT, &model->project_in, NULL, e->embedded, dim, m, e->h, hidden, AGQ_EPILOGUE_NONE);
   } else {
     agq_pass_embed(e, tokens, m, e->h, hidden);
   }
@@ -77,6 +79,13 @@ static void gather_delta(agq_engine *e, int active) {
     if (e->token_row[i] != i) memcpy(e->delta + (size_t)i * n, e->delta + (size_t)e->token_row[i] * n, n * sizeof(float));
 }
 
+/* Positions in their sequences of the rows that are worked on, `given` without pruning (which numbers rows otherwise); NULL
+ * where nothing depends on them. */
+static const int32_t *positions(const agq_engine *e, const int32_t *given) {
+  if (!e->model.sink_tokens) return NULL;
+  return e->prune.on ? e->prune.place : given;
+}
+
 /* One layer for m tokens, of which `active` (e->token_row) go on after attention; returns those that leave the layer. */
 static int layer(agq_engine *e, int index, int m, int active) {
   const agq_model *model = &e->model;
@@ -84,24 +93,25 @@ static int layer(agq_engine *e, int index, int m, int active) {
   const int after = model->norm_after;
   const size_t d = (size_t)model->head_dim, hidden = (size_t)model->hidden, width = (size_t)e->ffn_width;
   const agq_norm *previous = index ? &model->blocks[index - 1].mlp_norm : NULL;
-  product_of_stream(e, AGQ_PROFILE_QKV, &b->qkv, index > 0, after ? previous : &b->attn_norm, NULL, m, e->qkv,
-                    ((size_t)model->heads + 2 * (size_t)model->kv_heads) * d, AGQ_EPILOGUE_NONE);
+  product_of_stream(e, AGQ_PROFILE_QKV, &b->qkv, positions(e, e->token_position), index > 0, after ? previous : &b->attn_norm,
+                    NULL, m, e->qkv, ((size_t)model->heads + 2 * (size_t)model->kv_heads) * d, AGQ_EPILOGUE_NONE);
   agq_pass_attention(e, index, m, active);
   if (active == 0) return 0;
   if (active < m) {
     gather(e, active);
     if (e->prune.on) agq_prune_moved(e, active);
   }
-  product(e, AGQ_PROFILE_OUT, &b->out, e->attended, (size_t)model->heads * d, active, e->delta, hidden,
+  const int32_t *position = positions(e, e->active_position);
+  product(e, AGQ_PROFILE_OUT, &b->out, position, e->attended, (size_t)model->heads * d, active, e->delta, hidden,
           AGQ_EPILOGUE_NONE);
   if (e->prune.on) active = agq_prune_leave(e, index, active);
   const int gated = model->activation_kind == AGQ_ACTIVATION_SILU_GATED;
-  product_of_stream(e, AGQ_PROFILE_UP, &b->up, 1, after ? &b->attn_norm : &b->mlp_norm, NULL, active, e->ffn, width,
+  product_of_stream(e, AGQ_PROFILE_UP, &b->up, position, 1, after ? &b->attn_norm : &b->mlp_norm, NULL, active, e->ffn, width,
                     e->gate_fused ? AGQ_EPILOGUE_GATE
                     : gated       ? AGQ_EPILOGUE_NONE
                                   : AGQ_EPILOGUE_ACTIVATE);
   if (gated && !e->gate_fused) agq_pass_gate(e, active);
-  product(e, AGQ_PROFILE_DOWN, &b->down, e->ffn, width, active, e->delta, hidden, AGQ_EPILOGUE_NONE);
+  product(e, AGQ_PROFILE_DOWN, &b->down, position, e->ffn, width, active, e->delta, hidden, AGQ_EPILOGUE_NONE);
   return active;
 }
 
@@ -113,11 +123,11 @@ static void head(agq_engine *e, int m, int has_delta, float *logits) {
   const agq_norm *final = model->has_final_norm ? &model->final_norm : NULL;
   const agq_norm *norm = last ? last : final, *second = last ? final : NULL;
   if (model->project_out.in_features) {
-    product_of_stream(e, AGQ_PROFILE_PROJECT, &model->project_out, has_delta, norm, second, m, e->embedded, dim,
+    product_of_stream(e, AGQ_PROFILE_PROJECT, &model->project_out, NULL, has_delta, norm, second, m, e->embedded, dim,
                       AGQ_EPILOGUE_NONE);
-    product(e, AGQ_PROFILE_HEAD, &model->head, e->embedded, dim, m, logits, vocab, AGQ_EPILOGUE_NONE);
+    product(e, AGQ_PROFILE_HEAD, &model->head, NULL, e->embedded, dim, m, logits, vocab, AGQ_EPILOGUE_NONE);
   } else {
-    product_of_stream(e, AGQ_PROFILE_HEAD, &model->head, has_delta, norm, second, m, logits, vocab, AGQ_EPILOGUE_NONE);
+    product_of_stream(e, AGQ_PROFILE_HEAD, &model->head, NULL, has_delta, norm, second, m, logits, vocab, AGQ_EPILOGUE_NONE);
   }
 }
 

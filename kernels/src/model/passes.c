@@ -38,15 +38,15 @@ static void prepare_token(const agq_engine *e, const agq_prepare *p, size_t t) {
 static void prepare_task(void *arg, int thread, int begin, int end) {
   const prepare_job *j = arg;
   agq_engine *e = j->e;
-  const int width = j->act ? j->act->mr : FLOAT_TOKENS;
   for (int panel = begin; panel < end; panel++) {
+    const agq_token_panel rows = j->act ? agq_act_panel(j->act, panel) : (agq_token_panel){panel * FLOAT_TOKENS, FLOAT_TOKENS, 0};
+    const int end_token = rows.first + rows.width < j->m ? rows.first + rows.width : j->m;
     if (j->p->residual)
-      for (int t = panel * width; t < (panel + 1) * width && t < j->m; t++) prepare_token(e, j->p, (size_t)t);
+      for (int t = rows.first; t < end_token; t++) prepare_token(e, j->p, (size_t)t);
     if (j->act) {
       agq_act_quantize(j->act, e->kernels, j->p->next, j->p->x, j->p->ldx, panel, panel + 1, agq_scratch(e, thread));
     } else if (j->p->next->hadamard) {
-      const int end_token = (panel + 1) * width < j->m ? (panel + 1) * width : j->m;
-      agq_act_rotate(j->p->next, j->p->x, j->p->ldx, panel * width, end_token, e->act_memory);
+      agq_act_rotate(j->p->next, j->p->x, j->p->ldx, rows.first, end_token, e->act_memory);
     }
   }
 }
@@ -54,6 +54,8 @@ static void prepare_task(void *arg, int thread, int begin, int end) {
 void agq_pass_prepare(agq_engine *e, agq_prepare *p, int m, agq_act *act) {
   const int quantize = p->next->act_bits != 32, rotate = !quantize && p->next->hadamard;
   if (quantize) agq_act_init(act, e->kernels, p->next, m, e->act_memory);
+  if (p->position && agq_dynamic_four_bits(p->next))
+    agq_act_sinks(act, e->kernels, p->position, e->model.sink_tokens, e->token_panels);
   if (!quantize && !rotate && !p->residual) return;
   prepare_job j = {e, p, quantize ? act : NULL, m};
   agq_pass_run(e, AGQ_PROFILE_PREPARE, prepare_task, &j,

@@ -3,7 +3,8 @@
  * layer, so the layers' caches differ in length; places in them and positions in the sequence are different numbers here.
  *
  * Removed are floor(r * ratio) of a prompt's r tokens, the least important first, of equals the earlier one. Importance is
- * the attention to the first token, summed over heads in double and rounded to float. What follows the prompt stays.
+ * the attention to the first token, summed over heads in double and rounded to float. Sink tokens and what follows the
+ * prompt stay.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "prune.h"
@@ -109,7 +110,8 @@ static int choose(agq_engine *e, int begin, int end) {
   int count = (int)floor((end - begin) * p->ratio), candidates = 0;
   if (count == 0) return 0;
   for (int i = begin; i < end; i++) {
-    if (p->place[i] == 0 || p->place[i] == last || (p->protect_wanted && p->rank[p->origin[i]] >= 0)) continue;
+    if (p->place[i] == 0 || p->place[i] < e->model.sink_tokens || p->place[i] == last) continue;
+    if (p->protect_wanted && p->rank[p->origin[i]] >= 0) continue;
     const float value = importance(e, i);
     uint32_t bits; /* floats >= 0 are ordered as their bits */
     memcpy(&bits, &value, sizeof bits);
