@@ -21,6 +21,8 @@ GROUP_STEP = 32  # the kernels pad columns to 32: a scale covers a multiple of t
 SCHEMES = ("W4A4", "W4A8", "W4A16", "W8A8", "W8A16")
 METHODS = ("gptq", "gptaq", "rtn")
 KV_BITS = (4, 8, 32)
+# Attention sinks are the first few tokens: more would be another recipe. Also the limit of the C library (agq.h).
+MAX_SINK_TOKENS = 64
 
 
 def _check_group(group_size: int, what: str) -> None:
@@ -353,6 +355,8 @@ class Recipe:
         pruning: token pruning of prompts, which `agq run` does with the packed model unless it is told not to.
         act_clip: share of the range that asymmetric 4-bit activations cover; act_clip_search: choose it for each input on
             calibration text instead, by the error of the linears' outputs.
+        sink_tokens: first positions of every sequence (attention sinks, whose activations are massive) that keep 8-bit activations,
+            symmetric and per token, where dynamic activations have 4 bits; 0: none.
         kv_bits: width of the KV cache at run time, 4, 8 or 32. head_bits: width of the output head in the artifact, 8,
             16 or 32.
         seed: of everything random but the choice of calibration windows.
@@ -371,6 +375,7 @@ class Recipe:
     agile: AgileOptions = AgileOptions()
     act_clip: float = 1.0
     act_clip_search: bool = False
+    sink_tokens: int = 0
     kv_bits: int = 8
     head_bits: int = 8
     seed: int = 0
@@ -388,8 +393,13 @@ class Recipe:
             raise AgqError("scheme W16A16 quantizes nothing", hint=f"schemes: {', '.join(SCHEMES)}")
         for pattern in self.ignore:
             check_pattern(pattern)
+        if not 0 <= self.sink_tokens <= MAX_SINK_TOKENS:
+            raise AgqError(f"sink_tokens is {self.sink_tokens}, not between 0 and {MAX_SINK_TOKENS}")
         if self.agile.active:
             self._check_agile()
+        schemes = (self.scheme, *(item.scheme for item in self.overrides))
+        if self.sink_tokens and all(scheme.activations.bits != 4 for scheme in schemes):
+            raise no_sinks(self.sink_tokens)
 
     def _check_agile(self) -> None:
         if self.agile.softmax_bits and self.kv_bits != 8:
@@ -406,6 +416,11 @@ class Recipe:
             raise AgqError(
                 "static activations (`agile`) go with the scheme W4A8 or W4A8_ASYM",
                 hint="`agile.four_bits` says which inputs have 4 bits",
+            )
+        if self.sink_tokens:
+            raise AgqError(
+                f"static activations (`agile`) are the same for all tokens: no sink_tokens {self.sink_tokens}",
+                hint="use dynamic 4-bit activations (W4A4), or `--sink-tokens 0`",
             )
         if self.act_clip != 1 or self.act_clip_search or self.kv_bits == 4:
             raise AgqError(
@@ -448,6 +463,7 @@ class Recipe:
             "agile": structured.plain(self.agile),
             "act_clip": self.act_clip,
             "act_clip_search": self.act_clip_search,
+            "sink_tokens": self.sink_tokens,
             "kv_bits": self.kv_bits,
             "head_bits": self.head_bits,
             "seed": self.seed,
@@ -513,6 +529,14 @@ def resolve_model(name: str) -> tuple[str, Recipe | None]:
     from agq import recipe_files
 
     return recipe_files.resolve_model(name)
+
+
+def no_sinks(count: int) -> AgqError:
+    """What is said where sink tokens are asked for and no activations have 4 bits."""
+    return AgqError(
+        f"sink_tokens {count} changes nothing: no linear has 4-bit activations",
+        hint="sink tokens keep 8 bits where the others have 4 (W4A4); leave it at 0",
+    )
 
 
 def check_pattern(pattern: str) -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from agq.errors import AgqError
-from agq.recipe import ActivationScheme
+from agq.recipe import MAX_SINK_TOKENS, ActivationScheme
 from agq.safetensors_io import load_json
 
 NAME = "agq.json"
 FORMAT = 1
 # What is computed at run time beyond the plain model, by the names that agq.json's `online` lists.
-ONLINE = ("act_clip", "bake_embed_norm", "hadamard", "kv4", "kv8", "static_activations")
+ONLINE = ("act_clip", "bake_embed_norm", "hadamard", "kv4", "kv8", "sink_tokens", "static_activations")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class AgqRecord:
         clips: module name -> share of the range that its input's codes cover, where it is not 1.
         hadamards: module name -> block length of the Walsh-Hadamard transform of its input, where there is one.
         embed_bits: width of an embedding table that is not the head; None: as the head.
+        sink_tokens: first positions of a sequence that have 8-bit activations in the blocks' linears with dynamic 4-bit ones.
         embed_norm: False where BLOOM's embedding norm has been computed into the table.
     """
 
@@ -33,6 +34,7 @@ class AgqRecord:
     kv_bits: int | None = None
     head_bits: int | None = None
     embed_bits: int | None = None
+    sink_tokens: int = 0
     embed_norm: bool = True
     recipe: dict[str, Any] | None = None
 
@@ -77,6 +79,7 @@ class AgqRecord:
             kv_bits=_choice(values, "kv_bits", (4, 8, 32), where),
             head_bits=_choice(values, "head_bits", (8, 16, 32), where),
             embed_bits=_choice(values, "embed_bits", (8, 16, 32), where),
+            sink_tokens=_sink_tokens(values, where),
             embed_norm=transforms.get("bake_embed_norm") is not True,
             recipe=recipe,
         )
@@ -100,6 +103,15 @@ def _choice(values: dict[str, Any], name: str, choices: tuple[int, ...], where: 
     if isinstance(value, bool) or value not in choices:
         raise AgqError(f"{where}: `{name}` is {value!r}, not one of {', '.join(map(str, choices))}")
     return int(value)
+
+
+def _sink_tokens(values: dict[str, Any], where: str) -> int:
+    count = values.get("sink_tokens", 0)
+    if type(count) is not int or not 0 <= count <= MAX_SINK_TOKENS:
+        raise AgqError(f"{where}: `sink_tokens` is {count!r}, not between 0 and {MAX_SINK_TOKENS}")
+    if ("sink_tokens" in values.get("online", [])) != (count > 0):
+        raise AgqError(f"{where}: `online` and `sink_tokens` ({count}) contradict each other", hint="quantize the model again")
+    return count
 
 
 def _activation(item: Any, where: str) -> ActivationScheme:

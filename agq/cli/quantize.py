@@ -89,6 +89,15 @@ def quantize(
             help="Share of the range that 4-bit activations cover; `search` chooses it for each input.",
         ),
     ] = None,
+    sink_tokens: Annotated[
+        int | None,
+        _option(
+            "--sink-tokens",
+            min=0,
+            metavar="N",
+            help="First tokens of a sequence (attention sinks) that keep 8-bit activations where the others have 4: 0 (default) to 64.",
+        ),
+    ] = None,
     kv_bits: Annotated[int | None, _option("--kv-bits", help="KV cache at run time: 4, 8 (default) or 32.")] = None,
     head_bits: Annotated[
         int | None, _option("--head-bits", help="Output head at run time: 8 (default), 16 or 32.")
@@ -348,6 +357,7 @@ def quantize(
         "head_bits": head_bits,
         "preset": preset,
         "act_clip": act_clip,
+        "sink_tokens": sink_tokens,
         "alpha": alpha,
         "tune": tune,
         "transforms": transforms,

@@ -229,6 +229,7 @@ def adjust_recipe(
     head_bits: int | None = None,
     alpha: float | None = None,
     act_clip: str | float | None = None,
+    sink_tokens: int | None = None,
     transforms: bool | None = None,
     tune: int | str | None = None,
     **steps: Any,
@@ -263,6 +264,7 @@ def adjust_recipe(
         ignore=(*dict.fromkeys([*(ignore or ()), *recipe.ignore]),),
         kv_bits=kv_bits,
         head_bits=head_bits,
+        sink_tokens=sink_tokens,
         transforms=adjust_transforms(recipe.transforms, **steps),
         tune=adjust_tuning(recipe.tune, tune),
     )

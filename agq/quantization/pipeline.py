@@ -24,7 +24,7 @@ from agq.quantization.transforms.plan import TransformPlan, feasible
 from agq.quantization.tune import steps_worth, training_length
 from agq.quantization.walk import Progress
 from agq.quantization.writer import choose_format, module_schemes, online_steps
-from agq.recipe import Override, Recipe, Scheme
+from agq.recipe import Override, Recipe, Scheme, no_sinks
 
 __all__ = ["Plan", "QuantizeReport", "calibration_tokens", "default_output", "effective_recipe", "execute", "plan", "quantize"]
 
@@ -79,6 +79,11 @@ class Plan:
             notes.append(f"transformation `{step}` is left out: {reason}")
         if online := online_steps(self.recipe, self.schemes, self.transforms):
             notes.append(f"computed at run time, by agq only: {'; '.join(online.values())}")
+        if self.recipe.sink_tokens:
+            notes.append(
+                f"sink tokens: the first {self.recipe.sink_tokens} of a sequence have 8-bit activations; other software computes "
+                "them with 4 bits"
+            )
         if self.recipe.agile.active:
             notes.append("static activations, calibrated after the weights: other software quantizes them per token instead")
         if self.fitted:
@@ -137,6 +142,8 @@ def plan(
             "the recipe leaves every linear of the decoder blocks in floating point",
             hint="check `ignore` and overrides",
         )
+    if recipe.sink_tokens and all(scheme.activations.bits != 4 for scheme in schemes.values()):
+        raise no_sinks(recipe.sink_tokens)
     _check_overrides(checkpoint, recipe)
     if options.get("hadamard") is None and (automatic or preset is not None):
         recipe = fit_hadamard(recipe, checkpoint.spec.ffn)

@@ -107,7 +107,7 @@ def straight_through(transform: InputTransform) -> InputTransform:
 
 def _input(recipe: Recipe, module: str, clip: float, hadamard: int) -> InputTransform:
     scheme = recipe.scheme_for(module)
-    quantizer = straight_through(activation_quantizer(scheme.activations if scheme else None, clip))
+    quantizer = straight_through(activation_quantizer(scheme.activations if scheme else None, clip, sinks=recipe.sink_tokens))
     return (lambda x: quantizer(fwht(x, hadamard))) if hadamard else quantizer
 
 

@@ -115,7 +115,8 @@ class BlockQuantizer:
     def _set_quantizer(self, block: Block, parts: BlockParts, role: str) -> None:
         module, linear = parts.linears[role].module, block.linears[role]
         scheme = self.recipe.scheme_for(module)
-        linear.transform = activation_quantizer(scheme.activations if scheme else None, self.clip(module), linear.hadamard)
+        activations = scheme.activations if scheme else None
+        linear.transform = activation_quantizer(activations, self.clip(module), linear.hadamard, self.recipe.sink_tokens)
 
     def clip(self, module: str) -> float:
         """Share of the range that the codes of a module's input cover: less than 1 only for 4-bit activations."""
@@ -125,11 +126,12 @@ class BlockQuantizer:
         return self.clips.get(module, self.recipe.act_clip)
 
     def choose_clip(self, block: Block, parts: BlockParts, roles: tuple[str, ...], sample: Tensor) -> None:
-        """Sets the clip of the input that `roles` share by its effect on their outputs. sample: float32 [..., channels]."""
+        """Sets the clip of the input that `roles` share by its effect on their outputs. sample: float32 [..., n, channels] of tokens
+        from position 0 on; sink tokens, which have no clip, do not count."""
         scheme = self.recipe.scheme_for(parts.linears[roles[0]].module)
         if not self.recipe.act_clip_search or scheme is None or scheme.activations.bits != 4:
             return
-        clip = search_clip(sample, [block.linears[role].weight for role in roles], scheme.activations)
+        clip = search_clip(sample[..., self.recipe.sink_tokens :, :], [block.linears[role].weight for role in roles], scheme.activations)
         for role in roles:
             self.clips[parts.linears[role].module] = clip
             if self.recipe.gptq.quantized_activations:

@@ -78,6 +78,8 @@ def runtime_formats(recipe: Recipe, schemes: dict[str, Scheme], clips: dict[str,
     names = []
     if any(clips.get(module, 1.0) != 1.0 for module in schemes):
         names.append("act_clip")
+    if recipe.sink_tokens:
+        names.append("sink_tokens")
     if recipe.agile.active:
         names.append("static_activations")
     if recipe.kv_bits != 32:
@@ -188,6 +190,8 @@ def write_folder(
             "head_bits": recipe.head_bits,
             "activations": activations,
         }
+        if recipe.sink_tokens:
+            agq["sink_tokens"] = recipe.sink_tokens
         if not plan.empty:
             agq["transforms"] = plan.to_dict()
         agq["online"] = [*online_steps(recipe, schemes, plan), *runtime_formats(recipe, schemes, clips)]

@@ -37,16 +37,21 @@ from agq.reference.block import Block, InputTransform, Linear, Norm, identity
 _HEAD_CHUNK = 512
 
 
-def activation_quantizer(scheme: ActivationScheme | None, clip: float = 1.0, hadamard: int = 0) -> InputTransform:
-    """What is done to a linear's inputs: a Walsh-Hadamard transform in blocks of `hadamard` channels (0: none), then the dynamic
-    quantizer of `scheme` over the share `clip` of the range (none for 16 bits or None)."""
+def activation_quantizer(
+    scheme: ActivationScheme | None, clip: float = 1.0, hadamard: int = 0, sinks: int = 0
+) -> InputTransform:
+    """What is done to a linear's inputs, float32 [..., n, channels] of tokens from position 0 on: a Walsh-Hadamard transform in
+    blocks of `hadamard` channels (0: none), then the dynamic quantizer of `scheme` over the share `clip` of the range (none for 16
+    bits or None). With 4 bits the first `sinks` tokens have 8 instead, symmetric, per token and without clip."""
     if scheme is None or scheme.bits == 16:
         return (lambda x: fwht(x, hadamard)) if hadamard else identity
 
     def transform(x: Tensor) -> Tensor:
-        return fake_quantize(
-            fwht(x, hadamard) if hadamard else x, scheme.bits, scheme.symmetric, scheme.group_size, clip
-        )
+        x = fwht(x, hadamard) if hadamard else x
+        read = fake_quantize(x, scheme.bits, scheme.symmetric, scheme.group_size, clip)
+        if sinks and scheme.bits == 4:
+            read[..., :sinks, :] = fake_quantize(x[..., :sinks, :], 8, True)
+        return read
 
     return transform
 
@@ -104,6 +109,8 @@ class Parameters:
         self.parts: ModelParts = checkpoint.parts
         self.fake_quant = fake_quant
         self.device = torch.device(device)
+        # Linears outside the blocks know no sink tokens.
+        self._outside = {self.parts.head, self.parts.project_in, self.parts.project_out}
 
     def tensor(self, name: str) -> Tensor:
         """float32 tensor `name`."""
@@ -124,7 +131,9 @@ class Parameters:
             static = self.checkpoint.statics.inputs.get(module) if self.fake_quant else None
             if static is not None:
                 return Linear(weight, bias, static_quantizer(static, hadamard), hadamard)
-            return Linear(weight, bias, activation_quantizer(scheme, record.clips.get(module, 1.0), hadamard), hadamard)
+            sinks = 0 if module in self._outside else record.sink_tokens
+            transform = activation_quantizer(scheme, record.clips.get(module, 1.0), hadamard, sinks)
+            return Linear(weight, bias, transform, hadamard)
         return Linear(self.tensor(f"{module}.weight"), bias, activation_quantizer(None, 1.0, hadamard), hadamard)
 
     def norm(self, module: str | None) -> Norm | None:
@@ -208,6 +217,7 @@ class ReferenceModel:
         self.checkpoint = checkpoint
         self.spec: ModelSpec = parameters.spec
         record = checkpoint.agq if fake_quant else {}
+        self.sink_tokens = checkpoint.record.sink_tokens if fake_quant else 0
         self.kv_bits = int(record.get("kv_bits", 32)) if kv_bits is None else kv_bits
         self.head_bits = int(record.get("head_bits", 32)) if head_bits is None else head_bits
         if self.head_bits not in (8, 16, 32):

@@ -74,7 +74,7 @@ def pruned_states(
     if protect_wanted:
         blocks.discard(layers - 1)
     pinned = torch.zeros(n, dtype=torch.bool)
-    pinned[0] = True
+    pinned[: max(1, model.sink_tokens)] = True
     pinned[prompt - 1 :] = True
     if wanted is not None and protect_wanted:
         pinned |= wanted

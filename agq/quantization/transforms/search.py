@@ -109,7 +109,7 @@ class _Search:
         positions = Positions.of(spec, windows.shape[1], self.device)
         for index in range(spec.layers):
             block = source.block(index)
-            inputs = _gather(block, hidden, positions)
+            inputs = _gather(block, hidden, positions, self.recipe.sink_tokens)
             for place in self.shifts:
                 self._choose_shift(index, place, inputs[place])
             for place in self.exponents:
@@ -274,20 +274,26 @@ class _Search:
         return self.recipe.act_clip if scheme.activations.bits == 4 else 1.0
 
 
-def _gather(block: Block, hidden: HiddenStates, positions: Positions) -> dict[str, Input]:
-    """The inputs of a block's linears by place; the hidden states move on to the next block."""
+def _gather(block: Block, hidden: HiddenStates, positions: Positions, sinks: int) -> dict[str, Input]:
+    """The inputs of a block's linears by place; the hidden states move on to the next block.
+
+    sinks: first tokens of each window that do not count where there are others: they have a format of their own, and their massive
+    values would decide for all.
+    """
+    skipped = sinks if sinks < hidden.length else 0
+    length = hidden.length - skipped
     samples: dict[str, list[Tensor]] = {place: [] for place in PLACES}
     sums: dict[str, Tensor] = {}
-    total = hidden.states.shape[0] * hidden.length
+    total = hidden.states.shape[0] * length
     wanted = torch.linspace(0, total - 1, min(total, SAMPLE_TOKENS)).long()
     for part in hidden.parts():
         h = hidden.get(part)
         inputs, out = block.inputs(h, positions)
         hidden.set(part, out)
-        first = part.start * hidden.length
-        here = wanted[(wanted >= first) & (wanted < first + h.shape[0] * hidden.length)] - first
+        first = part.start * length
+        here = wanted[(wanted >= first) & (wanted < first + h.shape[0] * length)] - first
         for place, x in zip(PLACES, inputs.values(), strict=True):
-            x = x.reshape(-1, x.shape[-1])
+            x = x[:, skipped:].reshape(-1, x.shape[-1])
             samples[place].append(x[here.to(x.device)])
             both = torch.stack((x.square().sum(dim=0, dtype=torch.float64), x.sum(dim=0, dtype=torch.float64)))
             sums[place] = sums[place] + both if place in sums else both
