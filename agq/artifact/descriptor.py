@@ -10,6 +10,7 @@ from typing import Any
 from agq.artifact import layout
 from agq.errors import AgqError
 from agq.models import ModelSpec
+from agq.recipe import MAX_SINK_TOKENS
 
 FLOAT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 # The embedding may also be 8-bit codes with a scale per row.
@@ -58,6 +59,11 @@ class LinearInfo:
     def quantized(self) -> bool:
         """Integer weights."""
         return self.dtype in ("u4", "i8")
+
+    @property
+    def dynamic_four_bits(self) -> bool:
+        """Activations have 4 bits and scales of their own for each token."""
+        return self.act_bits == 4 and not self.act_static
 
     @property
     def groups(self) -> int:
@@ -206,6 +212,7 @@ class ArtifactModel:
         tables: element types of the row-major tables `embed` and `position`: floats, of `embed` also i8 (with a float32
             scale per row, `embed.scale`). documents: name -> length in bytes.
         attention: "float", or "log2" for integer attention on static scales (`blocks.I.q_scale` and so on).
+        sink_tokens: first positions of a sequence that have 8-bit activations where the blocks' linears have dynamic 4-bit ones.
     """
 
     spec: ModelSpec
@@ -217,11 +224,21 @@ class ArtifactModel:
     documents: dict[str, int]
     special: dict[str, Any]
     attention: str = "float"
+    sink_tokens: int = 0
 
     @property
     def embed_bits(self) -> int:
         """Width of the embedding's elements: of the head's where rows are read from it."""
         return BITS[self.linears["head"].dtype if self.embed_in_head else self.tables["embed"]]
+
+    def sink_problem(self) -> str | None:
+        """Why there cannot be so many sink tokens, or None."""
+        if type(self.sink_tokens) is not int or not 0 <= self.sink_tokens <= MAX_SINK_TOKENS:
+            return f"`sink_tokens` is {self.sink_tokens!r}, not between 0 and {MAX_SINK_TOKENS}"
+        blocks = [info for name, info in self.linears.items() if name.startswith("blocks.")]
+        if self.sink_tokens and not any(info.dynamic_four_bits for info in blocks):
+            return f"`sink_tokens` is {self.sink_tokens}, but no linear of the blocks has dynamic 4-bit activations"
+        return None
 
     def tensors(self) -> dict[str, TensorSize]:
         """Every tensor of the file, in the order in which it is written."""
@@ -255,6 +272,7 @@ class ArtifactModel:
             "embed_in_head": self.embed_in_head,
             "special": self.special,
             "attention": self.attention,
+            "sink_tokens": self.sink_tokens,
             "tensors": {
                 name: {"dtype": size.dtype, "shape": list(size.shape)} for name, size in self.tensors().items()
             },
@@ -265,8 +283,8 @@ class ArtifactModel:
     def from_dict(cls, value: Any) -> "ArtifactModel":
         """Reads and checks `agq.model`; AgqError for anything that does not hang together."""
         keys = {"spec", "kv_bits", "head_bits", "embed_in_head", "special", "attention", "tensors", "linears"}
-        # Files of ABI 2 do not say `embed_bits`.
-        if not isinstance(value, dict) or set(value) - {"embed_bits"} != keys:
+        # Files of ABI 2 do not say `embed_bits`, those of 2 and 3 not `sink_tokens`.
+        if not isinstance(value, dict) or set(value) - {"embed_bits", "sink_tokens"} != keys:
             raise AgqError("the model description is incomplete")
         spec = ModelSpec.from_dict(value["spec"])
         if type(value["kv_bits"]) is not int or value["kv_bits"] not in KV_BITS:
@@ -311,7 +329,10 @@ class ArtifactModel:
             documents,
             _special(value["special"]),
             attention,
+            value.get("sink_tokens", 0),
         )
+        if reason := model.sink_problem():
+            raise AgqError(reason)
         bits = value.get("embed_bits", model.embed_bits)
         if type(bits) is not int or bits != model.embed_bits:
             raise AgqError(f"`embed_bits` is {bits!r}, the embedding has {model.embed_bits}")

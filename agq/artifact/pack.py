@@ -44,6 +44,7 @@ class PackReport:
     kv_bits: int
     head_bits: int
     embed_bits: int
+    sink_tokens: int
     layout: str
     target: str
     schemes: dict[str, int]
@@ -118,6 +119,7 @@ def pack(
         kv_bits=plan.model.kv_bits,
         head_bits=plan.model.head_bits,
         embed_bits=plan.model.embed_bits,
+        sink_tokens=plan.model.sink_tokens,
         layout=layout_id,
         target=target,
         schemes=schemes,
@@ -212,7 +214,10 @@ class _Plan:
             documents={name: len(data) for name, data in self.documents.items()},
             special=special_tokens(checkpoint),
             attention="float" if attention is None else "log2",
+            sink_tokens=checkpoint.record.sink_tokens,
         )
+        if reason := self.model.sink_problem():
+            raise AgqError(f"`{checkpoint.path}`: {reason}", hint="quantize the model again")
 
     # ---- what becomes of each linear
 

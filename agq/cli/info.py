@@ -100,6 +100,9 @@ def _show(values: dict[str, Any]) -> None:
             if values["kv_bits"]
             else None,
             "attention": "integers, probabilities as powers of two" if values.get("attention") == "log2" else None,
+            "sink tokens": f"the first {values['sink_tokens']} of a sequence, with 8 bits where activations have 4"
+            if values["sink_tokens"]
+            else None,
             "token pruning": PruningOptions.from_dict(values["pruning"]).describe() if values.get("pruning") else None,
             "chat template": {True: "yes", False: "no", None: None}[values.get("chat_template")],
             "made by": values.get("created_by"),

@@ -118,6 +118,7 @@ def pack(
             "parameters": f"{report.parameters:,}",
             "head, embedding": f"{report.head_bits} bits, {report.embed_bits} bits",
             "KV cache": f"{report.kv_bits} bits",
+            "sink tokens": f"{report.sink_tokens} with 8-bit activations" if report.sink_tokens else None,
             "size": f"{human_size(report.bytes)} ({report.bytes} bytes)",
             "time": f"{report.seconds:.1f} s",
         }

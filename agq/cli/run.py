@@ -276,6 +276,8 @@ def _describe(session: Session) -> None:
         f"{engine.threads} threads; context {engine.context}, KV cache {engine.kv_bits} bits, "
         f"{engine.kv_bytes / 1e6:.1f} MB; workspace {engine.workspace_bytes / 1e6:.1f} MB"
     )
+    if sinks := session.artifact.info.sink_tokens:
+        console.detail(f"sink tokens: the first {sinks} of a sequence, with 8 bits where activations have 4")
     if engine.pruning is not None:
         console.detail(f"token pruning: {engine.pruning.describe()}")
     for plan in engine.plan():

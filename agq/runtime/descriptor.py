@@ -34,7 +34,7 @@ def fill_linear(ffi: Any, target: Any, artifact: Artifact, name: str, info: Line
     target.group_size = info.group
     target.act_bits, target.act_group, target.act_symmetric = info.act_bits, info.act_group, int(info.act_symmetric)
     target.hadamard, target.act_clip = info.hadamard, info.act_clip
-    if multiplier() == "packed" and info.dtype == "u4" and info.act_bits == 4 and not info.act_static:
+    if multiplier() == "packed" and info.dtype == "u4" and info.dynamic_four_bits:
         target.multiplier = 1
     target.weight = ffi.cast("void *", artifact.address(f"{name}.weight"))
     target.weight_bytes = artifact.stored_bytes(f"{name}.weight")
@@ -117,6 +117,7 @@ def build_model(ffi: Any, artifact: Artifact) -> tuple[Any, list[Any]]:
     for index in range(spec.layers):
         _fill_norm(ffi, blocks[index].attn_norm, artifact, f"blocks.{index}.attn_norm")
         _fill_norm(ffi, blocks[index].mlp_norm, artifact, f"blocks.{index}.mlp_norm")
+    model.sink_tokens = info.sink_tokens
     if info.attention == "log2":
         model.attention_kind = 1
         for index in range(spec.layers):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from agq.artifact.reader import open_artifact
-from agq.checkpoint.compressed_tensors import read_codes, read_scales
+from agq.checkpoint.compressed_tensors import activation_scheme, read_codes, read_scales
 from agq.checkpoint.folder import Checkpoint, open_checkpoint
 from agq.checkpoint.packing import check_range
 from agq.errors import AgqError
@@ -59,6 +59,8 @@ def _config(checkpoint: Checkpoint) -> Iterator[str]:
         yield "config.json: a `kv_cache_scheme` without stored scales"
     if not checkpoint.quantization.modules():
         yield "config.json: `quantization_config` fits no layer of the model"
+    if checkpoint.record.sink_tokens and not any(_four_bits(checkpoint, linear.module) for linear in checkpoint.parts.block_linears()):
+        yield "agq.json: `sink_tokens`, but no linear of the blocks has dynamic 4-bit activations"
     for module, recorded in checkpoint.record.activations.items():
         scheme = checkpoint.quantization.scheme(module)
         if scheme is not None and scheme.activations != recorded:
@@ -66,6 +68,10 @@ def _config(checkpoint: Checkpoint) -> Iterator[str]:
                 f"`{module}`: agq.json says activations of {recorded.bits} bits, group {recorded.group_size}; "
                 f"config.json {scheme.activations.bits} bits, group {scheme.activations.group_size}"
             )
+
+
+def _four_bits(checkpoint: Checkpoint, module: str) -> bool:
+    return activation_scheme(checkpoint, module).bits == 4 and module not in checkpoint.statics.inputs
 
 
 def _json_files(checkpoint: Checkpoint) -> Iterator[str]:
