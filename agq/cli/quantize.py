@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from agq.errors import UsageError
-from agq.reporting import console
-
-if TYPE_CHECKING:
-    from agq.quantization.pipeline import Plan, QuantizeReport
 
 _CALIBRATION = "Calibration"
 _METHOD = "Method"
@@ -330,6 +326,7 @@ def quantize(
     from agq.cli.torch_setup import set_threads
 
     set_threads(threads)
+    from agq.cli.quantize_output import run_plan, show_plan, show_report
     from agq.quantization import pipeline
 
     options = {
@@ -394,139 +391,9 @@ def quantize(
         **options,
     )
     if dry_run:
-        _show_plan(plan)
+        show_plan(plan)
         return
-    report = _run(plan, resume)
-    _finish(plan, report, json_output)
+    report = run_plan(plan, resume)
+    show_report(plan, report, json_output)
     if strict and report.fallbacks:
         raise typer.Exit(1)
-
-
-def _show_plan(plan: Plan) -> None:
-    """What would be done: schemes of the linears on stdout."""
-    from agq.quantization.checks import available_memory
-    from agq.reporting.output import human_size, print_pairs, print_table
-
-    weights: dict[tuple[str, str], list[int]] = {}
-    for linear in plan.checkpoint.parts.block_linears():
-        scheme = plan.schemes.get(linear.module)
-        key = (linear.role, scheme.describe() if scheme else "floating point, as in the source")
-        weights.setdefault(key, []).append(linear.out_features * linear.in_features)
-    print_table(
-        ("linears", "number", "weights", "scheme"),
-        [(role, len(sizes), sum(sizes), text) for (role, text), sizes in weights.items()],
-        right=(1, 2),
-    )
-    calibration = plan.recipe.calibration
-    source = f"{calibration.data}, {calibration.samples} x {calibration.seq_len} tokens, seed {calibration.seed}"
-    memory = plan.needs.working + plan.needs.hidden
-    print_pairs(
-        {
-            "model": plan.model,
-            "method": plan.recipe.method,
-            "transformations": _transforms_text(plan),
-            "calibration": source if plan.recipe.calibrated else None,
-            "output": plan.output,
-            "format": plan.format,
-            "device": plan.device.type,
-            "memory": f"about {human_size(memory)} (available: {human_size(available_memory())})",
-            "disk": f"about {human_size(plan.needs.output)}",
-        }
-    )
-    for note in plan.notes:
-        console.say(f"note: {note}")
-
-
-def _transforms_text(plan: Plan) -> str | None:
-    """The transformations that will be done, by their options' names; None: none."""
-    from agq.quantization.transforms.plan import shifted_places
-
-    options, allowed = plan.recipe.transforms, plan.transforms
-    steps = [
-        name
-        for name, done in (
-            ("scale", options.scale),
-            ("scale-norms", options.scale_norms and "scale_norms" not in allowed.skipped and allowed.r1 is None),
-            ("shift", options.shift and bool(shifted_places(plan.checkpoint.spec))),
-            ("r1", allowed.r1 is not None),
-            ("r2", allowed.r2 is not None),
-            (f"rotations learned in {options.learn} steps", options.learn > 0 and (allowed.r1 is not None or allowed.r2 is not None)),
-            ("permute", options.permute),
-            (f"hadamard {allowed.hadamard}", allowed.hadamard > 0),
-            ("bake-embed-norm", allowed.bake_embed_norm),
-            ("finer", options.finer),
-        )
-        if done
-    ]
-    if not steps and allowed.fold:
-        steps = ["fold"]
-    return ", ".join(steps) or None
-
-
-def _run(plan: Plan, resume: bool) -> QuantizeReport:
-    from agq.quantization import pipeline
-    from agq.quantization.walk import LayerReport, Progress
-
-    console.say(f"quantizing `{plan.model}` with {plan.recipe.method.upper()}: {plan.recipe.scheme.describe()}")
-    for note in plan.notes:
-        console.say(f"note: {note}")
-    with console.progress("quantize", total=plan.checkpoint.spec.layers, unit="blocks") as bar:
-
-        class Shown(Progress):
-            def step(self, text: str) -> None:
-                bar.update(note=text)
-                console.detail(text)
-
-            def layer(self, index: int, report: LayerReport) -> None:
-                loss = "" if report.relative != report.relative else f" relative error {report.relative:.5f}"
-                bar.update(note=f"{report.module}{loss}")
-                console.detail(f"{report.module}: {report.scheme} by {report.method}{loss}")
-
-            def block(self, index: int, seconds: float, resumed: bool) -> None:
-                bar.advance(note=f"block {index} {'taken over' if resumed else console.clock(seconds)}")
-
-            def note(self, text: str) -> None:
-                console.warning(text)
-
-        try:
-            return pipeline.execute(plan, resume, Shown())
-        except KeyboardInterrupt:
-            console.say(f"finished blocks are kept in `{plan.work}`: the same command continues there")
-            raise
-
-
-def _finish(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
-    from agq.reporting.output import human_size, print_json
-
-    if report.resumed:
-        console.say(f"{report.resumed} of {plan.checkpoint.spec.layers} blocks came from the interrupted run")
-    if report.fallbacks:
-        console.warning(
-            f"{report.fallbacks} of {len(report.layers)} linears were rounded to nearest: "
-            f"{plan.recipe.method.upper()} could not factorize their inputs"
-        )
-    for format in sorted(set(report.transforms.formats.values())):
-        inputs = [name for name, found in report.transforms.formats.items() if found == format]
-        console.say(f"4-bit inputs in {format} instead (block.place): {', '.join(inputs)}")
-    if tuned := report.tuned:
-        change = f"divergence from the original's predictions {tuned['before']:.4f} -> {tuned['after']:.4f}"
-        console.say(f"tuned in {tuned['steps']} steps: {change}" + ("" if tuned["kept"] else ", so the solver's weights are kept"))
-    size = human_size(report.total_bytes)
-    console.say(f"{plan.recipe.scheme.name}: {report.bits_per_weight:.3f} bits per weight, {size} in `{report.path}`")
-    if json_output:
-        print_json(
-            {
-                "output": str(report.path),
-                "scheme": plan.recipe.scheme.name,
-                "method": plan.recipe.method,
-                "bits_per_weight": report.bits_per_weight,
-                "bytes": report.total_bytes,
-                "format": plan.format,
-                "fallbacks": report.fallbacks,
-                "resumed_blocks": report.resumed,
-                "transforms": None if report.transforms.empty else report.transforms.to_dict(),
-                "model_sha256": plan.checkpoint.fingerprint(),
-                "tune": report.tuned,
-                "layers": report.layers,
-            }
-        )
