@@ -67,10 +67,10 @@ def main() -> None:
     options.set_defaults(rounds=1)
     args = options.parse_args()
     import torch
+    from make_checkpoint import make
 
     import agq
     from agq.quantization.walk import Progress
-    from make_checkpoint import make
 
     class Times(Progress):
         """Seconds of each block."""
@@ -113,7 +113,8 @@ def main() -> None:
         rows.append({
             "device": device, "threads": torch.get_num_threads(),
             **{{"samples": "windows"}.get(key, key): value for key, value in sizes.items()},
-            "seconds": seconds, "floor s": floor, "share of torch's speed": floor / seconds, "GFLOPS f32": 1e-9 * fast, "GFLOPS f64": 1e-9 * slow,
+            "seconds": seconds, "floor s": floor, "share of torch's speed": floor / seconds,
+            "GFLOPS f32": 1e-9 * fast, "GFLOPS f64": 1e-9 * slow,
         })  # fmt: skip
     report(args, "GPTQ of one decoder block", rows, foreign)
 

@@ -38,8 +38,8 @@ class Windows:
 
     Attributes:
         tokens: int64 [samples, seq_len].
-        sha256: of the source's bytes ("random-tokens": of the tokens; several sources: of their hex digests in a row). tokens_sha256: of the windows themselves
-            (little-endian int64), which fixes tokenizer, seed and sizes too.
+        sha256: of the source's bytes ("random-tokens": of the tokens; several sources: of their hex digests in a row).
+        tokens_sha256: of the windows themselves (little-endian int64), which fixes tokenizer, seed and sizes too.
         description: source, number and length of windows, tokens to choose from, seed.
     """
 

@@ -10,7 +10,6 @@ import typer
 from agq.errors import AgqError
 from agq.reporting import console
 
-
 # Where an artifact's embedding is, by element type.
 _EMBEDDING = {"in the head": "in the head", "i8": "a scale per row"}
 

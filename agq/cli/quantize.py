@@ -183,7 +183,11 @@ def quantize(
     ] = None,
     shift: Annotated[
         bool | None,
-        _option("--shift/--no-shift", panel=_TRANSFORMS, help="Take the mean from channels, through biases (OPT, BLOOM). Costs nothing at run time."),
+        _option(
+            "--shift/--no-shift",
+            panel=_TRANSFORMS,
+            help="Take the mean from channels, through biases (OPT, BLOOM). Costs nothing at run time.",
+        ),
     ] = None,
     rot_steps: Annotated[
         int | None,
@@ -205,7 +209,11 @@ def quantize(
     ] = None,
     permute: Annotated[
         bool | None,
-        _option("--permute/--no-permute", panel=_TRANSFORMS, help="Deal the feed-forward's channels over the blocks of --hadamard by size; without it sort them."),
+        _option(
+            "--permute/--no-permute",
+            panel=_TRANSFORMS,
+            help="Deal the feed-forward's channels over the blocks of --hadamard by size; without it sort them.",
+        ),
     ] = None,
     bake_embed_norm: Annotated[
         bool | None,

@@ -236,8 +236,8 @@ def adjust_recipe(
 ) -> Recipe:
     """`recipe` with every option that is not None in place of its own value.
 
-    transforms False: none of the recipe's transformations. tune: steps of the tuning, or "auto". steps: see adjust_transforms. overrides and ignore are added
-    before the recipe's (the first match counts). Raises UsageError.
+    transforms False: none of the recipe's transformations. tune: steps of the tuning, or "auto". steps: see adjust_transforms.
+    overrides and ignore are added before the recipe's (the first match counts). Raises UsageError.
     """
     parsed = [item if isinstance(item, Override) else Override.parse(item) for item in overrides or ()]
     gptq: GptqOptions = _changed(

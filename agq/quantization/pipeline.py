@@ -185,7 +185,8 @@ def plan(
     windows = (recipe.calibration.samples, recipe.calibration.seq_len) if recipe.calibrated else None
     needs = estimate(checkpoint.parts, schemes, recipe.method, windows, checkpoint.weight_bytes(), not transforms.empty)
     if recipe.tune.steps:
-        needs = replace(needs, working=needs.working + tuning_bytes(checkpoint.parts, recipe.tune, training_length(checkpoint.spec, windows[1])))
+        length = training_length(checkpoint.spec, windows[1])
+        needs = replace(needs, working=needs.working + tuning_bytes(checkpoint.parts, recipe.tune, length))
     if check_space:
         check_memory(needs, available_memory())
         ensure_free_space(target, needs.output)

@@ -121,7 +121,7 @@ def build_config(
 def folder_entries(parameters: TransformedParameters, schemes: dict[str, Scheme], work: WorkFolder) -> list[Entry]:
     """Every tensor of the output folder, in model order: what the finished blocks hold, the rest of the (transformed) model in
     the source's number formats; bit for bit where nothing was transformed."""
-    checkpoint, parts = parameters.checkpoint, parameters.parts
+    parts = parameters.parts
     replaced: dict[str, dict[str, Entry]] = {}
     tuned = work.tuned()
     for found in [*map(work.entries, work.finished()), *([tuned[0]] if tuned else [])]:

@@ -165,7 +165,7 @@ class Block:
         h = self.after_attention(h, x, context)
         read = self.mlp_input(h)
         hidden = self.mlp_hidden(read)
-        return dict(zip(self.groups(), (x, context, read, hidden))), self.after_mlp(h, read, hidden)
+        return dict(zip(self.groups(), (x, context, read, hidden), strict=True)), self.after_mlp(h, read, hidden)
 
     def groups(self) -> tuple[str, str, str, str]:
         """The first role of each group of linears that read one input, in the order of computation."""

@@ -244,7 +244,7 @@ class ReferenceModel:
         self.embedding = Embedding(parameters, table)
         self.blocks = [parameters.block(i, self.kv_bits) for i in range(self.spec.layers)]
         statics = checkpoint.statics if fake_quant else StaticRecord()
-        for block, heads in zip(self.blocks, statics.heads or ()):
+        for block, heads in zip(self.blocks, statics.heads or (), strict=False):
             block.heads, block.softmax = head_quantizer(heads), log2_softmax
         for index, scales in enumerate(attention or statics.attention or ()):
             scales.check(self.spec.heads, self.spec.kv_heads, self.spec.head_dim, f"attention scales of block {index}")

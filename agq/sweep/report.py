@@ -145,7 +145,7 @@ def _table(sweep: Sweep, model: ModelEntry, rows: list[Row], records: Records) -
 def _pruning(sweep: Sweep, model: ModelEntry, rows: list[Row], records: Records) -> list[str]:
     """Three perplexities of each pruned row; the first is the paper's metric and compares with the second only."""
     text = sweep.texts[0].name
-    lines = [f"Token pruning ({text}): survivors only (the paper's metric) compares with the unpruned model on the same positions only.", "",
+    lines = [f"Token pruning ({text}): survivors only (the paper's metric) compares with the unpruned model on the same positions.", "",
              "| row | sparsity | survivors only | unpruned, same positions | all tokens |", "|---|---|---|---|---|"]
     for row in rows:
         record = records.get((model.name, row.name))

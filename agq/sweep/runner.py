@@ -127,7 +127,7 @@ def _due(places: list[_Place]) -> list[_Place]:
     return [
         place
         for place in places
-        if id(place) in missing or place.row.baseline and place.model.name in models and not place.baseline.exists()
+        if id(place) in missing or (place.row.baseline and place.model.name in models and not place.baseline.exists())
     ]
 
 

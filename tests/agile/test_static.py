@@ -267,7 +267,7 @@ def test_damaged_static_quantizers(made: Callable[..., tuple[Path, Path]], tmp_p
     refused({"static": {"channels": True}}, "act_scale` is missing")
     (folder / "agq.json").write_text(json.dumps(good))
     (folder / "agq.safetensors").unlink()
-    with pytest.raises(AgqError, match="lacks `agq.safetensors`"):
+    with pytest.raises(AgqError, match=r"lacks `agq\.safetensors`"):
         open_checkpoint(folder)
 
 

@@ -38,13 +38,13 @@ def test_crops_are_those_of_gptq(tokenizer, demo_text):
 def test_several_texts_give_windows_in_turn(tokenizer, demo_text, tmp_path):
     first, second = demo_text / "calibration.txt", demo_text / "heldout.txt"
     mixed = token_windows(f"{first}, {second}", tokenizer, samples=5, seq_len=16, seed=3)
-    alone = [token_windows(first, tokenizer, samples=3, seq_len=16, seed=3), token_windows(second, tokenizer, samples=2, seq_len=16, seed=3)]
+    alone = [token_windows(text, tokenizer, samples=count, seq_len=16, seed=3) for text, count in ((first, 3), (second, 2))]
     assert np.array_equal(mixed.tokens[0::2], alone[0].tokens) and np.array_equal(mixed.tokens[1::2], alone[1].tokens)
     assert mixed.sha256 not in (alone[0].sha256, alone[1].sha256)
     assert "calibration.txt" in mixed.description and "heldout.txt" in mixed.description
     with pytest.raises(UsageError, match="1 windows cannot be cut out of 2 texts"):
         token_windows(f"{first},{second}", tokenizer, samples=1, seq_len=16)
-    with pytest.raises(AgqError, match="missing.txt"):
+    with pytest.raises(AgqError, match=r"missing\.txt"):
         token_windows(f"{first},{tmp_path / 'missing.txt'}", tokenizer, samples=4, seq_len=16)
     comma = tmp_path / "a,b.txt"
     comma.write_bytes(first.read_bytes())

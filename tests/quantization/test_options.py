@@ -95,14 +95,14 @@ def test_command_line(agq_cli, short_model: Path, tmp_path: Path) -> None:
     """Every option reaches the recipe; a user's recipe is done as it stands."""
     result = agq_cli(
         "quantize", short_model, "--print-config", "--scheme", "W4A4", "--method", "gptaq", "--alpha", 0.5, "--rotate", "--no-r2",
-        "--rot-seed", 5, "--rot-seeds", 2, "--scale", "--scale-norms", "--shift", "--finer", "--rot-steps", 7, "--hadamard", 64, "--permute", "--act-clip", "search",
-        "--kv-bits", 4, "--data", TEXT, check=True)
+        "--rot-seed", 5, "--rot-seeds", 2, "--scale", "--scale-norms", "--shift", "--finer", "--rot-steps", 7, "--hadamard", 64,
+        "--permute", "--act-clip", "search", "--kv-bits", 4, "--data", TEXT, check=True)
     values = yaml.safe_load(result.stdout)
     assert values["method"] == "gptaq" and values["gptq"]["alpha"] == 0.5 and values["kv_bits"] == 4
     assert values["act_clip_search"] is True
     assert values["transforms"] == {
-        "fold": True, "scale": True, "scale_norms": True, "shift": True, "finer": True, "learn": 7, "r1": True, "r2": False, "r1_layernorm": False, "seed": 5,
-        "seeds": 2, "permute": True,
+        "fold": True, "scale": True, "scale_norms": True, "shift": True, "finer": True, "learn": 7, "r1": True, "r2": False,
+        "r1_layernorm": False, "seed": 5, "seeds": 2, "permute": True,
         "hadamard": 64, "bake_embed_norm": True}
     (tmp_path / "mine.yaml").write_text("scheme: W4A4\n")
     mine = agq_cli("quantize", short_model, "--print-config", "--config", tmp_path / "mine.yaml", check=True)

@@ -149,7 +149,7 @@ def test_searches_leave_them_out(short_model: Path) -> None:
     with torch.inference_mode():
         positions = Positions.of(checkpoint.spec, 12, torch.device("cpu"))
         states = [HiddenStates(windows, Embedding(parameters), torch.device("cpu")) for _ in range(3)]
-        whole, later, short = (_gather(parameters.block(0), hidden, positions, n) for hidden, n in zip(states, (0, 2, 12)))
+        whole, later, short = (_gather(parameters.block(0), hidden, positions, n) for hidden, n in zip(states, (0, 2, 12), strict=True))
     for place, found in whole.items():
         kept = found.sample.reshape(4, 12, -1)[:, 2:].reshape(40, -1)
         assert torch.equal(later[place].sample, kept) and torch.equal(short[place].sample, found.sample)

@@ -10,7 +10,6 @@ import pytest
 
 from agq.artifact.pack import pack
 from agq.checkpoint import open_checkpoint
-from agq.errors import AgqError
 from agq.evaluation.scorers import open_scorer
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.reference.decoder import ReferenceModel

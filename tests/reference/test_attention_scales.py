@@ -26,7 +26,7 @@ def test_named_arrays_give_the_same_scales_back() -> None:
     assert sorted(arrays)[:2] == ["blocks.0.k_scale", "blocks.0.q_scale"]
     back = load_scales(arrays, 2)
     assert back is not None
-    for a, b in zip(blocks, back):
+    for a, b in zip(blocks, back, strict=True):
         assert np.array_equal(a.q_scale, b.q_scale) and np.array_equal(a.k_scale, b.k_scale)
         assert (a.v_scale, a.v_zero) == (b.v_scale, b.v_zero)
         assert np.array_equal(a.v_exponent, b.v_exponent) and b.v_exponent.dtype == np.uint8

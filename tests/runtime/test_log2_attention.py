@@ -21,7 +21,6 @@ from agq.reference.attention_scales import AttentionScales
 from agq.reference.decoder import ReferenceModel
 from agq.reference.pruning import log2_probability, pruned_states
 from agq.runtime.engine import Engine
-from tests.runtime.runtime_support import relative_error
 
 
 def scales_of(model: ReferenceModel, windows: torch.Tensor) -> list[AttentionScales]:

@@ -87,7 +87,7 @@ def test_entries_made_at_the_same_time_are_the_same(definition: Path, agq_cli, t
     for first, second in zip(one, two, strict=True):
         assert first.get("error") == second.get("error")
         assert first.get("texts") == second.get("texts") and first.get("kl") == second.get("kl")
-        assert "error" in second or second["prefill"] > 0 and second["decode"] > 0
+        assert "error" in second or (second["prefill"] > 0 and second["decode"] > 0)
 
 
 def test_dry_run_lists_the_entries(definition: Path, agq_cli) -> None:

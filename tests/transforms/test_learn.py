@@ -103,7 +103,9 @@ def test_formats_become_overrides(tmp_path: Path) -> None:
     blocks = list(checkpoint.parts.blocks())
     mine = Override(blocks[1].linears["up"].module, Scheme.parse("W8A8"))
     recipe = finer_recipe(
-        Recipe(scheme=Scheme.parse("W4A4"), overrides=(mine,)), {"0.attention": EIGHT_BITS, "1.down": SMALL_GROUPS, "1.mlp": EIGHT_BITS}, blocks
+        Recipe(scheme=Scheme.parse("W4A4"), overrides=(mine,)),
+        {"0.attention": EIGHT_BITS, "1.down": SMALL_GROUPS, "1.mlp": EIGHT_BITS},
+        blocks,
     )
     schemes = [{role: recipe.scheme_for(linear.module) for role, linear in block.linears.items()} for block in blocks]
     assert [schemes[0][role].activations for role in ("q", "k", "v")] == [ActivationScheme(8, True)] * 3

@@ -71,7 +71,7 @@ def pruning_step(positions: Positions, options: PruningOptions, layers: int) -> 
             hidden, alive = hidden[:, ~victims], alive[~victims]
         read = block.mlp_input(hidden)
         inner = block.mlp_hidden(read)
-        seen, block.capture = {**dict(zip(block.groups(), (x, context, read, inner))), **block.capture}, None
+        seen, block.capture = {**dict(zip(block.groups(), (x, context, read, inner), strict=True)), **block.capture}, None
         return seen, Window(block.after_mlp(hidden, read, inner), alive)
 
     return step

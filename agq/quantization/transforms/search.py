@@ -150,7 +150,8 @@ class _Search:
             x = candidate.input(index, place, inputs[place].sample)
             if verdict := judge(candidate, block, place, x, scheme.activations, self._clip(scheme)):
                 self.formats[f"{index}.{place}"] = verdict.format
-                progress(f"block {index + 1}: input of {', '.join(block.groups[PLACES.index(place)])} in {verdict.format}: {verdict.reason}")
+                roles = ", ".join(block.groups[PLACES.index(place)])
+                progress(f"block {index + 1}: input of {roles} in {verdict.format}: {verdict.reason}")
 
     # ---- learned rotations
 
