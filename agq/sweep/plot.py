@@ -34,8 +34,9 @@ def write_plot(path: Path, sweep: Sweep, records: list[dict[str, Any]]) -> None:
         for text, marker in zip(sweep.texts, "osD^v<>", strict=False):
             points = [(relative(table, model.name, name, text.name), i) for i, name in enumerate(names)]
             points = [(100 * (value - 1), i) for value, i in points if value is not None and value > 1.0001]
+            if points:  # a logarithmic axis cannot be without any
+                panel.set_xscale("log")
             panel.scatter([x for x, _ in points], [i for _, i in points], marker=marker, s=22, label=text.name)
-        panel.set_xscale("log")
         panel.set_title(model.name, fontsize=10)
         panel.set_xlabel("perplexity above unquantized, %", fontsize=8)
         panel.grid(True, which="both", alpha=0.25)

@@ -121,7 +121,6 @@ def _places(sweep: Sweep, output: Path, report: Report | None) -> list[_Place]:
 
 def _due(places: list[_Place]) -> list[_Place]:
     """The entries to make; of a model with any, the unquantized one too where its artifact is gone."""
-
     missing = {id(place) for place in places if place.record() is None}
     models = {place.model.name for place in places if id(place) in missing}
     return [

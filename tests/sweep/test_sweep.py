@@ -90,6 +90,15 @@ def test_entries_made_at_the_same_time_are_the_same(definition: Path, agq_cli, t
         assert "error" in second or (second["prefill"] > 0 and second["decode"] > 0)
 
 
+def test_a_model_with_nothing_to_draw_has_an_empty_panel(definition: Path, tmp_path: Path) -> None:
+    from agq.sweep.plot import write_plot
+
+    sweep = load_sweep(definition)
+    record = {"model": "demo", "row": "bf16", "options": {}, "prune": None, "texts": {"held-out": {"ppl": 20.0}}}
+    write_plot(tmp_path / "plot.svg", sweep, [record])
+    assert "demo" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+
+
 def test_dry_run_lists_the_entries(definition: Path, agq_cli) -> None:
     result = agq_cli("sweep", definition, "--dry-run", "--row", "RTN W8A8", check=True)
     assert result.stdout.splitlines() == ["demo\tbf16", "demo\tRTN W8A8"]
