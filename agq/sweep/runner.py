@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from agq.files import atomic_write_text, sha256_file
 from agq.hub import find_model
 from agq.sweep.cells import make_cell, measure_speed
 from agq.sweep.definition import ModelEntry, Row, Sweep
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # Called as (entries done, entries in all, what is being done).
 Report = Callable[[int, int, str], None]
@@ -174,6 +177,8 @@ def _silent(what: str) -> None:
 def _start_process(counter: Any, threads: int) -> None:
     """The processes share the machine's cores evenly, and its CUDA devices in turn. Ctrl-C is the parent's to deal with."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # When the parent is killed nobody else ends them.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     from agq.cli.torch_setup import set_threads
 
     set_threads(threads)
