@@ -55,17 +55,17 @@ test: ## all tests: C natively and under Arm emulation, then Python
 	@$(MAKE) --no-print-directory test-py
 
 test-c: ## the C tests, at each instruction-set level that this machine runs
-	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) test
+	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) --output-sync=target test
 
 test-arm: ## the C tests under emulation: Cortex-A72 (Raspberry Pi 4), Cortex-A76 (Raspberry Pi 5)
 	@scripts/deps.sh arm
-	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) test-arm
+	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) --output-sync=target test-arm
 
 test-py: venv-test kernels ## the Python tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) sanitize
+	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) --output-sync=target sanitize
 
 bench: ## measure the kernels on this machine
 	@$(MAKE) --no-print-directory -C kernels bench

@@ -33,12 +33,15 @@ class Pipeline:
             self.cli("calibrate", self.model, "--data", self.calibration, "--samples", 32, "--seq-len", 512, "-o", path, check=True)
         return path
 
+    def options(self, scheme: str, method: str | None = None) -> list[str | int | Path]:
+        """Of `quantize`: by default what the scheme's preset does, tuned for fewer steps; with a method that method and nothing else."""
+        chosen = ["--method", method] if method else [] if scheme == "W8A8" else ["--tune", 16]
+        return ["--scheme", scheme, *chosen, "--calibration", self.statistics()]
+
     def quantized(self, scheme: str, method: str | None = None) -> Path:
-        """By default what the scheme's preset does, tuned for fewer steps, with a method that method and nothing else."""
         path = self.folder / f"{scheme}-{method or 'default'}"
         if not path.exists():
-            chosen = ["--method", method] if method else [] if scheme == "W8A8" else ["--tune", 48]
-            self.cli("quantize", self.model, "--scheme", scheme, *chosen, "--calibration", self.statistics(), "-o", path, check=True)
+            self.cli("quantize", self.model, *self.options(scheme, method), "-o", path, check=True)
         return path
 
     def packed(self, scheme: str, method: str | None = None) -> Path:

@@ -90,7 +90,7 @@ def test_pack_is_small_and_says_so(pipeline, agq_cli) -> None:
 
 def test_same_input_gives_the_same_bytes(pipeline, agq_cli, tmp_path: Path) -> None:
     again = tmp_path / pipeline.quantized("W4A8").name  # an artifact keeps the name of the folder that it was made from
-    agq_cli("quantize", pipeline.model, "--scheme", "W4A8", "--calibration", pipeline.statistics(), "-o", again, check=True)
+    agq_cli("quantize", pipeline.model, *pipeline.options("W4A8"), "-o", again, check=True)
     for path in pipeline.quantized("W4A8").glob("*.safetensors"):
         assert path.read_bytes() == (again / path.name).read_bytes()
     agq_cli("pack", again, "-o", tmp_path / "again.agq.safetensors", check=True)

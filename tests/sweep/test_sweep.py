@@ -78,10 +78,10 @@ def test_entries_made_at_the_same_time_are_the_same(definition: Path, agq_cli, t
         agq_cli("sweep", definition, "-o", output, "--no-plot", "--jobs", jobs, *rows, check=True)
         records.append(json.loads((output / "results.json").read_text())["records"])
         assert not list((output / "work" / "demo").glob("*W8A8*"))
-        # Nothing is made again, though the artifact of the unquantized model is gone.
-        (output / "work" / "demo" / "unquantized.agq.safetensors").unlink()
-        assert agq_cli("sweep", definition, "-o", output, "--no-plot", *rows, check=True).stdout == (output / "results.md").read_text()
-        assert not (output / "work" / "demo" / "unquantized.agq.safetensors").exists()
+    # Nothing is made again, though the artifact of the unquantized model is gone.
+    (output / "work" / "demo" / "unquantized.agq.safetensors").unlink()
+    assert agq_cli("sweep", definition, "-o", output, "--no-plot", *rows, check=True).stdout == (output / "results.md").read_text()
+    assert not (output / "work" / "demo" / "unquantized.agq.safetensors").exists()
     one, two = records
     assert [record["row"] for record in one] == ["bf16", "RTN W8A8", "impossible"]
     for first, second in zip(one, two, strict=True):
