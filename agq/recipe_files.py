@@ -134,13 +134,21 @@ def load_recipe(path: str | Path) -> Recipe:
 
     recipe = Recipe.from_dict(values, place)
     folder = path.resolve().parent
-    calibration = replace(recipe.calibration, data=_located(recipe.calibration.data, folder))
-    return replace(recipe, model=_located(recipe.model, folder) if recipe.model else None, calibration=calibration)
+    calibration = replace(recipe.calibration, data=located(recipe.calibration.data, folder))
+    return replace(recipe, model=located(recipe.model, folder) if recipe.model else None, calibration=calibration)
 
 
-def _located(name: str, folder: Path) -> str:
-    parts = name.split(",") if "," in name and not (folder / name).exists() else [name]
-    return ",".join(str((folder / part).resolve()) if part.startswith(("./", "../")) else part for part in map(str.strip, parts))
+def split_sources(source: str, folder: Path = Path()) -> list[str]:
+    """The sources that a calibration text names, separated by commas; a file (seen from `folder`) whose own name has commas is one."""
+    if "," not in source or (folder / Path(source).expanduser()).exists():
+        return [source]
+    return [part.strip() for part in source.split(",") if part.strip()]
+
+
+def located(names: str, folder: Path) -> str:
+    """`names` of models or texts in a file of `folder`: those that begin with ./ or ../ are relative to it."""
+    parts = split_sources(names, folder)
+    return ",".join(str((folder / part).resolve()) if part.startswith(("./", "../")) else part for part in parts)
 
 
 def parse_yaml(text: str, where: str) -> tuple[Any, dict[tuple[Any, ...], int]]:

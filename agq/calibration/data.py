@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from agq.calibration.text import Documents, Text, is_named, load_documents, load_text, split_sources
+from agq.calibration.text import Documents, Text, is_named, load_documents, load_text
 from agq.calibration.tokenizers import TextTokenizer, load_tokenizer
 from agq.errors import AgqError, UsageError
 from agq.recipe import Scheme
+from agq.recipe_files import split_sources
 
 __all__ = [
     "Documents",

@@ -38,13 +38,6 @@ class Text(NamedTuple):
     label: str
 
 
-def split_sources(source: str) -> list[str]:
-    """The sources that a calibration text names, separated by commas; a file whose own name has commas is one."""
-    if "," not in source or Path(source).expanduser().exists():
-        return [source]
-    return [part.strip() for part in source.split(",") if part.strip()]
-
-
 @dataclass(frozen=True)
 class Documents:
     """Separate documents. sha256 and label as in Text; of C4, `sha256` covers the documents in order, each followed by

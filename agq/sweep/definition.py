@@ -15,6 +15,7 @@ from typing import Any
 from agq import structured
 from agq.errors import AgqError
 from agq.files import sha256_file
+from agq.recipe_files import located, split_sources
 
 BASELINE = "bf16"
 
@@ -107,7 +108,7 @@ def _by_content(options: dict[str, Any]) -> dict[str, Any]:
     """`options` with the bytes of files in place of their paths, which mean nothing on another machine."""
     if not isinstance(options.get("data"), str):
         return options
-    parts = [sha256_file(part) if Path(part).is_file() else part for part in options["data"].split(",")]
+    parts = [sha256_file(part) if Path(part).is_file() else part for part in split_sources(options["data"])]
     return {**options, "data": parts}
 
 
@@ -146,7 +147,7 @@ def parse_sweep(data: Any, folder: Path) -> Sweep:
             raise AgqError(f"the sweep has no `{name}`", hint=f"keys: {', '.join(_KEYS['sweep'])}")
     calibration = dict(structured.table(table.get("calibration") or {}, _KEYS["calibration"], _place, ("calibration",)))
     if isinstance(calibration.get("data"), str):
-        calibration["data"] = _resolve(calibration["data"], folder)
+        calibration["data"] = located(calibration["data"], folder)
     rows = tuple(_row(item, ("rows", i), folder) for i, item in enumerate(table["rows"]))
     names = [row.name for row in rows]
     if len(set(names)) != len(names):
@@ -185,11 +186,6 @@ def _place(path: tuple[Any, ...]) -> str:
     return "the sweep" + "".join(f"[{part}]" if isinstance(part, int) else f" `{part}`" for part in path)
 
 
-def _resolve(value: str, folder: Path) -> str:
-    parts = [part.strip() for part in value.split(",")]
-    return ",".join(str((folder / part).resolve()) if part.startswith(("./", "../")) else part for part in parts)
-
-
 def _named(item: Any, kind: str, path: tuple[Any, ...]) -> dict[str, Any]:
     table = structured.table(item, _KEYS[kind], _place, path)
     if not isinstance(table.get("name"), str) or not table["name"]:
@@ -210,7 +206,7 @@ def _model(item: Any, path: tuple[Any, ...], folder: Path, rows: list[str]) -> M
         if name not in rows:
             raise AgqError(f"{_place(path)}: the sweep has no row `{name}`", hint=f"rows: {', '.join(rows)}")
     return ModelEntry(
-        table["name"], _resolve(table["path"], folder), int(table.get("seq_len", 2048)), twin, tuple(wanted) if wanted else None
+        table["name"], located(table["path"], folder), int(table.get("seq_len", 2048)), twin, tuple(wanted) if wanted else None
     )
 
 
@@ -218,7 +214,7 @@ def _text(item: Any, path: tuple[Any, ...], folder: Path) -> TextEntry:
     table = _named(item, "text", path)
     if not isinstance(table.get("data"), str):
         raise AgqError(f"{_place(path)}: `data` is missing")
-    return TextEntry(table["name"], _resolve(table["data"], folder), table.get("windows"))
+    return TextEntry(table["name"], located(table["data"], folder), table.get("windows"))
 
 
 def _row(item: Any, path: tuple[Any, ...], folder: Path) -> Row:
@@ -227,5 +223,5 @@ def _row(item: Any, path: tuple[Any, ...], folder: Path) -> Row:
     if not isinstance(options, dict):
         raise AgqError(f"{_place(path)}: `options` is not a table of arguments of quantize")
     if isinstance(options.get("data"), str):
-        options = {**options, "data": _resolve(options["data"], folder)}
+        options = {**options, "data": located(options["data"], folder)}
     return Row(table["name"], dict(options), bool(table.get("ablation", False)), table.get("prune"))

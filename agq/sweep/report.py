@@ -11,6 +11,7 @@ from typing import Any
 
 from agq import __version__
 from agq.files import atomic_write_text
+from agq.recipe_files import split_sources
 from agq.sweep.definition import ModelEntry, Row, Sweep
 
 Records = dict[tuple[str, str], dict[str, Any]]
@@ -103,7 +104,7 @@ def _protocol(sweep: Sweep) -> str:
         for text in sweep.texts
     )
     calibration = ", ".join(
-        f"{key} {' and '.join(Path(part).name for part in value.split(',')) if key == 'data' else value}"
+        f"{key} {' and '.join(Path(part).name for part in split_sources(value)) if key == 'data' else value}"
         for key, value in sweep.calibration.items()
     )
     return (
