@@ -96,12 +96,11 @@ AGQ_INLINE void agq_arm_epilogue(const agq_arm_block *k, int32x4_t (*acc)[4], in
   }
 }
 
-/* Zero points of group g of panel p, widened: offset - zero. 16 bits in between: a zero point may be -128. */
-AGQ_INLINE void agq_arm_zero(const agq_tile *t, int p, int g, int offset, int symmetric_zero, int32x4_t *zc) {
-  int8x16_t z = vdupq_n_s8((int8_t)symmetric_zero);
+/* Zero points of a group's 16 rows, widened: offset - zero. 16 bits in between: a zero point may be -128. */
+AGQ_INLINE void agq_arm_zero(const int8_t *zero, int offset, int32x4_t *zc) {
+  const int8x16_t z = vld1q_s8(zero);
   const int8x8_t o = vdup_n_s8((int8_t)offset);
-  if (t->zero) z = vld1q_s8(t->zero + (size_t)p * t->zero_stride + (size_t)g * AGQ_PANEL);
-  int16x8_t lo = vsubl_s8(o, vget_low_s8(z)), hi = vsubl_s8(o, vget_high_s8(z));
+  const int16x8_t lo = vsubl_s8(o, vget_low_s8(z)), hi = vsubl_s8(o, vget_high_s8(z));
   zc[0] = vmovl_s16(vget_low_s16(lo));
   zc[1] = vmovl_s16(vget_high_s16(lo));
   zc[2] = vmovl_s16(vget_low_s16(hi));
@@ -113,7 +112,8 @@ AGQ_INLINE void agq_arm_group(agq_arm_block *k, int p, int g, int offset, int sy
   const agq_tile *t = k->t;
   const char *scale = (const char *)t->scale + (size_t)p * t->scale_stride;
   AGQ_UNROLL for (int v = 0; v < 4; v++) k->ws[v] = agq_load_scale4(scale, (size_t)g * AGQ_PANEL + 4 * v, t->scale_bf16);
-  if (t->zero || k->correct) agq_arm_zero(t, p, g, offset, symmetric_zero, k->zc);
+  if (t->zero) agq_arm_zero(t->zero + (size_t)p * t->zero_stride + (size_t)g * AGQ_PANEL, offset, k->zc);
+  else AGQ_UNROLL for (int v = 0; v < 4; v++) k->zc[v] = vdupq_n_s32(offset - symmetric_zero);
 }
 
 /* One token: the sums of the 16 rows stay in registers. */
@@ -121,42 +121,95 @@ typedef struct {
   const agq_tile *t;
   const uint8_t *w;
   const int8_t *a;
-  const void *scale;
-  const float *as; /* activation scale of the block */
-  int panel, group, group_left, act_left;
+  const void *scale;     /* of the group */
+  const int8_t *zero;    /* of the group, or NULL */
+  const int32_t *sums;   /* of the block */
+  const float *as;       /* activation scale of the block */
+  int panel, group_left, act_left;
   float32x4_t f[4];
 } agq_arm_m1;
+
+/* How much of a one-token call is known before its loops. Blocks of 32 columns are many: what they need not ask, they do not. */
+typedef enum {
+  AGQ_M1_ANY,
+  AGQ_M1_TOKEN, /* bf16 scales, one group a block, symmetric, at most AGQ_MAGIC_BLOCK columns a block; one activation scale */
+  AGQ_M1_BLOCK, /* the same with an activation scale for one or several blocks */
+} agq_m1_case;
+
+AGQ_INLINE agq_m1_case agq_arm_m1_case(const agq_tile *t) {
+  if (!t->scale_bf16 || t->zero || t->group_blocks != 1 || t->block > AGQ_MAGIC_BLOCK) return AGQ_M1_ANY;
+  return t->act_blocks ? AGQ_M1_BLOCK : AGQ_M1_TOKEN;
+}
+
+/* Defines `static void NAME(const agq_tile *t)`: BODY(t, case), each case compiled by itself. */
+#define AGQ_ARM_M1(NAME, BODY)                                                   \
+  AGQ_NOINLINE void NAME##_any(const agq_tile *t) { BODY(t, AGQ_M1_ANY); }       \
+  AGQ_NOINLINE void NAME##_token(const agq_tile *t) { BODY(t, AGQ_M1_TOKEN); }   \
+  AGQ_NOINLINE void NAME##_block(const agq_tile *t) { BODY(t, AGQ_M1_BLOCK); }   \
+  static void NAME(const agq_tile *t) {                                          \
+    switch (agq_arm_m1_case(t)) {                                                \
+      case AGQ_M1_TOKEN: NAME##_token(t); break;                                 \
+      case AGQ_M1_BLOCK: NAME##_block(t); break;                                 \
+      default: NAME##_any(t);                                                    \
+    }                                                                            \
+  }
 
 AGQ_INLINE void agq_arm_m1_begin(agq_arm_m1 *m, const agq_tile *t, int panel) {
   m->t = t;
   m->w = t->w + (size_t)panel * t->w_stride;
   m->a = t->a;
   m->scale = (const char *)t->scale + (size_t)panel * t->scale_stride;
+  m->zero = t->zero ? t->zero + (size_t)panel * t->zero_stride : NULL;
+  m->sums = t->sums;
   m->as = t->a_scale;
   m->panel = panel;
-  m->group = 0;
   m->group_left = t->group_blocks;
   m->act_left = t->act_blocks;
   AGQ_UNROLL for (int v = 0; v < 4; v++) m->f[v] = vdupq_n_f32(0);
 }
 
-/* f += scale * (acc + (offset - zero) * sum) for block b, then on to the next block. magic: acc starts at AGQ_MAGIC_BITS. */
-AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int b, int32x4_t *acc, const int offset, const int symmetric_zero,
-                                 const int magic) {
+/* Sixteen bf16 scales. */
+AGQ_INLINE void agq_bf16_scales(const void *scale, float32x4_t *s) {
+  const uint16x8_t low = vld1q_u16(scale), high = vld1q_u16((const uint16_t *)scale + 8);
+  s[0] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(low), 16));
+  s[1] = vreinterpretq_f32_u32(vshll_high_n_u16(low, 16));
+  s[2] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(high), 16));
+  s[3] = vreinterpretq_f32_u32(vshll_high_n_u16(high, 16));
+}
+
+/* f += scale * (acc + (offset - zero) * sum) for a block, then on to the next one. offset: what acc has already off each code; without
+ * zero points acc is complete. magic: acc starts at AGQ_MAGIC_BITS. */
+AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int32x4_t *acc, const int offset, const int magic, const agq_m1_case which) {
   const agq_tile *t = m->t;
-  const size_t g = (size_t)m->group * AGQ_PANEL;
-  if (t->zero) {
+  float32x4_t s[4];
+  if (which != AGQ_M1_ANY) {
+    agq_bf16_scales(m->scale, s);
+    m->scale = (const uint16_t *)m->scale + AGQ_PANEL;
+    AGQ_UNROLL for (int v = 0; v < 4; v++) {
+      if (which == AGQ_M1_BLOCK) s[v] = vmulq_n_f32(s[v], *m->as);
+      m->f[v] = vfmaq_f32(m->f[v], agq_to_float(acc[v], magic), s[v]);
+    }
+    m->sums++;
+    if (which == AGQ_M1_BLOCK && --m->act_left == 0) {
+      m->as++;
+      m->act_left = t->act_blocks;
+    }
+    return;
+  }
+  if (m->zero) {
     int32x4_t zc[4];
-    agq_arm_zero(t, m->panel, m->group, offset, symmetric_zero, zc);
-    AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = vmlaq_n_s32(acc[v], zc[v], t->sums[b]);
+    agq_arm_zero(m->zero, offset, zc);
+    AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = vmlaq_n_s32(acc[v], zc[v], *m->sums);
   }
   AGQ_UNROLL for (int v = 0; v < 4; v++) {
-    float32x4_t s = agq_load_scale4(m->scale, g + 4 * v, t->scale_bf16);
-    if (t->act_blocks) s = vmulq_n_f32(s, *m->as);
-    m->f[v] = vfmaq_f32(m->f[v], agq_to_float(acc[v], magic), s);
+    s[v] = agq_load_scale4(m->scale, (size_t)(4 * v), t->scale_bf16);
+    if (t->act_blocks) s[v] = vmulq_n_f32(s[v], *m->as);
+    m->f[v] = vfmaq_f32(m->f[v], agq_to_float(acc[v], magic), s[v]);
   }
+  m->sums++;
   if (--m->group_left == 0) {
-    m->group++;
+    m->scale = (const char *)m->scale + AGQ_PANEL * (t->scale_bf16 ? 2 : 4);
+    if (m->zero) m->zero += AGQ_PANEL;
     m->group_left = t->group_blocks;
   }
   if (--m->act_left == 0) {

@@ -144,20 +144,21 @@ TOKENS(i8_tokens, i8_tile, 0, 0)
 /* The zero point is taken off at the start: nothing to correct at the end. */
 AGQ_ARM_KERNEL(dot_u4, u4_tokens, 8, 0, 8, 0)
 AGQ_ARM_KERNEL(dot_i8, i8_tokens, 16, 0, 0, 0)
-void agq_dot_u4(const agq_tile *t) { dot_u4(t); }
+void agq_dot_u4(const agq_tile *t) { (agq_dot_short(t) ? agq_dot_u4_short : dot_u4)(t); }
 void agq_dot_i8(const agq_tile *t) { dot_i8(t); }
 
 /* One token. */
-void agq_dot_u4_m1(const agq_tile *t) {
+AGQ_INLINE void u4_m1(const agq_tile *t, const agq_m1_case which) {
   uint8x16_t mask = vdupq_n_u8(15);
   AGQ_KEEP(mask);
-  const int magic = t->block <= AGQ_MAGIC_BLOCK;
+  const int magic = which != AGQ_M1_ANY || t->block <= AGQ_MAGIC_BLOCK;
   for (int p = 0; p < t->panels; p++) {
     agq_arm_m1 m;
     agq_arm_m1_begin(&m, t, p);
     for (int b = 0; b < t->blocks; b++) {
       int32x4_t acc[4];
-      const int32x4_t start = vdupq_n_s32((magic ? AGQ_MAGIC_BITS : 0) - (t->zero ? 0 : 8 * t->sums[b]));
+      const int zero = which == AGQ_M1_ANY && m.zero ? 0 : 8;
+      const int32x4_t start = vdupq_n_s32((magic ? AGQ_MAGIC_BITS : 0) - zero * *m.sums);
       AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = start;
       const uint8_t *w = m.w;
       const int8_t *a = m.a, *end = a + t->block;
@@ -178,13 +179,13 @@ void agq_dot_u4_m1(const agq_tile *t) {
       } while (a != end);
       m.w = w;
       m.a = a;
-      agq_arm_m1_block(&m, b, acc, 0, 0, magic);
+      agq_arm_m1_block(&m, acc, 0, magic, which);
     }
     agq_arm_m1_end(&m);
   }
 }
 
-void agq_dot_i8_m1(const agq_tile *t) {
+AGQ_INLINE void i8_m1(const agq_tile *t, const agq_m1_case which) {
   for (int p = 0; p < t->panels; p++) {
     agq_arm_m1 m;
     agq_arm_m1_begin(&m, t, p);
@@ -205,10 +206,14 @@ void agq_dot_i8_m1(const agq_tile *t) {
       } while (a != end);
       m.w = (const uint8_t *)w;
       m.a = a;
-      agq_arm_m1_block(&m, b, acc, 0, 0, 0);
+      agq_arm_m1_block(&m, acc, 0, 0, which);
     }
     agq_arm_m1_end(&m);
   }
 }
+AGQ_ARM_M1(dot_u4_m1, u4_m1)
+AGQ_ARM_M1(dot_i8_m1, i8_m1)
+void agq_dot_u4_m1(const agq_tile *t) { dot_u4_m1(t); }
+void agq_dot_i8_m1(const agq_tile *t) { dot_i8_m1(t); }
 
 #endif

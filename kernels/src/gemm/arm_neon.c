@@ -202,7 +202,7 @@ AGQ_INLINE void run_m1(int32x4_t *acc, const uint8_t *w, const int8_t *a, int co
 }
 
 /* Panels whose blocks are one run each, start values known. */
-AGQ_NOINLINE void u4_short_m1(const agq_tile *t, const int16x8_t *start) {
+AGQ_INLINE void u4_short_m1(const agq_tile *t, const int16x8_t *start, const agq_m1_case which) {
   for (int p = 0; p < t->panels; p++) {
     agq_arm_m1 m;
     agq_arm_m1_begin(&m, t, p);
@@ -211,7 +211,7 @@ AGQ_NOINLINE void u4_short_m1(const agq_tile *t, const int16x8_t *start) {
       run_m1(acc, m.w, m.a, t->block, start[b]);
       m.w += 8 * (size_t)t->block;
       m.a += t->block;
-      agq_arm_m1_block(&m, b, acc, 8, 8, 0);
+      agq_arm_m1_block(&m, acc, 8, 0, which);
     }
     agq_arm_m1_end(&m);
   }
@@ -232,13 +232,13 @@ AGQ_NOINLINE void u4_long_m1(const agq_tile *t, const int16x8_t *start, const in
         m.w += 8 * (size_t)columns;
         m.a += columns;
       }
-      agq_arm_m1_block(&m, b, acc, 8, 8, 0);
+      agq_arm_m1_block(&m, acc, 8, 0, AGQ_M1_ANY);
     }
     agq_arm_m1_end(&m);
   }
 }
 
-AGQ_INLINE void u4_m1(const agq_tile *t, const int run) {
+AGQ_INLINE void u4_m1(const agq_tile *t, const int run, const agq_m1_case which) {
   int16x8_t start[STARTS];
   int i = 0;
   for (int b = 0; b < t->blocks; b++)
@@ -246,13 +246,15 @@ AGQ_INLINE void u4_m1(const agq_tile *t, const int run) {
       const int left = t->block - at;
       start[i] = lane_start(t->a + (size_t)b * t->block + at, left < run ? left : run);
     }
-  if (t->block <= run && t->blocks <= STARTS) u4_short_m1(t, start);
+  if (t->block <= run && t->blocks <= STARTS) u4_short_m1(t, start, which);
   else u4_long_m1(t, start, run);
 }
-static void neon_u4a8_m1(const agq_tile *t) { u4_m1(t, RUN_A8); }
-static void neon_u4a4_m1(const agq_tile *t) { u4_m1(t, RUN_A4); }
+AGQ_INLINE void u4a8_m1(const agq_tile *t, const agq_m1_case which) { u4_m1(t, RUN_A8, which); }
+AGQ_INLINE void u4a4_m1(const agq_tile *t, const agq_m1_case which) { u4_m1(t, RUN_A4, which); }
+AGQ_ARM_M1(neon_u4a8_m1, u4a8_m1)
+AGQ_ARM_M1(neon_u4a4_m1, u4a4_m1)
 
-static void neon_i8_m1(const agq_tile *t) {
+AGQ_INLINE void i8_m1(const agq_tile *t, const agq_m1_case which) {
   for (int p = 0; p < t->panels; p++) {
     agq_arm_m1 m;
     agq_arm_m1_begin(&m, t, p);
@@ -277,11 +279,12 @@ static void neon_i8_m1(const agq_tile *t) {
       m.w = (const uint8_t *)w;
       m.a = a;
       AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = vpaddq_s32(c[2 * v], c[2 * v + 1]);
-      agq_arm_m1_block(&m, b, acc, 0, 0, 0);
+      agq_arm_m1_block(&m, acc, 0, 0, which);
     }
     agq_arm_m1_end(&m);
   }
 }
+AGQ_ARM_M1(neon_i8_m1, i8_m1)
 
 const agq_kernel_table agq_kernels_native = {
     .isa = "neon",
