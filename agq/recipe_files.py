@@ -49,7 +49,7 @@ def preset_names() -> list[str]:
 
 def apply_preset(recipe: Recipe, name: str, without: Collection[str] = ()) -> Recipe:
     """`recipe` with the sections of preset `name` (configs/presets) in place of its own: everything that the preset's file
-    names, each section as a whole, but for the sections `without`.
+    names, each section as a whole, but for the sections `without`; of the calibration only what it names, the text is the recipe's.
 
     Raises AgqError: no such preset.
     """
@@ -58,7 +58,11 @@ def apply_preset(recipe: Recipe, name: str, without: Collection[str] = ()) -> Re
         if re.fullmatch(r"[\w.-]+", name) and path.is_file():
             values, _ = parse_yaml(path.read_text(encoding="utf-8"), f"`{path}`")
             found = load_recipe(path)
-            return replace(recipe, **{key: getattr(found, key) for key in values if key not in without})
+            sections = {key: getattr(found, key) for key in values if key not in without}
+            if "calibration" in sections:
+                named = {key: getattr(found.calibration, key) for key in values["calibration"]}
+                sections["calibration"] = replace(recipe.calibration, **named)
+            return replace(recipe, **sections)
     raise AgqError(f"unknown preset `{name}`", hint=f"presets: {', '.join(preset_names())}")
 
 

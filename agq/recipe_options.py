@@ -11,13 +11,15 @@ from agq.errors import AgqError
 @dataclass(frozen=True)
 class CalibrationSpec:
     """Calibration text. data: wikitext2, c4, random-tokens or a file, or several, separated by commas, which give windows in turn.
-    samples windows of seq_len tokens, cut at random with seed.
+    samples windows of seq_len tokens, cut at random with seed. detached: every second one of the text with detached punctuation, as
+    WikiText has it (agq/calibration/detached.py).
     """
 
     data: str = "wikitext2"
     samples: int = 128
     seq_len: int = 2048
     seed: int = 0
+    detached: bool = False
 
     def __post_init__(self) -> None:
         structured.check_positive(self, "samples", "seq_len")

@@ -28,6 +28,7 @@ def calibrate(
     samples: int | None = None,
     seq_len: int | None = None,
     seed: int | None = None,
+    detached: bool | None = None,
     force: bool = True,
     device: str | None = None,
     progress: Progress | None = None,
@@ -36,14 +37,15 @@ def calibrate(
 
     Args:
         model: a recipe's name, a local folder or a hub id. output: by default `<model>-calibration.safetensors`.
-        data, samples, seq_len, seed: instead of the recipe's calibration section. force: replace an existing file.
+        data, samples, seq_len, seed, detached: instead of the recipe's calibration section. force: replace an existing file.
         device: "cpu" or "cuda"; by default CUDA where there is one.
 
     Raises:
         AgqError: model or text unreadable, windows longer than the context, too little memory.
     """
     folder, named = find_model(str(model))
-    recipe = adjust_recipe(recipe or named or Recipe(), data=data, samples=samples, seq_len=seq_len, seed=seed)
+    texts = {"data": data, "samples": samples, "seq_len": seq_len, "seed": seed, "detached": detached}
+    recipe = adjust_recipe(recipe or named or Recipe(), **texts)
     path = Path(output) if output is not None else Path(f"{Path(model).name.partition('@')[0]}-calibration.safetensors")
     if path.is_dir():
         raise AgqError(f"`{path}` is a folder", hint="name a file, such as stats.safetensors")

@@ -7,12 +7,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from agq.calibration.detached import detach, is_detached
 from agq.calibration.text import Documents, Text, is_named, load_documents, load_text
 from agq.calibration.tokenizers import TextTokenizer, load_tokenizer
 from agq.errors import AgqError, UsageError
@@ -69,6 +70,7 @@ def token_windows(
     seed: int = 0,
     text_field: str = "text",
     scheme: Scheme | None = None,
+    detached: bool = False,
 ) -> Windows:
     """Cuts `samples` windows of `seq_len` tokens out of a source.
 
@@ -83,78 +85,106 @@ def token_windows(
 
     Args:
         scheme: what the windows calibrate; for the check of random-tokens only.
+        detached: as many windows are of the texts with detached punctuation (agq/calibration/detached.py), in turn with the
+            others; a text that is so already, such as wikitext2, gives all of its windows as it is.
 
     Raises:
-        AgqError: text too short (with the numbers), source unreadable, random-tokens with a 4-bit scheme. UsageError:
-            sizes < 1.
+        AgqError: text too short (with the numbers), source unreadable, random-tokens with a 4-bit scheme or detached.
+            UsageError: sizes < 1.
     """
     if samples < 1 or seq_len < 1:
         raise UsageError(
             f"{samples} windows of {seq_len} tokens cannot be cut", hint="--samples and --seq-len are at least 1"
         )
-    name = os.fspath(source)
-    names = split_sources(name)
-    if len(names) > 1:
-        return _mixture(names, tokenizer, samples, seq_len, seed, text_field, scheme)
-    check_source(name, scheme)
-    if is_named(name, "random-tokens"):
-        return _random_tokens(tokenizer, samples, seq_len, seed)
-    if is_named(name, "c4"):
-        documents = load_documents(name, "train")
-        tokens = random_crops(documents.documents, tokenizer, samples, seq_len, seed)
-        return _windows(
-            tokens,
-            documents.sha256,
-            f"{documents.label}, {samples} x {seq_len} tokens, crops of documents, seed {seed}",
-        )
-    text = load_text(name, "train", text_field)
-    ids = tokenizer.encode(text.text)
-    if len(ids) < seq_len + 1:
-        shorter = f" or --seq-len {len(ids) - 1} or less" if len(ids) > 1 else ""
-        raise AgqError(
-            f"{text.label} has {len(ids)} tokens; windows of {seq_len} need at least {seq_len + 1}",
-            hint=f"use a longer text{shorter}",
-        )
-    generator = random.Random(seed)
-    starts = [generator.randint(0, len(ids) - seq_len - 1) for _ in range(samples)]
-    tokens = np.stack([ids[start : start + seq_len] for start in starts])
-    return _windows(
-        tokens, text.sha256, f"{text.label}, {samples} x {seq_len} of {len(ids)} tokens, random crops, seed {seed}"
-    )
-
-
-def _mixture(
-    names: list[str], tokenizer: TextTokenizer, samples: int, seq_len: int, seed: int, text_field: str, scheme: Scheme | None
-) -> Windows:
+    names = split_sources(os.fspath(source))
+    for name in names:
+        check_source(name, scheme, detached)
     if samples < len(names):
         raise UsageError(
             f"{samples} windows cannot be cut out of {len(names)} texts", hint=f"--samples is at least {len(names)} then"
         )
-    shares = [len(range(index, samples, len(names))) for index in range(len(names))]
-    found = [
-        token_windows(name, tokenizer, share, seq_len, seed, text_field, scheme)
-        for name, share in zip(names, shares, strict=True)
-    ]
-    tokens = np.stack([found[index % len(names)].tokens[index // len(names)] for index in range(samples)])
+    sources = [_source(name, text_field) for name in names]
+    if detached and samples >= 2 * len(names):
+        sources += [source.detached() for source in sources if not source.is_detached]
+    shares = [len(range(index, samples, len(sources))) for index in range(len(sources))]
+    found = [source.windows(tokenizer, share, seq_len, seed) for source, share in zip(sources, shares, strict=True)]
+    if len(found) == 1:
+        return found[0]
+    tokens = np.stack([found[index % len(found)].tokens[index // len(found)] for index in range(samples)])
     sha256 = hashlib.sha256("".join(part.sha256 for part in found).encode()).hexdigest()
     return _windows(tokens, sha256, "; ".join(part.description for part in found))
 
 
-def check_source(source: str, scheme: Scheme | None) -> None:
-    """Refuses random-tokens for 4 bits (AgqError): activations of noise are not those of text."""
-    if scheme is None or not is_named(source, "random-tokens"):
+@dataclass(frozen=True)
+class _Source:
+    """What windows are cut from: the documents of C4, any other text, or neither (random tokens). form: what is done to the text before
+    it is tokenized."""
+
+    text: Text | None = None
+    documents: Documents | None = None
+    form: Callable[[str], str] | None = None
+
+    @property
+    def is_detached(self) -> bool:
+        return is_detached(self.text.text if self.text else "\n".join(self.documents.documents[:64]))
+
+    def detached(self) -> _Source:
+        return replace(self, form=detach)
+
+    def windows(self, tokenizer: TextTokenizer, samples: int, seq_len: int, seed: int) -> Windows:
+        size, note = f"{samples} x {seq_len}", ", punctuation detached" if self.form else ""
+        if self.documents is not None:
+            tokens = random_crops(self.documents.documents, tokenizer, samples, seq_len, seed, self.form)
+            description = f"{self.documents.label}{note}, {size} tokens, crops of documents, seed {seed}"
+            return _windows(tokens, self.documents.sha256, description)
+        if self.text is None:
+            return _random_tokens(tokenizer, samples, seq_len, seed)
+        ids = tokenizer.encode(self.form(self.text.text) if self.form else self.text.text)
+        if len(ids) < seq_len + 1:
+            shorter = f" or --seq-len {len(ids) - 1} or less" if len(ids) > 1 else ""
+            raise AgqError(
+                f"{self.text.label} has {len(ids)} tokens; windows of {seq_len} need at least {seq_len + 1}",
+                hint=f"use a longer text{shorter}",
+            )
+        generator = random.Random(seed)
+        starts = [generator.randint(0, len(ids) - seq_len - 1) for _ in range(samples)]
+        tokens = np.stack([ids[start : start + seq_len] for start in starts])
+        description = f"{self.text.label}{note}, {size} of {len(ids)} tokens, random crops, seed {seed}"
+        return _windows(tokens, self.text.sha256, description)
+
+
+def _source(name: str, text_field: str) -> _Source:
+    if is_named(name, "random-tokens"):
+        return _Source()
+    if is_named(name, "c4"):
+        return _Source(documents=load_documents(name, "train"))
+    return _Source(text=load_text(name, "train", text_field))
+
+
+def check_source(source: str, scheme: Scheme | None, detached: bool = False) -> None:
+    """Refuses random-tokens for 4 bits (AgqError): activations of noise are not those of text; and detached, as they have no text."""
+    if not is_named(source, "random-tokens"):
         return
-    if 4 in (scheme.weights.bits, scheme.activations.bits):
-        raise AgqError(
-            f"random tokens do not calibrate the 4-bit scheme {scheme.name}",
-            hint="use wikitext2, c4 or a text file; random-tokens is for W8A8",
-        )
+    if scheme is None or 4 not in (scheme.weights.bits, scheme.activations.bits):
+        if detached:
+            raise AgqError("random tokens have no punctuation to detach", hint="leave `--detached` away, or use a text")
+        return
+    raise AgqError(
+        f"random tokens do not calibrate the 4-bit scheme {scheme.name}",
+        hint="use wikitext2, c4 or a text file; random-tokens is for W8A8",
+    )
 
 
 def random_crops(
-    documents: Sequence[str], tokenizer: TextTokenizer, samples: int, seq_len: int, seed: int
+    documents: Sequence[str],
+    tokenizer: TextTokenizer,
+    samples: int,
+    seq_len: int,
+    seed: int,
+    form: Callable[[str], str] | None = None,
 ) -> np.ndarray:
-    """int64 [samples, seq_len]: crops of randomly drawn documents that have more than seq_len tokens (GPTQ's `get_c4`).
+    """int64 [samples, seq_len]: crops of randomly drawn documents that have more than seq_len tokens (GPTQ's `get_c4`). form: of a
+    document, before it is tokenized.
 
     Raises:
         AgqError: no such document turns up.
@@ -163,7 +193,8 @@ def random_crops(
     windows: list[np.ndarray] = []
     misses, longest, patience = 0, 0, max(2000, 20 * len(documents))
     while len(windows) < samples:
-        ids = tokenizer.encode(documents[generator.randint(0, len(documents) - 1)])
+        document = documents[generator.randint(0, len(documents) - 1)]
+        ids = tokenizer.encode(form(document) if form else document)
         if len(ids) <= seq_len:
             misses, longest = misses + 1, max(longest, len(ids))
             if misses > patience and not windows:

@@ -132,6 +132,7 @@ def search_pruning(
     samples: int | None = None,
     seq_len: int | None = None,
     seed: int | None = None,
+    detached: bool | None = None,
     force: bool = True,
     report: Callable[[int, int], None] | None = None,
 ) -> SearchResult:
@@ -140,14 +141,15 @@ def search_pruning(
     Args:
         model: a recipe's name, a folder (quantized or not) or a hub id. output: by default `<model>-pruning.yaml`.
         sparsities: shares of (token, layer) pairs to be left out; the best choice for the first is written.
-        samples: windows, by default 8; data, seq_len, seed: instead of the recipe's calibration section.
+        samples: windows, by default 8; data, seq_len, seed, detached: instead of the recipe's calibration section.
         force: replace an existing file. report: see `search`.
 
     Raises:
         AgqError: model or text unreadable, a sparsity that cannot be reached.
     """
     folder, named = find_model(str(model))
-    recipe = adjust_recipe(recipe or named or Recipe(), data=data, samples=samples or WINDOWS, seq_len=seq_len, seed=seed)
+    texts = {"data": data, "samples": samples or WINDOWS, "seq_len": seq_len, "seed": seed, "detached": detached}
+    recipe = adjust_recipe(recipe or named or Recipe(), **texts)
     path = Path(output) if output is not None else Path(f"{Path(model).name.partition('@')[0]}-pruning.yaml")
     if path.is_dir():
         raise AgqError(f"`{path}` is a folder", hint="name a file, such as pruning.yaml")

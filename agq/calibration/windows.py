@@ -38,7 +38,13 @@ def calibration_windows(
     from agq.calibration.data import load_tokenizer, token_windows
 
     windows = token_windows(
-        spec.data, load_tokenizer(checkpoint.path), spec.samples, spec.seq_len, spec.seed, scheme=scheme
+        spec.data,
+        load_tokenizer(checkpoint.path),
+        spec.samples,
+        spec.seq_len,
+        spec.seed,
+        scheme=scheme,
+        detached=spec.detached,
     )
     if int(windows.tokens.max()) >= checkpoint.spec.vocab:
         raise AgqError(
@@ -46,4 +52,4 @@ def calibration_windows(
             f"the model's vocabulary has {checkpoint.spec.vocab} entries",
             hint="the tokenizer belongs to another model",
         )
-    return windows.tokens, {"source": spec.data, **windows.to_dict(), "seed": spec.seed}
+    return windows.tokens, {"source": spec.data, **windows.to_dict(), "seed": spec.seed, "detached": spec.detached}

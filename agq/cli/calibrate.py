@@ -67,6 +67,15 @@ def calibrate(
             "--seed", envvar="AGQ_CALIBRATION_SEED", show_default=False, help="Of the choice of windows. Default 0."
         ),
     ] = None,
+    detached: Annotated[
+        bool | None,
+        typer.Option(
+            "--detached/--no-detached",
+            envvar="AGQ_CALIBRATION_DETACHED",
+            show_default=False,
+            help="Every second window with detached punctuation, as WikiText has it. Default as the recipe says, else no.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -120,7 +129,8 @@ def calibrate(
     if search_pruning:
         if device not in (None, "cpu"):
             raise UsageError("--search-pruning computes on the CPU")
-        given = {"data": data, "samples": samples, "seq_len": seq_len, "seed": seed, "force": force, "recipe": recipe}
+        given = {"data": data, "samples": samples, "seq_len": seq_len, "seed": seed, "detached": detached}
+        given |= {"force": force, "recipe": recipe}
         _search(model, output, sparsity or [0.1], positions or "safe", scores or "fp", given, json_output)
         return
     import agq
@@ -144,6 +154,7 @@ def calibrate(
             samples=samples,
             seq_len=seq_len,
             seed=seed,
+            detached=detached,
             force=force,
             device=device,
             progress=Shown(),

@@ -274,6 +274,15 @@ def quantize(
         int | None,
         _option("--seed", panel=_CALIBRATION, env="AGQ_CALIBRATION_SEED", help="Of the choice of windows. Default 0."),
     ] = None,
+    detached: Annotated[
+        bool | None,
+        _option(
+            "--detached/--no-detached",
+            panel=_CALIBRATION,
+            env="AGQ_CALIBRATION_DETACHED",
+            help="Every second window with detached punctuation, as WikiText has it. Default as the preset says.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         _option("--config", panel=_RUN, metavar="FILE", help="Recipe (YAML); options on the command line win."),
@@ -350,6 +359,7 @@ def quantize(
         "samples": samples,
         "seq_len": seq_len,
         "seed": seed,
+        "detached": detached,
         "overrides": override,
         "ignore": ignore,
         "mse": mse,

@@ -27,6 +27,8 @@ def show_plan(plan: Plan) -> None:
     )
     calibration = plan.recipe.calibration
     source = f"{calibration.data}, {calibration.samples} x {calibration.seq_len} tokens, seed {calibration.seed}"
+    if calibration.detached:
+        source += ", every second window with detached punctuation"
     memory = plan.needs.working + plan.needs.hidden
     print_pairs(
         {

@@ -217,6 +217,7 @@ def adjust_recipe(
     samples: int | None = None,
     seq_len: int | None = None,
     seed: int | None = None,
+    detached: bool | None = None,
     overrides: Sequence[str | Override] | None = None,
     ignore: Sequence[str] | None = None,
     mse: bool | None = None,
@@ -253,7 +254,9 @@ def adjust_recipe(
     if transforms is False:
         recipe = replace(recipe, transforms=TransformOptions())
     recipe = adjust_clip(recipe, act_clip)
-    calibration: CalibrationSpec = _changed(recipe.calibration, data=data, samples=samples, seq_len=seq_len, seed=seed)
+    calibration: CalibrationSpec = _changed(
+        recipe.calibration, data=data, samples=samples, seq_len=seq_len, seed=seed, detached=detached
+    )
     return _changed(
         recipe,
         scheme=adjust_scheme(recipe.scheme, scheme, weight_bits, act_bits, group_size, asym, act_group, act_symmetric),

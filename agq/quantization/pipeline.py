@@ -118,7 +118,7 @@ def plan(
     # A recipe file of the user's is done as it is; agq's own name a model, and the best way of quantizing it is the preset's.
     automatic = recipe is None and not str(model).endswith((".yaml", ".yml"))
     recipe = effective_recipe(recipe or named, preset, automatic, **options)
-    texts = given & {"data", "samples", "seq_len", "seed"}
+    texts = given & {"data", "samples", "seq_len", "seed", "detached"}
     if calibration is not None and texts:
         raise UsageError(
             f"`--calibration` brings its own windows; `--{sorted(texts)[0].replace('_', '-')}` does not go with it"
@@ -164,6 +164,7 @@ def plan(
             samples=samples,
             seq_len=seq_len,
             seed=int(statistics.calibration["seed"]),
+            detached=bool(statistics.calibration.get("detached")),
         )
         recipe = replace(recipe, calibration=spec)
     elif recipe.calibrated:
