@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from agq.errors import AgqError
 from agq.recipe import (
     ActivationScheme,
+    CalibrationSpec,
     Override,
     Recipe,
     Scheme,
@@ -221,6 +223,9 @@ def test_presets_replace_the_sections_that_they_name():
     assert plain.transforms == TransformOptions() and plain.act_clip == 1.0
     assert plain.model == "x" and plain.scheme.name == "W4A4" and plain.seed == 5
     assert apply_preset(recipe, "rtn").method == "rtn"
+    # Of the calibration a preset says no more than it names: the text is the recipe's.
+    text = CalibrationSpec("a.txt", samples=7, seq_len=64, seed=5)
+    assert apply_preset(replace(recipe, calibration=text), "w4a8").calibration == replace(text, detached=True)
     for name in ("nothing", "../demo", "presets/plain"):
         with pytest.raises(AgqError, match="unknown preset") as caught:
             apply_preset(recipe, name)

@@ -9,6 +9,7 @@ import pytest
 
 from agq.calibration import data as calibration
 from agq.calibration.data import load_tokenizer, random_crops, token_windows
+from agq.calibration.detached import detach
 from agq.errors import AgqError, UsageError
 from agq.recipe import Scheme
 
@@ -49,6 +50,30 @@ def test_several_texts_give_windows_in_turn(tokenizer, demo_text, tmp_path):
     comma = tmp_path / "a,b.txt"
     comma.write_bytes(first.read_bytes())
     assert np.array_equal(token_windows(comma, tokenizer, samples=3, seq_len=16, seed=3).tokens, alone[0].tokens)
+
+
+def test_every_second_window_is_detached(tokenizer, demo_text, tmp_path):
+    path = demo_text / "calibration.txt"
+    apart = tmp_path / "apart.txt"
+    apart.write_text(detach(path.read_text(encoding="utf-8")), encoding="utf-8")
+    mixed = token_windows(path, tokenizer, samples=5, seq_len=16, seed=3, detached=True)
+    assert np.array_equal(mixed.tokens[0::2], token_windows(path, tokenizer, 3, 16, seed=3).tokens)
+    assert np.array_equal(mixed.tokens[1::2], token_windows(apart, tokenizer, 2, 16, seed=3).tokens)
+    assert "punctuation detached" in mixed.description
+    # A text of that form stays as it is; one window has no second.
+    assert np.array_equal(token_windows(apart, tokenizer, 5, 16, detached=True).tokens, token_windows(apart, tokenizer, 5, 16).tokens)
+    assert np.array_equal(token_windows(path, tokenizer, 1, 16, detached=True).tokens, token_windows(path, tokenizer, 1, 16).tokens)
+    with pytest.raises(AgqError, match="no punctuation to detach"):
+        token_windows("random-tokens", tokenizer, 4, 16, detached=True)
+
+
+def test_crops_of_documents_can_be_detached(tokenizer, monkeypatch):
+    documents = ["The well-known lobster, H. americanus (of 1,000), is large. " * 20]
+    found = calibration.Documents(documents, "0" * 64, "c4")
+    monkeypatch.setattr(calibration, "load_documents", lambda name, split: found)
+    mixed = token_windows("c4", tokenizer, 4, 16, detached=True)
+    assert np.array_equal(mixed.tokens[0::2], random_crops(documents, tokenizer, 2, 16, 0))
+    assert np.array_equal(mixed.tokens[1::2], random_crops([detach(documents[0])], tokenizer, 2, 16, 0))
 
 
 def test_text_too_short_says_the_numbers(tokenizer, tmp_path):
