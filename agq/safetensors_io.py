@@ -76,6 +76,9 @@ def f32_to_bf16(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
 
 
+_NOT_JSON = "the file is damaged, incompletely downloaded, or of another kind"
+
+
 def load_json(data: bytes, where: str) -> Any:
     """Strict JSON: UTF-8, no duplicate key, no NaN, not too deep. AgqError otherwise."""
 
@@ -93,9 +96,9 @@ def load_json(data: bytes, where: str) -> Any:
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
     except UnicodeDecodeError as error:
-        raise AgqError(f"{where} is not UTF-8 text") from error
+        raise AgqError(f"{where} is not UTF-8 text", hint=_NOT_JSON) from error
     except (ValueError, RecursionError) as error:
-        raise AgqError(f"{where} is not valid JSON: {error}") from error
+        raise AgqError(f"{where} is not valid JSON: {error}", hint=_NOT_JSON) from error
 
 
 def _tensor(name: str, entry: Any, where: str) -> TensorInfo:
