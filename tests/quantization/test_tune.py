@@ -84,7 +84,7 @@ def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple
     from agq.quantization.pipeline import calibration_tokens
     from agq.reference.decoder import ReferenceModel
 
-    made = plan(str(short_model), folders[0].parent / "unused", data=str(TEXT), samples=16, seq_len=256)
+    made = plan(str(short_model), folders[0].parent / "unused", data=str(TEXT), samples=16, seq_len=256, detached=False)
     windows = calibration_tokens(made)[0][:4]
     original = ReferenceModel.from_folder(short_model)
     for folder, expected in zip(folders, (report(folders[1])["before"], report(folders[1])["after"]), strict=True):
