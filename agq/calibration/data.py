@@ -165,14 +165,13 @@ def check_source(source: str, scheme: Scheme | None, detached: bool = False) -> 
     """Refuses random-tokens for 4 bits (AgqError): activations of noise are not those of text; and detached, as they have no text."""
     if not is_named(source, "random-tokens"):
         return
-    if scheme is None or 4 not in (scheme.weights.bits, scheme.activations.bits):
-        if detached:
-            raise AgqError("random tokens have no punctuation to detach", hint="leave `--detached` away, or use a text")
-        return
-    raise AgqError(
-        f"random tokens do not calibrate the 4-bit scheme {scheme.name}",
-        hint="use wikitext2, c4 or a text file; random-tokens is for W8A8",
-    )
+    if scheme is not None and 4 in (scheme.weights.bits, scheme.activations.bits):
+        raise AgqError(
+            f"random tokens do not calibrate the 4-bit scheme {scheme.name}",
+            hint="use wikitext2, c4 or a text file; random-tokens is for W8A8",
+        )
+    if detached:
+        raise AgqError("random tokens have no punctuation to detach", hint="leave `--detached` away, or use a text")
 
 
 def random_crops(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from agq.quantization.transforms.plan import TransformPlan, feasible
 from agq.quantization.tune import steps_worth, training_length
 from agq.quantization.walk import Progress
 from agq.quantization.writer import choose_format, module_schemes, online_steps
-from agq.recipe import Override, Recipe, Scheme, no_sinks
+from agq.recipe import CalibrationSpec, Override, Recipe, Scheme, no_sinks
 
 __all__ = ["Plan", "QuantizeReport", "calibration_tokens", "default_output", "effective_recipe", "execute", "plan", "quantize"]
 
@@ -118,7 +118,7 @@ def plan(
     # A recipe file of the user's is done as it is; agq's own name a model, and the best way of quantizing it is the preset's.
     automatic = recipe is None and not str(model).endswith((".yaml", ".yml"))
     recipe = effective_recipe(recipe or named, preset, automatic, **options)
-    texts = given & {"data", "samples", "seq_len", "seed", "detached"}
+    texts = given & {field.name for field in fields(CalibrationSpec)}
     if calibration is not None and texts:
         raise UsageError(
             f"`--calibration` brings its own windows; `--{sorted(texts)[0].replace('_', '-')}` does not go with it"

@@ -48,6 +48,16 @@ AGQ_INLINE float32x4_t agq_load_scale4(const void *scale, size_t index, int bf16
   return vld1q_f32((const float *)scale + index);
 }
 
+#if defined(__ARM_FEATURE_DOTPROD)
+/* c[n * stride] += w . x for the 4 tokens n whose codes are in x. */
+AGQ_INLINE void agq_dot4(int32x4_t *c, const int stride, int8x16_t w, int8x16_t x) {
+  c[0] = vdotq_laneq_s32(c[0], w, x, 0);
+  c[stride] = vdotq_laneq_s32(c[stride], w, x, 1);
+  c[2 * stride] = vdotq_laneq_s32(c[2 * stride], w, x, 2);
+  c[3 * stride] = vdotq_laneq_s32(c[3 * stride], w, x, 3);
+}
+#endif
+
 /* Conversion to float takes one pipe only and two cycles there (Neoverse-N1). An accumulator that starts at the bits of 1.5 * 2^23
  * is, while |sum| < 2^22, the bits of 1.5 * 2^23 + sum: one subtraction on either pipe gives the same float. */
 #define AGQ_MAGIC 12582912.0f
@@ -113,7 +123,7 @@ AGQ_INLINE void agq_arm_group(agq_arm_block *k, int p, int g, int offset, int sy
   const char *scale = (const char *)t->scale + (size_t)p * t->scale_stride;
   AGQ_UNROLL for (int v = 0; v < 4; v++) k->ws[v] = agq_load_scale4(scale, (size_t)g * AGQ_PANEL + 4 * v, t->scale_bf16);
   if (t->zero) agq_arm_zero(t->zero + (size_t)p * t->zero_stride + (size_t)g * AGQ_PANEL, offset, k->zc);
-  else AGQ_UNROLL for (int v = 0; v < 4; v++) k->zc[v] = vdupq_n_s32(offset - symmetric_zero);
+  else if (k->correct) AGQ_UNROLL for (int v = 0; v < 4; v++) k->zc[v] = vdupq_n_s32(offset - symmetric_zero);
 }
 
 /* One token: the sums of the 16 rows stay in registers. */
@@ -181,38 +191,28 @@ AGQ_INLINE void agq_bf16_scales(const void *scale, float32x4_t *s) {
  * zero points acc is complete. magic: acc starts at AGQ_MAGIC_BITS. */
 AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int32x4_t *acc, const int offset, const int magic, const agq_m1_case which) {
   const agq_tile *t = m->t;
+  const int any = which == AGQ_M1_ANY, bf16 = !any || t->scale_bf16, scaled = any ? t->act_blocks != 0 : which == AGQ_M1_BLOCK;
   float32x4_t s[4];
-  if (which != AGQ_M1_ANY) {
-    agq_bf16_scales(m->scale, s);
-    m->scale = (const uint16_t *)m->scale + AGQ_PANEL;
-    AGQ_UNROLL for (int v = 0; v < 4; v++) {
-      if (which == AGQ_M1_BLOCK) s[v] = vmulq_n_f32(s[v], *m->as);
-      m->f[v] = vfmaq_f32(m->f[v], agq_to_float(acc[v], magic), s[v]);
-    }
-    m->sums++;
-    if (which == AGQ_M1_BLOCK && --m->act_left == 0) {
-      m->as++;
-      m->act_left = t->act_blocks;
-    }
-    return;
-  }
-  if (m->zero) {
+  if (any && m->zero) {
     int32x4_t zc[4];
     agq_arm_zero(m->zero, offset, zc);
     AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = vmlaq_n_s32(acc[v], zc[v], *m->sums);
   }
+  if (bf16) agq_bf16_scales(m->scale, s);
+  else AGQ_UNROLL for (int v = 0; v < 4; v++) s[v] = vld1q_f32((const float *)m->scale + 4 * v);
+  const float *as = m->as;
+  __asm__("" : "+r"(as)); /* load it here: kept in a register over the next block, it would crowd the loop */
   AGQ_UNROLL for (int v = 0; v < 4; v++) {
-    s[v] = agq_load_scale4(m->scale, (size_t)(4 * v), t->scale_bf16);
-    if (t->act_blocks) s[v] = vmulq_n_f32(s[v], *m->as);
+    if (scaled) s[v] = vmulq_n_f32(s[v], *as);
     m->f[v] = vfmaq_f32(m->f[v], agq_to_float(acc[v], magic), s[v]);
   }
   m->sums++;
-  if (--m->group_left == 0) {
-    m->scale = (const char *)m->scale + AGQ_PANEL * (t->scale_bf16 ? 2 : 4);
-    if (m->zero) m->zero += AGQ_PANEL;
+  if (!any || --m->group_left == 0) {
+    m->scale = (const char *)m->scale + AGQ_PANEL * (bf16 ? 2 : 4);
+    if (any && m->zero) m->zero += AGQ_PANEL;
     m->group_left = t->group_blocks;
   }
-  if (--m->act_left == 0) {
+  if (scaled && --m->act_left == 0) {
     m->as++;
     m->act_left = t->act_blocks;
   }

@@ -10,14 +10,6 @@
 #include "arm_common.h"
 #include "arm_kernels.h"
 
-/* c[n] += w . x for the 4 tokens whose codes are in x. */
-AGQ_INLINE void dot4(int32x4_t (*c)[4], int v, int8x16_t w, int8x16_t x) {
-  c[0][v] = vdotq_laneq_s32(c[0][v], w, x, 0);
-  c[1][v] = vdotq_laneq_s32(c[1][v], w, x, 1);
-  c[2][v] = vdotq_laneq_s32(c[2][v], w, x, 2);
-  c[3][v] = vdotq_laneq_s32(c[3][v], w, x, 3);
-}
-
 /* Four columns of 4*NV rows for NT tokens (1, or a multiple of 4). */
 AGQ_INLINE void columns4(int32x4_t (*c)[4], const int8x16_t *w, const int8_t *a, const int NV, const int NT) {
   if (NT < 4) {
@@ -28,7 +20,7 @@ AGQ_INLINE void columns4(int32x4_t (*c)[4], const int8x16_t *w, const int8_t *a,
   } else {
     AGQ_UNROLL for (int n = 0; n < NT; n += 4) {
       const int8x16_t x = vld1q_s8(a + 4 * n);
-      AGQ_UNROLL for (int v = 0; v < NV; v++) dot4(c + n, v, w[v], x);
+      AGQ_UNROLL for (int v = 0; v < NV; v++) agq_dot4(&c[n][v], 4, w[v], x);
     }
   }
 }

@@ -43,13 +43,6 @@ AGQ_INLINE void start4(const chunk *k, int b, int v, int32x4_t *c, int32x4_t s) 
   }
 }
 
-AGQ_INLINE void dot4(int32x4_t *c, int8x16_t w, int8x16_t x) {
-  c[0] = vdotq_laneq_s32(c[0], w, x, 0);
-  c[1] = vdotq_laneq_s32(c[1], w, x, 1);
-  c[2] = vdotq_laneq_s32(c[2], w, x, 2);
-  c[3] = vdotq_laneq_s32(c[3], w, x, 3);
-}
-
 AGQ_INLINE void scale4(const chunk *k, int b, int v, int q, float32x4_t *f, const int32x4_t *c) {
   const float32x4_t ws = k->ws[b][v];
   if (k->scaled) {
@@ -80,10 +73,10 @@ AGQ_INLINE void tile(const chunk *k, float (*out)[AGQ_PANEL], int v, int tok, co
       const uint8x16_t u = vld1q_u8(w + 64 * i);
       const int8x16_t lo = vreinterpretq_s8_u8(vandq_u8(u, mask)), hi = vreinterpretq_s8_u8(vshrq_n_u8(u, 4));
       const int8_t *x = a + 8 * WIDTH * i, *z = x + 4 * WIDTH;
-      dot4(c, lo, vld1q_s8(x));
-      dot4(c + 4, lo, vld1q_s8(x + 16));
-      dot4(c, hi, vld1q_s8(z));
-      dot4(c + 4, hi, vld1q_s8(z + 16));
+      agq_dot4(c, 1, lo, vld1q_s8(x));
+      agq_dot4(c + 4, 1, lo, vld1q_s8(x + 16));
+      agq_dot4(c, 1, hi, vld1q_s8(z));
+      agq_dot4(c + 4, 1, hi, vld1q_s8(z + 16));
     }
     w += 8 * BLOCK;
     a += BLOCK * WIDTH;
@@ -134,7 +127,9 @@ int agq_dot_short(const agq_tile *t) { return (t->block == 32 || t->block == 64)
 void agq_dot_u4_short(const agq_tile *t) {
   void (*const tiles)(const chunk *, float (*)[AGQ_PANEL]) =
       t->width == 16 ? (t->block == 32 ? tiles16_32 : tiles16_64) : (t->block == 32 ? tiles8_32 : tiles8_64);
-  chunk k = {.zeros = t->zero != NULL, .scaled = t->act_blocks != 0};
+  chunk k;
+  k.zeros = t->zero != NULL;
+  k.scaled = t->act_blocks != 0;
   for (int p = 0; p < t->panels; p++) {
     float f[WIDEST][AGQ_PANEL];
     for (int n = 0; n < t->width; n++)
