@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -104,11 +105,27 @@ def _measure(
         found.update({key: result[key] for key in ("kl", "kl_stderr", "same_top1", "same_top1_stderr", "ratio", "ratio_stderr")})
     if sweep.reference_windows and not row.prune:
         say("torch reference")
-        pair = [
-            agq.evaluate_perplexity(path, first.data, max_windows=sweep.reference_windows, **common).ppl for path in (artifact, folder)
-        ]
-        found["reference_ratio"] = pair[0] / pair[1]
+        found["reference_ratio"] = _reference_ratio(sweep, found["texts"], folder, artifact, common)
     return found
+
+
+def _reference_ratio(
+    sweep: Sweep, measured: dict[str, dict[str, Any]], folder: Path, artifact: Path, common: dict[str, Any]
+) -> float:
+    """Perplexity of the packed file over that of the folder in torch, on the first `reference_windows` of every text together.
+    measured: what is known of the packed file on the texts."""
+    import agq
+
+    difference, tokens = 0.0, 0
+    for text in sweep.texts:
+        known = measured[text.name]
+        windows = min(sweep.reference_windows, known["windows"])
+        if windows < known["windows"]:
+            known = agq.evaluate_perplexity(artifact, text.data, max_windows=windows, **common).to_dict()
+        reference = agq.evaluate_perplexity(folder, text.data, max_windows=windows, **common)
+        difference += known["tokens"] * math.log(known["ppl"] / reference.ppl)
+        tokens += known["tokens"]
+    return math.exp(difference / tokens)
 
 
 def measure_speed(sweep: Sweep, artifact: Path) -> dict[str, Any]:

@@ -31,13 +31,15 @@ class Twin:
 @dataclass(frozen=True)
 class ModelEntry:
     """name: in the table; path: folder, recipe name or hub id; seq_len: tokens per window of calibration and evaluation;
-    twin: of which outlier-injected copy this is, None: the model itself; rows: names of its rows, None: all."""
+    twin: of which outlier-injected copy this is, None: the model itself; rows: names of its rows, None: all; speed: whether speeds
+    are measured (a twin's are those of its model)."""
 
     name: str
     path: str
     seq_len: int = 2048
     twin: Twin | None = None
     rows: tuple[str, ...] | None = None
+    speed: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Sweep:
     """A whole comparison.
 
     calibration: `data`, `samples`, `seed` of all rows; divergence_windows: windows of the first text on which KL divergence
-    and top-1 agreement with the unquantized model are measured; reference_windows: windows of the first text that the torch
+    and top-1 agreement with the unquantized model are measured; reference_windows: windows of every text that the torch
     reference computes too, 0: none; prefill, decode: tokens of the speed test, 0: none; threads: of engine and torch.
     """
 
@@ -114,7 +116,7 @@ def _by_content(options: dict[str, Any]) -> dict[str, Any]:
 
 _KEYS = {
     "sweep": ("models", "texts", "rows", "calibration", "divergence_windows", "reference_windows", "prefill", "decode", "threads"),
-    "model": ("name", "path", "seq_len", "twin", "rows"),
+    "model": ("name", "path", "seq_len", "twin", "rows", "speed"),
     "twin": ("seed", "strengths"),
     "text": ("name", "data", "windows"),
     "row": ("name", "options", "ablation", "prune"),
@@ -206,8 +208,9 @@ def _model(item: Any, path: tuple[Any, ...], folder: Path, rows: list[str]) -> M
         if name not in rows:
             raise AgqError(f"{_place(path)}: the sweep has no row `{name}`", hint=f"rows: {', '.join(rows)}")
     return ModelEntry(
-        table["name"], located(table["path"], folder), int(table.get("seq_len", 2048)), twin, tuple(wanted) if wanted else None
-    )
+        table["name"], located(table["path"], folder), int(table.get("seq_len", 2048)), twin, tuple(wanted) if wanted else None,
+        bool(table.get("speed", True)),
+    )  # fmt: skip
 
 
 def _text(item: Any, path: tuple[Any, ...], folder: Path) -> TextEntry:

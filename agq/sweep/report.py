@@ -75,8 +75,7 @@ def to_markdown(sweep: Sweep, records: list[dict[str, Any]], command: str) -> st
         "r: perplexity over that of the unquantized model on the same windows (1 is no loss). KL: mean divergence from the "
         "unquantized model's predictions, nats. top-1: share of positions with the same likeliest token. bpw: stored bits a weight "
         "in the linears of the blocks. ref: perplexity of the packed file over that of the quantized folder in torch, on the first "
-        f"{sweep.reference_windows} windows of {sweep.texts[0].name}: with 4-bit activations codes next to a tie flip by the last bit of a "
-        "float, and so few tokens tell no more than the order of that noise.",
+        f"{sweep.reference_windows} windows of all texts together.",
     ]
     for model in sweep.models:
         rows = sweep.rows_of(model)

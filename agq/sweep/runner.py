@@ -144,8 +144,9 @@ def _make(sweep: Sweep, place: _Place, threads: int | None, say: Callable[[str],
 
 def _add_speed(sweep: Sweep, place: _Place, say: Callable[[str], None]) -> None:
     record = place.record()
+    wanted = place.model.speed and not place.row.prune  # speeds are those of unpruned prompts
     missing = [name for name in ("prefill", "decode") if getattr(sweep, name) and name not in (record or {})]
-    if record is not None and "error" not in record and missing and place.artifact.exists():
+    if record is not None and "error" not in record and wanted and missing and place.artifact.exists():
         say(f"{place.name}: speed")
         place.write({**record, **measure_speed(sweep, place.artifact)})
     if place.row.options:
