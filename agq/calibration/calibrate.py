@@ -10,6 +10,7 @@ from agq import __version__
 from agq.calibration.statistics import CalibrationResult, gather, save
 from agq.calibration.windows import calibration_windows, fit_seq_len
 from agq.checkpoint import open_checkpoint
+from agq.devices import torch_device
 from agq.errors import AgqError
 from agq.hub import find_model
 from agq.quantization.checks import available_memory
@@ -56,6 +57,7 @@ def calibrate(
     checkpoint = open_checkpoint(folder)
     if checkpoint.quantization is not None:
         raise AgqError(f"`{folder}` is quantized already", hint="gather statistics on the unquantized model")
+    place = torch_device(device)
     spec = fit_seq_len(recipe.calibration, checkpoint, explicit=seq_len is not None)
     needed = 4 * spec.samples * spec.seq_len * checkpoint.spec.hidden
     if needed > available_memory():
@@ -64,7 +66,6 @@ def calibrate(
             hint="use fewer `--samples`",
         )
     tokens, record = calibration_windows(spec, checkpoint)
-    place = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     statistics = gather(Parameters(checkpoint, device=place), torch.from_numpy(tokens), progress or Progress())
     save(path, checkpoint, statistics, tokens, {"version": __version__, "calibration": record})
     attention = [float(statistics[f"attention_to_first.{index}"].mean()) for index in range(checkpoint.spec.layers)]

@@ -129,6 +129,12 @@ def eval_ppl(
             help="Tokens whose logits are in memory at once. Default: by the vocabulary.",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", metavar="cpu|cuda", show_default=False, help="Of folders. Default cuda where there is one that they fit on."
+        ),
+    ] = None,
     prune: pruning.Prune = None,
     prune_positions: pruning.Positions = None,
     prune_scores: pruning.Scores = None,
@@ -153,6 +159,8 @@ def eval_ppl(
 
     path, _ = find_model(model)
     base = find_model(baseline)[0] if baseline is not None else None
+    if device is not None and not any(item is not None and item.is_dir() for item in (path, base)):
+        raise UsageError("`--device` is for folders: a packed file is computed by the kernels, on the processor")
     with console.progress("eval-ppl", unit="windows") as bar:
         bar.update(note="reading model and text")
 
@@ -174,6 +182,7 @@ def eval_ppl(
             threads=threads,
             batch=batch,
             fake_quant=not weights_only,
+            device=device,
             pruning=options,
             report=report,
             note=console.warning,

@@ -99,6 +99,7 @@ def evaluate_perplexity(
     threads: int | None = None,
     batch: int | None = None,
     fake_quant: bool = True,
+    device: str | None = None,
     pruning: PruningOptions | None = None,
     report: Report | None = None,
     note: Callable[[str], None] | None = None,
@@ -118,7 +119,7 @@ def evaluate_perplexity(
         baseline: another form of the same model to compare with: ratio of perplexities, KL divergence, same likeliest
             token.
         split: of a named data set. text_field: of a jsonl file.
-        threads, batch: see `open_scorer`. fake_quant: False leaves activation quantizers of a quantized folder out.
+        threads, batch, device: see `open_scorer`. fake_quant: False leaves activation quantizers of a quantized folder out.
         pruning: token pruning, measured as `agq.evaluation.pruned` says (method gptq, no baseline).
         report: called with (windows done, windows in all, perplexity so far). note: called, before anything is
             computed, with each thing that makes the number differ from usual ones; the record has them too.
@@ -134,7 +135,7 @@ def evaluate_perplexity(
     if pruning is not None:
         check_pruned(method, baseline)
     path = Path(model).expanduser()
-    scorer = open_scorer(path, seq_len, threads, batch, fake_quant)
+    scorer = open_scorer(path, seq_len, threads, batch, fake_quant, device)
     other: Scorer | None = None
     try:
         length, notes = _window_length(scorer, seq_len, method)
@@ -154,7 +155,7 @@ def evaluate_perplexity(
         elif baseline is None:
             result = evaluate_plan(scorer, plan, method, batch, report)
         else:
-            other = open_scorer(Path(baseline).expanduser(), length, threads, batch, fake_quant)
+            other = open_scorer(Path(baseline).expanduser(), length, threads, batch, fake_quant, device)
             _check_same_tokens(tokenizer, other.tokenizer())
             result, base, divergence = compare_plan(scorer, other, plan, method, batch, report)
             about = {

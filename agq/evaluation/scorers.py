@@ -222,20 +222,29 @@ class EngineScorer:
 class ReferenceScorer:
     """A Hugging Face folder, quantized or not, through the torch reference in float32."""
 
-    def __init__(self, path: str | os.PathLike[str], fake_quant: bool = True, threads: int | None = None) -> None:
-        """fake_quant: False computes a quantized folder with its dequantized weights alone."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fake_quant: bool = True,
+        threads: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        """fake_quant: False computes a quantized folder with its dequantized weights alone. device: "cpu", "cuda"; by default CUDA
+        where there is one that the model fits on."""
         import torch
 
+        from agq.checkpoint import open_checkpoint
+        from agq.devices import torch_device
         from agq.reference.decoder import ReferenceModel
 
         if threads is not None:
             torch.set_num_threads(threads)
         self.threads = torch.get_num_threads()
         self._torch = torch
-        self._model = ReferenceModel.from_folder(path, fake_quant=fake_quant)
         self.path = Path(path)
-        checkpoint: Checkpoint = self._model.checkpoint
-        self.checkpoint = checkpoint
+        self.checkpoint: Checkpoint = open_checkpoint(path)
+        checkpoint = self.checkpoint
+        self._model = ReferenceModel(checkpoint, fake_quant, device=torch_device(device or _device(checkpoint)))
         spec = self._model.spec
         self.vocab, self.context, self.extends = spec.vocab, spec.context, spec.position != "learned"
         self.layers = spec.layers
@@ -244,6 +253,8 @@ class ReferenceScorer:
         self.scheme = _folder_scheme(checkpoint)
         suffix = ", fake quantization" if quantized and fake_quant else ""
         self.kernel = f"torch {torch.__version__.split('+')[0]} reference, float32{suffix}"
+        if self._model.device.type != "cpu":
+            self.kernel += f", {self._model.device.type}"
 
     def logits(self, tokens: np.ndarray, first: int, count: int, rows: int) -> Iterator[np.ndarray]:
         ids = self._torch.as_tensor(tokens, dtype=self._torch.int64).reshape(1, -1)
@@ -254,7 +265,7 @@ class ReferenceScorer:
         with self._torch.inference_mode():
             for start in range(0, len(hidden), rows):
                 part = hidden[start : start + rows]
-                yield model.head(model.head.transform(part)).numpy()
+                yield model.head(model.head.transform(part)).cpu().numpy()
 
     def pruned_logits(
         self, tokens: np.ndarray, first: int, count: int, rows: int, options: PruningOptions
@@ -282,23 +293,36 @@ def open_scorer(
     threads: int | None = None,
     batch: int | None = None,
     fake_quant: bool = True,
+    device: str | None = None,
 ) -> Scorer:
     """The scorer of a file (packed artifact) or folder.
 
     Args:
         seq_len: the longest window to come. threads: default as engine or torch choose. batch: tokens computed at once
             (artifact).
-        fake_quant: see ReferenceScorer.
+        fake_quant, device: see ReferenceScorer; the kernels of an artifact run on the processor.
 
     Raises:
         AgqError: no such path, or not a model.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return ReferenceScorer(path, fake_quant, threads)
+        return ReferenceScorer(path, fake_quant, threads, device)
     if not path.exists():
         raise AgqError(f"no such file or folder: `{path}`")
     return EngineScorer(path, seq_len, threads, batch)
+
+
+def _device(checkpoint: Checkpoint) -> str:
+    """Where the reference computes a model unless it is told."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    spec = checkpoint.spec
+    weights = sum(linear.out_features * linear.in_features for linear in checkpoint.parts.all_linears()) + spec.vocab * spec.embed_dim
+    # Float32, and as much again for what is computed.
+    return "cuda" if 8 * weights < torch.cuda.mem_get_info()[0] else "cpu"
 
 
 def _mask(n: int, first: int, count: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from agq.calibration.file import StatisticsFile, check_model, open_statistics
 from agq.calibration.windows import fit_seq_len
 from agq.checkpoint import Checkpoint, open_checkpoint
 from agq.checkpoint.compressed_tensors import PACKED
+from agq.devices import torch_device
 from agq.errors import AgqError, UsageError
 from agq.files import check_absent_or_empty, ensure_free_space
 from agq.hub import find_model
@@ -191,7 +192,7 @@ def plan(
     if check_space:
         check_memory(needs, available_memory())
         ensure_free_space(target, needs.output)
-    place = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch_device(device)
     name = Path(model).name if Path(model).exists() else str(model)
     recipe = replace(recipe, model=name)
     return Plan(
