@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agq.cli import pruning
 from agq.errors import UsageError
 
 _CALIBRATION = "Calibration"
@@ -223,6 +224,9 @@ def quantize(
             help="BLOOM: the embedding norm becomes part of the table, which --r1 needs. Only agq runs the result.",
         ),
     ] = None,
+    prune: pruning.Prune = None,
+    prune_positions: pruning.Positions = None,
+    prune_scores: pruning.Scores = None,
     tune: Annotated[
         str | None,
         _option(
@@ -334,6 +338,7 @@ def quantize(
     from agq.recipe import load_recipe, resolve_model
 
     recipe = load_recipe(str(config)) if config is not None else None
+    pruned = pruning.pruning_options(prune, prune_positions, prune_scores)
     model = model or (recipe.model if recipe is not None else None)
     if not model:
         raise UsageError(
@@ -375,6 +380,7 @@ def quantize(
         "sink_tokens": sink_tokens,
         "alpha": alpha,
         "tune": tune,
+        "pruning": pruned,
         "transforms": transforms,
         "rotate": rotate,
         "r1": r1,

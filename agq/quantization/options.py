@@ -20,6 +20,7 @@ from agq.recipe import (
     WeightScheme,
 )
 from agq.recipe_files import apply_preset
+from agq.recipe_pruning import PruningOptions
 
 
 def adjust_scheme(
@@ -233,11 +234,13 @@ def adjust_recipe(
     sink_tokens: int | None = None,
     transforms: bool | None = None,
     tune: int | str | None = None,
+    pruning: str | PruningOptions | None = None,
     **steps: Any,
 ) -> Recipe:
     """`recipe` with every option that is not None in place of its own value.
 
-    transforms False: none of the recipe's transformations. tune: steps of the tuning, or "auto". steps: see adjust_transforms.
+    transforms False: none of the recipe's transformations. tune: steps of the tuning, or "auto". pruning: LAYERS:BETA
+    (recipe_pruning), which `run` does with prompts. steps: see adjust_transforms.
     overrides and ignore are added before the recipe's (the first match counts). Raises UsageError.
     """
     parsed = [item if isinstance(item, Override) else Override.parse(item) for item in overrides or ()]
@@ -270,4 +273,5 @@ def adjust_recipe(
         sink_tokens=sink_tokens,
         transforms=adjust_transforms(recipe.transforms, **steps),
         tune=adjust_tuning(recipe.tune, tune),
+        pruning=PruningOptions.parse(pruning) if isinstance(pruning, str) else pruning,
     )

@@ -62,6 +62,15 @@ def test_four_against_eight_bits(work: Path) -> None:
         assert row["ratio"] == pytest.approx(sum(a / b for a, b in zip(four, eight, strict=True)) / 2)
 
 
+def test_against_torch(work: Path) -> None:
+    options = ("--shape", "tiny", "--group", 64, "--work", work, "-r", 1, "-t", 1, "-p", 16, "-n", 2, "--schemes", "W4A8,W8A8")
+    rows = run("vs_torch", *options, "--dtypes", "float32")["rows"]
+    assert [(row["test"], row["scheme"]) for row in rows] == [
+        (test, scheme) for test in ("prefill 16", "decode 2") for scheme in ("W4A8", "W8A8")
+    ]
+    assert all(row["ratio"] == row["samples"]["agq"][0] / row["samples"]["torch"][0] > 0 for row in rows)
+
+
 def test_threads_batches_and_long_context(work: Path) -> None:
     model = ("--shape", "tiny", "--group", 64, "--work", work, "-r", 1)
     rows = run("threads", *model, "-t", "1", "-p", 8, "-n", 2)["rows"]

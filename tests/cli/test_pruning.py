@@ -78,6 +78,13 @@ def test_run_and_a_recipe_that_carries_it(call, demo_model, text, tmp_path: Path
     assert json.loads(call("info", artifact, "--json").out)["pruning"] == report["choice"]
     assert "token pruning" in call("info", folder).out
 
+    given = ["--prune", "3-5:0.3", "--prune-positions", "paper"]
+    assert call("quantize", demo_model, "--method", "rtn", *given, "-o", tmp_path / "given").code == 0
+    wanted = {"layers": "3-5", "beta": 0.3, "positions": "paper", "scores": "fp"}
+    assert json.loads(call("info", tmp_path / "given", "--json").out)["pruning"] == wanted
+    refused = call("quantize", demo_model, "--method", "rtn", "--prune", "3-9:0.3", "-o", tmp_path / "refused")
+    assert refused.code == 1 and "names layer 9" in refused.err and not (tmp_path / "refused").exists()
+
     prompt = text.read_text(encoding="utf-8")[:800]
     common = ["run", artifact, prompt, "-n", 4, "--json", "-t", 1]
     runs = [call(*common, *more) for more in ([], ["--no-prune"], ["--prune", "2:0.5", "--prune-positions", "paper"])]

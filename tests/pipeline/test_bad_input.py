@@ -58,6 +58,18 @@ def test_missing_text(agq_cli, demo_model: Path, demo_artifact: Path, tmp_path: 
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99"])
+def test_unknown_or_absent_device(agq_cli, demo_model: Path, demo_artifact: Path, demo_text: Path, tmp_path: Path, device: str) -> None:
+    code = 1 if device == "cuda:99" else 2
+    for command in (["quantize", demo_model, "--scheme", "W4A8", "-o", tmp_path / "out"], ["calibrate", demo_model, "-o", tmp_path / "out"],
+                    ["eval-ppl", demo_model]):  # fmt: skip
+        result = agq_cli(*command, "--data", demo_text / "heldout.txt", "--device", device)
+        assert result.returncode == code and device in result.stderr and "hint: " in result.stderr and "internal" not in result.stderr
+    packed = agq_cli("eval-ppl", demo_artifact, "--data", demo_text / "heldout.txt", "--device", "cpu")
+    assert packed.returncode == 2 and "on the processor" in packed.stderr
+    assert leftovers(tmp_path) == []
+
+
 def test_wrong_family(agq_cli, demo_model: Path, tmp_path: Path) -> None:
     model = copy_of_model(demo_model, tmp_path / "model", model_type="gpt_neox", architectures=["GPTNeoXForCausalLM"])
     result = agq_cli("quantize", model, "--scheme", "W4A8", "--method", "rtn", "-o", tmp_path / "out")
