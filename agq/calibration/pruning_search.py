@@ -157,7 +157,7 @@ def search_pruning(
         raise AgqError(f"`{path}` exists already", hint="choose another path, or pass `--force`")
     if not path.parent.is_dir():
         raise AgqError(f"`{path.parent}` is not a folder", hint="create it first")
-    scorer = ReferenceScorer(folder)
+    scorer = ReferenceScorer(folder, device="cpu")
     try:
         checkpoint = scorer.checkpoint
         spec = fit_seq_len(recipe.calibration, checkpoint, explicit=seq_len is not None)
