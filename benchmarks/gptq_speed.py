@@ -70,6 +70,7 @@ def main() -> None:
     from make_checkpoint import make
 
     import agq
+    from agq.devices import torch_device
     from agq.quantization.walk import Progress
 
     class Times(Progress):
@@ -83,7 +84,7 @@ def main() -> None:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch_device(args.device).type
     sizes = dict(zip(FIELDS, SCALES[args.scale], strict=True))
     sizes |= {name: value for name in ("samples", "seq_len") if (value := getattr(args, name)) is not None}
     foreign = Foreign()

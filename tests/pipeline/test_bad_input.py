@@ -59,15 +59,18 @@ def test_missing_text(agq_cli, demo_model: Path, demo_artifact: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99"])
-def test_unknown_or_absent_device(agq_cli, demo_model: Path, demo_artifact: Path, demo_text: Path, tmp_path: Path, device: str) -> None:
+def test_unknown_or_absent_device(agq_cli, demo_model: Path, demo_text: Path, tmp_path: Path, device: str) -> None:
     code = 1 if device == "cuda:99" else 2
     for command in (["quantize", demo_model, "--scheme", "W4A8", "-o", tmp_path / "out"], ["calibrate", demo_model, "-o", tmp_path / "out"],
                     ["eval-ppl", demo_model]):  # fmt: skip
         result = agq_cli(*command, "--data", demo_text / "heldout.txt", "--device", device)
         assert result.returncode == code and device in result.stderr and "hint: " in result.stderr and "internal" not in result.stderr
+    assert leftovers(tmp_path) == []
+
+
+def test_a_packed_file_has_no_device(agq_cli, demo_artifact: Path, demo_text: Path) -> None:
     packed = agq_cli("eval-ppl", demo_artifact, "--data", demo_text / "heldout.txt", "--device", "cpu")
     assert packed.returncode == 2 and "on the processor" in packed.stderr
-    assert leftovers(tmp_path) == []
 
 
 def test_wrong_family(agq_cli, demo_model: Path, tmp_path: Path) -> None:
