@@ -24,9 +24,10 @@ from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parent.parent
 FLAGS = {"neon": ["-march=armv8-a"], "dotprod": ["-march=armv8.2-a+dotprod"], "i8mm": ["-march=armv8.2-a+dotprod+i8mm"]}
+BINUTILS = "aarch64-linux-gnu-"
 CORES = {"neon": ["cortex-a72", "neoverse-n1"], "dotprod": ["neoverse-n1"], "i8mm": ["neoverse-v1"]}
 EMULATED = {"neon": "cortex-a72", "dotprod": "cortex-a76", "i8mm": "max"}
-WIDTH = {"neon": 8, "dotprod": 16, "i8mm": 16}
+WIDTH = {"neon": 8, "dotprod": 64, "i8mm": 16}
 # Products of one instruction.
 MACS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "umlal": 8, "umlal2": 8, "sdot": 16, "smmla": 32}
 # Products per cycle to reach, in tiles and with one token: (level, core) -> (tile, one).
@@ -85,19 +86,22 @@ def run(command: list[str], **more) -> str:
     return result.stdout
 
 
-def build(cc: list[str], level: str, folder: Path) -> Path:
+def build(cc: list[str], level: str, folder: Path) -> tuple[Path, set[str]]:
+    """The program, and the names of the functions that the integer kernels' files define."""
     program = folder / f"arm_trace_{level}"
     sources = [str(p) for d in ("gemm", "ops", "cpu", "threads") for p in sorted((KERNELS / "src" / d).glob("*.c"))]
-    objects = []
+    objects, kernels = [], set()
     for source in [*sources, str(KERNELS / "bench" / "arm_trace.c")]:
         target = folder / f"{level}_{Path(source).parent.name}_{Path(source).stem}.o"
         run([*cc, "-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-pthread", f"-I{KERNELS}/include",
              f"-I{KERNELS}/src", *FLAGS[level], f"-DAGQ_ISA_{level.upper()}=1", f'-DAGQ_ISA_NAME="{level}"',
              "-c", source, "-o", str(target)])
         objects.append(str(target))
+        if re.fullmatch(r"arm_(neon|dot|dot_\w+|i8mm)|packed4\w*", Path(source).stem):
+            kernels |= {line.split()[-1] for line in run([f"{BINUTILS}nm", str(target)]).splitlines() if line.split()[-2] in "tT"}
     linker = shutil.which("aarch64-linux-gnu-gcc")
     run([linker or cc[0], "-static", "-o", str(program), *objects, "-pthread", "-lm"])
-    return program
+    return program, kernels
 
 
 def disassemble(objdump: str, program: Path) -> dict[str, list[tuple[int, str]]]:
@@ -147,10 +151,9 @@ def cycles(mca: str, core: str, body: list[str], iterations: int) -> float:
     return int(re.search(r"Total Cycles:\s+(\d+)", out).group(1)) / iterations
 
 
-def trace(qemu: str, level: str, program: Path, arguments: list[str], functions: dict[str, list[tuple[int, str]]],
+def trace(qemu: str, level: str, program: Path, arguments: list[str], kernels: list[list[tuple[int, str]]],
           folder: Path) -> tuple[str, list[int]]:
-    """The kernel's name and the addresses it executed, in order. A kernel is a function that multiplies small integers."""
-    kernels = [f for name, f in functions.items() if name != "main" and any(macs([t]) for _, t in f)]
+    """The kernel's name and the addresses that were executed in the functions `kernels`, in order."""
     ranges = ",".join(f"{f[0][0]:#x}..{f[-1][0] + 4:#x}" for f in kernels)
     log = folder / "trace.log"
     name = run([qemu, "-cpu", EMULATED[level], "-singlestep", "-d", "exec,nochain", "-dfilter", ranges, "-D", str(log),
@@ -161,13 +164,13 @@ def trace(qemu: str, level: str, program: Path, arguments: list[str], functions:
     return name, [pc for pc in pcs if pc in inside]
 
 
-def measure(tools: dict, level: str, scheme: str, tokens: int, program: Path, functions: dict, folder: Path,
+def measure(tools: dict, level: str, scheme: str, tokens: int, program: Path, kernels: set[str], functions: dict, folder: Path,
             columns: int, rows: int) -> list[Row]:
     weights, bits, group, act_group = SCHEMES[scheme]
     arguments = [weights, str(bits), str(group), str(act_group), str(columns), str(rows), str(tokens)]
     if scheme == PACKED:
         arguments.append("packed")
-    name, pcs = trace(tools["qemu"], level, program, arguments, functions, folder)
+    name, pcs = trace(tools["qemu"], level, program, arguments, [f for n, f in functions.items() if n in kernels and f], folder)
     text = {address: t for f in functions.values() for address, t in f}
     visits: dict[int, int] = {}
     for pc in pcs:
@@ -195,14 +198,14 @@ def main() -> None:
     parser.add_argument("--levels", default="neon,dotprod,i8mm")
     parser.add_argument("--schemes", default=",".join(SCHEMES), help=f"some of: {', '.join(SCHEMES)}")
     parser.add_argument("--columns", type=int, default=2048, help="columns of the product (default 2048)")
-    parser.add_argument("--rows", type=int, default=32, help="rows of the product (default 32)")
+    parser.add_argument("--rows", type=int, default=64, help="rows of the product (default 64)")
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of the table")
     args = parser.parse_args()
     cc = shlex.split(args.cc)
     find([cc[0]], "gcc-aarch64-linux-gnu")
     tools = {
         "mca": find_mca(),
-        "objdump": find(["aarch64-linux-gnu-objdump"], "binutils-aarch64-linux-gnu"),
+        "objdump": find([f"{BINUTILS}objdump"], "binutils-aarch64-linux-gnu"),
         "qemu": find(["qemu-aarch64", "qemu-aarch64-static"], "qemu-user"),
     }
     if not args.json:
@@ -211,11 +214,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for level in args.levels.split(","):
-            program = build(cc, level, folder)
+            program, kernels = build(cc, level, folder)
             functions = disassemble(tools["objdump"], program)
             for scheme in args.schemes.split(","):
                 for tokens in (WIDTH[level], 1):
-                    for r in measure(tools, level, scheme, tokens, program, functions, folder, args.columns, args.rows):
+                    for r in measure(tools, level, scheme, tokens, program, kernels, functions, folder, args.columns, args.rows):
                         if args.json:
                             print(json.dumps(asdict(r)), flush=True)
                             continue

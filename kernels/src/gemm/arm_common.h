@@ -188,8 +188,8 @@ AGQ_INLINE void agq_bf16_scales(const void *scale, float32x4_t *s) {
 }
 
 /* f += scale * (acc + (offset - zero) * sum) for a block, then on to the next one. offset: what acc has already off each code; without
- * zero points acc is complete. magic: acc starts at AGQ_MAGIC_BITS. */
-AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int32x4_t *acc, const int offset, const int magic, const agq_m1_case which) {
+ * zero points acc is complete. magic: where acc started, as the bits of a float (agq_to_float); NULL: at 0. */
+AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int32x4_t *acc, const int offset, const float32x4_t *magic, const agq_m1_case which) {
   const agq_tile *t = m->t;
   const int any = which == AGQ_M1_ANY, bf16 = !any || t->scale_bf16, scaled = any ? t->act_blocks != 0 : which == AGQ_M1_BLOCK;
   float32x4_t s[4];
@@ -204,7 +204,7 @@ AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int32x4_t *acc, const int offset
   __asm__("" : "+r"(as)); /* load it here: kept in a register over the next block, it would crowd the loop */
   AGQ_UNROLL for (int v = 0; v < 4; v++) {
     if (scaled) s[v] = vmulq_n_f32(s[v], *as);
-    m->f[v] = vfmaq_f32(m->f[v], agq_to_float(acc[v], magic), s[v]);
+    m->f[v] = vfmaq_f32(m->f[v], magic ? vsubq_f32(vreinterpretq_f32_s32(acc[v]), *magic) : vcvtq_f32_s32(acc[v]), s[v]);
   }
   m->sums++;
   if (!any || --m->group_left == 0) {

@@ -1,8 +1,8 @@
 /* arm_dot.c: integer micro-kernels on SDOT (Armv8.2 dotprod: Cortex-A76, Neoverse-N1), also the one-token kernels of i8mm.
  *
  * A unit of layout rl16 is what SDOT wants: a 32-bit lane holds four columns of one row, so accumulators are rows and there is
- * nothing to add across lanes. Two pipes start an SDOT each per cycle: 32 products. Unpacking four bits takes the same pipes:
- * 2 operations per 32 weights, so a tile is narrow in rows (4) and wide in tokens (16).
+ * nothing to add across lanes. Two pipes start an SDOT each per cycle: 32 products. Unpacking four bits takes the same pipes, so from
+ * some tokens on arm_dot_wide.c does it apart.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
@@ -71,7 +71,7 @@ AGQ_INLINE void u4_tile(const agq_arm_block *k, const int32x4_t *s, float (*f)[A
   const size_t step = 4 * (size_t)k->t->width;
   const int8_t *a = k->a + 4 * tok;
   const uint8_t *w = k->w + 16 * v0, *end = w + 8 * (size_t)k->t->block;
-  int32x4_t c[16][4];
+  int32x4_t c[8][4];
   load_starts(k, c, s, v0, NV, tok, NT);
   AGQ_NO_UNROLL do {
     int8x16_t lo[4], hi[4];
@@ -94,7 +94,7 @@ AGQ_INLINE void i8_tile(const agq_arm_block *k, const int32x4_t *s, float (*f)[A
   const size_t step = 4 * (size_t)k->t->width;
   const int8_t *a = k->a + 4 * tok;
   const int8_t *w = (const int8_t *)k->w + 16 * v0, *end = w + 16 * (size_t)k->t->block;
-  int32x4_t c[16][4];
+  int32x4_t c[8][4];
   load_starts(k, c, s, v0, NV, tok, NT);
   AGQ_NO_UNROLL do {
     int8x16_t p[4], q[4];
@@ -110,17 +110,13 @@ AGQ_INLINE void i8_tile(const agq_arm_block *k, const int32x4_t *s, float (*f)[A
   finish(k, c, v0, NV, tok, NT, 0, f);
 }
 
-/* All tokens of a block: 4 rows x 16, 8 rows x 8, 16 rows x 4, then single ones. ZERO: the symmetric zero point. */
+/* All tokens of a block: 8 rows x 8, 16 rows x 4, then single ones. ZERO: the symmetric zero point. */
 #define TOKENS(NAME, TILE, ZERO, MAGIC_LIMIT)                                \
   AGQ_NOINLINE void NAME(const agq_arm_block *k, float (*f)[AGQ_PANEL]) {    \
     const int width = k->t->width;                                           \
     int32x4_t s[AGQ_MAX_MR];                                                 \
     int n = 0;                                                               \
     starts(k, s, ZERO, k->t->block <= (MAGIC_LIMIT));                        \
-    if (width == 16) {                                                       \
-      for (int v = 0; v < 4; v++) TILE(k, s, f, v, 1, 0, 16);                \
-      return;                                                                \
-    }                                                                        \
     for (; n + 8 <= width; n += 8)                                           \
       for (int v = 0; v < 4; v += 2) TILE(k, s, f, v, 2, n, 8);              \
     for (; n + 4 <= width; n += 4) TILE(k, s, f, 0, 4, n, 4);                \
@@ -136,8 +132,11 @@ TOKENS(i8_tokens, i8_tile, 0, 0)
 /* The zero point is taken off at the start: nothing to correct at the end. */
 AGQ_ARM_KERNEL(dot_u4, u4_tokens, 8, 0, 8, 0)
 AGQ_ARM_KERNEL(dot_i8, i8_tokens, 16, 0, 0, 0)
-void agq_dot_u4(const agq_tile *t) { (agq_dot_short(t) ? agq_dot_u4_short : dot_u4)(t); }
+void agq_dot_u4(const agq_tile *t) { (agq_dot_wide(t) ? agq_dot_u4_wide : dot_u4)(t); }
 void agq_dot_i8(const agq_tile *t) { dot_i8(t); }
+
+#define SIXTEEN(x) {x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}
+static const int32_t starts_magic[16] = SIXTEEN(AGQ_MAGIC_BITS), starts_zero[16];
 
 /* One token. */
 AGQ_INLINE void u4_m1(const agq_tile *t, const agq_m1_case which) {
@@ -149,9 +148,12 @@ AGQ_INLINE void u4_m1(const agq_tile *t, const agq_m1_case which) {
     agq_arm_m1_begin(&m, t, p);
     for (int b = 0; b < t->blocks; b++) {
       int32x4_t acc[4];
-      const int zero = which == AGQ_M1_ANY && m.zero ? 0 : 8;
-      const int32x4_t start = vdupq_n_s32((magic ? AGQ_MAGIC_BITS : 0) - zero * *m.sums);
-      AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = start;
+      /* The symmetric zero point's share is a part of the magic number where there is one: the accumulators start at a constant, which is
+       * loaded, as moves would take the pipes of SDOT. */
+      const int32_t share = which == AGQ_M1_ANY && m.zero ? 0 : 8 * *m.sums, *start = magic ? starts_magic : starts_zero;
+      const float32x4_t less = vreinterpretq_f32_s32(vdupq_n_s32(AGQ_MAGIC_BITS + share));
+      __asm__ volatile("" : "+r"(start) : : "memory");
+      AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = vld1q_s32(start + 4 * v);
       const uint8_t *w = m.w;
       const int8_t *a = m.a, *end = a + t->block;
       AGQ_NO_UNROLL do {
@@ -171,7 +173,8 @@ AGQ_INLINE void u4_m1(const agq_tile *t, const agq_m1_case which) {
       } while (a != end);
       m.w = w;
       m.a = a;
-      agq_arm_m1_block(&m, acc, 0, magic, which);
+      if (!magic) AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = vsubq_s32(acc[v], vdupq_n_s32(share));
+      agq_arm_m1_block(&m, acc, 0, magic ? &less : NULL, which);
     }
     agq_arm_m1_end(&m);
   }
@@ -198,7 +201,7 @@ AGQ_INLINE void i8_m1(const agq_tile *t, const agq_m1_case which) {
       } while (a != end);
       m.w = (const uint8_t *)w;
       m.a = a;
-      agq_arm_m1_block(&m, acc, 0, 0, which);
+      agq_arm_m1_block(&m, acc, 0, NULL, which);
     }
     agq_arm_m1_end(&m);
   }

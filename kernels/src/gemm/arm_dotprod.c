@@ -8,11 +8,12 @@
 
 const agq_kernel_table agq_kernels_native = {
     .isa = "dotprod",
-    .mr = 16,
-    .u4a8 = {"u4s8_4x16_dotprod", agq_dot_u4, 16, 1, "int32"},
-    .u4a4 = {"u4s8_4x16_dotprod", agq_dot_u4, 16, 1, "int32"},
-    .i8a8 = {"i8s8_4x16_dotprod", agq_dot_i8, 16, 1, "int32"},
-    .i8a4 = {"i8s8_4x16_dotprod", agq_dot_i8, 16, 1, "int32"},
+    .mr = 64,
+    .grain = 4,
+    .u4a8 = {"u4s8_4x12_dotprod", agq_dot_u4, 64, 4, "int32"},
+    .u4a4 = {"u4s8_4x12_dotprod", agq_dot_u4, 64, 4, "int32"},
+    .i8a8 = {"i8s8_8x8_dotprod", agq_dot_i8, 64, 1, "int32"},
+    .i8a4 = {"i8s8_8x8_dotprod", agq_dot_i8, 64, 1, "int32"},
     .u4a8_m1 = {"u4s8_16x1_dotprod", agq_dot_u4_m1, 1, 1, "int32"},
     .u4a4_m1 = {"u4s8_16x1_dotprod", agq_dot_u4_m1, 1, 1, "int32"},
     .i8a8_m1 = {"i8s8_16x1_dotprod", agq_dot_i8_m1, 1, 1, "int32"},

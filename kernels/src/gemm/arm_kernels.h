@@ -29,8 +29,8 @@ void agq_dot_i8(const agq_tile *t);
 void agq_dot_u4_m1(const agq_tile *t);
 void agq_dot_i8_m1(const agq_tile *t);
 
-/* The same for short blocks, where the sums of products are worth less than their scaling (arm_dot_short.c). */
-int agq_dot_short(const agq_tile *t); /* it can */
-void agq_dot_u4_short(const agq_tile *t);
+/* The same for 4-bit weights and 8, 12 or more tokens (arm_dot_wide.c). */
+int agq_dot_wide(const agq_tile *t); /* it can, and is faster */
+void agq_dot_u4_wide(const agq_tile *t);
 
 #endif

@@ -28,8 +28,8 @@ AGQ_INLINE int16x8_t mlal_low(int16x8_t acc, int8x16_t w, int8x16_t x) {
 /* Two accumulators of 2 rows x 4 partial sums -> one of 4 rows. */
 AGQ_INLINE int32x4_t rows4(int16x8_t a, int16x8_t b) { return vpaddq_s32(vpaddlq_s16(a), vpaddlq_s16(b)); }
 
-/* NT tokens x 8 rows (vectors v0, v0+1): the codes of NT tokens for 4 columns, one broadcast each. */
-AGQ_INLINE void columns4(int16x8_t (*c)[4], int8x16_t w0, int8x16_t w1, const int8_t *a, const int NT) {
+/* NT tokens x 8 rows (vectors v0, v0+1): the codes of NT tokens for 4 columns, one broadcast each. first: c = instead of c +=. */
+AGQ_INLINE void columns4(int16x8_t (*c)[4], int8x16_t w0, int8x16_t w1, const int8_t *a, const int NT, const int first) {
   int8x16_t xs = vdupq_n_s8(0);
   if (NT == 4) {
     xs = vld1q_s8(a);
@@ -37,28 +37,34 @@ AGQ_INLINE void columns4(int16x8_t (*c)[4], int8x16_t w0, int8x16_t w1, const in
   }
   AGQ_UNROLL for (int n = 0; n < NT; n++) {
     const int8x16_t x = NT == 4 ? agq_dup4(xs, n) : agq_load_dup4(a + 4 * n);
-    c[n][0] = mlal_low(c[n][0], w0, x);
-    c[n][1] = vmlal_high_s8(c[n][1], w0, x);
-    c[n][2] = mlal_low(c[n][2], w1, x);
-    c[n][3] = vmlal_high_s8(c[n][3], w1, x);
+    c[n][0] = first ? vmull_s8(vget_low_s8(w0), vget_low_s8(x)) : mlal_low(c[n][0], w0, x);
+    c[n][1] = first ? vmull_high_s8(w0, x) : vmlal_high_s8(c[n][1], w0, x);
+    c[n][2] = first ? vmull_s8(vget_low_s8(w1), vget_low_s8(x)) : mlal_low(c[n][2], w1, x);
+    c[n][3] = first ? vmull_high_s8(w1, x) : vmlal_high_s8(c[n][3], w1, x);
     AGQ_IN_ORDER(xs, c[n]);
   }
 }
 
-/* `columns` of U4 codes, summed in 16 bits. */
-AGQ_INLINE void u4_run(int32x4_t (*acc)[4], const uint8_t *w, const int8_t *a, size_t step, int columns, const int NT) {
-  const uint8x16_t mask = vdupq_n_u8(15);
+/* 8 columns of 8 rows. */
+AGQ_INLINE void unit(int16x8_t (*c)[4], const uint8_t *w, const int8_t *a, size_t step, const int NT, const int first) {
+  const uint8x16_t mask = vdupq_n_u8(15), u0 = vld1q_u8(w), u1 = vld1q_u8(w + 16);
   const int8x16_t eight = vdupq_n_s8(8);
+  columns4(c, vsubq_s8(vreinterpretq_s8_u8(vandq_u8(u0, mask)), eight),
+           vsubq_s8(vreinterpretq_s8_u8(vandq_u8(u1, mask)), eight), a, NT, first);
+  columns4(c, vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(u0, 4)), eight),
+           vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(u1, 4)), eight), a + step, NT, 0);
+}
+
+/* `columns` (at least 16) of U4 codes, summed in 16 bits. */
+AGQ_INLINE void u4_run(int32x4_t (*acc)[4], const uint8_t *w, const int8_t *a, size_t step, int columns, const int NT) {
   const uint8_t *end = w + 8 * (size_t)columns;
   int16x8_t c[4][4];
-  AGQ_UNROLL for (int n = 0; n < NT; n++) c[n][0] = c[n][1] = c[n][2] = c[n][3] = vdupq_n_s16(0);
+  unit(c, w, a, step, NT, 1);
+  w += 64;
+  a += 2 * step;
   AGQ_NO_UNROLL do {
-    const uint8x16_t u0 = vld1q_u8(w), u1 = vld1q_u8(w + 16);
+    unit(c, w, a, step, NT, 0);
     w += 64;
-    columns4(c, vsubq_s8(vreinterpretq_s8_u8(vandq_u8(u0, mask)), eight),
-             vsubq_s8(vreinterpretq_s8_u8(vandq_u8(u1, mask)), eight), a, NT);
-    columns4(c, vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(u0, 4)), eight),
-             vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(u1, 4)), eight), a + step, NT);
     a += 2 * step;
   } while (w != end);
   AGQ_UNROLL for (int n = 0; n < NT; n++) {
@@ -211,7 +217,7 @@ AGQ_INLINE void u4_short_m1(const agq_tile *t, const int16x8_t *start, const agq
       run_m1(acc, m.w, m.a, t->block, start[b]);
       m.w += 8 * (size_t)t->block;
       m.a += t->block;
-      agq_arm_m1_block(&m, acc, 8, 0, which);
+      agq_arm_m1_block(&m, acc, 8, NULL, which);
     }
     agq_arm_m1_end(&m);
   }
@@ -232,7 +238,7 @@ AGQ_NOINLINE void u4_long_m1(const agq_tile *t, const int16x8_t *start, const in
         m.w += 8 * (size_t)columns;
         m.a += columns;
       }
-      agq_arm_m1_block(&m, acc, 8, 0, AGQ_M1_ANY);
+      agq_arm_m1_block(&m, acc, 8, NULL, AGQ_M1_ANY);
     }
     agq_arm_m1_end(&m);
   }
@@ -279,7 +285,7 @@ AGQ_INLINE void i8_m1(const agq_tile *t, const agq_m1_case which) {
       m.w = (const uint8_t *)w;
       m.a = a;
       AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = vpaddq_s32(c[2 * v], c[2 * v + 1]);
-      agq_arm_m1_block(&m, acc, 0, 0, which);
+      agq_arm_m1_block(&m, acc, 0, NULL, which);
     }
     agq_arm_m1_end(&m);
   }
@@ -288,11 +294,12 @@ AGQ_ARM_M1(neon_i8_m1, i8_m1)
 
 const agq_kernel_table agq_kernels_native = {
     .isa = "neon",
-    .mr = 8,
-    .u4a8 = {"u4s8_8x4_neon", neon_u4a8, 8, 1, "int16 over 128 columns, then int32"},
-    .u4a4 = {"u4s4_8x4_neon", neon_u4a4, 8, 1, "int16 over 1024 columns, then int32"},
-    .i8a8 = {"i8s8_8x4_neon", neon_i8, 8, 1, "int16 over 2 products, then int32"},
-    .i8a4 = {"i8s8_8x4_neon", neon_i8, 8, 1, "int16 over 2 products, then int32"},
+    .mr = 16,
+    .grain = 4,
+    .u4a8 = {"u4s8_8x4_neon", neon_u4a8, 16, 1, "int16 over 128 columns, then int32"},
+    .u4a4 = {"u4s4_8x4_neon", neon_u4a4, 16, 1, "int16 over 1024 columns, then int32"},
+    .i8a8 = {"i8s8_8x4_neon", neon_i8, 16, 1, "int16 over 2 products, then int32"},
+    .i8a4 = {"i8s8_8x4_neon", neon_i8, 16, 1, "int16 over 2 products, then int32"},
     .u4a8_m1 = {"u4s8_16x1_neon", neon_u4a8_m1, 1, 1, "int16 over 128 columns, then int32"},
     .u4a4_m1 = {"u4s4_16x1_neon", neon_u4a4_m1, 1, 1, "int16 over 1024 columns, then int32"},
     .i8a8_m1 = {"i8s8_16x1_neon", neon_i8_m1, 1, 1, "int16 over 2 products, then int32"},

@@ -97,6 +97,7 @@ typedef struct {
 typedef struct {
   const char *isa;
   int mr;                  /* token panel width that quantization uses for m > 1 */
+  int grain;               /* widths of full token panels are multiples of it, where m allows; 0: any width is as good */
   agq_kernel u4a8, u4a4, i8a8, i8a4;              /* tiles; also take width 1 */
   agq_kernel u4a8_m1, u4a4_m1, i8a8_m1, i8a4_m1;  /* decode: width 1 only */
   agq_kernel packed4;                             /* agq_linear.multiplier: u4 x 4-bit activations, any width */

@@ -43,6 +43,7 @@ void agq_act_init(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, i
   /* Token panels of equal width, so that the last one is not a thin rest. */
   int panels = (m + kt->mr - 1) / kt->mr;
   a->mr = (m + panels - 1) / panels;
+  if (panels > 1 && kt->grain) a->mr = (a->mr + kt->grain - 1) / kt->grain * kt->grain;
   a->block = s.block;
   a->blocks = s.blocks;
   a->act_blocks = s.act_blocks;

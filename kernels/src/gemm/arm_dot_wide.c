@@ -1,0 +1,218 @@
+/* arm_dot_wide.c: SDOT micro-kernel for 4-bit weights and eight tokens or more.
+ *
+ * SDOT, unpacking and storing a vector take the same two pipes (Neoverse-N1). So weights are unpacked once for all tokens of a
+ * panel, to bytes in L1, a chunk of columns at a time. With nothing to unpack a tile may be small, 4 rows x 12 tokens, and then its
+ * float sums stay in registers over all blocks of the chunk.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#if defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
+
+#include "arm_common.h"
+#include "arm_kernels.h"
+
+#define CHUNK 1024 /* columns: the weights of 16 rows take 16 KB of L1, 12 tokens 12 KB */
+#define BLOCKS 16  /* of a chunk, at most */
+#define PANELS 4   /* weight panels that share what is prepared for the tokens */
+
+/* A chunk of columns: whole blocks, or a piece of one. What tiles write lies in the order of their rows. */
+typedef struct {
+  int8_t w[4][CHUNK * 4];              /* of one panel: [rows / 4][column / 4][4 rows][4 columns] */
+  float32x4_t ws[BLOCKS][4];           /* scales of its 16 rows */
+  int32x4_t start[BLOCKS][AGQ_MAX_MR]; /* where the accumulators of a token start */
+  float as[BLOCKS][AGQ_MAX_MR];        /* scales of the tokens, where blocks have their own */
+  float32x4_t f[PANELS][4][AGQ_MAX_MR]; /* sums over the chunks */
+  int32x4_t acc[PANELS][4][AGQ_MAX_MR]; /* of an unfinished block */
+  const int8_t *a;                     /* [column / 4][width][4] */
+  int width, blocks, steps;            /* steps: of 4 columns, in a block of this chunk */
+  int first, last;                     /* the chunk begins, ends its block(s) */
+} chunk;
+
+/* An address is computed here and not kept through the loops, where it would crowd them. */
+#define HERE(pointer) __asm__ volatile("" : "+r"(pointer))
+
+AGQ_INLINE void load(int32x4_t *c, const int32x4_t *from, const int NT) {
+  HERE(from);
+  AGQ_UNROLL for (int n = 0; n < NT; n++) c[n] = from[n];
+}
+
+/* In pairs, which take half the time of single stores. Those before `keep` (0..3) are left out. */
+AGQ_INLINE void store(int32x4_t *to, const int32x4_t *c, int keep, const int NT) {
+  HERE(to);
+  if (keep == 0) {
+    AGQ_UNROLL for (int n = 0; n < NT; n += 2)
+      __asm__("stp %q1, %q2, %0" : "=Q"(*(int32x4_t(*)[2])(to + n)) : "w"(c[n]), "w"(c[n + 1]));
+  } else {
+    AGQ_UNROLL for (int n = 1; n < NT; n++)
+      if (n >= keep) to[n] = c[n];
+  }
+}
+
+AGQ_INLINE void scale4(float32x4_t *f, const int32x4_t *c, float32x4_t ws, float32x4_t as, const int MAGIC) {
+  f[0] = vfmaq_f32(f[0], agq_to_float(c[0], MAGIC), vmulq_laneq_f32(ws, as, 0));
+  f[1] = vfmaq_f32(f[1], agq_to_float(c[1], MAGIC), vmulq_laneq_f32(ws, as, 1));
+  f[2] = vfmaq_f32(f[2], agq_to_float(c[2], MAGIC), vmulq_laneq_f32(ws, as, 2));
+  f[3] = vfmaq_f32(f[3], agq_to_float(c[3], MAGIC), vmulq_laneq_f32(ws, as, 3));
+}
+
+/* c += the products of the columns up to `end`, 16 at a time, for 8 or 12 tokens. In assembly: the order matters, as each accumulator waits for
+ * its last product, and compilers change it. */
+#define DOT4(c0, c1, c2, c3, x)                                                                              \
+  "sdot %[" #c0 "].4s, v28.16b, " #x ".4b[0]\n sdot %[" #c1 "].4s, v28.16b, " #x ".4b[1]\n"                 \
+  "sdot %[" #c2 "].4s, v28.16b, " #x ".4b[2]\n sdot %[" #c3 "].4s, v28.16b, " #x ".4b[3]\n"
+#define STEP8(offset)                                                                      \
+  "ldr q28, [%[w], #" #offset "]\n ldp q29, q30, [%[a]]\n add %[a], %[a], %[step]\n"       \
+  DOT4(c0, c1, c2, c3, v29) DOT4(c4, c5, c6, c7, v30)
+#define STEP12(offset)                                                                                         \
+  "ldr q28, [%[w], #" #offset "]\n ldp q29, q30, [%[a]]\n ldr q31, [%[a], #32]\n add %[a], %[a], %[step]\n" \
+  DOT4(c0, c1, c2, c3, v29) DOT4(c4, c5, c6, c7, v30) DOT4(c8, c9, c10, c11, v31)
+#define LOOP(STEP) "1:\n" STEP(0) STEP(16) STEP(32) STEP(48) "add %[w], %[w], #64\n cmp %[w], %[end]\n b.ne 1b\n"
+#define SUMS8                                                                                                                   \
+  [c0] "+w"(c[0]), [c1] "+w"(c[1]), [c2] "+w"(c[2]), [c3] "+w"(c[3]), [c4] "+w"(c[4]), [c5] "+w"(c[5]), [c6] "+w"(c[6]), \
+      [c7] "+w"(c[7])
+AGQ_INLINE void columns(int32x4_t *c, const int8_t **w, const int8_t **a, size_t step, const int8_t *end, const int NT) {
+  if (NT == 8)
+    __asm__ volatile(LOOP(STEP8)
+                     : SUMS8, [w] "+r"(*w), [a] "+r"(*a)
+                     : [step] "r"(step), [end] "r"(end)
+                     : "v28", "v29", "v30", "cc", "memory");
+  else
+    __asm__ volatile(LOOP(STEP12)
+                     : SUMS8, [c8] "+w"(c[8]), [c9] "+w"(c[9]), [c10] "+w"(c[10]), [c11] "+w"(c[11]), [w] "+r"(*w), [a] "+r"(*a)
+                     : [step] "r"(step), [end] "r"(end)
+                     : "v28", "v29", "v30", "v31", "cc", "memory");
+}
+
+/* Rows 4v .. 4v+3 of panel p, NT tokens from tok on, of which the first `keep` are not stored. */
+AGQ_INLINE void tile(chunk *k, int p, int v, int tok, int keep, const int NT, const int SCALED, const int MAGIC) {
+  const int8_t *w = k->w[v], *a = k->a + 4 * tok;
+  const size_t step = 4 * (size_t)k->width, bytes = 16 * (size_t)k->steps;
+  int32x4_t s[12], c[12];
+  float32x4_t f[12];
+  int b = 0;
+  if (!k->last) {
+    load(c, k->first ? &k->start[0][tok] : &k->acc[p][v][tok], NT);
+    columns(c, &w, &a, step, w + bytes, NT);
+    store(&k->acc[p][v][tok], c, keep, NT);
+    return;
+  }
+  do {
+    load(c, k->first ? &k->start[b][tok] : &k->acc[p][v][tok], NT);
+    columns(c, &w, &a, step, w + bytes, NT);
+    if (b == 0) { /* not before the products: they need not wait behind these loads */
+      const float32x4_t *sums = &k->f[p][v][tok];
+      HERE(sums);
+      AGQ_UNROLL for (int n = 0; n < NT; n++) f[n] = sums[n];
+    }
+    const float32x4_t *rows = &k->ws[b][v];
+    HERE(rows);
+    const float32x4_t ws = *rows;
+    AGQ_UNROLL for (int n = 0; n < NT; n += 4) {
+      if (SCALED) {
+        const float *tokens = k->as[b] + tok + n;
+        HERE(tokens);
+        scale4(f + n, c + n, ws, vld1q_f32(tokens), MAGIC);
+      } else {
+        AGQ_UNROLL for (int i = n; i < n + 4; i++) f[i] = vfmaq_f32(f[i], agq_to_float(c[i], MAGIC), ws);
+      }
+    }
+  } while (++b < k->blocks);
+  AGQ_UNROLL for (int n = 0; n < NT; n++) s[n] = vreinterpretq_s32_f32(f[n]);
+  store((int32x4_t *)k->f[p][v] + tok, s, keep, NT);
+}
+
+/* Up to two tiles of 8 tokens, and tiles of 12. Where they are more than the tokens, the second tile begins inside the first one and leaves
+ * the results of these tokens alone. */
+#define TILES(NAME, SCALED, MAGIC)                                                                                          \
+  AGQ_NOINLINE void NAME(chunk *k, int p) {                                                                                 \
+    const int whole = (k->width + 3) / 4 * 4, eights = whole % 12 == 0 ? 0 : whole % 12 == 8 ? 1 : 2, over = whole - k->width; \
+    int tok = 0, keep = 0;                                                                                                  \
+    for (int i = 0; i < eights; i++, tok += 8, keep = 0) {                                                                  \
+      if (i == 1) keep = over, tok -= over;                                                                                 \
+      for (int v = 0; v < 4; v++) tile(k, p, v, tok, keep, 8, SCALED, MAGIC);                                               \
+    }                                                                                                                       \
+    for (int i = eights; tok < k->width; i++, tok += 12, keep = 0) {                                                        \
+      if (i == 1) keep = over, tok -= over;                                                                                 \
+      for (int v = 0; v < 4; v++) tile(k, p, v, tok, keep, 12, SCALED, MAGIC);                                              \
+    }                                                                                                                       \
+  }
+TILES(tiles_token, 0, 1)
+TILES(tiles_block, 1, 1)
+TILES(tiles_token_long, 0, 0)
+TILES(tiles_block_long, 1, 0)
+
+/* Block b of the tokens as the chunk's block i. Zero points of rows are taken off the weights, the common 8 at the start. */
+AGQ_INLINE void prepare_tokens(chunk *k, const agq_tile *t, int b, int i, int magic) {
+  const int32_t *sums = t->sums + (size_t)b * (size_t)t->width, base = magic ? AGQ_MAGIC_BITS : 0;
+  for (int n = 0; n < t->width; n++) k->start[i][n] = vdupq_n_s32(base - (t->zero ? 0 : 8 * sums[n]));
+  if (t->act_blocks) {
+    const float *scales = t->a_scale + b / t->act_blocks;
+    for (int n = 0; n < t->width; n++) k->as[i][n] = scales[(size_t)n * (size_t)t->a_scale_stride];
+  }
+}
+
+/* `columns` of a panel from w on to steps `from` of the chunk; zero: of the 16 rows, or NULL. */
+AGQ_INLINE void unpack(chunk *k, int from, const uint8_t *w, int columns, const int8_t *zero, const int ZERO) {
+  uint8x16_t mask = vdupq_n_u8(15);
+  AGQ_KEEP(mask);
+  uint8x16_t z[4];
+  if (ZERO) {
+    const uint8x16_t each = vreinterpretq_u8_s8(vld1q_s8(zero)), low = vzip1q_u8(each, each), high = vzip2q_u8(each, each);
+    z[0] = vzip1q_u8(low, low), z[1] = vzip2q_u8(low, low);
+    z[2] = vzip1q_u8(high, high), z[3] = vzip2q_u8(high, high);
+  }
+  for (int i = 0; i < columns / 8; i++, w += 64) {
+    AGQ_UNROLL for (int v = 0; v < 4; v++) {
+      const uint8x16_t u = vld1q_u8(w + 16 * v);
+      uint8x16_t lo = vandq_u8(u, mask), hi = vshrq_n_u8(u, 4);
+      if (ZERO) lo = vsubq_u8(lo, z[v]), hi = vsubq_u8(hi, z[v]);
+      vst1q_u8_x2((uint8_t *)k->w[v] + 16 * (from + 2 * i), (uint8x16x2_t){{lo, hi}});
+    }
+  }
+}
+
+/* Block b of panel p (`columns` of it from `column` on) as the chunk's block i. */
+AGQ_INLINE void prepare_rows(chunk *k, const agq_tile *t, int p, int b, int i, int column, int columns) {
+  const size_t g = (size_t)(b / t->group_blocks) * AGQ_PANEL;
+  const char *scale = (const char *)t->scale + (size_t)p * t->scale_stride;
+  const uint8_t *w = t->w + (size_t)p * t->w_stride + ((size_t)b * (size_t)t->block + (size_t)column) * 8;
+  AGQ_UNROLL for (int v = 0; v < 4; v++) k->ws[i][v] = agq_load_scale4(scale, g + 4 * (size_t)v, t->scale_bf16);
+  if (t->zero) unpack(k, i * k->steps, w, columns, t->zero + (size_t)p * t->zero_stride + g, 1);
+  else unpack(k, i * k->steps, w, columns, NULL, 0);
+}
+
+int agq_dot_wide(const agq_tile *t) { return t->width >= 12 || t->width == 8; }
+
+void agq_dot_u4_wide(const agq_tile *t) {
+  const int magic = t->block <= AGQ_MAGIC_BLOCK, whole = t->block <= CHUNK, most = !whole ? 1 : t->block * BLOCKS < CHUNK ? BLOCKS : CHUNK / t->block;
+  void (*const tiles)(chunk *, int) = t->act_blocks ? (magic ? tiles_block : tiles_block_long) : magic ? tiles_token : tiles_token_long;
+  chunk k;
+  k.width = t->width;
+  for (int from = 0; from < t->panels; from += PANELS) {
+    const int panels = t->panels - from < PANELS ? t->panels - from : PANELS;
+    for (int i = 0; i < 4 * panels; i++) memset(k.f[i / 4][i % 4], 0, sizeof(float32x4_t) * (size_t)t->width);
+    k.a = t->a;
+    for (int b = 0; b < t->blocks; b += k.blocks) {
+      k.blocks = t->blocks - b < most ? t->blocks - b : most;
+      for (int i = 0; i < k.blocks; i++) prepare_tokens(&k, t, b + i, i, magic);
+      for (int column = 0, columns; column < t->block; column += columns) {
+        columns = whole ? t->block : t->block - column < CHUNK ? t->block - column : CHUNK;
+        k.steps = columns / 4;
+        k.first = column == 0;
+        k.last = column + columns == t->block;
+        for (int p = 0; p < panels; p++) {
+          for (int i = 0; i < k.blocks; i++) prepare_rows(&k, t, from + p, b + i, i, column, columns);
+          tiles(&k, p);
+        }
+        k.a += (size_t)k.blocks * (size_t)columns * (size_t)t->width;
+      }
+    }
+    for (int p = 0; p < panels; p++) {
+      float f[AGQ_MAX_MR][AGQ_PANEL];
+      for (int n = 0; n < t->width; n++)
+        AGQ_UNROLL for (int v = 0; v < 4; v++) vst1q_f32(f[n] + 4 * v, k.f[p][v][n]);
+      agq_arm_store(t, from + p, f);
+    }
+  }
+}
+
+#endif
