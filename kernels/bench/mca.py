@@ -27,15 +27,15 @@ FLAGS = {"neon": ["-march=armv8-a"], "dotprod": ["-march=armv8.2-a+dotprod"], "i
 BINUTILS = "aarch64-linux-gnu-"
 CORES = {"neon": ["cortex-a72", "neoverse-n1"], "dotprod": ["neoverse-n1"], "i8mm": ["neoverse-v1"]}
 EMULATED = {"neon": "cortex-a72", "dotprod": "cortex-a76", "i8mm": "max"}
-WIDTH = {"neon": 8, "dotprod": 64, "i8mm": 16}
+WIDTH = {"neon": 16, "dotprod": 64, "i8mm": 16}
 # Products of one instruction.
 MACS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "umlal": 8, "umlal2": 8, "sdot": 16, "smmla": 32}
 # Products per cycle to reach, in tiles and with one token: (level, core) -> (tile, one).
 TARGETS = {("neon", "cortex-a72"): (7.5, 7.0), ("dotprod", "neoverse-n1"): (28.0, 15.0)}
 # name -> (weights, bits of activations, weight group, activation group)
 SCHEMES = {"W4A8 g128": ("u4", 8, 128, 0), "W4A4 g128": ("u4", 4, 128, 128), "W4A8 channel": ("u4", 8, 0, 0),
-           "W4A4 channel": ("u4", 4, 0, 0), "W4A8 g32": ("u4", 8, 32, 0), "W8A8 channel": ("i8", 8, 0, 0),
-           "W4A4 packed": ("u4", 4, 128, 128)}
+           "W4A4 channel": ("u4", 4, 0, 0), "W4A8 g32": ("u4", 8, 32, 0), "W4A4 g32": ("u4", 4, 32, 128),
+           "W8A8 channel": ("i8", 8, 0, 0), "W4A4 packed": ("u4", 4, 128, 128)}
 PACKED = "W4A4 packed"  # the packed 4-bit multiplier: a MUL of 16-bit lanes makes two products in each
 
 
