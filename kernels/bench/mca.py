@@ -178,7 +178,7 @@ def measure(tools: dict, level: str, scheme: str, tokens: int, program: Path, ke
     loops = [loop for f in functions.values() for loop in innermost_loops(f) if loop[0] in visits]
     if not pcs or not loops:
         fail(f"no kernel instructions in the trace of {scheme}, {level}", "is this a static build with symbols?")
-    first, _, body = max(loops, key=lambda loop: visits[loop[0]] * macs(loop[2]))
+    body = max(loops, key=lambda loop: visits[loop[0]] * macs(loop[2]))[2]
     whole = [text[pc] for pc in pcs]
     total = columns * rows * tokens
     rows_out = []
