@@ -12,7 +12,6 @@
 
 #define CHUNK 1024 /* columns: the weights of 16 rows take 16 KB of L1, 12 tokens 12 KB */
 #define BLOCKS 16  /* of a chunk, at most */
-#define PANELS 4   /* weight panels that share what is prepared for the tokens */
 
 /* A chunk of columns: whole blocks, or a piece of one. What tiles write lies in the order of their rows. */
 typedef struct {
@@ -20,8 +19,8 @@ typedef struct {
   float32x4_t ws[BLOCKS][4];           /* scales of its 16 rows */
   int32x4_t start[BLOCKS][AGQ_MAX_MR]; /* where the accumulators of a token start */
   float as[BLOCKS][AGQ_MAX_MR];        /* scales of the tokens, where blocks have their own */
-  float32x4_t f[PANELS][4][AGQ_MAX_MR]; /* sums over the chunks */
-  int32x4_t acc[PANELS][4][AGQ_MAX_MR]; /* of an unfinished block */
+  float32x4_t f[AGQ_DOT_PANELS][4][AGQ_MAX_MR]; /* sums over the chunks */
+  int32x4_t acc[AGQ_DOT_PANELS][4][AGQ_MAX_MR]; /* of an unfinished block */
   const int8_t *a;                     /* [column / 4][width][4] */
   int width, blocks, steps;            /* steps: of 4 columns, in a block of this chunk */
   int first, last;                     /* the chunk begins, ends its block(s) */
@@ -183,12 +182,13 @@ AGQ_INLINE void prepare_rows(chunk *k, const agq_tile *t, int p, int b, int i, i
 int agq_dot_wide(const agq_tile *t) { return t->width >= 12 || t->width == 8; }
 
 void agq_dot_u4_wide(const agq_tile *t) {
-  const int magic = t->block <= AGQ_MAGIC_BLOCK, whole = t->block <= CHUNK, most = !whole ? 1 : t->block * BLOCKS < CHUNK ? BLOCKS : CHUNK / t->block;
+  const int magic = t->block <= AGQ_MAGIC_BLOCK, whole = t->block <= CHUNK;
+  const int most = !whole ? 1 : t->block * BLOCKS < CHUNK ? BLOCKS : CHUNK / t->block;
   void (*const tiles)(chunk *, int) = t->act_blocks ? (magic ? tiles_block : tiles_block_long) : magic ? tiles_token : tiles_token_long;
   chunk k;
   k.width = t->width;
-  for (int from = 0; from < t->panels; from += PANELS) {
-    const int panels = t->panels - from < PANELS ? t->panels - from : PANELS;
+  for (int from = 0; from < t->panels; from += AGQ_DOT_PANELS) {
+    const int panels = t->panels - from < AGQ_DOT_PANELS ? t->panels - from : AGQ_DOT_PANELS;
     for (int i = 0; i < 4 * panels; i++) memset(k.f[i / 4][i % 4], 0, sizeof(float32x4_t) * (size_t)t->width);
     k.a = t->a;
     for (int b = 0; b < t->blocks; b += k.blocks) {

@@ -30,6 +30,7 @@ void agq_dot_u4_m1(const agq_tile *t);
 void agq_dot_i8_m1(const agq_tile *t);
 
 /* The same for 4-bit weights and 8, 12 or more tokens (arm_dot_wide.c). */
+#define AGQ_DOT_PANELS 4 /* weight panels that share what is prepared for the tokens */
 int agq_dot_wide(const agq_tile *t); /* it can, and is faster */
 void agq_dot_u4_wide(const agq_tile *t);
 
