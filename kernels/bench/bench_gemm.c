@@ -194,6 +194,7 @@ int main(int argc, char **argv) {
     const char *name;
     int dtype, group, act_bits, act_group, multiplier;
   } kinds[] = {{"W4A8", AGQ_U4, 128, 8, 0, 0}, {"W4A8 g32", AGQ_U4, 32, 8, 0, 0}, {"W4A4", AGQ_U4, 128, 4, 128, 0},
+               {"W4A4 g32", AGQ_U4, 32, 4, 128, 0}, {"W4A8 row", AGQ_U4, 0, 8, 0, 0}, {"W4A4 row", AGQ_U4, 0, 4, 128, 0},
                {"W4A4 pack", AGQ_U4, 128, 4, 128, AGQ_MULTIPLIER_PACKED},
                {"W8A8", AGQ_I8, 0, 8, 0, 0},   {"W8A4", AGQ_I8, 0, 4, 128, 0},    {"W4A16", AGQ_U4, 128, 32, 0, 0},
                {"f32", AGQ_F32, 0, 32, 0, 0},  {"f16", AGQ_F16, 0, 32, 0, 0},     {"bf16", AGQ_BF16, 0, 32, 0, 0}};

@@ -294,7 +294,7 @@ static const int shapes[][4] = {
     {16, 32, 0, 0},     {40, 64, 32, 0},    {17, 96, 96, 96},   {33, 128, 64, 32},  {64, 256, 128, 128},
     {100, 384, 128, 0}, {7, 512, 256, 128}, {80, 288, 96, 32},  {48, 384, 96, 128}, {129, 72, 0, 0},
     {31, 1000, 0, 0},   {16, 1024, 0, 128}, {16, 2048, 128, 0}, {20, 4096, 0, 0},
-    {24, 2048, 0, 0},
+    {24, 2048, 0, 0},   {48, 512, 32, 128}, {24, 768, 96, 64},  {32, 1280, 32, 256},
 };
 static const int widths[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 17, 21, 24, 25, 32, 37, 49, 64, 70};
 
@@ -406,6 +406,26 @@ static void test_quantize(void) {
   summary("quantize_row");
 }
 
+/* Random codes, and the lowest and the highest ones, whose pairs and fours are the largest sums. */
+static void test_sum_blocks(void) {
+  static const int sizes[] = {32, 64, 96, 128, 288, 1024, 2048};
+  for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+    for (int fill = 0; fill < 3; fill++)
+      for (int stride = 1; stride <= 5; stride += 4) {
+        const int block = sizes[i], blocks = 3;
+        int8_t *codes = test_alloc((size_t)block * blocks);
+        int32_t sums[2][15];
+        memset(sums, 0, sizeof sums);
+        for (int j = 0; j < block * blocks; j++) codes[j] = (int8_t)(fill == 0 ? test_int(-128, 127) : fill == 1 ? -128 : 127);
+        agq_kernels_native.sum_blocks(codes, block, blocks, sums[0], stride);
+        agq_kernels_scalar.sum_blocks(codes, block, blocks, sums[1], stride);
+        snprintf(what, sizeof what, "sum_blocks: block %d, fill %d, stride %d", block, fill, stride);
+        test_expect(!memcmp(sums[0], sums[1], sizeof sums[0]), what);
+        free(codes);
+      }
+  summary("sum_blocks");
+}
+
 static void test_validation(void) {
   problem p;
   make(&p, 40, 256, AGQ_U4, 128, 8, 0, 1, 1, AGQ_BF16, 0, FILL_RANDOM);
@@ -474,6 +494,7 @@ static void test_forward(void) {
 int main(void) {
   if (test_skip()) return 0;
   test_quantize();
+  test_sum_blocks();
   for (int dtype = AGQ_I8; dtype <= AGQ_U4; dtype++)
     for (int bits = 8; bits >= 4; bits -= 4) test_integer(dtype, bits);
   test_float_kernels();

@@ -41,30 +41,17 @@ AGQ_INLINE void load_starts(const agq_arm_block *k, int32x4_t (*c)[4], const int
       AGQ_UNROLL for (int v = 0; v < NV; v++) c[n][v] = vmlaq_n_s32(c[n][v], k->zc[v0 + v], k->sums[tok + n]);
 }
 
-/* f += c * scale. */
+/* Takes c into the sums. */
 AGQ_INLINE void finish(const agq_arm_block *k, int32x4_t (*c)[4], int v0, const int NV, int tok, const int NT, int magic,
-                       float (*f)[AGQ_PANEL]) {
-  float *p = f[tok] + 4 * v0;
-  float32x4_t ws[4];
-  AGQ_UNROLL for (int v = 0; v < NV; v++) ws[v] = k->ws[v0 + v];
-  if (k->as) {
-    const float *as = k->as + (size_t)tok * k->t->a_scale_stride;
-    AGQ_UNROLL for (int n = 0; n < NT; n++, as += k->t->a_scale_stride)
-      AGQ_UNROLL for (int v = 0; v < NV; v++) {
-        float *q = p + AGQ_PANEL * n + 4 * v;
-        vst1q_f32(q, vfmaq_f32(vld1q_f32(q), agq_to_float(c[n][v], magic), vmulq_n_f32(ws[v], *as)));
-      }
-  } else {
-    AGQ_UNROLL for (int n = 0; n < NT; n++)
-      AGQ_UNROLL for (int v = 0; v < NV; v++) {
-        float *q = p + AGQ_PANEL * n + 4 * v;
-        vst1q_f32(q, vfmaq_f32(vld1q_f32(q), agq_to_float(c[n][v], magic), ws[v]));
-      }
-  }
+                       agq_arm_sums *sums) {
+  float32x4_t x[8][4];
+  AGQ_UNROLL for (int n = 0; n < NT; n++)
+    AGQ_UNROLL for (int v = 0; v < NV; v++) x[n][v] = agq_to_float(c[n][v], magic);
+  agq_arm_scale(k, x, v0, NV, tok, NT, sums);
 }
 
 /* U4: vectors v0 .. v0+NV-1, tokens tok .. tok+NT-1. */
-AGQ_INLINE void u4_tile(const agq_arm_block *k, const int32x4_t *s, float (*f)[AGQ_PANEL], int v0, const int NV, int tok,
+AGQ_INLINE void u4_tile(const agq_arm_block *k, const int32x4_t *s, agq_arm_sums *sums, int v0, const int NV, int tok,
                         const int NT) {
   uint8x16_t mask = vdupq_n_u8(15);
   AGQ_KEEP(mask);
@@ -85,11 +72,11 @@ AGQ_INLINE void u4_tile(const agq_arm_block *k, const int32x4_t *s, float (*f)[A
     w += 64;
     a += 2 * step;
   } while (w != end);
-  if (k->t->block <= AGQ_MAGIC_BLOCK) finish(k, c, v0, NV, tok, NT, 1, f);
-  else finish(k, c, v0, NV, tok, NT, 0, f);
+  if (k->t->block <= AGQ_MAGIC_BLOCK) finish(k, c, v0, NV, tok, NT, 1, sums);
+  else finish(k, c, v0, NV, tok, NT, 0, sums);
 }
 
-AGQ_INLINE void i8_tile(const agq_arm_block *k, const int32x4_t *s, float (*f)[AGQ_PANEL], int v0, const int NV, int tok,
+AGQ_INLINE void i8_tile(const agq_arm_block *k, const int32x4_t *s, agq_arm_sums *sums, int v0, const int NV, int tok,
                         const int NT) {
   const size_t step = 4 * (size_t)k->t->width;
   const int8_t *a = k->a + 4 * tok;
@@ -107,23 +94,23 @@ AGQ_INLINE void i8_tile(const agq_arm_block *k, const int32x4_t *s, float (*f)[A
     w += 128;
     a += 2 * step;
   } while (w != end);
-  finish(k, c, v0, NV, tok, NT, 0, f);
+  finish(k, c, v0, NV, tok, NT, 0, sums);
 }
 
 /* All tokens of a block: 8 rows x 8, 16 rows x 4, then single ones. ZERO: the symmetric zero point. */
 #define TOKENS(NAME, TILE, ZERO, MAGIC_LIMIT)                                \
-  AGQ_NOINLINE void NAME(const agq_arm_block *k, float (*f)[AGQ_PANEL]) {    \
+  AGQ_NOINLINE void NAME(const agq_arm_block *k, agq_arm_sums *sums) {    \
     const int width = k->t->width;                                           \
     int32x4_t s[AGQ_MAX_MR];                                                 \
     int n = 0;                                                               \
     starts(k, s, ZERO, k->t->block <= (MAGIC_LIMIT));                        \
     for (; n + 8 <= width; n += 8)                                           \
-      for (int v = 0; v < 4; v += 2) TILE(k, s, f, v, 2, n, 8);              \
-    for (; n + 4 <= width; n += 4) TILE(k, s, f, 0, 4, n, 4);                \
+      for (int v = 0; v < 4; v += 2) TILE(k, s, sums, v, 2, n, 8);              \
+    for (; n + 4 <= width; n += 4) TILE(k, s, sums, 0, 4, n, 4);                \
     switch (width - n) {                                                     \
-      case 3: TILE(k, s, f, 0, 4, n, 3); break;                              \
-      case 2: TILE(k, s, f, 0, 4, n, 2); break;                              \
-      case 1: TILE(k, s, f, 0, 4, n, 1); break;                              \
+      case 3: TILE(k, s, sums, 0, 4, n, 3); break;                              \
+      case 2: TILE(k, s, sums, 0, 4, n, 2); break;                              \
+      case 1: TILE(k, s, sums, 0, 4, n, 1); break;                              \
       default: break;                                                        \
     }                                                                        \
   }

@@ -2,7 +2,7 @@
  *
  * SDOT, unpacking and storing a vector take the same two pipes (Neoverse-N1). So weights are unpacked once for all tokens of a
  * panel, to bytes in L1, a chunk of columns at a time. With nothing to unpack a tile may be small, 4 rows x 12 tokens, and then its
- * float sums stay in registers over all blocks of the chunk.
+ * float sums stay in registers over all blocks of the chunk: f of gemm.h, or g where several blocks share the outer scale.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
@@ -19,7 +19,8 @@ typedef struct {
   float32x4_t ws[BLOCKS][4];           /* scales of its 16 rows */
   int32x4_t start[BLOCKS][AGQ_MAX_MR]; /* where the accumulators of a token start */
   float as[BLOCKS][AGQ_MAX_MR];        /* scales of the tokens, where blocks have their own */
-  float32x4_t f[AGQ_DOT_PANELS][4][AGQ_MAX_MR]; /* sums over the chunks */
+  float32x4_t f[AGQ_DOT_PANELS][4][AGQ_MAX_MR], g[AGQ_DOT_PANELS][4][AGQ_MAX_MR]; /* sums over the chunks */
+  char opens[BLOCKS], closes[BLOCKS];  /* first and last of the blocks that share the outer scale */
   int32x4_t acc[AGQ_DOT_PANELS][4][AGQ_MAX_MR]; /* of an unfinished block */
   const int8_t *a;                     /* [column / 4][width][4] */
   int width, blocks, steps;            /* steps: of 4 columns, in a block of this chunk */
@@ -46,11 +47,45 @@ AGQ_INLINE void store(int32x4_t *to, const int32x4_t *c, int keep, const int NT)
   }
 }
 
-AGQ_INLINE void scale4(float32x4_t *f, const int32x4_t *c, float32x4_t ws, float32x4_t as, const int MAGIC) {
-  f[0] = vfmaq_f32(f[0], agq_to_float(c[0], MAGIC), vmulq_laneq_f32(ws, as, 0));
-  f[1] = vfmaq_f32(f[1], agq_to_float(c[1], MAGIC), vmulq_laneq_f32(ws, as, 1));
-  f[2] = vfmaq_f32(f[2], agq_to_float(c[2], MAGIC), vmulq_laneq_f32(ws, as, 2));
-  f[3] = vfmaq_f32(f[3], agq_to_float(c[3], MAGIC), vmulq_laneq_f32(ws, as, 3));
+/* What the scales of a block are to its sums; see gemm.h. */
+typedef enum {
+  PER_TOKEN, /* f += x * ws */
+  PAIRS,     /* each block has an outer scale of its own: f += x * ws * as */
+  ROWS,      /* g += x * ws, at the end f += g * as */
+  TOKENS,    /* g += x * as, at the end f += g * ws */
+} scaling;
+
+/* Token i of four: i must be a literal. */
+AGQ_INLINE float32x4_t madd_lane(float32x4_t c, float32x4_t x, float32x4_t as, const int i) {
+  switch (i) {
+    case 0: return vfmaq_laneq_f32(c, x, as, 0);
+    case 1: return vfmaq_laneq_f32(c, x, as, 1);
+    case 2: return vfmaq_laneq_f32(c, x, as, 2);
+    default: return vfmaq_laneq_f32(c, x, as, 3);
+  }
+}
+AGQ_INLINE float32x4_t mul_lane(float32x4_t x, float32x4_t as, const int i) {
+  switch (i) {
+    case 0: return vmulq_laneq_f32(x, as, 0);
+    case 1: return vmulq_laneq_f32(x, as, 1);
+    case 2: return vmulq_laneq_f32(x, as, 2);
+    default: return vmulq_laneq_f32(x, as, 3);
+  }
+}
+
+/* Four tokens' sums s of block b (f, or g) take c. OPENS: g begins here. */
+AGQ_INLINE void scale4(float32x4_t *s, const int32x4_t *c, float32x4_t ws, const float *as, const scaling HOW, const int OPENS, const int MAGIC) {
+  float32x4_t tokens = ws;
+  if (HOW == PAIRS || HOW == TOKENS) {
+    HERE(as);
+    tokens = vld1q_f32(as);
+  }
+  AGQ_UNROLL for (int i = 0; i < 4; i++) {
+    const float32x4_t x = agq_to_float(c[i], MAGIC);
+    if (HOW == PAIRS) s[i] = madd_lane(s[i], vmulq_f32(x, ws), tokens, i);
+    else if (HOW == TOKENS) s[i] = OPENS ? mul_lane(x, tokens, i) : madd_lane(s[i], x, tokens, i);
+    else s[i] = OPENS ? vmulq_f32(x, ws) : vfmaq_f32(s[i], x, ws);
+  }
 }
 
 /* c += the products of the columns up to `end`, 16 at a time, for 8 or 12 tokens. In assembly: the order matters, as each accumulator waits for
@@ -81,12 +116,35 @@ AGQ_INLINE void columns(int32x4_t *c, const int8_t **w, const int8_t **a, size_t
                      : "v28", "v29", "v30", "v31", "cc", "memory");
 }
 
+AGQ_INLINE void load_sums(float32x4_t *s, const float32x4_t *from, const int NT) {
+  HERE(from);
+  AGQ_UNROLL for (int n = 0; n < NT; n++) s[n] = from[n];
+}
+
+AGQ_INLINE void store_sums(float32x4_t *to, const float32x4_t *s, int keep, const int NT) {
+  int32x4_t bits[12];
+  AGQ_UNROLL for (int n = 0; n < NT; n++) bits[n] = vreinterpretq_s32_f32(s[n]);
+  store((int32x4_t *)to, bits, keep, NT);
+}
+
+/* f += g * the outer scale. */
+AGQ_INLINE void close_sums(float32x4_t *to, const float32x4_t *g, float32x4_t ws, const float *as, int keep, const int NT, const scaling HOW) {
+  float32x4_t f[12];
+  load_sums(f, to, NT);
+  AGQ_UNROLL for (int n = 0; n < NT; n += 4) {
+    const float32x4_t tokens = HOW == ROWS ? vld1q_f32(as + n) : ws;
+    AGQ_UNROLL for (int i = 0; i < 4; i++) f[n + i] = HOW == ROWS ? madd_lane(f[n + i], g[n + i], tokens, i) : vfmaq_f32(f[n + i], g[n + i], ws);
+  }
+  store_sums(to, f, keep, NT);
+}
+
 /* Rows 4v .. 4v+3 of panel p, NT tokens from tok on, of which the first `keep` are not stored. */
-AGQ_INLINE void tile(chunk *k, int p, int v, int tok, int keep, const int NT, const int SCALED, const int MAGIC) {
+AGQ_INLINE void tile(chunk *k, int p, int v, int tok, int keep, const int NT, const scaling HOW, const int MAGIC) {
+  const int inner = HOW == ROWS || HOW == TOKENS;
   const int8_t *w = k->w[v], *a = k->a + 4 * tok;
   const size_t step = 4 * (size_t)k->width, bytes = 16 * (size_t)k->steps;
-  int32x4_t s[12], c[12];
-  float32x4_t f[12];
+  float32x4_t *sums = &(inner ? k->g : k->f)[p][v][tok], s[12];
+  int32x4_t c[12];
   int b = 0;
   if (!k->last) {
     load(c, k->first ? &k->start[0][tok] : &k->acc[p][v][tok], NT);
@@ -97,47 +155,46 @@ AGQ_INLINE void tile(chunk *k, int p, int v, int tok, int keep, const int NT, co
   do {
     load(c, k->first ? &k->start[b][tok] : &k->acc[p][v][tok], NT);
     columns(c, &w, &a, step, w + bytes, NT);
-    if (b == 0) { /* not before the products: they need not wait behind these loads */
-      const float32x4_t *sums = &k->f[p][v][tok];
-      HERE(sums);
-      AGQ_UNROLL for (int n = 0; n < NT; n++) f[n] = sums[n];
-    }
+    if (b == 0 && !(inner && k->opens[0])) load_sums(s, sums, NT); /* not before the products: they need not wait behind these loads */
     const float32x4_t *rows = &k->ws[b][v];
     HERE(rows);
     const float32x4_t ws = *rows;
-    AGQ_UNROLL for (int n = 0; n < NT; n += 4) {
-      if (SCALED) {
-        const float *tokens = k->as[b] + tok + n;
-        HERE(tokens);
-        scale4(f + n, c + n, ws, vld1q_f32(tokens), MAGIC);
-      } else {
-        AGQ_UNROLL for (int i = n; i < n + 4; i++) f[i] = vfmaq_f32(f[i], agq_to_float(c[i], MAGIC), ws);
-      }
-    }
+    const float *as = k->as[b] + tok;
+    if (inner && k->opens[b])
+      AGQ_UNROLL for (int n = 0; n < NT; n += 4) scale4(s + n, c + n, ws, as + n, HOW, 1, MAGIC);
+    else
+      AGQ_UNROLL for (int n = 0; n < NT; n += 4) scale4(s + n, c + n, ws, as + n, HOW, 0, MAGIC);
+    if (inner && k->closes[b]) close_sums(&k->f[p][v][tok], s, ws, as, keep, NT, HOW);
   } while (++b < k->blocks);
-  AGQ_UNROLL for (int n = 0; n < NT; n++) s[n] = vreinterpretq_s32_f32(f[n]);
-  store((int32x4_t *)k->f[p][v] + tok, s, keep, NT);
+  if (!(inner && k->closes[b - 1])) store_sums(sums, s, keep, NT);
 }
 
 /* Up to two tiles of 8 tokens, and tiles of 12. Where they are more than the tokens, the second tile begins inside the first one and leaves
  * the results of these tokens alone. */
-#define TILES(NAME, SCALED, MAGIC)                                                                                          \
+#define TILES(NAME, HOW, MAGIC)                                                                                          \
   AGQ_NOINLINE void NAME(chunk *k, int p) {                                                                                 \
     const int whole = (k->width + 3) / 4 * 4, eights = whole % 12 == 0 ? 0 : whole % 12 == 8 ? 1 : 2, over = whole - k->width; \
     int tok = 0, keep = 0;                                                                                                  \
     for (int i = 0; i < eights; i++, tok += 8, keep = 0) {                                                                  \
       if (i == 1) keep = over, tok -= over;                                                                                 \
-      for (int v = 0; v < 4; v++) tile(k, p, v, tok, keep, 8, SCALED, MAGIC);                                               \
+      for (int v = 0; v < 4; v++) tile(k, p, v, tok, keep, 8, HOW, MAGIC);                                               \
     }                                                                                                                       \
     for (int i = eights; tok < k->width; i++, tok += 12, keep = 0) {                                                        \
       if (i == 1) keep = over, tok -= over;                                                                                 \
-      for (int v = 0; v < 4; v++) tile(k, p, v, tok, keep, 12, SCALED, MAGIC);                                              \
+      for (int v = 0; v < 4; v++) tile(k, p, v, tok, keep, 12, HOW, MAGIC);                                              \
     }                                                                                                                       \
   }
-TILES(tiles_token, 0, 1)
-TILES(tiles_block, 1, 1)
-TILES(tiles_token_long, 0, 0)
-TILES(tiles_block_long, 1, 0)
+#define SCALINGS(MAGIC)              \
+  TILES(tiles_token_##MAGIC, PER_TOKEN, MAGIC) \
+  TILES(tiles_pairs_##MAGIC, PAIRS, MAGIC)     \
+  TILES(tiles_rows_##MAGIC, ROWS, MAGIC)       \
+  TILES(tiles_tokens_##MAGIC, TOKENS, MAGIC)
+SCALINGS(0)
+SCALINGS(1)
+static void (*const tiles[2][4])(chunk *, int) = {
+    {tiles_token_0, tiles_pairs_0, tiles_rows_0, tiles_tokens_0},
+    {tiles_token_1, tiles_pairs_1, tiles_rows_1, tiles_tokens_1},
+};
 
 /* Block b of the tokens as the chunk's block i. Zero points of rows are taken off the weights, the common 8 at the start. */
 AGQ_INLINE void prepare_tokens(chunk *k, const agq_tile *t, int b, int i, int magic) {
@@ -146,6 +203,8 @@ AGQ_INLINE void prepare_tokens(chunk *k, const agq_tile *t, int b, int i, int ma
   if (t->act_blocks) {
     const float *scales = t->a_scale + b / t->act_blocks;
     for (int n = 0; n < t->width; n++) k->as[i][n] = scales[(size_t)n * (size_t)t->a_scale_stride];
+    k->opens[i] = (char)(b % agq_outer_blocks(t) == 0);
+    k->closes[i] = (char)((b + 1) % agq_outer_blocks(t) == 0);
   }
 }
 
@@ -184,7 +243,7 @@ int agq_dot_wide(const agq_tile *t) { return t->width >= 12 || t->width == 8; }
 void agq_dot_u4_wide(const agq_tile *t) {
   const int magic = t->block <= AGQ_MAGIC_BLOCK, whole = t->block <= CHUNK;
   const int most = !whole ? 1 : t->block * BLOCKS < CHUNK ? BLOCKS : CHUNK / t->block;
-  void (*const tiles)(chunk *, int) = t->act_blocks ? (magic ? tiles_block : tiles_block_long) : magic ? tiles_token : tiles_token_long;
+  const scaling how = !t->act_blocks ? PER_TOKEN : agq_tokens_first(t) ? TOKENS : t->act_blocks > 1 ? ROWS : PAIRS;
   chunk k;
   k.width = t->width;
   for (int from = 0; from < t->panels; from += AGQ_DOT_PANELS) {
@@ -201,7 +260,7 @@ void agq_dot_u4_wide(const agq_tile *t) {
         k.last = column + columns == t->block;
         for (int p = 0; p < panels; p++) {
           for (int i = 0; i < k.blocks; i++) prepare_rows(&k, t, from + p, b + i, i, column, columns);
-          tiles(&k, p);
+          tiles[magic][how](&k, p);
         }
         k.a += (size_t)k.blocks * (size_t)columns * (size_t)t->width;
       }

@@ -44,7 +44,7 @@ AGQ_INLINE void columns8(int32x4_t (*c)[4], const int8x16_t *lo, const int8x16_t
 
 /* [row 0: t, t+1; row 1: t, t+1] and rows 2, 3 -> one vector of 4 rows per token. */
 AGQ_INLINE void finish(const agq_arm_block *k, int32x4_t (*c)[4], int v0, const int NV, int tok, const int NT,
-                       const int zero, float (*f)[AGQ_PANEL]) {
+                       const int zero, agq_arm_sums *sums) {
   int32x4_t acc[8][4];
   AGQ_UNROLL for (int n = 0; n < NT; n++) {
     const int32_t s = k->sums[tok + n];
@@ -55,11 +55,11 @@ AGQ_INLINE void finish(const agq_arm_block *k, int32x4_t (*c)[4], int v0, const 
       else if (zero) acc[n][v] = vsubq_s32(acc[n][v], vdupq_n_s32(zero * s));
     }
   }
-  agq_arm_epilogue(k, acc, v0, NV, tok, NT, f);
+  agq_arm_epilogue(k, acc, v0, NV, tok, NT, sums);
 }
 
 /* 8 rows (vectors v0, v0+1) x NT tokens (1, 2, 4 or 8). */
-AGQ_INLINE void u4_tile(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, int tok, const int NT) {
+AGQ_INLINE void u4_tile(const agq_arm_block *k, agq_arm_sums *sums, int v0, int tok, const int NT) {
   const uint8x16_t mask = vdupq_n_u8(15);
   const size_t step = 4 * (size_t)k->t->width;
   const int8_t *a = k->a + 4 * tok;
@@ -77,10 +77,10 @@ AGQ_INLINE void u4_tile(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, i
     w += 64;
     a += 2 * step;
   } while (w != end);
-  finish(k, c, v0, 2, tok, NT, 8, f);
+  finish(k, c, v0, 2, tok, NT, 8, sums);
 }
 
-AGQ_INLINE void i8_tile(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, int tok, const int NT) {
+AGQ_INLINE void i8_tile(const agq_arm_block *k, agq_arm_sums *sums, int v0, int tok, const int NT) {
   const size_t step = 4 * (size_t)k->t->width;
   const int8_t *a = k->a + 4 * tok;
   const int8_t *w = (const int8_t *)k->w + 16 * v0, *end = w + 16 * (size_t)k->t->block;
@@ -92,19 +92,19 @@ AGQ_INLINE void i8_tile(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, i
     w += 128;
     a += 2 * step;
   } while (w != end);
-  finish(k, c, v0, 2, tok, NT, 0, f);
+  finish(k, c, v0, 2, tok, NT, 0, sums);
 }
 
 /* All tokens of a block: eights, fours, a pair, a single one. */
 #define TOKENS(NAME, TILE)                                              \
-  AGQ_INLINE void NAME(const agq_arm_block *k, float (*f)[AGQ_PANEL]) { \
+  AGQ_INLINE void NAME(const agq_arm_block *k, agq_arm_sums *sums) { \
     for (int v0 = 0; v0 < 4; v0 += 2) {                                 \
       int n = 0;                                                        \
       const int width = k->t->width;                                    \
-      for (; n + 8 <= width; n += 8) TILE(k, f, v0, n, 8);              \
-      if (width & 4) TILE(k, f, v0, n, 4), n += 4;                      \
-      if (width & 2) TILE(k, f, v0, n, 2), n += 2;                      \
-      if (width & 1) TILE(k, f, v0, n, 1);                              \
+      for (; n + 8 <= width; n += 8) TILE(k, sums, v0, n, 8);              \
+      if (width & 4) TILE(k, sums, v0, n, 4), n += 4;                      \
+      if (width & 2) TILE(k, sums, v0, n, 2), n += 2;                      \
+      if (width & 1) TILE(k, sums, v0, n, 1);                              \
     }                                                                   \
   }
 TOKENS(u4_tokens, u4_tile)

@@ -16,12 +16,13 @@ void agq_arm_i8(const agq_float_tile *t);
 void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
                           float *scales);
 void agq_arm_quantize_static(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
+void agq_arm_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride);
 
 #define AGQ_ARM_FLOAT_KERNELS                                                                          \
   .packed4 = {"u4u4_packed_neon", agq_packed4_native, AGQ_MAX_MR, 8, "16-bit fields over 512 columns, then int32"}, \
   .f32 = agq_arm_f32, .f16 = agq_arm_f16, .bf16 = agq_arm_bf16, .u4 = agq_arm_u4, .i8 = agq_arm_i8,    \
   .float_name = "float_16x4_neon", .quantize_row = agq_arm_quantize_row, \
-  .quantize_static = agq_arm_quantize_static
+  .quantize_static = agq_arm_quantize_static, .sum_blocks = agq_arm_sum_blocks
 
 /* SDOT kernels (arm_dot.c): both 4-bit and 8-bit activations. */
 void agq_dot_u4(const agq_tile *t);

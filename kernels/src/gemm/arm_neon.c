@@ -74,14 +74,14 @@ AGQ_INLINE void u4_run(int32x4_t (*acc)[4], const uint8_t *w, const int8_t *a, s
 }
 
 /* A block that fits in one run. */
-AGQ_INLINE void u4_tile(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, int tok, const int NT) {
+AGQ_INLINE void u4_tile(const agq_arm_block *k, agq_arm_sums *sums, int v0, int tok, const int NT) {
   int32x4_t acc[4][4];
   u4_run(acc, k->w + 16 * v0, k->a + 4 * tok, 4 * (size_t)k->t->width, k->t->block, NT);
-  agq_arm_epilogue(k, acc, v0, 2, tok, NT, f);
+  agq_arm_epilogue(k, acc, v0, 2, tok, NT, sums);
 }
 
 /* Longer blocks: widened every `run` columns. */
-AGQ_INLINE void u4_long(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, int tok, const int NT, const int run) {
+AGQ_INLINE void u4_long(const agq_arm_block *k, agq_arm_sums *sums, int v0, int tok, const int NT, const int run) {
   const size_t step = 4 * (size_t)k->t->width;
   int32x4_t acc[4][4], part[4][4];
   AGQ_UNROLL for (int n = 0; n < NT; n++) acc[n][0] = acc[n][1] = vdupq_n_s32(0);
@@ -93,11 +93,11 @@ AGQ_INLINE void u4_long(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, i
       acc[n][1] = vaddq_s32(acc[n][1], part[n][1]);
     }
   }
-  agq_arm_epilogue(k, acc, v0, 2, tok, NT, f);
+  agq_arm_epilogue(k, acc, v0, 2, tok, NT, sums);
 }
 
 /* I8: the sum of two products fits in 16 bits, then it is widened. */
-AGQ_INLINE void i8_tile(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, int tok, const int NT) {
+AGQ_INLINE void i8_tile(const agq_arm_block *k, agq_arm_sums *sums, int v0, int tok, const int NT) {
   const size_t step = 4 * (size_t)k->t->width;
   const int8_t *a = k->a + 4 * tok;
   const int8_t *w = (const int8_t *)k->w + 16 * v0;
@@ -128,27 +128,27 @@ AGQ_INLINE void i8_tile(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, i
     acc[n][0] = vpaddq_s32(c[n][0], c[n][1]);
     acc[n][1] = vpaddq_s32(c[n][2], c[n][3]);
   }
-  agq_arm_epilogue(k, acc, v0, 2, tok, NT, f);
+  agq_arm_epilogue(k, acc, v0, 2, tok, NT, sums);
 }
 
-AGQ_INLINE void u4a8_long(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, int tok, const int NT) {
-  u4_long(k, f, v0, tok, NT, RUN_A8);
+AGQ_INLINE void u4a8_long(const agq_arm_block *k, agq_arm_sums *sums, int v0, int tok, const int NT) {
+  u4_long(k, sums, v0, tok, NT, RUN_A8);
 }
-AGQ_INLINE void u4a4_long(const agq_arm_block *k, float (*f)[AGQ_PANEL], int v0, int tok, const int NT) {
-  u4_long(k, f, v0, tok, NT, RUN_A4);
+AGQ_INLINE void u4a4_long(const agq_arm_block *k, agq_arm_sums *sums, int v0, int tok, const int NT) {
+  u4_long(k, sums, v0, tok, NT, RUN_A4);
 }
 
 /* All tokens of a block: fours, then what is left over, for the upper and the lower 8 rows. */
 #define TOKENS(NAME, TILE)                                                \
-  AGQ_NOINLINE void NAME(const agq_arm_block *k, float (*f)[AGQ_PANEL]) { \
+  AGQ_NOINLINE void NAME(const agq_arm_block *k, agq_arm_sums *sums) { \
     const int width = k->t->width;                                        \
     for (int v0 = 0; v0 < 4; v0 += 2) {                                   \
       int n = 0;                                                          \
-      for (; n + 4 <= width; n += 4) TILE(k, f, v0, n, 4);                \
+      for (; n + 4 <= width; n += 4) TILE(k, sums, v0, n, 4);                \
       switch (width - n) {                                                \
-        case 3: TILE(k, f, v0, n, 3); break;                              \
-        case 2: TILE(k, f, v0, n, 2); break;                              \
-        case 1: TILE(k, f, v0, n, 1); break;                              \
+        case 3: TILE(k, sums, v0, n, 3); break;                              \
+        case 2: TILE(k, sums, v0, n, 2); break;                              \
+        case 1: TILE(k, sums, v0, n, 1); break;                              \
         default: break;                                                   \
       }                                                                   \
     }                                                                     \
@@ -179,31 +179,32 @@ static int16x8_t lane_start(const int8_t *a, int columns) {
   return vnegq_s16(vshlq_n_s16(vaddq_s16(s, vextq_s16(s, s, 4)), 3));
 }
 
-AGQ_INLINE void unit_m1(int16x8_t *c, const uint8_t *w, int8x16_t x, int8x16_t z) {
-  const uint8x16_t mask = vdupq_n_u8(15);
-  AGQ_UNROLL for (int v = 0; v < 4; v++) {
-    const uint8x16_t u = vld1q_u8(w + 16 * v);
-    const int8x16_t lo = vreinterpretq_s8_u8(vandq_u8(u, mask)), hi = vreinterpretq_s8_u8(vshrq_n_u8(u, 4));
-    c[2 * v] = mlal_low(c[2 * v], lo, x);
-    c[2 * v + 1] = vmlal_high_s8(c[2 * v + 1], lo, x);
-    c[2 * v] = mlal_low(c[2 * v], hi, z);
-    c[2 * v + 1] = vmlal_high_s8(c[2 * v + 1], hi, z);
-  }
-}
+/* 8 columns of 16 rows, activations in lanes X and Z of v24; W: where the weights lie. In assembly: compilers move accumulators about. */
+#define UNIT_M1(W, X, Z)                                                                                             \
+  "ldp q20, q21, [%[w], #" #W "]\n ldp q22, q23, [%[w], #" #W " + 32]\n"                                              \
+  "dup v25.4s, v24.s[" #X "]\n dup v26.4s, v24.s[" #Z "]\n"                                                           \
+  "and v27.16b, v20.16b, %[mask].16b\n and v28.16b, v21.16b, %[mask].16b\n"                                          \
+  "and v29.16b, v22.16b, %[mask].16b\n and v30.16b, v23.16b, %[mask].16b\n"                                          \
+  "smlal %[c0].8h, v27.8b, v25.8b\n smlal2 %[c1].8h, v27.16b, v25.16b\n ushr v20.16b, v20.16b, #4\n"                 \
+  "smlal %[c2].8h, v28.8b, v25.8b\n smlal2 %[c3].8h, v28.16b, v25.16b\n ushr v21.16b, v21.16b, #4\n"                 \
+  "smlal %[c4].8h, v29.8b, v25.8b\n smlal2 %[c5].8h, v29.16b, v25.16b\n ushr v22.16b, v22.16b, #4\n"                 \
+  "smlal %[c6].8h, v30.8b, v25.8b\n smlal2 %[c7].8h, v30.16b, v25.16b\n ushr v23.16b, v23.16b, #4\n"                 \
+  "smlal %[c0].8h, v20.8b, v26.8b\n smlal2 %[c1].8h, v20.16b, v26.16b\n"                                             \
+  "smlal %[c2].8h, v21.8b, v26.8b\n smlal2 %[c3].8h, v21.16b, v26.16b\n"                                             \
+  "smlal %[c4].8h, v22.8b, v26.8b\n smlal2 %[c5].8h, v22.16b, v26.16b\n"                                             \
+  "smlal %[c6].8h, v23.8b, v26.8b\n smlal2 %[c7].8h, v23.16b, v26.16b\n"
 
 /* `columns` (a multiple of 16) of a panel in 16 bits, from the start value s. */
 AGQ_INLINE void run_m1(int32x4_t *acc, const uint8_t *w, const int8_t *a, int columns, int16x8_t s) {
   int16x8_t c[8];
   AGQ_UNROLL for (int i = 0; i < 8; i++) c[i] = s;
   const int8_t *end = a + columns;
-  AGQ_NO_UNROLL do {
-    int8x16_t x = vld1q_s8(a);
-    AGQ_KEEP(x);
-    unit_m1(c, w, agq_dup4(x, 0), agq_dup4(x, 1));
-    unit_m1(c, w + 64, agq_dup4(x, 2), agq_dup4(x, 3));
-    w += 128;
-    a += 16;
-  } while (a != end);
+  __asm__ volatile("1:\n ldr q24, [%[a]], #16\n" UNIT_M1(0, 0, 1) UNIT_M1(64, 2, 3)
+                   "add %[w], %[w], #128\n cmp %[a], %[end]\n b.ne 1b\n"
+                   : [c0] "+w"(c[0]), [c1] "+w"(c[1]), [c2] "+w"(c[2]), [c3] "+w"(c[3]), [c4] "+w"(c[4]), [c5] "+w"(c[5]), [c6] "+w"(c[6]),
+                     [c7] "+w"(c[7]), [w] "+r"(w), [a] "+r"(a)
+                   : [end] "r"(end), [mask] "w"(vdupq_n_u8(15)), "m"(*(const uint8_t(*)[])w), "m"(*(const int8_t(*)[])a)
+                   : "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "cc");
   AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = rows4(c[2 * v], c[2 * v + 1]);
 }
 

@@ -87,6 +87,20 @@ void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int gro
   memset(codes + k, 0, (size_t)(k_padded - k));
 }
 
+void agq_arm_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride) {
+  for (int b = 0; b < blocks; b++) {
+    int32x4_t s = vdupq_n_s32(0);
+    for (int i = 0; i < block; i += 16, codes += 16) {
+#if defined(__ARM_FEATURE_DOTPROD)
+      s = vdotq_s32(s, vld1q_s8(codes), vdupq_n_s8(1));
+#else
+      s = vpadalq_s16(s, vpaddlq_s8(vld1q_s8(codes)));
+#endif
+    }
+    sums[(size_t)b * (size_t)stride] = vaddvq_s32(s);
+  }
+}
+
 /* Four operands of static activations; powers of two come from exponent bits. */
 AGQ_INLINE int32x4_t static4(float32x4_t x, int32x4_t e, const agq_static *s, const int bits) {
   const int32x4_t inverse = vreinterpretq_s32_f32(vdupq_n_f32(s->inverse));

@@ -7,9 +7,16 @@
  *
  * The arithmetic, which every kernel reproduces bit for bit in its integer part and in this order in its float part:
  *   acc(b) = sum over the columns k of block b of (code[row][k] - zero[row][group(b)]) * a[t][k]          (exact integer)
- *   f = 0;  for b ascending: f = fma((float)acc(b), s(b), f)   with s(b) = ws[row][group(b)]              per-token activations
- *                                                              or   s(b) = ws[row][group(b)] * as[t][actgroup(b)]
- *   y[t][row] = f * as[t]  (per-token activations; else f) + bias[row]
+ * Of the two scales, the one that changes more often is applied in every block, the other once for all the blocks that share it, so
+ * that a block costs one multiply-add, whatever the groups:
+ *   one activation scale per token:   g = 0;  for b ascending: g = fma((float)acc(b), ws[row][group(b)], g);  f = g * as[t]
+ *   one per activation group of at least the weight group's length:
+ *     f = 0;  for each activation group A ascending:
+ *       g = 0;  for b in A ascending: g = fma((float)acc(b), ws[row][group(b)], g);   f = fma(g, as[t][A], f)
+ *   weight groups W longer than the activation's:
+ *     f = 0;  for each weight group W ascending:
+ *       g = 0;  for b in W ascending: g = fma((float)acc(b), as[t][actgroup(b)], g);  f = fma(g, ws[row][W], f)
+ *   y[t][row] = f + bias[row]
  * (without hardware fma: product rounded, then added). The same order for every m, so a token's result does not depend on the
  * batch it is computed in. */
 #ifndef AGQ_GEMM_H
@@ -64,6 +71,11 @@ typedef struct {
 
 typedef void (*agq_tile_fn)(const agq_tile *t);
 
+/* 1: the weight scale is the one that is applied once for several blocks (above). */
+static inline int agq_tokens_first(const agq_tile *t) { return t->act_blocks && t->act_blocks < t->group_blocks; }
+/* Blocks that share the scale which is applied once for them; 0: all, and agq_tile.a_scale is it. */
+static inline int agq_outer_blocks(const agq_tile *t) { return agq_tokens_first(t) ? t->group_blocks : t->act_blocks; }
+
 /* Float activations: y[t][row] = sum_k W[row][k] x[t][k] + bias, f32 accumulation, columns ascending (U4 and I8: per group, f =
  * fma(sum over the group of (code - zero) * x, scale, f)). */
 typedef struct {
@@ -107,6 +119,8 @@ typedef struct {
   void (*quantize_row)(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes, float *scales);
   /* The same with a static scale (act_static of agq.h). */
   void (*quantize_static)(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
+  /* Sums of `block` consecutive codes (a multiple of 32): sums[b * stride] for b < blocks. */
+  void (*sum_blocks)(const int8_t *codes, int block, int blocks, int32_t *sums, int stride);
 } agq_kernel_table;
 
 extern const agq_kernel_table agq_kernels_scalar; /* in every library */

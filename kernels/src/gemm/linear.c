@@ -151,7 +151,7 @@ void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *
           kt->quantize_row(from, a->k, a->k_padded, as->act_bits, as->act_group, as->act_symmetric, clip_of(as),
                            out + j * stride, a->scales + token * a->scales_per_token);
         }
-        agq_sum_blocks(out + j * stride, block, blocks, sums + i + j, width);
+        kt->sum_blocks(out + j * stride, block, blocks, sums + i + j, width);
       }
       if (width > 1) interleave(out, stride, count, a->k_padded, codes, width, i);
     }

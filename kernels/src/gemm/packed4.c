@@ -8,7 +8,10 @@ agq_packed4_block agq_packed4_begin(const agq_tile *t, int panel, int block) {
   const int at = block / t->group_blocks * AGQ_PANEL;
   const char *scale = (const char *)t->scale + (size_t)panel * t->scale_stride;
   const int8_t *zero = t->zero ? t->zero + (size_t)panel * t->zero_stride + at : 0;
-  agq_packed4_block k = {.a_scale = t->act_blocks ? t->a_scale + block / t->act_blocks : 0};
+  const int outer = agq_outer_blocks(t);
+  agq_packed4_block k = {.a_scale = t->act_blocks ? t->a_scale + block / t->act_blocks : 0,
+                         .tokens_first = agq_tokens_first(t),
+                         .closes = outer && (block + 1) % outer == 0};
   for (int r = 0; r < AGQ_PANEL; r++) {
     k.scale[r] = t->scale_bf16 ? agq_bf16_float(((const uint16_t *)scale)[at + r]) : ((const float *)scale)[at + r];
     k.zero[r] = zero ? zero[r] : 8;
@@ -16,11 +19,11 @@ agq_packed4_block agq_packed4_begin(const agq_tile *t, int panel, int block) {
   return k;
 }
 
-void agq_packed4_store(const agq_tile *t, int panel, int token, const float *f) {
+void agq_packed4_store(const agq_tile *t, int panel, int token, float (*f)[AGQ_PANEL]) {
   const int first = panel * AGQ_PANEL, rows = t->rows - first < AGQ_PANEL ? t->rows - first : AGQ_PANEL;
   float *y = t->y + (size_t)token * t->ldy + first;
   for (int r = 0; r < rows; r++) {
-    const float v = t->act_blocks ? f[r] : f[r] * t->a_scale[(size_t)token * t->a_scale_stride];
+    const float v = t->act_blocks ? f[0][r] : f[1][r] * t->a_scale[(size_t)token * t->a_scale_stride];
     y[r] = t->bias ? v + t->bias[first + r] : v;
   }
 }
@@ -37,7 +40,7 @@ void agq_packed4_scalar(const agq_tile *t) {
   const int stride = 4 * t->width;
   for (int p = 0; p < t->panels; p++)
     for (int i = 0; i < t->width; i++) {
-      float f[AGQ_PANEL] = {0};
+      float f[2][AGQ_PANEL] = {{0}};
       for (int b = 0; b < t->blocks; b++) {
         const uint8_t *w = t->w + (size_t)p * t->w_stride + b * block_bytes;
         const int8_t *a = t->a + (size_t)b * t->block * t->width + 4 * i;

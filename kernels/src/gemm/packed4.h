@@ -27,23 +27,26 @@ typedef struct {
   float scale[AGQ_PANEL];
   int32_t zero[AGQ_PANEL]; /* of the weights */
   const float *a_scale;    /* of token 0 in this block, NULL: per token */
+  int tokens_first, closes; /* agq_tokens_first; the last of the blocks that share the outer scale */
 } agq_packed4_block;
 agq_packed4_block agq_packed4_begin(const agq_tile *t, int panel, int block);
-/* f[16] += scale * (dot of codes), as gemm.h says, for token `token`, whose codes add up to `sum`. products[16]: sum of (code - least)
- * * weight code; weights[16]: sum of the weight codes. */
+/* Takes the block into the sums f[0] and, inside it, f[1] of gemm.h, for token `token`, whose codes add up to `sum`. products[16]: sum of
+ * (code - least) * weight code; weights[16]: sum of the weight codes. */
 static inline void agq_packed4_finish(const agq_tile *t, const agq_packed4_block *k, int token, int32_t sum, int32_t least,
-                                      const int32_t *products, const int32_t *weights, float *f) {
-  if (k->a_scale) {
-    const float as = k->a_scale[(size_t)token * (size_t)t->a_scale_stride];
-    for (int r = 0; r < AGQ_PANEL; r++)
-      f[r] = agq_madd((float)(products[r] + least * weights[r] - k->zero[r] * sum), k->scale[r] * as, f[r]);
-  } else {
-    for (int r = 0; r < AGQ_PANEL; r++)
-      f[r] = agq_madd((float)(products[r] + least * weights[r] - k->zero[r] * sum), k->scale[r], f[r]);
+                                      const int32_t *products, const int32_t *weights, float (*f)[AGQ_PANEL]) {
+  const float as = k->a_scale ? k->a_scale[(size_t)token * (size_t)t->a_scale_stride] : 1;
+  for (int r = 0; r < AGQ_PANEL; r++) {
+    const float acc = (float)(products[r] + least * weights[r] - k->zero[r] * sum);
+    f[1][r] = agq_madd(acc, k->tokens_first ? as : k->scale[r], f[1][r]);
+  }
+  if (!k->closes) return;
+  for (int r = 0; r < AGQ_PANEL; r++) {
+    f[0][r] = agq_madd(f[1][r], k->tokens_first ? k->scale[r] : as, f[0][r]);
+    f[1][r] = 0;
   }
 }
 /* y of one token and panel from its float sums. */
-void agq_packed4_store(const agq_tile *t, int panel, int token, const float *f);
+void agq_packed4_store(const agq_tile *t, int panel, int token, float (*f)[AGQ_PANEL]);
 /* The smallest of the block's codes of a token: at most 0 where there is padding or a zero. a: the tile's codes of the block, of
  * that token. */
 int agq_packed4_least(const int8_t *a, int stride, int columns);

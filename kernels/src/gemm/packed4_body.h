@@ -91,7 +91,7 @@ INLINE void panel_chunk(const uint8_t *w, int columns, int width, const uint16_t
 static void panels(const agq_tile *t, int first, int count) {
   const int width = t->width, stride = 4 * width;
   _Alignas(64) uint16_t codes[AGQ_MAX_MR * CHUNK];
-  _Alignas(64) float f[PANELS][AGQ_MAX_MR][AGQ_PANEL];
+  _Alignas(64) float f[PANELS][AGQ_MAX_MR][2][AGQ_PANEL];
   _Alignas(64) int32_t products[PANELS][AGQ_MAX_MR][AGQ_PANEL], weights[PANELS][AGQ_PANEL];
   int least[AGQ_MAX_MR];
   for (int p = 0; p < count; p++) memset(f[p], 0, (size_t)width * sizeof f[p][0]);

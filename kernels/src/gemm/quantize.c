@@ -92,7 +92,7 @@ void agq_quantize_static_scalar(const float *x, int k, int k_padded, const agq_s
   memset(codes + k, 0, (size_t)(k_padded - k));
 }
 
-void agq_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride) {
+void agq_sum_blocks_scalar(const int8_t *codes, int block, int blocks, int32_t *sums, int stride) {
   for (int b = 0; b < blocks; b++) {
     int32_t s = 0;
     for (int i = 0; i < block; i++) s += codes[(size_t)b * block + i];

@@ -18,6 +18,6 @@ agq_static agq_static_of(const agq_linear *l);
 void agq_quantize_static_scalar(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
 
 /* Sums of `block` consecutive codes: sums[b * stride] for b < blocks. */
-void agq_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride);
+void agq_sum_blocks_scalar(const int8_t *codes, int block, int blocks, int32_t *sums, int stride);
 
 #endif

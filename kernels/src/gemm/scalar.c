@@ -34,13 +34,14 @@ static inline void panel_i8(const int8_t *w, const int8_t *a, int stride, int co
 
 static inline void integer_tile(const agq_tile *t, int u4) {
   const size_t block_bytes = (size_t)t->block * AGQ_PANEL / (u4 ? 2 : 1);
+  const int tokens_first = agq_tokens_first(t), outer = agq_outer_blocks(t);
   for (int p = 0; p < t->panels; p++) {
     const uint8_t *w = t->w + p * t->w_stride;
     const char *scale = (const char *)t->scale + p * t->scale_stride;
     const int8_t *zero = t->zero ? t->zero + p * t->zero_stride : 0;
     int rows = t->rows - p * AGQ_PANEL < AGQ_PANEL ? t->rows - p * AGQ_PANEL : AGQ_PANEL;
     for (int i = 0; i < t->width; i++) {
-      float f[AGQ_PANEL] = {0};
+      float f[AGQ_PANEL] = {0}, g[AGQ_PANEL] = {0};
       for (int b = 0; b < t->blocks; b++) {
         int group = b / t->group_blocks;
         int32_t sum = t->sums[(size_t)b * t->width + i], acc[AGQ_PANEL];
@@ -50,14 +51,14 @@ static inline void integer_tile(const agq_tile *t, int u4) {
         else panel_i8((const int8_t *)w + b * block_bytes, a, 4 * t->width, t->block, acc);
         float as = t->act_blocks ? t->a_scale[(size_t)i * t->a_scale_stride + b / t->act_blocks] : 1;
         for (int r = 0; r < AGQ_PANEL; r++) {
-          float s = load_scale(scale, group * AGQ_PANEL + r, t->scale_bf16);
-          if (t->act_blocks) s *= as;
-          f[r] = agq_madd((float)acc[r], s, f[r]);
+          float ws = load_scale(scale, group * AGQ_PANEL + r, t->scale_bf16);
+          g[r] = agq_madd((float)acc[r], tokens_first ? as : ws, g[r]);
+          if (outer && (b + 1) % outer == 0) f[r] = agq_madd(g[r], tokens_first ? ws : as, f[r]), g[r] = 0;
         }
       }
       float *y = t->y + i * t->ldy + p * AGQ_PANEL;
       for (int r = 0; r < rows; r++) {
-        float v = t->act_blocks ? f[r] : f[r] * t->a_scale[(size_t)i * t->a_scale_stride];
+        float v = outer ? f[r] : g[r] * t->a_scale[(size_t)i * t->a_scale_stride];
         y[r] = t->bias ? v + t->bias[p * AGQ_PANEL + r] : v;
       }
     }
@@ -150,6 +151,7 @@ static void float_i8(const agq_float_tile *t) { dequant_tile(t, 0); }
       .float_name = "f32_scalar",                               \
       .quantize_row = agq_quantize_row_scalar,                  \
       .quantize_static = agq_quantize_static_scalar,            \
+      .sum_blocks = agq_sum_blocks_scalar,                      \
   }
 
 const agq_kernel_table agq_kernels_scalar = TABLE;

@@ -8,18 +8,10 @@
 #if defined(AGQ_X86)
 #include "x86_kernels.h"
 
-typedef struct {
-  vf scale;
-  vi init; /* -(zero + offset) * sum */
-} block_start;
-
-INLINE block_start begin_block(const agq_tile *t, const void *scales, const int8_t *zeros, int at, int offset,
-                               int symmetric, int sum) {
-  block_start s;
-  s.scale = vf_load_scale(scales, at, t->scale_bf16);
-  if (zeros) s.init = vi_mul32(vi_add32(vi_from_s8(zeros + at), vi_set32(offset)), vi_set32(-sum));
-  else s.init = vi_set32(-(offset + symmetric) * sum);
-  return s;
+/* Where the accumulators of AGQ_VL rows start: -(zero + offset) * sum. */
+INLINE vi start(const int8_t *zeros, int at, int offset, int symmetric, int sum) {
+  if (zeros) return vi_mul32(vi_add32(vi_from_s8(zeros + at), vi_set32(offset)), vi_set32(-sum));
+  return vi_set32(-(offset + symmetric) * sum);
 }
 
 #if !defined(AGQ_MADDUBS)
@@ -66,13 +58,10 @@ INLINE void dot_i8(const uint8_t *const *w, size_t at, const int8_t *a, int unit
 
 #else
 /* 4-bit activations: the high nibble is not shifted down but multiplied in place, 16 times its value: 2*240*15*4 =
- * 28800 fits int16 for 4 units of 8 columns, the low one (2*15*15*32 = 14400) for 32. One instruction less per vector
- * than with 8-bit activations. */
+ * 28800 fits int16 for 4 units of 8 columns; then the sum is shifted, exactly, and added to that of the low nibbles, together
+ * 2*2*15*15*32 = 28800 for 32 units. One shift in four units instead of one per unit, as with 8-bit activations. */
 INLINE void dot_u4a4(const uint8_t *const *w, size_t at, const int8_t *a, int units, vi *c, const int P) {
   const vi low = vi_set8(15), high = vi_set8(-16), one = vi_set16(1);
-  vi high32[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) high32[i] = vi_zero();
   for (int k = 0; k < units; k += 32) {
     const int last = units - k < 32 ? units : k + 32;
     vi s[4];
@@ -81,25 +70,22 @@ INLINE void dot_u4a4(const uint8_t *const *w, size_t at, const int8_t *a, int un
     for (int g = k; g < last; g += 4) {
       vi h[4];
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) h[i] = vi_zero();
-#pragma GCC unroll 4
       for (int j = g; j < g + 4; j++) {
         const vi x0 = vi_broadcast4(a + 8 * j), x1 = vi_broadcast4(a + 8 * j + 4);
 #pragma GCC unroll 4
         for (int i = 0; i < P * AGQ_NV; i++) {
           const vi v = vi_load(w[i / AGQ_NV] + at + 64 * (size_t)j + i % AGQ_NV * AGQ_VB);
           ACCUMULATE16(s[i], vi_maddubs(vi_and(v, low), x0));
-          ACCUMULATE16(h[i], vi_maddubs(vi_and(v, high), x1));
+          if (j == g) h[i] = vi_maddubs(vi_and(v, high), x1);
+          else ACCUMULATE16(h[i], vi_maddubs(vi_and(v, high), x1));
         }
       }
 #pragma GCC unroll 4
-      for (int i = 0; i < P * AGQ_NV; i++) high32[i] = vi_add32(high32[i], vi_madd16(h[i], one));
+      for (int i = 0; i < P * AGQ_NV; i++) ACCUMULATE16(s[i], vi_sra16_4(h[i]));
     }
 #pragma GCC unroll 4
     for (int i = 0; i < P * AGQ_NV; i++) c[i] = vi_add32(c[i], vi_madd16(s[i], one));
   }
-#pragma GCC unroll 4
-  for (int i = 0; i < P * AGQ_NV; i++) c[i] = vi_add32(c[i], vi_shr4(high32[i]));
 }
 
 INLINE void dot_u4(const uint8_t *const *w, size_t at, const int8_t *a, int units, vi *c, const int P, int kind) {
@@ -111,14 +97,13 @@ INLINE void dot_u4(const uint8_t *const *w, size_t at, const int8_t *a, int unit
   for (int k = 0; k < units; k += 4) { /* 32 columns */
     vi s[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) s[i] = vi_zero();
-#pragma GCC unroll 4
     for (int j = k; j < k + 4; j++) {
       const vi x0 = vi_broadcast4(a + 8 * j), x1 = vi_broadcast4(a + 8 * j + 4);
 #pragma GCC unroll 4
       for (int i = 0; i < P * AGQ_NV; i++) {
         const vi v = vi_load(w[i / AGQ_NV] + at + 64 * (size_t)j + i % AGQ_NV * AGQ_VB);
-        ACCUMULATE16(s[i], vi_maddubs(vi_and(v, m15), x0));
+        if (j == k) s[i] = vi_maddubs(vi_and(v, m15), x0);
+        else ACCUMULATE16(s[i], vi_maddubs(vi_and(v, m15), x0));
         ACCUMULATE16(s[i], vi_maddubs(vi_high_nibble(v, m15), x1));
       }
     }
@@ -167,40 +152,50 @@ INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind)
   for (int p = 0; p < P; p++) w[p] = t->w + (panel + p) * t->w_stride;
   const char *scales = (const char *)t->scale + panel * t->scale_stride;
   const int8_t *zeros = t->zero ? t->zero + panel * t->zero_stride : 0;
-  vf f[4];
+  const int tokens_first = agq_tokens_first(t), outer = agq_outer_blocks(t);
+  int left = outer; /* blocks up to the next outer scale */
+  vf f[4], g[4];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) f[i] = vf_zero();
+  for (int i = 0; i < 4; i++) f[i] = g[i] = vf_zero();
+  const float *a_scale = t->a_scale;
+  int group_left = t->group_blocks, act_left = t->act_blocks, row0 = 0;
   for (int b = 0; b < t->blocks; b++) {
-    const int row0 = b / t->group_blocks * AGQ_PANEL, sum = t->sums[b];
-    vf scale[4];
+    const int sum = t->sums[b];
     vi c[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < P * AGQ_NV; i++) {
-      const int p = i / AGQ_NV;
-      const block_start s = begin_block(t, scales + p * t->scale_stride, zeros ? zeros + p * t->zero_stride : 0,
-                                        row0 + i % AGQ_NV * AGQ_VL, offset, symmetric, sum);
-      scale[i] = s.scale;
-      c[i] = s.init;
-    }
+    for (int i = 0; i < P * AGQ_NV; i++)
+      c[i] = start(zeros ? zeros + i / AGQ_NV * t->zero_stride : 0, row0 + i % AGQ_NV * AGQ_VL, offset, symmetric, sum);
     const int8_t *a = t->a + (size_t)b * t->block;
     if (P > 2 && block_bytes <= MOST_BYTES)
       for (int p = 0; p < P; p++)
         for (size_t i = 0; i < block_bytes; i += 64) __builtin_prefetch(w[p] + b * block_bytes + AHEAD_BYTES + i);
     if (u4) dot_u4(w, b * block_bytes, a, units, c, P, kind);
     else dot_i8(w, b * block_bytes, a, units, c, P, kind);
-    if (t->act_blocks) {
-      const vf as = vf_set(t->a_scale[b / t->act_blocks]);
+    const vf as = vf_set(*a_scale);
+#define SCALE(i) vf_load_scale(scales + (i) / AGQ_NV * t->scale_stride, row0 + (i) % AGQ_NV * AGQ_VL, t->scale_bf16)
+    if (tokens_first)
 #pragma GCC unroll 4
-      for (int i = 0; i < P * AGQ_NV; i++) scale[i] = vf_mul(scale[i], as);
+      for (int i = 0; i < P * AGQ_NV; i++) g[i] = vf_madd(vf_from_int(c[i]), as, g[i]);
+    else
+#pragma GCC unroll 4
+      for (int i = 0; i < P * AGQ_NV; i++) g[i] = vf_madd(vf_from_int(c[i]), SCALE(i), g[i]);
+    if (--left == 0) {
+      left = outer;
+#pragma GCC unroll 4
+      for (int i = 0; i < P * AGQ_NV; i++) {
+        f[i] = vf_madd(g[i], tokens_first ? SCALE(i) : as, f[i]);
+        g[i] = vf_zero();
+      }
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < P * AGQ_NV; i++) f[i] = vf_madd(vf_from_int(c[i]), scale[i], f[i]);
+#undef SCALE
+    if (--group_left == 0) group_left = t->group_blocks, row0 += AGQ_PANEL;
+    if (--act_left == 0) act_left = t->act_blocks, a_scale++;
   }
 #pragma GCC unroll 4
   for (int i = 0; i < P * AGQ_NV; i++) {
     const int row = panel * AGQ_PANEL + i * AGQ_VL, rows = t->rows - row;
     if (rows <= 0) break;
-    vf v = t->act_blocks ? f[i] : vf_mul(f[i], vf_set(t->a_scale[0]));
+    vf v = outer ? f[i] : vf_mul(g[i], vf_set(t->a_scale[0]));
     if (t->bias) v = vf_add(v, vf_load_rows(t->bias + row, rows));
     vf_store_rows(t->y + row, v, rows);
   }
@@ -217,7 +212,8 @@ INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind)
       for (; p < t->panels; p++) panels_m1(t, p, 1, kind);                        \
   }
 M1(agq_x86_m1_u4a8, AGQ_U4A8)
-M1(agq_x86_m1_u4a4, AGQ_U4A4)
+static M1(m1_u4a4, AGQ_U4A4)
+void agq_x86_m1_u4a4(const agq_tile *t) { (t->block > 32 ? m1_u4a4 : agq_x86_m1_u4a8)(t); } /* see agq_x86_tile_u4a4 */
 M1(agq_x86_m1_i8a4, AGQ_I8A4)
 #if defined(AGQ_MADDUBS)
 static M1(m1_i8a8, AGQ_I8A8)

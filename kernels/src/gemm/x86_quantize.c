@@ -10,20 +10,17 @@
 INLINE void emit(const float *x, int n, float inv, float lo, float hi, int8_t *codes) {
   const vf vinv = vf_set(inv), vlo = vf_set(lo), vhi = vf_set(hi);
   int i = 0;
-  for (; i + AGQ_VL <= n; i += AGQ_VL) vf_store_s8(codes + i, vf_max(vf_min(vf_mul(vf_load(x + i), vinv), vhi), vlo));
+#define SCALED(v) vf_max(vf_min(vf_mul(v, vinv), vhi), vlo)
+#define AT(j) SCALED(vf_load(x + i + (j) * AGQ_VL))
+  for (; i + 4 * AGQ_VL <= n; i += 4 * AGQ_VL) vf_store4_s8(codes + i, AT(0), AT(1), AT(2), AT(3));
+  for (; i + AGQ_VL <= n; i += AGQ_VL) vf_store_s8(codes + i, AT(0));
   if (i < n) {
     int8_t t[AGQ_VL];
-    vf_store_s8(t, vf_max(vf_min(vf_mul(vf_load_rows(x + i, n - i), vinv), vhi), vlo));
+    vf_store_s8(t, SCALED(vf_load_rows(x + i, n - i)));
     memcpy(codes + i, t, (size_t)(n - i));
   }
-}
-
-INLINE float reduce(vf v, int largest) {
-  float t[AGQ_VL];
-  vf_store(t, v);
-  float r = t[0];
-  for (int i = 1; i < AGQ_VL; i++) r = (largest ? t[i] > r : t[i] < r) ? t[i] : r;
-  return r;
+#undef AT
+#undef SCALED
 }
 
 static float quantize_symmetric(const float *x, int n, float qmax, float clip, int8_t *codes) {
@@ -34,7 +31,7 @@ static float quantize_symmetric(const float *x, int n, float qmax, float clip, i
     m1 = vf_max(vf_abs(vf_load(x + i + AGQ_VL)), m1);
   }
   for (; i < n; i += AGQ_VL) m0 = vf_max(vf_abs(vf_load_rows(x + i, n - i)), m0);
-  const float amax = reduce(vf_max(m0, m1), 1) * clip;
+  const float amax = vf_largest(vf_max(m0, m1)) * clip;
   if (amax == 0) {
     memset(codes, 0, (size_t)n);
     return 0;
@@ -43,7 +40,8 @@ static float quantize_symmetric(const float *x, int n, float qmax, float clip, i
   return amax / qmax;
 }
 
-static float quantize_asymmetric(const float *x, int n, float clip, int8_t *codes) {
+/* The least and the largest of n values and 0, times clip. */
+INLINE void range_of(const float *x, int n, float clip, float *lo, float *hi) {
   vf l0 = vf_zero(), l1 = vf_zero(), h0 = vf_zero(), h1 = vf_zero();
   int i = 0;
   for (; i + 2 * AGQ_VL <= n; i += 2 * AGQ_VL) {
@@ -58,7 +56,12 @@ static float quantize_asymmetric(const float *x, int n, float clip, int8_t *code
     l0 = vf_min(a, l0);
     h0 = vf_max(a, h0);
   }
-  const float lo = reduce(vf_min(l0, l1), 0) * clip, range = reduce(vf_max(h0, h1), 1) * clip - lo;
+  *lo = vf_least(vf_min(l0, l1)) * clip;
+  *hi = vf_largest(vf_max(h0, h1)) * clip;
+}
+
+INLINE float quantize_asymmetric(const float *x, int n, float lo, float hi, int8_t *codes) {
+  const float range = hi - lo;
   if (range == 0) {
     memset(codes, 0, (size_t)n);
     return 0;
@@ -72,16 +75,36 @@ static float quantize_asymmetric(const float *x, int n, float clip, int8_t *code
   return range / 15.0f;
 }
 
+#define TOGETHER 16 /* groups whose ranges are found before the first is encoded, so that none waits for its own */
+
 void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
                           float *scales) {
   if (!group) group = k;
-  for (int g = 0; g * group < k; g++) {
-    const float *p = x + (size_t)g * group;
-    int8_t *c = codes + (size_t)g * group;
-    scales[g] =
-        symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, clip, c) : quantize_asymmetric(p, group, clip, c);
-  }
+  const int groups = k / group;
+  if (symmetric)
+    for (int g = 0; g < groups; g++)
+      scales[g] = quantize_symmetric(x + (size_t)g * group, group, bits == 8 ? 127.0f : 7.0f, clip, codes + (size_t)g * group);
+  else
+    for (int g = 0; g < groups; g += TOGETHER) {
+      const int count = groups - g < TOGETHER ? groups - g : TOGETHER;
+      float lo[TOGETHER], hi[TOGETHER];
+      for (int i = 0; i < count; i++) range_of(x + (size_t)(g + i) * group, group, clip, lo + i, hi + i);
+      for (int i = 0; i < count; i++) {
+        const size_t at = (size_t)(g + i) * group;
+        scales[g + i] = quantize_asymmetric(x + at, group, lo[i], hi[i], codes + at);
+      }
+    }
   memset(codes + k, 0, (size_t)(k_padded - k));
+}
+
+void agq_x86_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride) {
+  for (int b = 0; b < blocks; b++, codes += block) {
+    __m128i s = _mm_setzero_si128();
+    for (int i = 0; i < block; i += 32) s = vi_sum32(s, codes + i);
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+    sums[(size_t)b * (size_t)stride] = _mm_cvtsi128_si32(s);
+  }
 }
 
 /* AGQ_VL operands of static activations. Powers of two come from exponent bits. */

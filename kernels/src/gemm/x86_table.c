@@ -41,5 +41,6 @@ const agq_kernel_table agq_kernels_native = {
     .float_name = "f32_" AGQ_ISA_NAME,
     .quantize_row = agq_x86_quantize_row,
     .quantize_static = agq_x86_quantize_static,
+    .sum_blocks = agq_x86_sum_blocks,
 };
 #endif

@@ -13,6 +13,7 @@
 #include "x86_kernels.h"
 
 #define CHUNK 256 /* columns unpacked at once */
+#define SHORT 128 /* the same of short blocks, whose float sums want room in L1 too, where vpdpbusd is fast enough to feel it */
 
 #if defined(AGQ_ISA_AVX512VNNI)
 #define MAX_PANELS 4
@@ -23,99 +24,130 @@
 #endif
 #define MAX_RV (MAX_PANELS * AGQ_NV)
 
-/* One register tile over one chunk. Vectors of the panel group: `row_vectors`, of which the tile works on RV at a
- * time. */
+/* What a block brings: vectors of the panel group, numbers of the token panel. */
 typedef struct {
-  const uint8_t *u;      /* [steps][row_vectors] vectors: one step = 4 columns */
-  int steps, row_vectors;
-  const int8_t *a;       /* [steps] of a_stride bytes: 4 codes of each token */
-  int a_stride;
-  vi *acc;               /* [W][row_vectors], kept between chunks of a block */
-  vf *f;                 /* [W][row_vectors] */
-  const int32_t *init;   /* [W]: start of the accumulators, or the token's sum if `zero` */
-  const vi *zero;        /* [row_vectors]: factors of the sums, or NULL */
-  const vf *scale;       /* [row_vectors] */
-  const float *a_scale;  /* scale of the first token in this block, or NULL (per token) */
-  int a_scale_stride;
-  int first, last;       /* of the chunks of a block */
+  vf scale[MAX_RV];           /* where the block needs it: not inside an outer scale of the rows */
+  vi zero[MAX_RV];            /* factors of the sums, if rows have zero points */
+  int32_t init[AGQ_X86_MR];   /* start of the accumulators, or the token's sum if rows have zero points */
+  const float *a_scale;       /* of token 0, if blocks have their own */
+  int opens, closes;          /* first and last of the blocks that share the outer scale (gemm.h) */
+} block;
+
+/* One register tile over one chunk, which is several whole blocks or a piece of one. */
+typedef struct {
+  const block *block;
+  int blocks, steps;     /* steps of each: 4 columns */
+  const uint8_t *u;      /* [blocks * steps][vectors] vectors */
+  const int8_t *a;       /* [blocks * steps] of a_stride bytes: 4 codes of each token */
+  int a_stride, token; /* token: the tile's first one in the token panel */
+  vi *acc;               /* [W][vectors], kept between chunks of a block */
+  vf *f, *g;             /* [W][vectors]: sums, and those inside an outer scale */
+  int zeros, tokens_first, a_scale_stride;
+  int first, last;       /* the chunk begins, ends its block(s) */
 } tile_args;
 
 typedef void (*tile_fn)(const tile_args *);
 
-/* Without vpdpbusd a group is always one panel. */
+/* Vectors of the panel group. With vpdpbusd a tile takes all of them, without it a group is one panel. */
 #if defined(AGQ_MADDUBS)
-#define VECTORS(s) AGQ_NV
+#define VECTORS(R) AGQ_NV
 #else
-#define VECTORS(s) ((s)->row_vectors)
+#define VECTORS(R) (R)
 #endif
 
-/* Accumulators c[vector][token] of a tile at the start of a chunk. W, R: constants at every call. */
-INLINE void begin(const tile_args *s, const int W, const int R, int first, vi c[][AGQ_TILE_TOKENS]) {
-  const int vectors = VECTORS(s);
+/* Addresses are computed here and not before the loop over blocks, where they would crowd the registers. */
+#define HERE(pointer) __asm__ volatile("" : "+r"(pointer))
+
+/* Accumulators c[vector][token] of a tile at the start of a block. W, R: constants at every call. */
+INLINE void begin(const tile_args *s, const block *b, const int W, const int R, int first, vi c[][AGQ_TILE_TOKENS]) {
+  HERE(s);
+  const int vectors = VECTORS(R);
+  const int32_t *init = b->init + s->token;
   if (!s->first) {
 #pragma GCC unroll 16
     for (int t = 0; t < W; t++)
 #pragma GCC unroll 4
       for (int i = 0; i < R; i++) c[i][t] = s->acc[t * vectors + first + i];
-  } else if (s->zero) {
+  } else if (s->zeros) {
 #pragma GCC unroll 16
     for (int t = 0; t < W; t++)
 #pragma GCC unroll 4
-      for (int i = 0; i < R; i++) c[i][t] = vi_mul32(s->zero[first + i], vi_set32(s->init[t]));
+      for (int i = 0; i < R; i++) c[i][t] = vi_mul32(b->zero[first + i], vi_set32(init[t]));
   } else {
 #pragma GCC unroll 16
     for (int t = 0; t < W; t++)
 #pragma GCC unroll 4
-      for (int i = 0; i < R; i++) c[i][t] = vi_set32(s->init[t]);
+      for (int i = 0; i < R; i++) c[i][t] = vi_set32(init[t]);
   }
 }
 
-/* The end of a chunk: at the end of the block f = acc * scale + f. */
-INLINE void end(const tile_args *s, const int W, const int R, int first, vi c[][AGQ_TILE_TOKENS]) {
-  const int vectors = VECTORS(s);
-  vf *f = s->f + first;
-  const vf *scale = s->scale + first;
+/* The end of a block: its sums into g, and at the end of an outer scale into f. */
+INLINE void end(const tile_args *s, const block *b, const int W, const int R, int first, vi c[][AGQ_TILE_TOKENS]) {
+  HERE(s);
+  const int vectors = VECTORS(R);
   if (!s->last) {
 #pragma GCC unroll 16
     for (int t = 0; t < W; t++)
 #pragma GCC unroll 4
       for (int i = 0; i < R; i++) s->acc[t * vectors + first + i] = c[i][t];
-  } else if (s->a_scale) {
-    const float *a_scale = s->a_scale;
-#pragma GCC unroll 16
-    for (int t = 0; t < W; t++, a_scale += s->a_scale_stride)
-#pragma GCC unroll 4
-      for (int i = 0; i < R; i++)
-        f[t * vectors + i] = vf_madd(vf_from_int(c[i][t]), vf_mul(scale[i], vf_set(*a_scale)), f[t * vectors + i]);
+    return;
+  }
+  vf *f = s->f + first, *g = s->g + first, x[4][AGQ_TILE_TOKENS];
+  const vf *scale = b->scale + first;
+  const ptrdiff_t stride = s->a_scale_stride;
+  const float *a_scale = b->a_scale + s->token * stride, *as = a_scale;
+#define EACH(V)                            \
+  _Pragma("GCC unroll 16") for (int t = 0; t < W; t++, as += stride) \
+      _Pragma("GCC unroll 4") for (int i = 0; i < R; i++) x[i][t] = V
+  if (s->tokens_first) {
+    if (b->opens) EACH(vf_mul(vf_from_int(c[i][t]), vf_set(*as)));
+    else EACH(vf_madd(vf_from_int(c[i][t]), vf_set(*as), g[t * vectors + i]));
   } else {
+    if (b->opens) EACH(vf_mul(vf_from_int(c[i][t]), scale[i]));
+    else EACH(vf_madd(vf_from_int(c[i][t]), scale[i], g[t * vectors + i]));
+  }
+#undef EACH
+  if (!b->closes) {
 #pragma GCC unroll 16
     for (int t = 0; t < W; t++)
 #pragma GCC unroll 4
-      for (int i = 0; i < R; i++) f[t * vectors + i] = vf_madd(vf_from_int(c[i][t]), scale[i], f[t * vectors + i]);
+      for (int i = 0; i < R; i++) g[t * vectors + i] = x[i][t];
+  } else if (s->tokens_first) {
+#pragma GCC unroll 16
+    for (int t = 0; t < W; t++)
+#pragma GCC unroll 4
+      for (int i = 0; i < R; i++) f[t * vectors + i] = vf_madd(x[i][t], scale[i], f[t * vectors + i]);
+  } else {
+#pragma GCC unroll 16
+    for (int t = 0; t < W; t++, a_scale += stride)
+#pragma GCC unroll 4
+      for (int i = 0; i < R; i++) f[t * vectors + i] = vf_madd(x[i][t], vf_set(*a_scale), f[t * vectors + i]);
   }
 }
 
 #if !defined(AGQ_MADDUBS)
 INLINE void tile(const int RV, const int W, const tile_args *s) {
-  vi c[4][AGQ_TILE_TOKENS];
-  begin(s, W, RV, 0, c);
   const uint8_t *u = s->u;
   const int8_t *a = s->a;
   const int a_stride = s->a_stride;
-  for (int k = s->steps; k > 0; k--) {
-    vi v[4];
+  for (const block *b = s->block, *stop = b + s->blocks; b != stop; b++) {
+    vi c[4][AGQ_TILE_TOKENS];
+    begin(s, b, W, RV, 0, c);
+    for (int k = s->steps; k > 0; k--) {
+      vi v[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < RV; i++) v[i] = vi_load(u + i * AGQ_VB);
+      for (int i = 0; i < RV; i++) v[i] = vi_load(u + i * AGQ_VB);
 #pragma GCC unroll 16
-    for (int t = 0; t < W; t++) {
-      const vi x = vi_broadcast4(a + 4 * t);
+      for (int t = 0; t < W; t++) {
+        const vi x = vi_broadcast4(a + 4 * t);
 #pragma GCC unroll 4
-      for (int i = 0; i < RV; i++) c[i][t] = vi_dot(c[i][t], v[i], x);
+        for (int i = 0; i < RV; i++) c[i][t] = vi_dot(c[i][t], v[i], x);
+      }
+      u += RV * AGQ_VB;
+      a += a_stride;
     }
-    u += RV * AGQ_VB;
-    a += a_stride;
+    end(s, b, W, RV, 0, c);
   }
-  end(s, W, RV, 0, c);
 }
 #define KINDS 1
 
@@ -124,58 +156,62 @@ INLINE void tile(const int RV, const int W, const tile_args *s) {
  * two products a step). u4 x s8: 2*15*127*8 = 30480; u4 x s4: 2*15*15*64 = 28800; u8 x s4: 2*255*15*4 = 30600. s8 x s8
  * is widened at once: |w| x sign(a, w), 2*128*127 = 32512; with codes of -128, which have no negative, |a| x sign(w, a). The int32 accumulators lie in memory where int16 ones need
  * the registers. */
-INLINE void tile(const int kind, const int W, const tile_args *s) {
-  enum { RV = 2 };
+enum { RV = 2 };
+INLINE void block_products(const int kind, const int W, const tile_args *s, const uint8_t *u, const int8_t *a, vi wide[][AGQ_TILE_TOKENS]) {
   const int depth = kind == AGQ_U4A8 ? 8 : kind == AGQ_U4A4 ? 64 : kind == AGQ_I8A4 ? 4 : 1;
   const int lowest = kind == AGQ_I8A8_LOWEST;
   const vi one = vi_set16(1);
   const int a_stride = s->a_stride;
-  for (int h = 0; h < AGQ_NV; h += RV) {
-    const uint8_t *u = s->u + h * AGQ_VB;
-    const int8_t *a = s->a;
-    vi wide[RV][AGQ_TILE_TOKENS];
-    begin(s, W, RV, h, wide);
-    if (kind == AGQ_I8A8 || lowest) {
+  if (kind == AGQ_I8A8 || lowest) {
 #pragma GCC unroll 1
-      for (int k = s->steps; k > 0; k--) {
-        const vi v0 = vi_load(u), v1 = vi_load(u + AGQ_VB), m0 = vi_abs8(v0), m1 = vi_abs8(v1);
+    for (int k = s->steps; k > 0; k--) {
+      const vi v0 = vi_load(u), v1 = vi_load(u + AGQ_VB), m0 = vi_abs8(v0), m1 = vi_abs8(v1);
+#pragma GCC unroll 8
+      for (int t = 0; t < W; t++) {
+        const vi x = vi_broadcast4(a + 4 * t);
+        const vi p0 = lowest ? vi_maddubs(vi_abs8(x), vi_sign8(v0, x)) : vi_maddubs(m0, vi_sign8(x, v0));
+        const vi p1 = lowest ? vi_maddubs(vi_abs8(x), vi_sign8(v1, x)) : vi_maddubs(m1, vi_sign8(x, v1));
+        ACCUMULATE32(wide[0][t], vi_madd16(p0, one));
+        ACCUMULATE32(wide[1][t], vi_madd16(p1, one));
+      }
+      u += 64;
+      a += a_stride;
+    }
+  } else {
+#pragma GCC unroll 1
+    for (int k = 0; k < s->steps; k += depth) {
+      const int n = depth <= 8 ? depth : s->steps - k < depth ? s->steps - k : depth;
+      vi c[RV][AGQ_TILE_TOKENS];
+#pragma GCC unroll 8
+      for (int t = 0; t < W; t++) c[0][t] = c[1][t] = vi_zero();
+#pragma GCC unroll 1
+      for (int j = 0; j < n; j++) {
+        const vi v0 = vi_load(u), v1 = vi_load(u + AGQ_VB);
 #pragma GCC unroll 8
         for (int t = 0; t < W; t++) {
           const vi x = vi_broadcast4(a + 4 * t);
-          const vi p0 = lowest ? vi_maddubs(vi_abs8(x), vi_sign8(v0, x)) : vi_maddubs(m0, vi_sign8(x, v0));
-          const vi p1 = lowest ? vi_maddubs(vi_abs8(x), vi_sign8(v1, x)) : vi_maddubs(m1, vi_sign8(x, v1));
-          ACCUMULATE32(wide[0][t], vi_madd16(p0, one));
-          ACCUMULATE32(wide[1][t], vi_madd16(p1, one));
+          ACCUMULATE16(c[0][t], vi_maddubs(v0, x));
+          ACCUMULATE16(c[1][t], vi_maddubs(v1, x));
         }
         u += 64;
         a += a_stride;
       }
-    } else {
-#pragma GCC unroll 1
-      for (int k = 0; k < s->steps; k += depth) {
-        const int n = depth <= 8 ? depth : s->steps - k < depth ? s->steps - k : depth;
-        vi c[RV][AGQ_TILE_TOKENS];
 #pragma GCC unroll 8
-        for (int t = 0; t < W; t++) c[0][t] = c[1][t] = vi_zero();
-#pragma GCC unroll 1
-        for (int j = 0; j < n; j++) {
-          const vi v0 = vi_load(u), v1 = vi_load(u + AGQ_VB);
-#pragma GCC unroll 8
-          for (int t = 0; t < W; t++) {
-            const vi x = vi_broadcast4(a + 4 * t);
-            ACCUMULATE16(c[0][t], vi_maddubs(v0, x));
-            ACCUMULATE16(c[1][t], vi_maddubs(v1, x));
-          }
-          u += 64;
-          a += a_stride;
-        }
-#pragma GCC unroll 8
-        for (int t = 0; t < W; t++)
-          for (int i = 0; i < RV; i++) wide[i][t] = vi_add32(wide[i][t], vi_madd16(c[i][t], one));
-      }
+      for (int t = 0; t < W; t++)
+        for (int i = 0; i < RV; i++) wide[i][t] = vi_add32(wide[i][t], vi_madd16(c[i][t], one));
     }
-    end(s, W, RV, h, wide);
   }
+}
+
+INLINE void tile(const int kind, const int W, const tile_args *s) {
+  for (int h = 0; h < AGQ_NV; h += RV)
+    for (int b = 0; b < s->blocks; b++) {
+      const int step = b * s->steps;
+      vi wide[RV][AGQ_TILE_TOKENS];
+      begin(s, s->block + b, W, RV, h, wide);
+      block_products(kind, W, s, s->u + step * 64 + h * AGQ_VB, s->a + step * s->a_stride, wide);
+      end(s, s->block + b, W, RV, h, wide);
+    }
 }
 #define KINDS 5
 #endif
@@ -209,7 +245,7 @@ static const tile_fn tiles[5][AGQ_TILE_TOKENS + 1] = {
 
 /* Few tokens: weights come from memory, and each of several panels gives only a piece of 1 or 2 KiB at a time, too short for the
  * hardware to run ahead. So pieces are asked for early. */
-#define NARROW 6 /* tokens up to which computing does not hide the memory anyway */
+#define NARROW 6 /* tokens up to which computing does not hide the memory anyway; in short chunks, unpacking overlaps the products before */
 #define AHEAD_BYTES 2048
 
 /* `columns` of `panels` weight panels to [step][panel][64 bytes]; what lies `ahead` bytes further is fetched, unless 0. */
@@ -254,55 +290,80 @@ static void write_out(const agq_tile *t, int panel, int panels, const vf *f) {
   }
 }
 
+/* A block's place among those that share a scale. Counted, not divided: with few tokens divisions would be felt. */
+typedef struct {
+  int b, group, act;            /* block, weight group, activation group */
+  int group_left, act_left;     /* blocks of them from here on */
+} place;
+
+INLINE void next_place(place *at, const agq_tile *t) {
+  at->b++;
+  if (--at->group_left == 0) at->group++, at->group_left = t->group_blocks;
+  if (--at->act_left == 0) at->act++, at->act_left = t->act_blocks;
+}
+
+/* A block of `panels` panels and of the token panel. */
+INLINE void prepare(const agq_tile *t, block *k, const place *here, int u4, int offset, int tokens_first, int panel, int panels) {
+  const int width = t->width;
+  if (tokens_first) k->opens = here->group_left == t->group_blocks, k->closes = here->group_left == 1;
+  else if (t->act_blocks) k->opens = here->act_left == t->act_blocks, k->closes = here->act_left == 1;
+  else k->opens = here->b == 0, k->closes = 0;
+  k->a_scale = t->a_scale + here->act;
+  const int scaled = !tokens_first || k->closes;
+  for (int i = 0; i < panels * AGQ_NV; i++) {
+    const int p = panel + i / AGQ_NV, at = here->group * AGQ_PANEL + i % AGQ_NV * AGQ_VL;
+    if (scaled) k->scale[i] = vf_load_scale((const char *)t->scale + p * t->scale_stride, at, t->scale_bf16);
+    if (t->zero) {
+      /* -(zero + offset) in 32 bits */
+      const vi z = vi_add32(vi_from_s8(t->zero + p * t->zero_stride + at), vi_set32(offset));
+      k->zero[i] = vi_mul32(z, vi_set32(-1));
+    }
+  }
+  const int32_t *sums = t->sums + (size_t)here->b * width;
+  const int factor = t->zero ? 1 : -(offset + (u4 ? 8 : 0));
+  for (int i = 0; i < width; i++) k->init[i] = factor * sums[i];
+}
+
 INLINE void panel_group(const agq_tile *t, int kind, int panel, int panels) {
   const int u4 = kind == AGQ_U4A8 || kind == AGQ_U4A4, vectors = panels * AGQ_NV, width = t->width;
   const int offset = u4 || (kind != AGQ_I8A4 && KINDS > 1) ? 0 : 128;
-  const int column_bytes = u4 ? 8 : 16;
+  const int column_bytes = u4 ? 8 : 16, whole = t->block <= CHUNK;
+  const int chunk = width <= NARROW || (KINDS == 1 && t->block <= SHORT) ? SHORT : CHUNK, most = t->block < chunk ? chunk / t->block : 1;
+  const int tokens_first = agq_tokens_first(t);
   const uint8_t *w = t->w + panel * t->w_stride;
-  const char *scales = (const char *)t->scale + panel * t->scale_stride;
-  const int8_t *zeros = t->zero ? t->zero + panel * t->zero_stride : 0;
   _Alignas(64) uint8_t u[CHUNK / 4 * 64 * MAX_PANELS];
-  vi acc[AGQ_X86_MR * MAX_RV], zero[MAX_RV];
-  vf f[AGQ_X86_MR * MAX_RV], scale[MAX_RV];
-  int32_t init[AGQ_X86_MR];
-  for (int i = 0; i < width * vectors; i++) f[i] = vf_zero();
+  block blocks[CHUNK / 32];
+  place at = {.group_left = t->group_blocks, .act_left = t->act_blocks};
+  vi acc[AGQ_X86_MR * MAX_RV];
+  vf f[AGQ_X86_MR * MAX_RV], g[AGQ_X86_MR * MAX_RV];
+  if (t->act_blocks)
+    for (int i = 0; i < width * vectors; i++) f[i] = vf_zero();
 
   /* Register tiles of equal width. */
   const int tiles_count = (width + AGQ_TILE_TOKENS - 1) / AGQ_TILE_TOKENS;
-  for (int b = 0; b < t->blocks; b++) {
-    const int group = b / t->group_blocks;
-    if (b % t->group_blocks == 0)
-      for (int i = 0; i < vectors; i++) {
-        const int p = i / AGQ_NV, at = group * AGQ_PANEL + i % AGQ_NV * AGQ_VL;
-        scale[i] = vf_load_scale(scales + p * t->scale_stride, at, t->scale_bf16);
-        if (zeros) {
-          /* -(zero + offset) in 32 bits */
-          const vi z = vi_add32(vi_from_s8(zeros + p * t->zero_stride + at), vi_set32(offset));
-          zero[i] = vi_mul32(z, vi_set32(-1));
-        }
-      }
-    const int32_t *sums = t->sums + (size_t)b * width;
-    const int factor = zeros ? 1 : -(offset + (u4 ? 8 : 0));
-    for (int i = 0; i < width; i++) init[i] = factor * sums[i];
-    for (int c = 0; c < t->block; c += CHUNK) {
-      const int columns = t->block - c < CHUNK ? t->block - c : CHUNK;
+  for (int b = 0, count; b < t->blocks; b += count) {
+    count = t->blocks - b < most ? t->blocks - b : most;
+    for (int i = 0; i < count; i++, next_place(&at, t)) prepare(t, &blocks[i], &at, u4, offset, tokens_first, panel, panels);
+    for (int c = 0, columns; c < t->block; c += columns) {
+      columns = whole || t->block - c < CHUNK ? t->block - c : CHUNK;
       const size_t column = (size_t)b * t->block + c;
-      unpack(kind, w + column * column_bytes, t->w_stride, panels, columns, u,
+      unpack(kind, w + column * column_bytes, t->w_stride, panels, count * columns, u,
              panels > 2 && width <= NARROW ? AHEAD_BYTES : 0);
       for (int i = 0, token = 0; i < tiles_count; i++) {
         const int n = (width - token) / (tiles_count - i);
         const tile_args s = {
-            .u = u,
+            .block = blocks,
+            .blocks = count,
             .steps = columns / 4,
-            .row_vectors = vectors,
+            .u = u,
             .a = t->a + column * width + 4 * token,
             .a_stride = 4 * width,
+            .token = token,
             .acc = acc + token * vectors,
             .f = f + token * vectors,
-            .init = init + token,
-            .zero = zeros ? zero : 0,
-            .scale = scale,
-            .a_scale = t->act_blocks ? t->a_scale + (size_t)token * t->a_scale_stride + b / t->act_blocks : 0,
+            .g = g + token * vectors,
+            .zeros = t->zero != NULL,
+            .tokens_first = tokens_first,
             .a_scale_stride = t->a_scale_stride,
             .first = c == 0,
             .last = c + columns == t->block,
@@ -316,7 +377,7 @@ INLINE void panel_group(const agq_tile *t, int kind, int panel, int panels) {
       }
     }
   }
-  write_out(t, panel, panels, f);
+  write_out(t, panel, panels, t->act_blocks ? f : g);
 }
 
 static void run(const agq_tile *t, int kind) {
@@ -333,7 +394,8 @@ static void run(const agq_tile *t, int kind) {
 }
 
 void agq_x86_tile_u4a8(const agq_tile *t) { run(t, AGQ_U4A8); }
-void agq_x86_tile_u4a4(const agq_tile *t) { run(t, AGQ_U4A4); }
+/* In blocks of 32 columns the sums of 8-bit products fit in 16 bits just as well. */
+void agq_x86_tile_u4a4(const agq_tile *t) { run(t, t->block > 32 ? AGQ_U4A4 : AGQ_U4A8); }
 void agq_x86_tile_i8a8(const agq_tile *t) { run(t, t->lowest && KINDS > 1 ? AGQ_I8A8_LOWEST : AGQ_I8A8); }
 void agq_x86_tile_i8a4(const agq_tile *t) { run(t, AGQ_I8A4); }
 #endif

@@ -54,6 +54,18 @@ INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_s
 INLINE void vf_store_s8(int8_t *p, vf a) {
   _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
 }
+/* Four vectors likewise. Packing goes by quarters of a vector: they are put in order afterwards. */
+INLINE void vf_store4_s8(int8_t *p, vf a, vf b, vf c, vf d) {
+  const vi low = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+  const vi high = _mm512_packs_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
+  const vi order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high)));
+}
+/* Sums of 32 bytes, added to four lanes. */
+INLINE __m128i vi_sum32(__m128i s, const int8_t *p) {
+  s = _mm_dpbusd_epi32(s, _mm_set1_epi8(1), _mm_loadu_si128((const __m128i *)p));
+  return _mm_dpbusd_epi32(s, _mm_set1_epi8(1), _mm_loadu_si128((const __m128i *)p + 1));
+}
 INLINE vi vi_shr32(vi a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi vi_shl32(vi a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi vi_sra32(vi a, int n) { return _mm512_sra_epi32(a, _mm_cvtsi32_si128(n)); }
@@ -96,17 +108,28 @@ INLINE void vf_store_s8(int8_t *p, vf a) {
   __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
   _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(h, h));
 }
+INLINE void vf_store4_s8(int8_t *p, vf a, vf b, vf c, vf d) {
+  const vi low = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
+  const vi high = _mm256_packs_epi32(_mm256_cvtps_epi32(c), _mm256_cvtps_epi32(d));
+  const vi order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256((__m256i *)p, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
+}
 INLINE vi vi_shr32(vi a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi vi_shl32(vi a, int n) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi vi_sra32(vi a, int n) { return _mm256_sra_epi32(a, _mm_cvtsi32_si128(n)); }
 #if defined(AGQ_ISA_AVXVNNI)
 INLINE vi vi_dot(vi c, vi u, vi s) { return _mm256_dpbusd_avx_epi32(c, u, s); }
+INLINE __m128i vi_sum32(__m128i s, const int8_t *p) {
+  s = _mm_dpbusd_avx_epi32(s, _mm_set1_epi8(1), _mm_loadu_si128((const __m128i *)p));
+  return _mm_dpbusd_avx_epi32(s, _mm_set1_epi8(1), _mm_loadu_si128((const __m128i *)p + 1));
+}
 #else
 #define AGQ_MADDUBS 1
 INLINE vi vi_set16(int x) { return _mm256_set1_epi16((short)x); }
 INLINE vi vi_add16(vi a, vi b) { return _mm256_add_epi16(a, b); }
 INLINE vi vi_maddubs(vi u, vi s) { return _mm256_maddubs_epi16(u, s); }
 INLINE vi vi_madd16(vi a, vi b) { return _mm256_madd_epi16(a, b); }
+INLINE vi vi_sra16_4(vi a) { return _mm256_srai_epi16(a, 4); }
 INLINE vi vi_sign8(vi a, vi by) { return _mm256_sign_epi8(a, by); }
 INLINE vi vi_abs8(vi a) { return _mm256_abs_epi8(a); }
 #endif
@@ -160,6 +183,11 @@ INLINE void vf_store_s8(int8_t *p, vf a) {
   int32_t x = _mm_cvtsi128_si32(_mm_packs_epi16(h, h));
   memcpy(p, &x, 4);
 }
+INLINE void vf_store4_s8(int8_t *p, vf a, vf b, vf c, vf d) {
+  const vi low = _mm_packs_epi32(_mm_cvtps_epi32(a), _mm_cvtps_epi32(b));
+  const vi high = _mm_packs_epi32(_mm_cvtps_epi32(c), _mm_cvtps_epi32(d));
+  _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(low, high));
+}
 INLINE vi vi_shr32(vi a, int n) { return _mm_srl_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi vi_shl32(vi a, int n) { return _mm_sll_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi vi_sra32(vi a, int n) { return _mm_sra_epi32(a, _mm_cvtsi32_si128(n)); }
@@ -167,8 +195,17 @@ INLINE vi vi_set16(int x) { return _mm_set1_epi16((short)x); }
 INLINE vi vi_add16(vi a, vi b) { return _mm_add_epi16(a, b); }
 INLINE vi vi_maddubs(vi u, vi s) { return _mm_maddubs_epi16(u, s); }
 INLINE vi vi_madd16(vi a, vi b) { return _mm_madd_epi16(a, b); }
+INLINE vi vi_sra16_4(vi a) { return _mm_srai_epi16(a, 4); }
 INLINE vi vi_sign8(vi a, vi by) { return _mm_sign_epi8(a, by); }
 INLINE vi vi_abs8(vi a) { return _mm_abs_epi8(a); }
+#endif
+
+#if defined(AGQ_MADDUBS)
+INLINE __m128i vi_sum32(__m128i s, const int8_t *p) {
+  const __m128i one = _mm_set1_epi8(1), a = _mm_maddubs_epi16(one, _mm_loadu_si128((const __m128i *)p));
+  const __m128i b = _mm_maddubs_epi16(one, _mm_loadu_si128((const __m128i *)p + 1));
+  return _mm_add_epi32(s, _mm_madd_epi16(_mm_add_epi16(a, b), _mm_set1_epi16(1)));
+}
 #endif
 
 /* c += v in 16-bit or 32-bit lanes. As an instruction, because compilers otherwise reassociate the sums of an unrolled
@@ -183,6 +220,25 @@ INLINE vi vi_abs8(vi a) { return _mm_abs_epi8(a); }
 
 #define AGQ_VL (AGQ_VB / 4)  /* rows of a vector */
 #define AGQ_NV (64 / AGQ_VB) /* vectors of a panel */
+
+/* The largest and the least lane; lanes must be numbers. */
+#define AGQ_REDUCE(NAME, OP)                                                                                        \
+  INLINE float NAME##_128(__m128 a) {                                                                               \
+    a = _mm_##OP##_ps(a, _mm_movehl_ps(a, a));                                                                      \
+    return _mm_cvtss_f32(_mm_##OP##_ss(a, _mm_shuffle_ps(a, a, 1)));                                                \
+  }                                                                                                                 \
+  INLINE float NAME(vf v) { return NAME##_128(AGQ_HALVES(v, OP)); }
+#if defined(AGQ_ISA_AVX512VNNI)
+#define AGQ_HALVES(v, OP) \
+  _mm_##OP##_ps(_mm_##OP##_ps(_mm512_castps512_ps128(v), _mm512_extractf32x4_ps(v, 1)), \
+                _mm_##OP##_ps(_mm512_extractf32x4_ps(v, 2), _mm512_extractf32x4_ps(v, 3)))
+#elif AGQ_VB == 32
+#define AGQ_HALVES(v, OP) _mm_##OP##_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))
+#else
+#define AGQ_HALVES(v, OP) v
+#endif
+AGQ_REDUCE(vf_largest, max)
+AGQ_REDUCE(vf_least, min)
 
 /* Four activation codes to every row. */
 INLINE vi vi_broadcast4(const int8_t *p) {
