@@ -1,6 +1,7 @@
 /* bench_engine.c: time of the forward pass by part, on a model of any LLaMA-like shape with random weights.
  *   bench_engine [key=value ...]   keys: hidden ffn heads kv_heads head_dim vocab layers bits (4, 8) act (4, 8) group
- * threads prompt depth decode batch repeat kv hadamard. The default is TinyLlama-1.1B's shape with 4 layers.
+ * threads prompt depth decode batch repeat kv hadamard both. The default is TinyLlama-1.1B's shape with 4 layers.
+ * both=1: 8-bit and 4-bit activations on the same weights, measured alternately `repeat` times; medians, and the ratio of the speeds.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
@@ -18,7 +19,7 @@ static struct {
 } settings[] = {{"hidden", 2048}, {"ffn", 5632},  {"heads", 32},  {"kv_heads", 4}, {"head_dim", 64}, {"vocab", 32000},
                 {"layers", 4},    {"bits", 4},    {"act", 8},     {"group", 128},  {"threads", 2},   {"prompt", 512},
                 {"depth", 0},     {"decode", 32}, {"batch", 256}, {"repeat", 3},   {"kv", 8},
-                {"hadamard", 0} /* of the input of the last linear */};
+                {"hadamard", 0} /* of the input of the last linear */, {"both", 0}};
 
 static int get(const char *name) {
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
@@ -58,15 +59,19 @@ static void *allocate(size_t bytes) {
 
 static size_t weight_bytes; /* of all linears */
 
+static void set_act(agq_linear *l, int act) {
+  l->act_bits = act;
+  l->act_group = act == 4 ? 128 : 0;
+  l->act_symmetric = act != 4;
+}
+
 static agq_linear linear(int out, int in, int bits, int act, int group) {
   agq_linear l = {.out_features = out,
                   .in_features = in,
                   .weight_dtype = bits == 4 ? AGQ_U4 : AGQ_I8,
                   .scale_dtype = AGQ_BF16,
-                  .group_size = group,
-                  .act_bits = act,
-                  .act_group = act == 4 ? 128 : 0,
-                  .act_symmetric = act != 4};
+                  .group_size = group};
+  set_act(&l, act);
   l.weight_bytes = (size_t)agq_linear_weight_bytes(&l);
   l.scale_bytes = (size_t)agq_linear_scale_bytes(&l);
   uint64_t *w = allocate(l.weight_bytes);
@@ -94,6 +99,70 @@ static void report(const char *title, agq_engine *e, double total, int tokens) {
              1e6 * seconds[i] / tokens);
   }
   printf("    %-32s %6.2f %%\n", "between the passes", 100 * rest / total);
+}
+
+static agq_engine *engine(agq_model m, int act, const agq_options *o, const float *inv_freq) {
+  agq_block *blocks = calloc((size_t)m.layers, sizeof *blocks);
+  memcpy(blocks, m.blocks, (size_t)m.layers * sizeof *blocks);
+  for (int i = 0; i < m.layers; i++) {
+    set_act(&blocks[i].qkv, act);
+    set_act(&blocks[i].out, act);
+    set_act(&blocks[i].up, act);
+    set_act(&blocks[i].down, act);
+  }
+  m.blocks = blocks;
+  char error[256];
+  agq_engine *e = agq_engine_create(&m, o, error, sizeof error);
+  if (!e) {
+    fprintf(stderr, "error: %s\n", error);
+    exit(1);
+  }
+  agq_engine_set_rope(e, 0, inv_freq, 1);
+  return e;
+}
+
+/* Seconds of `count` tokens at `depth`: in one pass, or one by one. */
+static double run(agq_engine *e, const int32_t *tokens, int depth, int count, int together, float *logits) {
+  const double start = now();
+  for (int i = 0; i < count; i += together) {
+    const agq_batch b = {together, tokens + depth + i, NULL, NULL};
+    if (agq_engine_forward(e, &b, logits) != AGQ_OK) abort();
+  }
+  return now() - start;
+}
+
+static int ascending(const void *a, const void *b) {
+  const double x = *(const double *)a, y = *(const double *)b;
+  return x < y ? -1 : x > y;
+}
+
+static double median(double *x, int n) {
+  qsort(x, (size_t)n, sizeof *x, ascending);
+  return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+static void compare(const agq_model *m, const agq_options *o, const float *inv_freq, const int32_t *tokens, float *logits) {
+  const int prompt = get("prompt"), depth = get("depth"), decode = get("decode"), repeat = get("repeat");
+  agq_engine *e[2] = {engine(*m, 8, o, inv_freq), engine(*m, 4, o, inv_freq)};
+  double *speed[2][2], *ratio[2]; /* [prefill, decode][A8, A4] */
+  for (int k = 0; k < 2; k++) {
+    ratio[k] = allocate((size_t)repeat * sizeof(double));
+    for (int a = 0; a < 2; a++) speed[k][a] = allocate((size_t)repeat * sizeof(double));
+  }
+  for (int a = 0; a < 2; a++)
+    if (depth) run(e[a], tokens, 0, depth, depth, logits);
+  for (int r = -1; r < repeat; r++) { /* the first round is a warm-up */
+    for (int i = 0; i < 2; i++) {
+      const int a = (i + r) & 1;
+      agq_engine_slot_truncate(e[a], 0, depth);
+      const double fill = run(e[a], tokens, depth, prompt, prompt, logits), rest = run(e[a], tokens, depth + prompt, decode, 1, logits);
+      if (r >= 0) speed[0][a][r] = prompt / fill, speed[1][a][r] = decode / rest;
+    }
+    for (int k = 0; k < 2 && r >= 0; k++) ratio[k][r] = speed[k][1][r] / speed[k][0][r];
+  }
+  for (int k = 0; k < 2; k++)
+    printf("%s, group %d, %d threads: %s %d, A8 %.1f tokens/s, A4 %.1f, ratio %.3f\n", agq_isa(), get("group"), o->threads,
+           k ? "decode" : "prefill", k ? decode : prompt, median(speed[k][0], repeat), median(speed[k][1], repeat), median(ratio[k], repeat));
 }
 
 int main(int argc, char **argv) {
@@ -132,17 +201,19 @@ int main(int argc, char **argv) {
                  .head = linear(vocab, hidden, 8, 8, 0),
                  .blocks = blocks};
   const agq_options o = {get("threads"), 1, context, get("batch"), get("kv"), 0};
-  char error[256];
-  agq_engine *e = agq_engine_create(&m, &o, error, sizeof error);
-  if (!e) {
-    fprintf(stderr, "error: %s\n", error);
-    return 1;
-  }
   float *inv_freq = allocate((size_t)d / 2 * sizeof *inv_freq), *logits = allocate((size_t)vocab * sizeof *logits);
   for (int i = 0; i < d / 2; i++) inv_freq[i] = powf(10000.0f, -2.0f * (float)i / (float)d);
-  agq_engine_set_rope(e, 0, inv_freq, 1);
   int32_t *tokens = allocate((size_t)context * sizeof *tokens);
   for (int i = 0; i < context; i++) tokens[i] = (int32_t)(random_bits() % (uint64_t)vocab);
+  if (get("both")) {
+    if (prompt < 1 || decode < 1 || get("repeat") < 1) {
+      fprintf(stderr, "error: both=1 needs prompt, decode and repeat of at least 1\n");
+      return 2;
+    }
+    compare(&m, &o, inv_freq, tokens, logits);
+    return 0;
+  }
+  agq_engine *e = engine(m, act, &o, inv_freq);
   printf("%s, %d threads, W%dA%d group %d, %d layers, weights %.1f MB, KV cache %.1f MB, workspace %.1f MB\n",
          agq_isa(), o.threads, bits, act, group, layers, (double)weight_bytes / 1e6,
          (double)agq_engine_kv_bytes(e) / 1e6, (double)agq_engine_workspace_bytes(e) / 1e6);

@@ -34,7 +34,7 @@ MACS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "umlal": 8, "umlal2": 
 TARGETS = {("neon", "cortex-a72"): (7.5, 7.0), ("dotprod", "neoverse-n1"): (28.0, 15.0)}
 # name -> (weights, bits of activations, weight group, activation group)
 SCHEMES = {"W4A8 g128": ("u4", 8, 128, 0), "W4A4 g128": ("u4", 4, 128, 128), "W4A8 channel": ("u4", 8, 0, 0),
-           "W4A4 channel": ("u4", 4, 0, 0), "W4A8 g32": ("u4", 8, 32, 0), "W4A4 g32": ("u4", 4, 32, 128),
+           "W4A4 channel": ("u4", 4, 0, 128), "W4A8 g32": ("u4", 8, 32, 0), "W4A4 g32": ("u4", 4, 32, 128),
            "W8A8 channel": ("i8", 8, 0, 0), "W4A4 packed": ("u4", 4, 128, 128)}
 PACKED = "W4A4 packed"  # the packed 4-bit multiplier: a MUL of 16-bit lanes makes two products in each
 
