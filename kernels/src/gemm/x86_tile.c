@@ -39,7 +39,7 @@ typedef struct {
   int blocks, steps;     /* steps of each: 4 columns */
   const uint8_t *u;      /* [blocks * steps][vectors] vectors */
   const int8_t *a;       /* [blocks * steps] of a_stride bytes: 4 codes of each token */
-  int a_stride, token; /* token: the tile's first one in the token panel */
+  int a_stride, token;   /* token: the tile's first one in the token panel */
   vi *acc;               /* [W][vectors], kept between chunks of a block */
   vf *f, *g;             /* [W][vectors]: sums, and those inside an outer scale */
   int zeros, tokens_first, a_scale_stride;
@@ -96,7 +96,7 @@ INLINE void end(const tile_args *s, const block *b, const int W, const int R, in
   const vf *scale = b->scale + first;
   const ptrdiff_t stride = s->a_scale_stride;
   const float *a_scale = b->a_scale + s->token * stride, *as = a_scale;
-#define EACH(V)                            \
+#define EACH(V)                                                      \
   _Pragma("GCC unroll 16") for (int t = 0; t < W; t++, as += stride) \
       _Pragma("GCC unroll 4") for (int i = 0; i < R; i++) x[i][t] = V
   if (s->tokens_first) {
@@ -154,8 +154,8 @@ INLINE void tile(const int RV, const int W, const tile_args *s) {
 #else
 /* `depth` steps are accumulated in int16 lanes before they are widened: the most whose sums surely fit (a lane takes
  * two products a step). u4 x s8: 2*15*127*8 = 30480; u4 x s4: 2*15*15*64 = 28800; u8 x s4: 2*255*15*4 = 30600. s8 x s8
- * is widened at once: |w| x sign(a, w), 2*128*127 = 32512; with codes of -128, which have no negative, |a| x sign(w, a). The int32 accumulators lie in memory where int16 ones need
- * the registers. */
+ * is widened at once: |w| x sign(a, w), 2*128*127 = 32512; with codes of -128, which have no negative, |a| x sign(w, a). The
+ * int32 accumulators lie in memory where int16 ones need the registers. */
 enum { RV = 2 };
 INLINE void block_products(const int kind, const int W, const tile_args *s, const uint8_t *u, const int8_t *a, vi wide[][AGQ_TILE_TOKENS]) {
   const int depth = kind == AGQ_U4A8 ? 8 : kind == AGQ_U4A4 ? 64 : kind == AGQ_I8A4 ? 4 : 1;
