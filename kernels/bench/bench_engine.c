@@ -65,13 +65,14 @@ static void set_act(agq_linear *l, int act) {
   l->act_symmetric = act != 4;
 }
 
-static agq_linear linear(int out, int in, int bits, int act, int group) {
+/* With 8-bit activations, until set_act says otherwise. */
+static agq_linear linear(int out, int in, int bits, int group) {
   agq_linear l = {.out_features = out,
                   .in_features = in,
                   .weight_dtype = bits == 4 ? AGQ_U4 : AGQ_I8,
                   .scale_dtype = AGQ_BF16,
                   .group_size = group};
-  set_act(&l, act);
+  set_act(&l, 8);
   l.weight_bytes = (size_t)agq_linear_weight_bytes(&l);
   l.scale_bytes = (size_t)agq_linear_scale_bytes(&l);
   uint64_t *w = allocate(l.weight_bytes);
@@ -177,10 +178,10 @@ int main(int argc, char **argv) {
   const int prompt = get("prompt"), depth = get("depth"), decode = get("decode"), context = depth + prompt + decode + 1;
   agq_block *blocks = calloc((size_t)layers, sizeof *blocks);
   for (int i = 0; i < layers; i++) {
-    blocks[i].qkv = linear((heads + 2 * kv_heads) * d, hidden, bits, act, group);
-    blocks[i].out = linear(hidden, heads * d, bits, act, group);
-    blocks[i].up = linear(2 * ffn, hidden, bits, act, group);
-    blocks[i].down = linear(hidden, ffn, bits, act, group);
+    blocks[i].qkv = linear((heads + 2 * kv_heads) * d, hidden, bits, group);
+    blocks[i].out = linear(hidden, heads * d, bits, group);
+    blocks[i].up = linear(2 * ffn, hidden, bits, group);
+    blocks[i].down = linear(hidden, ffn, bits, group);
     blocks[i].down.hadamard = get("hadamard");
   }
   agq_model m = {.hidden = hidden,
@@ -198,7 +199,7 @@ int main(int argc, char **argv) {
                  .embed_dim = hidden,
                  .embed_in_head = 1,
                  .has_final_norm = 1,
-                 .head = linear(vocab, hidden, 8, 8, 0),
+                 .head = linear(vocab, hidden, 8, 0),
                  .blocks = blocks};
   const agq_options o = {get("threads"), 1, context, get("batch"), get("kv"), 0};
   float *inv_freq = allocate((size_t)d / 2 * sizeof *inv_freq), *logits = allocate((size_t)vocab * sizeof *logits);
@@ -217,24 +218,17 @@ int main(int argc, char **argv) {
   printf("%s, %d threads, W%dA%d group %d, %d layers, weights %.1f MB, KV cache %.1f MB, workspace %.1f MB\n",
          agq_isa(), o.threads, bits, act, group, layers, (double)weight_bytes / 1e6,
          (double)agq_engine_kv_bytes(e) / 1e6, (double)agq_engine_workspace_bytes(e) / 1e6);
-  agq_batch before = {depth, tokens, NULL, NULL}, fill = {prompt, tokens + depth, NULL, NULL};
-  if (depth && agq_engine_forward(e, &before, logits) != AGQ_OK) abort();
+  if (depth) run(e, tokens, 0, depth, depth, logits);
   for (int r = 0; r < get("repeat"); r++) {
     char title[64];
     agq_engine_slot_truncate(e, 0, depth);
     agq_engine_profile(e, NULL, 1);
     if (prompt) {
-      const double start = now();
-      if (agq_engine_forward(e, &fill, logits) != AGQ_OK) abort();
+      const double total = run(e, tokens, depth, prompt, prompt, logits);
       snprintf(title, sizeof title, "prefill %d at depth %d", prompt, depth);
-      report(title, e, now() - start, prompt);
+      report(title, e, total, prompt);
     }
-    const double start = now();
-    for (int i = 0; i < decode; i++) {
-      const agq_batch one = {1, tokens + depth + prompt + i, NULL, NULL};
-      if (agq_engine_forward(e, &one, logits) != AGQ_OK) abort();
-    }
-    const double total = now() - start;
+    const double total = run(e, tokens, depth + prompt, decode, 1, logits);
     snprintf(title, sizeof title, "decode %d at depth %d", decode, depth + prompt);
     if (decode) report(title, e, total, decode);
     if (decode) printf("    weights read at %.1f GB/s\n", (double)weight_bytes * decode / total / 1e9);

@@ -27,17 +27,14 @@ typedef struct {
   int first, last;                     /* the chunk begins, ends its block(s) */
 } chunk;
 
-/* An address is computed here and not kept through the loops, where it would crowd them. */
-#define HERE(pointer) __asm__ volatile("" : "+r"(pointer))
-
 AGQ_INLINE void load(int32x4_t *c, const int32x4_t *from, const int NT) {
-  HERE(from);
+  AGQ_HERE(from);
   AGQ_UNROLL for (int n = 0; n < NT; n++) c[n] = from[n];
 }
 
 /* In pairs, which take half the time of single stores. Those before `keep` (0..3) are left out. */
 AGQ_INLINE void store(int32x4_t *to, const int32x4_t *c, int keep, const int NT) {
-  HERE(to);
+  AGQ_HERE(to);
   if (keep == 0) {
     AGQ_UNROLL for (int n = 0; n < NT; n += 2)
       __asm__("stp %q1, %q2, %0" : "=Q"(*(int32x4_t(*)[2])(to + n)) : "w"(c[n]), "w"(c[n + 1]));
@@ -77,7 +74,7 @@ AGQ_INLINE float32x4_t mul_lane(float32x4_t x, float32x4_t as, const int i) {
 AGQ_INLINE void scale4(float32x4_t *s, const int32x4_t *c, float32x4_t ws, const float *as, const scaling HOW, const int OPENS, const int MAGIC) {
   float32x4_t tokens = ws;
   if (HOW == PAIRS || HOW == TOKENS) {
-    HERE(as);
+    AGQ_HERE(as);
     tokens = vld1q_f32(as);
   }
   AGQ_UNROLL for (int i = 0; i < 4; i++) {
@@ -117,7 +114,7 @@ AGQ_INLINE void columns(int32x4_t *c, const int8_t **w, const int8_t **a, size_t
 }
 
 AGQ_INLINE void load_sums(float32x4_t *s, const float32x4_t *from, const int NT) {
-  HERE(from);
+  AGQ_HERE(from);
   AGQ_UNROLL for (int n = 0; n < NT; n++) s[n] = from[n];
 }
 
@@ -157,7 +154,7 @@ AGQ_INLINE void tile(chunk *k, int p, int v, int tok, int keep, const int NT, co
     columns(c, &w, &a, step, w + bytes, NT);
     if (b == 0 && !(inner && k->opens[0])) load_sums(s, sums, NT); /* not before the products: they need not wait behind these loads */
     const float32x4_t *rows = &k->ws[b][v];
-    HERE(rows);
+    AGQ_HERE(rows);
     const float32x4_t ws = *rows;
     const float *as = k->as[b] + tok;
     if (inner && k->opens[b])

@@ -24,6 +24,9 @@
 
 #include "agq.h"
 
+/* The pointer's value is computed here: kept in a register through the loops before, it would crowd them. */
+#define AGQ_HERE(pointer) __asm__ volatile("" : "+r"(pointer))
+
 #define AGQ_PANEL 16
 #define AGQ_MAX_MR 64
 

@@ -152,8 +152,7 @@ INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind)
   for (int p = 0; p < P; p++) w[p] = t->w + (panel + p) * t->w_stride;
   const char *scales = (const char *)t->scale + panel * t->scale_stride;
   const int8_t *zeros = t->zero ? t->zero + panel * t->zero_stride : 0;
-  const int tokens_first = agq_tokens_first(t), outer = agq_outer_blocks(t);
-  int left = outer; /* blocks up to the next outer scale */
+  const int tokens_first = agq_tokens_first(t);
   vf f[4], g[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) f[i] = g[i] = vf_zero();
@@ -179,8 +178,7 @@ INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind)
     else
 #pragma GCC unroll 4
       for (int i = 0; i < P * AGQ_NV; i++) g[i] = vf_madd(vf_from_int(c[i]), SCALE(i), g[i]);
-    if (--left == 0) {
-      left = outer;
+    if ((tokens_first ? group_left : act_left) == 1) { /* the last block that shares the outer scale */
 #pragma GCC unroll 4
       for (int i = 0; i < P * AGQ_NV; i++) {
         f[i] = vf_madd(g[i], tokens_first ? SCALE(i) : as, f[i]);
@@ -195,7 +193,7 @@ INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind)
   for (int i = 0; i < P * AGQ_NV; i++) {
     const int row = panel * AGQ_PANEL + i * AGQ_VL, rows = t->rows - row;
     if (rows <= 0) break;
-    vf v = outer ? f[i] : vf_mul(g[i], vf_set(t->a_scale[0]));
+    vf v = t->act_blocks ? f[i] : vf_mul(g[i], vf_set(t->a_scale[0]));
     if (t->bias) v = vf_add(v, vf_load_rows(t->bias + row, rows));
     vf_store_rows(t->y + row, v, rows);
   }

@@ -55,12 +55,9 @@ typedef void (*tile_fn)(const tile_args *);
 #define VECTORS(R) (R)
 #endif
 
-/* Addresses are computed here and not before the loop over blocks, where they would crowd the registers. */
-#define HERE(pointer) __asm__ volatile("" : "+r"(pointer))
-
 /* Accumulators c[vector][token] of a tile at the start of a block. W, R: constants at every call. */
 INLINE void begin(const tile_args *s, const block *b, const int W, const int R, int first, vi c[][AGQ_TILE_TOKENS]) {
-  HERE(s);
+  AGQ_HERE(s);
   const int vectors = VECTORS(R);
   const int32_t *init = b->init + s->token;
   if (!s->first) {
@@ -83,7 +80,7 @@ INLINE void begin(const tile_args *s, const block *b, const int W, const int R, 
 
 /* The end of a block: its sums into g, and at the end of an outer scale into f. */
 INLINE void end(const tile_args *s, const block *b, const int W, const int R, int first, vi c[][AGQ_TILE_TOKENS]) {
-  HERE(s);
+  AGQ_HERE(s);
   const int vectors = VECTORS(R);
   if (!s->last) {
 #pragma GCC unroll 16

@@ -147,7 +147,6 @@ INLINE vi vi_set32(int x) { return _mm_set1_epi32(x); }
 INLINE vi vi_and(vi a, vi b) { return _mm_and_si128(a, b); }
 INLINE vi vi_xor(vi a, vi b) { return _mm_xor_si128(a, b); }
 INLINE vi vi_high_nibble(vi a, vi m15) { return _mm_and_si128(_mm_srli_epi16(a, 4), m15); }
-INLINE vi vi_shr4(vi a) { return _mm_srai_epi32(a, 4); }
 INLINE vi vi_add32(vi a, vi b) { return _mm_add_epi32(a, b); }
 INLINE vi vi_mul32(vi a, vi b) { return _mm_mullo_epi32(a, b); }
 INLINE vi vi_from_s8(const int8_t *p) {
