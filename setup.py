@@ -1,7 +1,8 @@
 """Build hook: compiles the C kernels with `make -C kernels` and puts libraries and recipes inside the package.
 
-Everything else about the package stands in pyproject.toml. An editable install compiles the kernels too, but leaves them in
-`kernels/build/`, where agq looks for them when the package holds none: so a rebuilt kernel is never shadowed by an old copy.
+Everything else about the package stands in pyproject.toml. An editable install compiles the kernels too, but leaves
+them in `kernels/build/`, where agq looks for them when the package holds none: so a rebuilt kernel is never shadowed by
+an old copy.
 
 `AGQ_CROSS=aarch64-linux-gnu-` builds a wheel for a 64-bit Raspberry Pi on another machine.
 """
@@ -29,7 +30,9 @@ class BuildKernels(build_py):
 
     def run(self) -> None:
         if not self.editable_mode:
-            shutil.rmtree(self.build_lib, ignore_errors=True)  # modules that are gone since the last build must not come along
+            shutil.rmtree(
+                self.build_lib, ignore_errors=True
+            )  # modules that are gone since the last build must not come along
         super().run()
         libraries = compile_kernels()
         if not self.editable_mode:
@@ -47,12 +50,15 @@ class BuildKernels(build_py):
         package = Path(self.build_lib) / "agq"
         files = {path: package / "lib" / path.name for path in libraries}
         configs = ROOT / "configs"
-        files.update({path: package / "configs" / path.relative_to(configs) for path in sorted(configs.rglob("*.yaml"))})
+        files.update(
+            {path: package / "configs" / path.relative_to(configs) for path in sorted(configs.rglob("*.yaml"))}
+        )
         return files
 
 
 class PlatformWheel(bdist_wheel):
-    """A wheel of `py3-none-<platform>`: it holds compiled libraries, but nothing that depends on a version of Python."""
+    """A wheel of `py3-none-<platform>`: it holds compiled libraries, but nothing that depends on a version of
+    Python."""
 
     def finalize_options(self) -> None:
         if CROSS and not self.plat_name:
@@ -82,15 +88,18 @@ def compile_kernels() -> list[Path]:
         if shutil.which(tool) is None:
             raise SetupError(
                 f"agq compiles its C kernels and needs `{tool}`, which is not on this machine.\n"
-                "hint: on Debian, Ubuntu or Raspberry Pi OS: sudo apt-get install gcc libc6-dev make")
+                "hint: on Debian, Ubuntu or Raspberry Pi OS: sudo apt-get install gcc libc6-dev make"
+            )
     command = ["make", "-C", str(ROOT / "kernels"), f"-j{len(os.sched_getaffinity(0))}"]
     if CROSS:
         command.append(f"CROSS={CROSS}")
     try:
         subprocess.run(command, check=True)
     except subprocess.CalledProcessError as error:
-        raise SetupError("agq's C kernels could not be compiled: the compiler's own message stands above.\n"
-                         "hint: gcc 12 or clang 14 and newer are known to work") from error
+        raise SetupError(
+            "agq's C kernels could not be compiled: the compiler's own message stands above.\n"
+            "hint: gcc 12 or clang 14 and newer are known to work"
+        ) from error
     libraries = built_libraries()
     if not libraries:
         raise SetupError(f"make -C kernels left no library in kernels/build/{ARCHITECTURE}")

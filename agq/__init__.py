@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from agq.version import __version__
 
 __all__ = ["AgqError", "UsageError", "__version__", "calibrate", "evaluate_perplexity", "pack", "quantize"]
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from agq.calibration.calibrate import calibrate
     from agq.errors import AgqError, UsageError
     from agq.evaluation import evaluate_perplexity
-    from agq.quantization.pipeline import quantize
+    from agq.quantization.quantize import quantize
 
 _WHERE = {
     "AgqError": "agq.errors",
     "UsageError": "agq.errors",
     "calibrate": "agq.calibration.calibrate",
-    "quantize": "agq.quantization.pipeline",
+    "quantize": "agq.quantization.quantize",
     "pack": "agq.artifact.pack",
     "evaluate_perplexity": "agq.evaluation",
 }

@@ -2,7 +2,8 @@
 binary is given.
 
     python benchmarks/arm_instructions.py
-    python benchmarks/arm_instructions.py --peer path/to/aarch64/llama-bench --gguf model-q4_0.gguf --sizes hidden=256,...
+    python benchmarks/arm_instructions.py --peer path/to/aarch64/llama-bench --gguf model-q4_0.gguf --sizes
+    hidden=256,...
 
 Needs aarch64-linux-gnu-gcc and qemu-aarch64 (7 or later, with plugins). A processor is emulated, so instructions
 are counted, not time; kernels/bench/mca.py (run too with --mca) says how many cycles a core needs for those of the
@@ -24,8 +25,8 @@ from common import Foreign, parser, report
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 CROSS = "aarch64-linux-gnu-"
 CORES = {"cortex-a72": "neon", "cortex-a76": "dotprod"}  # Raspberry Pi 4 and 5
-# Some blocks of TinyLlama-1.1B's. Of the last one both programs compute no more than keys and values for most tokens of a
-# prompt.
+# Some blocks of TinyLlama-1.1B's. Of the last one both programs compute no more than keys and values for most tokens of
+# a prompt.
 SIZES = "hidden=2048,ffn=5632,heads=32,kv_heads=4,head_dim=64,layers=4,vocab=512"
 
 

@@ -70,8 +70,8 @@ def main() -> None:
     from make_checkpoint import make
 
     import agq
-    from agq.devices import torch_device
-    from agq.quantization.walk import Progress
+    from agq.reporting.progress import Progress
+    from agq.system.devices import torch_device
 
     class Times(Progress):
         """Seconds of each block."""

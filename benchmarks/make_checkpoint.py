@@ -1,7 +1,8 @@
 """Writes a LLaMA checkpoint of any shape with seeded random weights and a tokenizer: a Hugging Face folder to time
 things on.
 
-    python benchmarks/make_checkpoint.py OUT [--shape tinyllama-1.1b | --hidden 2048 --ffn 5632 --layers 22 --heads 32 --kv-heads 4 ...]
+    python benchmarks/make_checkpoint.py OUT [--shape tinyllama-1.1b | --hidden 2048 --ffn 5632 --layers 22 --heads 32
+    --kv-heads 4 ...]
 
 The weights are normal with a standard deviation of 1/sqrt(columns), in bfloat16, so that activations stay of order
 one and nothing in a timing depends on special values. Text that such a model writes means nothing. The same
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from agq.files import atomic_directory, ensure_free_space
-from agq.safetensors_io import SafetensorsWriter, f32_to_bf16
+from agq.safetensors.files import SafetensorsWriter, f32_to_bf16
 
 # hidden, ffn, layers, heads, kv heads, head size, vocabulary, context
 SHAPES = {
@@ -32,7 +33,8 @@ SHAPES = {
 
 
 def tokenizer_json(vocab: int) -> dict:
-    """A byte-level BPE tokenizer with exactly `vocab` entries: <s>, </s>, the 256 bytes, then letter sequences of growing length."""
+    """A byte-level BPE tokenizer with exactly `vocab` entries: <s>, </s>, the 256 bytes, then letter sequences of
+    growing length."""
     if vocab < 260:
         raise SystemExit("error: the vocabulary needs at least 260 entries")
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -50,7 +52,15 @@ def tokenizer_json(vocab: int) -> dict:
         if len(entries) == vocab:
             break
     special = [
-        {"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        {
+            "id": i,
+            "content": text,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
         for i, text in enumerate(entries[:2])
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -16,7 +16,15 @@ import numpy as np
 
 from agq.checkpoint import open_checkpoint
 
-PARTS = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
+PARTS = {
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+}
 
 
 def permute(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -54,7 +62,10 @@ def main() -> None:
     w.add_tokenizer_model("llama")
     w.add_token_list([b"<unk>", b"<s>", b"</s>", *(f"t{i}".encode() for i in range(3, spec.vocab))])
     w.add_token_scores([0.0] * spec.vocab)
-    w.add_token_types([gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL] + [gguf.TokenType.NORMAL] * (spec.vocab - 3))
+    w.add_token_types(
+        [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
+        + [gguf.TokenType.NORMAL] * (spec.vocab - 3)
+    )
     w.add_bos_token_id(1)
     w.add_eos_token_id(2)
 

@@ -2,7 +2,8 @@
 
     pip install gguf
     python benchmarks/vs_llama_cpp.py --peer path/to/llama-bench --types Q4_0,Q4_K_M --threads 1,2
-    python benchmarks/vs_llama_cpp.py --peer "ik=path/to/ik/llama-bench -rtr 1" --peer avx2:cpp=path/to/avx2-build/llama-bench
+    python benchmarks/vs_llama_cpp.py --peer "ik=path/to/ik/llama-bench -rtr 1" --peer
+    avx2:cpp=path/to/avx2-build/llama-bench
 
 A peer is [LEVEL:][NAME=]PATH [ARGUMENTS]: its llama-bench, options that it gets beside ours, and the level (sse41,
 avx2, ...) that it was built for; agq is held to the same level then (as with AGQ_ISA). llama-quantize must lie

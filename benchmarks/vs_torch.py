@@ -1,10 +1,10 @@
-"""agq against PyTorch in 16 and 32 bits (transformers) on the same weights, measured alternately: what quantizing gains over not
-doing it.
+"""agq against PyTorch in 16 and 32 bits (transformers) on the same weights, measured alternately: what quantizing gains
+over not doing it.
 
     python benchmarks/vs_torch.py --schemes W4A8,W8A8 --dtypes bfloat16,float32 --threads 1,2
 
-One forward pass of --prefill tokens; --decode passes of one token over a growing KV cache. The 1.1-billion shape takes 4.4 GB in
-float32; speed does not depend on the values.
+One forward pass of --prefill tokens; --decode passes of one token over a growing KV cache. The 1.1-billion shape takes
+4.4 GB in float32; speed does not depend on the values.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def compare(args: argparse.Namespace, work: Path, dtype: str) -> list[dict[str, 
     for threads in map(int, args.threads.split(",")):
         for kind, tokens in (("prefill", args.prefill), ("decode", args.decode)):
             ours = {
-                scheme: Timed(artifact(args, work, scheme), kind, tokens, threads, isa=args.isa) for scheme in args.schemes.split(",")
+                scheme: Timed(artifact(args, work, scheme), kind, tokens, threads, isa=args.isa)
+                for scheme in args.schemes.split(",")
             }
             theirs = {dtype: lambda kind=kind, tokens=tokens, threads=threads: other.test(kind, tokens, threads)}
             samples = alternate({**ours, **theirs}, args.rounds)

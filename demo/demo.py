@@ -1,7 +1,8 @@
-"""The whole pipeline on the demo model: types the commands that a user would type, shows each, and puts the results in one table.
+"""The whole pipeline on the demo model: types the commands that a user would type, shows each, and puts the results in
+one table.
 
-Run by `make demo`; or `.venv/bin/python demo/demo.py` from anywhere. Writes to `.demo/` in the repository. Exit code 0, or that of
-the first command that failed.
+Run by `make demo`; or `.venv/bin/python demo/demo.py` from anywhere. Writes to `.demo/` in the repository. Exit code 0,
+or that of the first command that failed.
 """
 
 from __future__ import annotations
@@ -55,11 +56,18 @@ def say(text: str) -> None:
 
 
 def agq(*arguments: object, capture: bool = False) -> str:
-    """Runs one `agq` command in the repository, after showing it. Its progress stays visible; `capture` returns what it printed."""
+    """Runs one `agq` command in the repository, after showing it. Its progress stays visible; `capture` returns what it
+    printed."""
     words = [str(argument) for argument in arguments]
     console.print(f"[green]$[/green] agq {shlex.join(words)}", highlight=False, soft_wrap=True)
-    result = subprocess.run([sys.executable, "-m", "agq", *words], cwd=ROOT, stdout=subprocess.PIPE if capture else None, text=True,
-                            encoding="utf-8", env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    result = subprocess.run(
+        [sys.executable, "-m", "agq", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE if capture else None,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     if result.returncode != 0:
         console.print(f"\n[red]The demo stops here: that command gave exit code {result.returncode}.[/red]")
         sys.exit(result.returncode)
@@ -96,7 +104,13 @@ def unquantized_rows(prompt: Path) -> list[Row]:
     agq("pack", MODEL, "--weights", "bf16", "-o", artifact)
     return [
         Row("bf16 folder", 16.0, folder_size(ROOT / MODEL), original),
-        Row("bf16 packed", bits_per_weight(artifact), artifact.stat().st_size, perplexity(artifact), *speed(artifact, prompt)),
+        Row(
+            "bf16 packed",
+            bits_per_weight(artifact),
+            artifact.stat().st_size,
+            perplexity(artifact),
+            *speed(artifact, prompt),
+        ),
     ]
 
 
@@ -120,7 +134,9 @@ def show(rows: list[Row]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         rates = [f"{rate:,.0f}" if rate is not None else "-" for rate in (row.prefill, row.decode)]
-        table.add_row(row.form, f"{row.bits_per_weight:.2f}", f"{row.size / 1e6:.1f} MB", f"{row.perplexity:.2f}", *rates)
+        table.add_row(
+            row.form, f"{row.bits_per_weight:.2f}", f"{row.size / 1e6:.1f} MB", f"{row.perplexity:.2f}", *rates
+        )
     say("Result")
     console.print(table)
     console.print(LEGEND, highlight=False, soft_wrap=True)
@@ -147,8 +163,12 @@ def main() -> None:
     say("Text from the packed W4A8 model (a very small model: grammatical, and about nothing)")
     agq("run", artifacts["W4A8"], PROMPT, "-n", 80, "--temp", 0.7, "--top-p", 0.9, "--seed", 1)
     show(rows)
-    console.print(f"\nThe demo took {time.monotonic() - start:.0f} s. Its files are in .demo/; `make demo-clean` removes them.")
-    console.print("Try it yourself:  [green].venv/bin/agq run .demo/llama-demo-W4A8.agq.safetensors[/green]", soft_wrap=True)
+    console.print(
+        f"\nThe demo took {time.monotonic() - start:.0f} s. Its files are in .demo/; `make demo-clean` removes them."
+    )
+    console.print(
+        "Try it yourself:  [green].venv/bin/agq run .demo/llama-demo-W4A8.agq.safetensors[/green]", soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Fixtures shared by all tests.
 
-The trained LLaMA demo model of `demo/` is always there. Further trained models (OPT, BLOOM, a larger LLaMA) are looked for in the
-folder that `AGQ_SHARED` names, or in `shared/` beside the repository; tests that need one are additional and say so when they skip.
+The trained LLaMA demo model of `demo/` is always there. Further trained models (OPT, BLOOM, a larger LLaMA) are looked
+for in the folder that `AGQ_SHARED` names, or in `shared/` beside the repository; tests that need one are additional and
+say so when they skip.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
-    """The trained LLaMA demo model: bf16, grouped queries, tied head, hidden 256, 6 layers, vocabulary 8192, context 1024."""
+    """The trained LLaMA demo model: bf16, grouped queries, tied head, hidden 256, 6 layers, vocabulary 8192, context
+    1024."""
     return DEMO_MODEL
 
 
@@ -46,7 +48,8 @@ def demo_text() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_model() -> Callable[[str], Path]:
-    """`shared_model("opt-demo")`: a further trained model; the test skips, with the reason, where the folder is absent."""
+    """`shared_model("opt-demo")`: a further trained model; the test skips, with the reason, where the folder is
+    absent."""
 
     def find(name: str) -> Path:
         path = shared_folder() / "models" / name
@@ -74,16 +77,29 @@ def shared_data() -> Callable[[str], Path]:
 def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`agq_cli("info", path)`: the command line as a user starts it, in its own process. Never raises on an exit code.
 
-    Keywords: `stdin` (text; none by default: an empty pipe), `cwd`, `timeout` in seconds, `env` (dict of additions), `check`
-    (True: fail the test, showing stderr, unless the exit code is 0).
+    Keywords: `stdin` (text; none by default: an empty pipe), `cwd`, `timeout` in seconds, `env` (dict of additions),
+    `check` (True: fail the test, showing stderr, unless the exit code is 0).
     """
     cache = tmp_path_factory.mktemp("agq-cache")
 
-    def call(*arguments: object, stdin: str = "", cwd: Path | None = None, timeout: float = 300,
-             env: dict[str, str] | None = None, check: bool = False) -> subprocess.CompletedProcess[str]:
+    def call(
+        *arguments: object,
+        stdin: str = "",
+        cwd: Path | None = None,
+        timeout: float = 300,
+        env: dict[str, str] | None = None,
+        check: bool = False,
+    ) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
-            [sys.executable, "-m", "agq", *map(str, arguments)], input=stdin, cwd=cwd, timeout=timeout, text=True,
-            encoding="utf-8", capture_output=True, env=clean_environment(**{"AGQ_CACHE_DIR": str(cache), **(env or {})}))
+            [sys.executable, "-m", "agq", *map(str, arguments)],
+            input=stdin,
+            cwd=cwd,
+            timeout=timeout,
+            text=True,
+            encoding="utf-8",
+            capture_output=True,
+            env=clean_environment(**{"AGQ_CACHE_DIR": str(cache), **(env or {})}),
+        )
         if check and result.returncode != 0:
             pytest.fail(f"agq {' '.join(map(str, arguments))} gave {result.returncode}\n{result.stderr}")
         return result
@@ -113,7 +129,8 @@ def demo_artifact(demo_quantized: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def fp32_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
-    """`fp32_artifact(folder)`: an unquantized model packed with float32 weights (and KV cache); made once per folder."""
+    """`fp32_artifact(folder)`: an unquantized model packed with float32 weights (and KV cache); made once per
+    folder."""
     import agq
 
     made: dict[Path, Path] = {}
@@ -126,3 +143,12 @@ def fp32_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], 
         return made[folder]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def short_model(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two of the demo model's six blocks, with its tokenizer, which quantizes in a second or two: hidden 256,
+    feed-forward 768."""
+    from tests.quantization.quantization_support import cut_model
+
+    return cut_model(demo_model, tmp_path_factory.mktemp("short") / "llama-short", layers=2)

@@ -17,7 +17,8 @@ def shared_folder() -> Path:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """This process's environment without the user's AGQ_* settings (they would change defaults), with the repository importable."""
+    """This process's environment without the user's AGQ_* settings (they would change defaults), with the repository
+    importable."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("AGQ_") or name == "AGQ_SHARED"}
     path = env.get("PYTHONPATH")
     env["PYTHONPATH"] = str(REPOSITORY) if not path else f"{REPOSITORY}{os.pathsep}{path}"
@@ -31,5 +32,6 @@ def last_object(result: subprocess.CompletedProcess[str]) -> dict:
 
 
 def heed_interrupts() -> None:
-    """`preexec_fn` of a child that is to be interrupted: a test run in the background ignores Ctrl-C, and children inherit that."""
+    """`preexec_fn` of a child that is to be interrupted: a test run in the background ignores Ctrl-C, and children
+    inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,8 +1,8 @@
 """Keys, values and attention: what pack refuses because the engine does not compute it."""
 
+from agq.checkpoint.attention_scales import AttentionScales
 from agq.checkpoint.folder import Checkpoint
 from agq.errors import AgqError, UsageError
-from agq.reference.attention_scales import AttentionScales
 
 
 def check_attention(checkpoint: Checkpoint, scales: list[AttentionScales], kv_bits: int) -> None:

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from agq.artifact.descriptor import SPECIAL_FLAGS, SPECIAL_TEXTS
+from agq.artifact.schema import SPECIAL_FLAGS, SPECIAL_TEXTS
 from agq.checkpoint.folder import Checkpoint
 from agq.errors import AgqError
 from agq.models.config import Config
-from agq.safetensors_io import load_json
+from agq.safetensors.files import load_json
 
 _MAKE_TOKENIZER = "make one with transformers: `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
 

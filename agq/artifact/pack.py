@@ -9,17 +9,26 @@ from typing import Any
 
 from agq.artifact import layout
 from agq.artifact.checks import check_attention, refuse_kv_scheme
-from agq.artifact.descriptor import BITS, FLOAT_BYTES, KV_BITS, ArtifactModel, LinearInfo, linear_shapes, norm_names, online_words
 from agq.artifact.documents import read_documents, special_tokens
+from agq.artifact.schema import (
+    BITS,
+    FLOAT_BYTES,
+    KV_BITS,
+    ArtifactModel,
+    LinearInfo,
+    linear_shapes,
+    norm_names,
+    online_words,
+)
 from agq.artifact.sources import Fused, LinearSource, fits_bf16, float_type, fused_linears
 from agq.artifact.tables import array, coded_rows, document, float_rows, row_scales
 from agq.artifact.writer import write_artifact
+from agq.checkpoint.attention_scales import AttentionScales, save_scales
 from agq.checkpoint.compressed_tensors import activation_scheme
 from agq.checkpoint.folder import Checkpoint, open_checkpoint
 from agq.checkpoint.quantization_config import group_problem
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError, UsageError
-from agq.reference.attention_scales import AttentionScales, save_scales
 
 WEIGHTS = ("f32", "f16", "bf16", "int8")
 
@@ -69,17 +78,18 @@ def pack(
 
     Args:
         source: a compressed-tensors folder, or an unquantized one.
-        kv_bits: KV cache of the runs to come, 4, 8 or 32; default agq.json's, else 8, or 32 where all weights are floats.
+        kv_bits: KV cache of the runs to come, 4, 8 or 32; default agq.json's, else 8, or 32 where all weights are
+            floats.
         head_bits: output head (and embedding, when tied) in 8, 16 or 32 bits; default agq.json's, else 8, or the
             weights' own type where all weights are floats.
         target: a CPU level, see layout.TARGETS.
         weights: for unquantized folders: "f32", "f16", "bf16", or "int8" (round to nearest per row, activations 8 bits
             per token); default the folder's own float type.
         progress: called with (bytes done, bytes in all, tensor name).
-        attention: static scales of integer attention, one of each block, which is computed then (kv_bits 8); default the
-            folder's.
-        embed_bits: an embedding that is not tied to the head in 8 (a scale per row), 16 or 32 bits; default agq.json's, else
-            8 where the folder is quantized and its head has 8 bits, or the type that the folder stores it in.
+        attention: static scales of integer attention, one of each block, which is computed then (kv_bits 8); default
+            the folder's.
+        embed_bits: an embedding that is not tied to the head in 8 (a scale per row), 16 or 32 bits; default agq.json's,
+            else 8 where the folder is quantized and its head has 8 bits, or the type that the folder stores it in.
 
     Raises:
         UsageError: unknown target, wrong option values. AgqError: anything wrong with the folder, disk full.
@@ -142,7 +152,7 @@ def describe(info: LinearInfo) -> str:
 
 
 def _created_by() -> str:
-    from agq import __version__
+    from agq.version import __version__
 
     return f"agq {__version__}"
 
@@ -271,7 +281,9 @@ class _Plan:
         modules = [linear.module for linear in fused.linears]
         schemes = [checkpoint.quantization.scheme(name) if checkpoint.quantization else None for name in modules]
         activations = [activation_scheme(checkpoint, name) for name in modules]
-        online = [(checkpoint.record.hadamards.get(name, 0), checkpoint.record.clips.get(name, 1.0)) for name in modules]
+        online = [
+            (checkpoint.record.hadamards.get(name, 0), checkpoint.record.clips.get(name, 1.0)) for name in modules
+        ]
         shape = {"out": fused.out_features, "inputs": fused.in_features, "bias": fused.linears[0].bias}
         alike = {item and (item.bits, item.symmetric, item.group_size) for item in schemes}
         if len(alike) > 1 or len(set(activations)) > 1 or len(set(online)) > 1:
@@ -320,8 +332,8 @@ class _Plan:
         return info
 
     def _static(self, info: LinearInfo, static: StaticInput, modules: list[str]) -> LinearInfo:
-        """The linear with static activations. With 8 bits the channels' powers of two go into the weights, which become 8-bit codes
-        without zero points."""
+        """The linear with static activations. With 8 bits the channels' powers of two go into the weights, which become
+        8-bit codes without zero points."""
         if static.channel_scale is not None:
             raise AgqError(
                 f"`{self.checkpoint.path}` has static activations with a scale per channel (`agile.mode: code-compat`), which no "

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from agq.artifact.descriptor import ArtifactModel, LinearInfo, TensorSize
 from agq.artifact.header import ABI, FORMAT, OLDEST_ABI, header_bytes, header_hash
 from agq.artifact.layout import ALIGN, TARGETS
+from agq.artifact.schema import ArtifactModel, LinearInfo, TensorSize
 from agq.errors import AgqError
 from agq.models import ModelSpec
-from agq.safetensors_io import SafetensorsFile, load_json
+from agq.safetensors.files import SafetensorsFile, load_json
 
 _NUMPY = {"f32": "<f4", "f16": "<f2", "bf16": "<u2", "i8": "i1", "u8": "u1"}
 _DAMAGED = "the file is damaged; `agq verify` names what, `agq pack` makes it anew"
@@ -119,8 +119,8 @@ class Artifact:
     def tensor(self, name: str) -> np.ndarray:
         """A read-only view on the file, without padding.
 
-        Documents: uint8 [length]. `embed`, `embed.scale`, `position`, norms and biases: their logical shape (bf16 as uint16
-        bits).
+        Documents: uint8 [length]. `embed`, `embed.scale`, `position`, norms and biases: their logical shape (bf16 as
+        uint16 bits).
         Weights, scales and zero points: flat, in layout rl16 (u4 weights as uint8).
         """
         size = self.describe(name)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from agq.artifact import layout
-from agq.artifact.descriptor import LinearInfo
+from agq.artifact.schema import LinearInfo
 from agq.checkpoint.compressed_tensors import read_codes, read_scales
 from agq.checkpoint.folder import Checkpoint
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
 from agq.models import BlockParts, Linear, ModelSpec
-from agq.safetensors_io import bf16_to_f32, f32_to_bf16
+from agq.safetensors.files import bf16_to_f32, f32_to_bf16
 
 PIECE = 1 << 22  # elements that are converted at a time
 _RAW = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -79,8 +79,9 @@ class LinearSource:
     def __init__(
         self, checkpoint: Checkpoint, fused: Fused, info: LinearInfo, stored: bool, static: StaticInput | None = None
     ):
-        """`stored`: codes come from a quantized folder; else they are made here (8 bits per row) or stay floats. `static`: the
-        quantizer of static activations; with 8 bits its exponents are folded into the codes and its zero point into the bias."""
+        """`stored`: codes come from a quantized folder; else they are made here (8 bits per row) or stay floats.
+        `static`: the quantizer of static activations; with 8 bits its exponents are folded into the codes and its zero
+        point into the bias."""
         self.checkpoint = checkpoint
         self.fused = fused
         self.info = info

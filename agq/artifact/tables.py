@@ -1,4 +1,5 @@
-"""Tensors of an artifact that are stored row by row as they are looked up: the embedding, learned positions, norms; and documents.
+"""Tensors of an artifact that are stored row by row as they are looked up: the embedding, learned positions, norms; and
+documents.
 
 Each function gives a function that yields the tensor's bytes as arrays, a piece of rows at a time.
 """
@@ -46,8 +47,8 @@ def coded_rows(checkpoint: Checkpoint, name: str) -> Pieces:
 
 
 def row_scales(checkpoint: Checkpoint, name: str) -> Pieces:
-    """The scales of `coded_rows`, float32 [rows]: value = code * scale. They are bf16 values, as the output head's are, so that
-    a table that is also the head means the same in both places (docs/arithmetic.md)."""
+    """The scales of `coded_rows`, float32 [rows]: value = code * scale. They are bf16 values, as the output head's are,
+    so that a table that is also the head means the same in both places (docs/arithmetic.md)."""
 
     def pieces() -> Iterator[np.ndarray]:
         for values in _rows(checkpoint, name):

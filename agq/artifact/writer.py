@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from agq.artifact.descriptor import ArtifactModel
 from agq.artifact.header import ABI, FORMAT, canonical, header_bytes, header_hash
 from agq.artifact.layout import LAYOUT
+from agq.artifact.schema import ArtifactModel
 from agq.files import atomic_writer, ensure_free_space
 
 _NO_HASH = "0" * 64

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 
-from agq import __version__
 from agq.calibration.statistics import CalibrationResult, gather, save
-from agq.calibration.windows import calibration_windows, fit_seq_len
 from agq.checkpoint import open_checkpoint
-from agq.devices import torch_device
 from agq.errors import AgqError
 from agq.hub import find_model
-from agq.quantization.checks import available_memory
-from agq.quantization.options import adjust_recipe
-from agq.quantization.walk import Progress
 from agq.recipe import Recipe
+from agq.recipe.resolve import adjust_recipe
 from agq.reference.decoder import Parameters
+from agq.reporting.progress import Progress
+from agq.system.devices import torch_device
+from agq.system.memory import available_memory
+from agq.text.calibration import calibration_windows, fit_seq_len
+from agq.version import __version__
 
 
 def calibrate(
@@ -38,7 +38,8 @@ def calibrate(
 
     Args:
         model: a recipe's name, a local folder or a hub id. output: by default `<model>-calibration.safetensors`.
-        data, samples, seq_len, seed, detached: instead of the recipe's calibration section. force: replace an existing file.
+        data, samples, seq_len, seed, detached: instead of the recipe's calibration section. force: replace an existing
+            file.
         device: "cpu" or "cuda"; by default CUDA where there is one.
 
     Raises:

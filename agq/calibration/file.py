@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from agq.errors import AgqError
-from agq.safetensors_io import SafetensorsFile, load_json
+from agq.safetensors.files import SafetensorsFile, load_json
 
 FORMAT = "agq-calibration-1"
 # Rows of `M.percentiles`, of |x| over tokens, in percent.

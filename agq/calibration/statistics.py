@@ -31,10 +31,11 @@ from torch import Tensor
 from agq.calibration.file import FORMAT, PERCENTILES, TOKEN_QUANTILES
 from agq.checkpoint import Checkpoint
 from agq.files import atomic_writer
-from agq.quantization.shards import Entry, write_file
-from agq.quantization.walk import HiddenStates, Progress
 from agq.reference.attention import Positions, attention_to_first
 from agq.reference.decoder import Embedding, Parameters
+from agq.reference.stream import HiddenStates
+from agq.reporting.progress import Progress
+from agq.safetensors.shards import Entry, write_file
 
 # Histogram of |x|: float32 exponent and the first 4 bits of the mantissa, from 2^-20 to 2^20.
 _SHIFT = 23 - 4

@@ -1,24 +1,24 @@
 """The quantized linears of compressed-tensors folders: codes, scales and zero points."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from agq.checkpoint.packing import check_range, unpack_int, unpack_zero_points
 from agq.checkpoint.quantization_config import INT, PACKED, CompressedTensors, ModuleScheme, quantization_config
+from agq.checkpoint.record import AgqRecord
+from agq.checkpoint.source import TensorSource
 from agq.errors import AgqError
 from agq.models import Linear
 from agq.recipe import ActivationScheme
-
-if TYPE_CHECKING:
-    from agq.checkpoint.folder import Checkpoint
 
 __all__ = [
     "INT",
     "PACKED",
     "CompressedTensors",
     "ModuleScheme",
+    "QuantizedSource",
     "StoredLinear",
     "activation_scheme",
     "quantization_config",
@@ -26,6 +26,20 @@ __all__ = [
     "read_linear",
     "read_scales",
 ]
+
+
+class QuantizedSource(TensorSource, Protocol):
+    """A checkpoint that says how its linears are quantized."""
+
+    @property
+    def quantization(self) -> CompressedTensors | None:
+        """config.json's word; None: nothing is quantized."""
+        ...
+
+    @property
+    def record(self) -> AgqRecord:
+        """agq.json's word."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class StoredLinear:
         return values.reshape(rows, columns)
 
 
-def read_codes(checkpoint: "Checkpoint", module: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+def read_codes(checkpoint: QuantizedSource, module: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
     """Signed codes int8 [rows, in] of a quantized linear; `rows` selects output rows (slice or indices)."""
     linear, scheme = _quantized(checkpoint, module)
     if scheme.format == PACKED:
@@ -68,7 +82,7 @@ def read_codes(checkpoint: "Checkpoint", module: str, rows: slice | np.ndarray =
     return codes
 
 
-def read_scales(checkpoint: "Checkpoint", module: str) -> tuple[np.ndarray, np.ndarray | None]:
+def read_scales(checkpoint: QuantizedSource, module: str) -> tuple[np.ndarray, np.ndarray | None]:
     """(scale float32 [out, groups], zero int8 [out, groups] or None) of a quantized linear.
 
     Raises:
@@ -91,17 +105,15 @@ def read_scales(checkpoint: "Checkpoint", module: str) -> tuple[np.ndarray, np.n
     return scale, np.array(np.broadcast_to(raw.reshape(-1, groups), (rows, groups)))
 
 
-def read_linear(checkpoint: "Checkpoint", module: str) -> StoredLinear:
+def read_linear(checkpoint: QuantizedSource, module: str) -> StoredLinear:
     """Everything about a quantized linear (AgqError when the module is not quantized)."""
     _, scheme = _quantized(checkpoint, module)
     codes = read_codes(checkpoint, module)
     scale, zero = read_scales(checkpoint, module)
-    return StoredLinear(
-        codes, scale, zero, scheme.bits, scheme.group_size, activation_scheme(checkpoint, module)
-    )
+    return StoredLinear(codes, scale, zero, scheme.bits, scheme.group_size, activation_scheme(checkpoint, module))
 
 
-def activation_scheme(checkpoint: "Checkpoint", module: str) -> ActivationScheme:
+def activation_scheme(checkpoint: QuantizedSource, module: str) -> ActivationScheme:
     """How the input of a linear is quantized: agq.json's word, else config.json's; bits 16 for linears left in
     float."""
     if module in checkpoint.record.activations:
@@ -110,7 +122,7 @@ def activation_scheme(checkpoint: "Checkpoint", module: str) -> ActivationScheme
     return scheme.activations if scheme else ActivationScheme(bits=16, symmetric=True, group_size=-1)
 
 
-def _quantized(checkpoint: "Checkpoint", module: str) -> tuple[Linear, ModuleScheme]:
+def _quantized(checkpoint: QuantizedSource, module: str) -> tuple[Linear, ModuleScheme]:
     scheme = checkpoint.quantization.scheme(module) if checkpoint.quantization else None
     linear = checkpoint.parts.linear(module)
     if scheme is None or linear is None:

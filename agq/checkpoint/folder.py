@@ -15,7 +15,7 @@ from agq.checkpoint.static import StaticRecord, read_statics
 from agq.errors import AgqError
 from agq.files import sha256_file
 from agq.models import ModelParts, ModelSpec, parts, spec_from_config
-from agq.safetensors_io import SafetensorsFile, bf16_to_f32, load_json
+from agq.safetensors.files import SafetensorsFile, bf16_to_f32, load_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -275,8 +275,9 @@ class Checkpoint:
         return self.dtype(f"{self.parts.embed}.weight")
 
     def embed_bits(self, head_bits: int, wanted: int | None = None) -> int | None:
-        """Width of an embedding that is not tied to the output head of `head_bits`, in packed form: what is wanted, else what
-        agq.json says, else 8 where the folder is quantized and the head has 8. None: as the folder stores it."""
+        """Width of an embedding that is not tied to the output head of `head_bits`, in packed form: what is wanted,
+        else what agq.json says, else 8 where the folder is quantized and the head has 8. None: as the folder stores
+        it."""
         wanted = wanted or self.record.embed_bits
         quantized = self.quantization is not None and bool(self.quantization.modules())
         return 8 if wanted is None and quantized and head_bits == 8 else wanted

@@ -9,15 +9,13 @@ Format: github.com/vllm-project/compressed-tensors 0.20.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agq.checkpoint.packing import packed_words
+from agq.checkpoint.source import TensorSource
 from agq.errors import AgqError
 from agq.models import Linear, ModelParts
 from agq.recipe import ActivationScheme, WeightScheme
-
-if TYPE_CHECKING:
-    from agq.checkpoint.folder import Checkpoint
 
 PACKED, INT = "pack-quantized", "int-quantized"
 _FORMATS = {PACKED: PACKED, INT: INT, "naive-quantized": INT}
@@ -138,7 +136,7 @@ class CompressedTensors:
                 found.setdefault(reason, []).append(f"`{linear.module}`")
         return [f"{reason}: {', '.join(names)}" for reason, names in found.items()]
 
-    def check_stored(self, checkpoint: "Checkpoint") -> None:
+    def check_stored(self, checkpoint: TensorSource) -> None:
         """Cheap checks of stored values and of tensors that ought not to be there (AgqError)."""
         for module, scheme in self._schemes.items():
             if checkpoint.has(f"{module}.weight_g_idx"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from agq.errors import AgqError
 from agq.recipe import MAX_SINK_TOKENS, ActivationScheme
-from agq.safetensors_io import load_json
+from agq.safetensors.files import load_json
 
 NAME = "agq.json"
 FORMAT = 1
@@ -23,7 +23,8 @@ class AgqRecord:
         clips: module name -> share of the range that its input's codes cover, where it is not 1.
         hadamards: module name -> block length of the Walsh-Hadamard transform of its input, where there is one.
         embed_bits: width of an embedding table that is not the head; None: as the head.
-        sink_tokens: first positions of a sequence that have 8-bit activations in the blocks' linears with dynamic 4-bit ones.
+        sink_tokens: first positions of a sequence that have 8-bit activations in the blocks' linears with dynamic 4-bit
+            ones.
         embed_norm: False where BLOOM's embedding norm has been computed into the table.
     """
 
@@ -110,14 +111,18 @@ def _sink_tokens(values: dict[str, Any], where: str) -> int:
     if type(count) is not int or not 0 <= count <= MAX_SINK_TOKENS:
         raise AgqError(f"{where}: `sink_tokens` is {count!r}, not between 0 and {MAX_SINK_TOKENS}")
     if ("sink_tokens" in values.get("online", [])) != (count > 0):
-        raise AgqError(f"{where}: `online` and `sink_tokens` ({count}) contradict each other", hint="quantize the model again")
+        raise AgqError(
+            f"{where}: `online` and `sink_tokens` ({count}) contradict each other", hint="quantize the model again"
+        )
     return count
 
 
 def _activation(item: Any, where: str) -> ActivationScheme:
     names = {"bits", "group_size", "symmetric"}
     if not isinstance(item, dict) or not names <= set(item) <= names | {"clip", "hadamard", "static"}:
-        raise AgqError(f"{where}: an activation scheme has bits, group_size and symmetric, and may have clip and hadamard")
+        raise AgqError(
+            f"{where}: an activation scheme has bits, group_size and symmetric, and may have clip and hadamard"
+        )
     clip, hadamard = item.get("clip", 1.0), item.get("hadamard", 0)
     if isinstance(clip, bool) or not isinstance(clip, (int, float)) or not 0 < clip <= 1:
         raise AgqError(f"{where}: `clip` is {clip!r}, not a number above 0 and at most 1")

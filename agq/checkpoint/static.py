@@ -1,7 +1,8 @@
-"""Static quantizers of a quantized folder: scale and zero point of a linear's input in agq.json, the arrays in agq.safetensors.
+"""Static quantizers of a quantized folder: scale and zero point of a linear's input in agq.json, the arrays in
+agq.safetensors.
 
-agq.json: activations.MODULE.static is {"scale": s, "zero": z} beside the array `MODULE.act_exponent` (U8 [in], TRIP), or
-{"channels": true} beside `MODULE.act_scale` (F32 [in], symmetric per channel). numpy only.
+agq.json: activations.MODULE.static is {"scale": s, "zero": z} beside the array `MODULE.act_exponent` (U8 [in], TRIP),
+or {"channels": true} beside `MODULE.act_scale` (F32 [in], symmetric per channel). numpy only.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from agq.checkpoint.attention_scales import AttentionScales, load_scales
 from agq.errors import AgqError
 from agq.models import ModelParts
-from agq.reference.attention_scales import AttentionScales, load_scales
-from agq.safetensors_io import SafetensorsFile
+from agq.safetensors.files import SafetensorsFile
 
 FILE = "agq.safetensors"
 # Limits of the engine's arithmetic (agq.h).
@@ -27,8 +28,9 @@ LEAST_SCALE, MOST_SCALE = 1e-30, 1e30
 class StaticInput:
     """How the input of a linear is quantized statically.
 
-    bits: 4 or 8. scale, zero, exponent (uint8 [in]): code = clip(rint(x / (scale 2^exponent)) + zero, 0, 2^bits - 1). channel_scale
-    (float32 [in]), where it is not None, instead of these: symmetric codes -2^(bits-1) .. 2^(bits-1)-1 in steps of it.
+    bits: 4 or 8. scale, zero, exponent (uint8 [in]): code = clip(rint(x / (scale 2^exponent)) + zero, 0, 2^bits - 1).
+    channel_scale (float32 [in]), where it is not None, instead of these: symmetric codes -2^(bits-1) .. 2^(bits-1)-1 in
+    steps of it.
     """
 
     bits: int
@@ -63,8 +65,8 @@ def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
 
 @dataclass(frozen=True)
 class StaticRecord:
-    """All static quantizers of a folder. inputs: by module; attention: of every block, or None; heads: code-compat's scales of q,
-    k, v before rotary positions, `blocks.I.q_head_scale` and so on, float32 [heads], or None."""
+    """All static quantizers of a folder. inputs: by module; attention: of every block, or None; heads: code-compat's
+    scales of q, k, v before rotary positions, `blocks.I.q_head_scale` and so on, float32 [heads], or None."""
 
     inputs: Mapping[str, StaticInput] = field(default_factory=dict)
     attention: list[AttentionScales] | None = None
@@ -101,7 +103,11 @@ def read_statics(folder: Path, values: Mapping[str, Any], parts: ModelParts) -> 
         linear = parts.linear(module)
         inputs[module] = _input(item, module, linear.in_features, arrays, f"`{folder / 'agq.json'}`: {module}")
     heads = [
-        {name: arrays[f"blocks.{index}.{name}_head_scale"] for name in "qkv" if f"blocks.{index}.{name}_head_scale" in arrays}
+        {
+            name: arrays[f"blocks.{index}.{name}_head_scale"]
+            for name in "qkv"
+            if f"blocks.{index}.{name}_head_scale" in arrays
+        }
         for index in range(parts.spec.layers)
     ]
     return StaticRecord(inputs, load_scales(arrays, parts.spec.layers), heads if all(heads) else None)
@@ -127,5 +133,7 @@ def _input(item: dict[str, Any], module: str, columns: int, arrays: dict[str, np
 def _array(arrays: dict[str, np.ndarray], name: str, columns: int, dtype: type) -> np.ndarray:
     found = arrays.get(name)
     if found is None or found.shape != (columns,) or found.dtype != dtype:
-        raise AgqError(f"`{FILE}`: `{name}` is missing or not {np.dtype(dtype).name} [{columns}]", hint="quantize the model again")
+        raise AgqError(
+            f"`{FILE}`: `{name}` is missing or not {np.dtype(dtype).name} [{columns}]", hint="quantize the model again"
+        )
     return found

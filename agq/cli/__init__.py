@@ -8,40 +8,12 @@ usage (and internal errors), 130 interrupted, 141 nobody reads stdout.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from agq import __version__
 from agq.cli import failures
-from agq.errors import UsageError
 from agq.reporting import console
-
-# name -> (module, one line of help). The order is that of the pipeline.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "calibrate": ("agq.cli.calibrate", "Collect activation statistics of a model on calibration text."),
-    "quantize": ("agq.cli.quantize", "Quantize a model's weights and write a compressed-tensors folder."),
-    "pack": ("agq.cli.pack", "Pack a folder into one file in the layout of the kernels."),
-    "run": ("agq.cli.run", "Generate text with a packed model."),
-    "eval-ppl": ("agq.cli.eval_ppl", "Measure perplexity of a model, a quantized folder or a packed file."),
-    "info": ("agq.cli.info", "Show what a model or packed file is and how it is computed."),
-    "verify": ("agq.cli.verify", "Check a folder or packed file for damage and inconsistencies."),
-    "sweep": ("agq.cli.sweep", "Compare methods on models: quantize, pack and measure each, as one table."),
-    "bench": ("agq.cli.bench", "Measure speed on this machine."),
-    "env": ("agq.cli.env", "Show versions, processor and kernels, for bug reports."),
-}
-
-HELP = "Quantize LLaMA, OPT and BLOOM models to INT4 and run them on CPUs."
-
-_GLOBAL_HELP = (
-    ("-v, --verbose", "More on stderr; -vv still more.  [AGQ_VERBOSE]"),
-    ("-q, --quiet", "Only warnings and errors on stderr; -qq only errors.  [AGQ_QUIET]"),
-    ("--color", "auto, always or never; NO_COLOR counts too.  [AGQ_COLOR]"),
-    ("--no-progress", "No progress on stderr.  [AGQ_NO_PROGRESS]"),
-    ("--version", "Versions of agq and of the kernels, then exit."),
-    ("-h, --help", "This text; `agq COMMAND --help` for a command's options."),
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,64 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     console.reset()
     if arguments and arguments[0] in ("-h", "--help"):
+        from agq.cli.commands import help_text
+
         print(help_text())
         return 0
     if arguments == ["--version"]:
+        from agq.cli.commands import version_text
+
         print(version_text())
         return 0
     from agq.cli.application import run
 
     return run(arguments)
-
-
-def help_text() -> str:
-    """`agq --help`: from the table above, without importing any command."""
-
-    def heading(text: str) -> str:
-        return console.paint(text, "bold", stream=sys.stdout)
-
-    lines = [f"{heading('Usage:')} agq [OPTIONS] COMMAND [ARGS]...", "", HELP, "", heading("Commands:")]
-    lines += [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
-    lines += ["", heading("Options, before or after the command:")]
-    lines += [f"  {names:<18}{text}" for names, text in _GLOBAL_HELP]
-    lines += [
-        "",
-        "Most commands take MODEL: a recipe's name (`llama-7b`), a local folder or a Hugging Face hub id.",
-        "Every option has an environment variable, shown in the command's help. AGQ_DEBUG=1 shows tracebacks,",
-        "AGQ_ISA names the instruction set to use, AGQ_CACHE_DIR the folder for packed and downloaded files.",
-    ]
-    return "\n".join(lines)
-
-
-def version_text() -> str:
-    """agq's version, the kernels that would be used, and the versions of what quantization needs (without importing
-    it).
-    """
-    from importlib import metadata
-
-    lines = [f"agq {__version__}", f"kernels: {_kernels()}", f"python: {sys.version.split()[0]}"]
-    for package in ("numpy", "torch", "transformers", "compressed-tensors"):
-        try:
-            lines.append(f"{package}: {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            lines.append(f"{package}: not installed")
-    return "\n".join(lines)
-
-
-def _kernels() -> str:
-    from agq.errors import AgqError
-
-    try:
-        from agq.runtime.library import load_library
-
-        return str(load_library().isa)
-    except AgqError as error:
-        return f"none ({error.message})"
-
-
-def debugging() -> bool:
-    """AGQ_DEBUG=1."""
-    return os.environ.get("AGQ_DEBUG", "") not in ("", "0")
 
 
 def __getattr__(name: str) -> Any:
@@ -123,4 +49,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'agq.cli' has no attribute '{name}'")
 
 
-__all__ = ["COMMANDS", "UsageError", "help_text", "main", "version_text"]
+__all__ = ["main"]

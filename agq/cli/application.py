@@ -10,7 +10,8 @@ import typer
 import typer.core
 import typer.main
 
-from agq.cli import COMMANDS, failures, help_text, version_text
+from agq.cli import failures
+from agq.cli.commands import COMMANDS, help_text, version_text
 from agq.errors import AgqError
 from agq.reporting import console
 

@@ -32,9 +32,7 @@ def bench(
     depth: Annotated[str, typer.Option("--depth", "-d", help="Tokens in the KV cache before; several by comma.")] = "0",
     batch: Annotated[
         str,
-        typer.Option(
-            "--batch", "-b", envvar="AGQ_BENCH_BATCH", help="Sequences computed together; several by comma."
-        ),
+        typer.Option("--batch", "-b", envvar="AGQ_BENCH_BATCH", help="Sequences computed together; several by comma."),
     ] = "1",
     threads: Annotated[
         str | None,

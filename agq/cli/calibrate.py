@@ -121,8 +121,8 @@ def calibrate(
     """
     if not search_pruning and (sparsity or positions or scores):
         raise UsageError("--sparsity, --prune-positions and --prune-scores need --search-pruning")
-    from agq.cli.torch_setup import set_threads
     from agq.recipe import load_recipe
+    from agq.system.torch_threads import set_threads
 
     recipe = load_recipe(str(config)) if config is not None else None
     set_threads(threads)
@@ -133,9 +133,9 @@ def calibrate(
         given |= {"force": force, "recipe": recipe}
         _search(model, output, sparsity or [0.1], positions or "safe", scores or "fp", given, json_output)
         return
-    import agq
-    from agq.quantization.walk import Progress
+    from agq.calibration.calibrate import calibrate as gather
     from agq.reporting.output import human_size, print_json
+    from agq.reporting.progress import Progress
 
     with console.progress("calibrate", unit="blocks") as bar:
 
@@ -146,7 +146,7 @@ def calibrate(
             def block(self, index: int, seconds: float, resumed: bool) -> None:
                 bar.advance(note=f"block {index}")
 
-        result = agq.calibrate(
+        result = gather(
             model,
             output,
             recipe=recipe,
@@ -184,7 +184,7 @@ def _search(
     given: dict[str, Any],
     json_output: bool,
 ) -> None:
-    from agq.calibration.pruning_search import search_pruning
+    from agq.evaluation.pruning_search import search_pruning
     from agq.reporting.output import print_json, print_table
 
     with console.progress("search", unit="evaluations") as bar:

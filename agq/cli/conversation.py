@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from agq.cli.run import report_speed
+from agq.cli.speed import report_speed
 from agq.errors import AgqError
 from agq.reporting import console
 from agq.runtime.generation import Generation

@@ -66,9 +66,10 @@ def env(json_output: Annotated[bool, typer.Option("--json", help="One JSON objec
 
 def environment() -> dict[str, Any]:
     """What `env --json` prints."""
-    from agq import __version__
     from agq.errors import AgqError
-    from agq.runtime import library, threads
+    from agq.runtime import library
+    from agq.system import threads
+    from agq.version import __version__
 
     values: dict[str, Any] = {
         "agq": __version__,

@@ -132,7 +132,10 @@ def eval_ppl(
     device: Annotated[
         str | None,
         typer.Option(
-            "--device", metavar="cpu|cuda", show_default=False, help="Of folders. Default cuda where there is one that they fit on."
+            "--device",
+            metavar="cpu|cuda",
+            show_default=False,
+            help="Of folders. Default cuda where there is one that they fit on.",
         ),
     ] = None,
     prune: pruning.Prune = None,

@@ -40,7 +40,7 @@ def info(
 def describe(model: str) -> dict[str, Any]:
     """describe_artifact or describe_folder of what stands at a path."""
     from agq.artifact import open_artifact
-    from agq.runtime.describe import describe_artifact, describe_folder
+    from agq.inspect.describe import describe_artifact, describe_folder
 
     if not Path(model).exists():
         raise AgqError(f"`{model}` does not exist", hint="give a packed artifact or a model folder")
@@ -62,9 +62,9 @@ def _recipe(values: Any) -> str | None:
 
 
 def _show(values: dict[str, Any]) -> None:
-    from agq.recipe_pruning import PruningOptions
+    from agq.inspect.describe import merged
+    from agq.recipe.pruning import PruningOptions
     from agq.reporting.output import dumps, human_size, print_pairs, print_table
-    from agq.runtime.describe import merged
 
     heads = f"{values['heads']}" + (
         f" ({values['kv_heads']} for keys and values)" if values["kv_heads"] != values["heads"] else ""

@@ -9,7 +9,7 @@ import typer
 from agq.errors import UsageError
 
 if TYPE_CHECKING:
-    from agq.recipe_pruning import PruningOptions
+    from agq.recipe.pruning import PruningOptions
 
 _PANEL = "Token pruning"
 Prune = Annotated[
@@ -46,7 +46,7 @@ Scores = Annotated[
 
 def pruning_options(prune: str | None, positions: str | None, scores: str | None) -> PruningOptions | None:
     """What the options ask for; None: no `--prune`. Raises AgqError, UsageError."""
-    from agq.recipe_pruning import PruningOptions
+    from agq.recipe.pruning import PruningOptions
 
     if prune is None:
         if positions is not None or scores is not None:

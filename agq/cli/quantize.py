@@ -146,14 +146,17 @@ def quantize(
     ] = None,
     transforms: Annotated[
         bool | None,
-        _option("--transforms/--no-transforms", panel=_TRANSFORMS, help="None at all. Default: as preset and recipe say."),
+        _option(
+            "--transforms/--no-transforms", panel=_TRANSFORMS, help="None at all. Default: as preset and recipe say."
+        ),
     ] = None,
     rotate: Annotated[
         bool | None,
         _option("--rotate/--no-rotate", panel=_TRANSFORMS, help="Both rotations, --r1 and --r2, norms folded."),
     ] = None,
     r1: Annotated[
-        bool | None, _option("--r1/--no-r1", panel=_TRANSFORMS, help="Rotate the residual stream. Costs nothing at run time.")
+        bool | None,
+        _option("--r1/--no-r1", panel=_TRANSFORMS, help="Rotate the residual stream. Costs nothing at run time."),
     ] = None,
     r2: Annotated[
         bool | None,
@@ -192,11 +195,20 @@ def quantize(
     ] = None,
     rot_steps: Annotated[
         int | None,
-        _option("--rot-steps", panel=_TRANSFORMS, min=0, help="Steps of learning the rotations on calibration text; 0: none."),
+        _option(
+            "--rot-steps",
+            panel=_TRANSFORMS,
+            min=0,
+            help="Steps of learning the rotations on calibration text; 0: none.",
+        ),
     ] = None,
     finer: Annotated[
         bool | None,
-        _option("--finer/--no-finer", panel=_TRANSFORMS, help="4-bit inputs that lose too much in groups of 32, or with 8 bits."),
+        _option(
+            "--finer/--no-finer",
+            panel=_TRANSFORMS,
+            help="4-bit inputs that lose too much in groups of 32, or with 8 bits.",
+        ),
     ] = None,
     hadamard: Annotated[
         int | None,
@@ -345,11 +357,12 @@ def quantize(
             "no MODEL given",
             hint="`agq quantize llama-7b`, `agq quantize FOLDER`, or a recipe with `model:` by `--config`",
         )
-    from agq.cli.torch_setup import set_threads
+    from agq.system.torch_threads import set_threads
 
     set_threads(threads)
     from agq.cli.quantize_output import run_plan, show_plan, show_report
-    from agq.quantization import pipeline
+    from agq.quantization.plan import plan as make_plan
+    from agq.recipe.resolve import effective_recipe
 
     options = {
         "scheme": scheme,
@@ -400,10 +413,10 @@ def quantize(
         automatic = recipe is None and not model.endswith((".yaml", ".yml"))
         if recipe is None:
             _, recipe = resolve_model(model)
-        effective = pipeline.effective_recipe(recipe, automatic=automatic, **options)
+        effective = effective_recipe(recipe, automatic=automatic, **options)
         print(replace(effective, model=effective.model or model).to_yaml(), end="")
         return
-    plan = pipeline.plan(
+    plan = make_plan(
         model,
         output,
         recipe=recipe,

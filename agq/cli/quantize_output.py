@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from agq.reporting import console
 
 if TYPE_CHECKING:
-    from agq.quantization.pipeline import Plan, QuantizeReport
+    from agq.quantization.execute import QuantizeReport
+    from agq.quantization.plan import Plan
 
 
 def show_plan(plan: Plan) -> None:
     """What would be done: schemes of the linears on stdout."""
-    from agq.quantization.checks import available_memory
     from agq.reporting.output import human_size, print_pairs, print_table
+    from agq.system.memory import available_memory
 
     weights: dict[tuple[str, str], list[int]] = {}
     for linear in plan.checkpoint.parts.block_linears():
@@ -61,7 +62,10 @@ def _transforms_text(plan: Plan) -> str | None:
             ("shift", options.shift and bool(shifted_places(plan.checkpoint.spec))),
             ("r1", allowed.r1 is not None),
             ("r2", allowed.r2 is not None),
-            (f"rotations learned in {options.learn} steps", options.learn > 0 and (allowed.r1 is not None or allowed.r2 is not None)),
+            (
+                f"rotations learned in {options.learn} steps",
+                options.learn > 0 and (allowed.r1 is not None or allowed.r2 is not None),
+            ),
             ("permute", options.permute),
             (f"hadamard {allowed.hadamard}", allowed.hadamard > 0),
             ("bake-embed-norm", allowed.bake_embed_norm),
@@ -76,8 +80,9 @@ def _transforms_text(plan: Plan) -> str | None:
 
 def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
     """Runs a plan with its progress on stderr."""
-    from agq.quantization import pipeline
-    from agq.quantization.walk import LayerReport, Progress
+    from agq.quantization.execute import execute
+    from agq.quantization.walk import LayerReport
+    from agq.reporting.progress import Progress
 
     console.say(f"quantizing `{plan.model}` with {plan.recipe.method.upper()}: {plan.recipe.scheme.describe()}")
     for note in plan.notes:
@@ -101,7 +106,7 @@ def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
                 console.warning(text)
 
         try:
-            return pipeline.execute(plan, resume, Shown())
+            return execute(plan, resume, Shown())
         except KeyboardInterrupt:
             console.say(f"finished blocks are kept in `{plan.work}`: the same command continues there")
             raise
@@ -123,7 +128,10 @@ def show_report(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
         console.say(f"4-bit inputs in {format} instead (block.place): {', '.join(inputs)}")
     if tuned := report.tuned:
         change = f"divergence from the original's predictions {tuned['before']:.4f} -> {tuned['after']:.4f}"
-        console.say(f"tuned in {tuned['steps']} steps: {change}" + ("" if tuned["kept"] else ", so the solver's weights are kept"))
+        console.say(
+            f"tuned in {tuned['steps']} steps: {change}"
+            + ("" if tuned["kept"] else ", so the solver's weights are kept")
+        )
     size = human_size(report.total_bytes)
     console.say(f"{plan.recipe.scheme.name}: {report.bits_per_weight:.3f} bits per weight, {size} in `{report.path}`")
     if json_output:

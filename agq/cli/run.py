@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agq.cli import pruning
+from agq.cli.speed import report_speed
 from agq.errors import AgqError, UsageError
 from agq.reporting import console
 
 if TYPE_CHECKING:
-    from agq.recipe_pruning import PruningOptions
+    from agq.recipe.pruning import PruningOptions
     from agq.runtime.session import Session
 
 DEFAULT_TOKENS = 256  # without --chat: a text model rarely ends by itself
@@ -245,19 +246,6 @@ def _finish(session: Session, generation: Any, json_output: bool) -> None:
         sys.stdout.write("\n")
     sys.stdout.flush()
     report_speed(session, generation)
-
-
-def report_speed(session: Session, generation: Any) -> None:
-    """`-v`: speed of loading, prompt and text."""
-    values = generation.statistics
-    new = values.prompt_tokens - values.cached_tokens
-    console.detail(
-        f"load {session.load_s:.3f} s; prompt {new} tokens, {values.prefill_tokens_per_s:.1f} tok/s; "
-        f"eval {values.tokens} tokens, {values.decode_tokens_per_s:.1f} tok/s; first token after "
-        f"{values.time_to_first_token_s:.3f} s; peak memory {values.peak_rss_bytes / 1e6:.1f} MB; "
-        f"{values.finish_reason}"
-        + (f"; look-up {values.accepted} of {values.drafted} tokens right" if values.drafted else "")
-    )
 
 
 def _print_object(value: dict[str, Any]) -> None:

@@ -18,13 +18,18 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     definition: Annotated[
-        Path, typer.Argument(metavar="SWEEP.yaml", show_default=False, help="Models, texts and rows; see configs/sweeps/.")
+        Path,
+        typer.Argument(metavar="SWEEP.yaml", show_default=False, help="Models, texts and rows; see configs/sweeps/."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Results, and what is needed to go on after an interruption.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Results, and what is needed to go on after an interruption."
+        ),
     ] = Path("sweep"),
     model: Annotated[
-        list[str] | None, typer.Option("--model", show_default=False, help="Only this model of the sweep. May be repeated.")
+        list[str] | None,
+        typer.Option("--model", show_default=False, help="Only this model of the sweep. May be repeated."),
     ] = None,
     row: Annotated[
         list[str] | None, typer.Option("--row", show_default=False, help="Only this row of the sweep. May be repeated.")
@@ -34,16 +39,21 @@ def sweep(
     jobs: Annotated[
         int,
         typer.Option(
-            "--jobs", "-j", min=1, help="Entries made at the same time, on the CUDA devices in turn; speeds are measured afterwards."
+            "--jobs",
+            "-j",
+            min=1,
+            help="Entries made at the same time, on the CUDA devices in turn; speeds are measured afterwards.",
         ),
     ] = 1,
     threads: Annotated[
-        int | None, typer.Option("--threads", "-t", min=1, show_default=False, help="Default: the sweep's, else by the machine.")
+        int | None,
+        typer.Option("--threads", "-t", min=1, show_default=False, help="Default: the sweep's, else by the machine."),
     ] = None,
 ) -> None:
     """Quantize and measure models by several methods, and make one table of it.
 
-    Writes results.md, results.json and results.svg. Finished entries are kept: the same command goes on after an interruption.
+    Writes results.md, results.json and results.svg. Finished entries are kept: the same command goes on after an
+    interruption.
     """
     from dataclasses import replace
 
@@ -63,7 +73,7 @@ def sweep(
 
     if plot:
         drawing.check_available()
-    from agq.cli.torch_setup import set_threads
+    from agq.system.torch_threads import set_threads
 
     set_threads(chosen.threads)
     from agq.sweep.report import to_markdown, write_json

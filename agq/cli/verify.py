@@ -24,8 +24,8 @@ def verify(
     A packed file: every byte against its SHA-256. A folder: tensors, shapes, schemes and values. Exit code 1 names
         each problem.
     """
+    from agq.inspect.verify import verify as check
     from agq.reporting.output import print_json
-    from agq.runtime.verify import verify as check
 
     form, problems = check(model)
     if json_output:

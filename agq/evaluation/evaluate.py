@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from agq.calibration.data import random_crops
-from agq.calibration.text import Text, is_json_lines, is_named, load_documents, load_text
-from agq.calibration.tokenizers import TextTokenizer
 from agq.errors import AgqError, UsageError
 from agq.evaluation.methods import (
     DEFAULT_SEQ_LEN,
@@ -30,7 +27,10 @@ from agq.evaluation.methods import (
 from agq.evaluation.perplexity import Divergence, PerplexityResult, Report, compare_plan, evaluate_plan
 from agq.evaluation.pruned import PrunedScorer, PruningResult, check_pruned, evaluate_pruned
 from agq.evaluation.scorers import Scorer, open_scorer
-from agq.recipe_pruning import PruningOptions
+from agq.recipe.pruning import PruningOptions
+from agq.text.sources import Text, is_json_lines, is_named, load_documents, load_text
+from agq.text.tokenizers import TextTokenizer
+from agq.text.windows import random_crops
 
 C4_WINDOWS = 256  # of GPTQ's C4 protocol
 C4_NEW_DOCUMENTS = 1100
@@ -119,7 +119,8 @@ def evaluate_perplexity(
         baseline: another form of the same model to compare with: ratio of perplexities, KL divergence, same likeliest
             token.
         split: of a named data set. text_field: of a jsonl file.
-        threads, batch, device: see `open_scorer`. fake_quant: False leaves activation quantizers of a quantized folder out.
+        threads, batch, device: see `open_scorer`. fake_quant: False leaves activation quantizers of a quantized folder
+            out.
         pruning: token pruning, measured as `agq.evaluation.pruned` says (method gptq, no baseline).
         report: called with (windows done, windows in all, perplexity so far). note: called, before anything is
             computed, with each thing that makes the number differ from usual ones; the record has them too.

@@ -20,7 +20,7 @@ from agq.errors import AgqError, UsageError
 from agq.evaluation.methods import Plan
 from agq.evaluation.perplexity import Mean, PerplexityResult, Report, make_result, token_nll
 from agq.evaluation.scorers import Scorer, default_rows
-from agq.recipe_pruning import PruningOptions
+from agq.recipe.pruning import PruningOptions
 
 METHOD = "gptq"  # windows of one length that are whole prompts
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from agq.calibration.tokenizers import TextTokenizer, load_tokenizer
 from agq.errors import AgqError
+from agq.text.tokenizers import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from agq.checkpoint import Checkpoint
-    from agq.recipe_pruning import PruningOptions
+    from agq.recipe.pruning import PruningOptions
 
 _PRUNED_BYTES = 512 << 20  # of logits of a pruned prompt at once: every further part computes the prompt again
 _CHUNK_BYTES = 32 << 20  # logits handed out at once
@@ -229,13 +229,13 @@ class ReferenceScorer:
         threads: int | None = None,
         device: str | None = None,
     ) -> None:
-        """fake_quant: False computes a quantized folder with its dequantized weights alone. device: "cpu", "cuda"; by default CUDA
-        where there is one that the model fits on."""
+        """fake_quant: False computes a quantized folder with its dequantized weights alone. device: "cpu", "cuda"; by
+        default CUDA where there is one that the model fits on."""
         import torch
 
         from agq.checkpoint import open_checkpoint
-        from agq.devices import torch_device
         from agq.reference.decoder import ReferenceModel
+        from agq.system.devices import torch_device
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -320,7 +320,10 @@ def _device(checkpoint: Checkpoint) -> str:
     if not torch.cuda.is_available():
         return "cpu"
     spec = checkpoint.spec
-    weights = sum(linear.out_features * linear.in_features for linear in checkpoint.parts.all_linears()) + spec.vocab * spec.embed_dim
+    weights = (
+        sum(linear.out_features * linear.in_features for linear in checkpoint.parts.all_linears())
+        + spec.vocab * spec.embed_dim
+    )
     # Float32, and as much again for what is computed.
     return "cuda" if 8 * weights < torch.cuda.mem_get_info()[0] else "cpu"
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from agq.errors import AgqError
 from agq.models import ModelParts
 from agq.quantization.tune import KEPT_ACTIVATIONS
-from agq.quantization.walk import BATCH_TOKENS
 from agq.recipe import Recipe, Scheme, TuneOptions
+from agq.reference.stream import BATCH_TOKENS
 
 # Group sizes that are suggested when one does not divide.
 _SIZES = (32, 64, 128, 256)
@@ -124,36 +123,24 @@ def estimate(
 
 
 def tuning_bytes(parts: ModelParts, options: TuneOptions, length: int) -> int:
-    """What tuning by windows of `length` tokens takes: of every weight its code and, where codes are trained, what Adam keeps; one
-    block's weights and activations with their gradients, the embeddings and head, what the head reads of all windows."""
+    """What tuning by windows of `length` tokens takes: of every weight its code and, where codes are trained, what Adam
+    keeps; one block's weights and activations with their gradients, the embeddings and head, what the head reads of all
+    windows."""
     spec = parts.spec
     block = sum(linear.out_features * linear.in_features for linear in parts.block(0).linears.values())
     activations = length * (12 * spec.hidden + 6 * spec.ffn + spec.heads * length)
-    return (9 + 16 * options.rounding) * block * spec.layers + 4 * (
-        4 * block + 3 * activations + 2 * spec.vocab * spec.embed_dim + 4 * 512 * spec.vocab
-        + (spec.layers * length + options.steps * length) * spec.hidden
-    ) + KEPT_ACTIVATIONS
-
-
-def available_memory() -> int:
-    """Bytes that this process can still take: MemAvailable, held to the control group's limit. A large number where
-    unknown."""
-    free = 1 << 62
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):
-            continue
-    return max(free, 0)
+    return (
+        (9 + 16 * options.rounding) * block * spec.layers
+        + 4
+        * (
+            4 * block
+            + 3 * activations
+            + 2 * spec.vocab * spec.embed_dim
+            + 4 * 512 * spec.vocab
+            + (spec.layers * length + options.steps * length) * spec.hidden
+        )
+        + KEPT_ACTIVATIONS
+    )
 
 
 def check_memory(needs: Needs, free: int) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from agq.quantization.quantizers import fake_quantize
+from agq.numerics.quantizers import fake_quantize
 
 if TYPE_CHECKING:
     from agq.recipe import ActivationScheme
@@ -22,7 +22,8 @@ CLIP_TOKENS = 2048
 def search_clip(sample: Tensor, weights: Sequence[Tensor], scheme: ActivationScheme) -> float:
     """The share of the range with which the quantized input changes the outputs of its linears least, in squares.
 
-    sample: float32 [..., channels], inputs before the quantizer; weights: float32 [out, channels], of all linears that read them.
+    sample: float32 [..., channels], inputs before the quantizer; weights: float32 [out, channels], of all linears that
+        read them.
     """
     x = sample.reshape(-1, sample.shape[-1])
     x = x[torch.linspace(0, x.shape[0] - 1, min(x.shape[0], CLIP_TOKENS), device=x.device).long()]

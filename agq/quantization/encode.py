@@ -8,11 +8,11 @@ from torch import Tensor
 
 from agq.checkpoint.compressed_tensors import PACKED
 from agq.checkpoint.packing import pack_int, pack_zero_points, unpack_int, unpack_zero_points
-from agq.quantization.quantizers import Grid, dequantize_weight
+from agq.numerics.quantizers import Grid, dequantize_weight
 from agq.quantization.state import RawTensors
 from agq.quantization.walk import QuantizedLinear
 from agq.recipe import Scheme
-from agq.safetensors_io import f32_to_bf16
+from agq.safetensors.files import f32_to_bf16
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

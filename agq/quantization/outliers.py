@@ -1,9 +1,10 @@
 """Models with the activation outliers of large ones: a tool for tests and measurements.
 
-Small models have few channels that are much larger than the others. `inject_outliers` writes a model that has them and computes
-the same function: a channel that stands between two linear maps is multiplied by a factor in the first and divided by it in the
-second. Places of each block: gains (and biases) of the norms against the columns of q, k, v and of gate, up; rows of v against
-columns of o; rows of up (of fc1 before a ReLU) against columns of down. BLOOM's feed-forward part has no such pair (GELU).
+Small models have few channels that are much larger than the others. `inject_outliers` writes a model that has them and
+computes the same function: a channel that stands between two linear maps is multiplied by a factor in the first and
+divided by it in the second. Places of each block: gains (and biases) of the norms against the columns of q, k, v and of
+gate, up; rows of v against columns of o; rows of up (of fc1 before a ReLU) against columns of down. BLOOM's
+feed-forward part has no such pair (GELU).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from agq.checkpoint import Checkpoint, open_checkpoint
 from agq.errors import AgqError
 from agq.files import atomic_directory, atomic_write_text
 from agq.models import BlockParts
-from agq.quantization.shards import Entry, write_shards
-from agq.quantization.transforms.hadamard import random_permutation
+from agq.numerics.hadamard import random_permutation
 from agq.quantization.transforms.plan import SCALABLE
+from agq.safetensors.shards import Entry, write_shards
 
 STRENGTHS = (8.0, 16.0, 30.0, 60.0)
 _SHARD_BYTES = 5_000_000_000
@@ -32,11 +33,11 @@ def inject_outliers(
 ) -> dict[str, list[list[int]]]:
     """Writes the model of `folder` with `channels` outlier channels at every place of every block to `out`, in float32.
 
-    strengths: factors that the channels take in turn. The channels of the norms are the same in all blocks, as in trained models;
-    the others are drawn for each. seed: of the choice (SHA-256, the same on every machine).
+    strengths: factors that the channels take in turn. The channels of the norms are the same in all blocks, as in
+    trained models; the others are drawn for each. seed: of the choice (SHA-256, the same on every machine).
 
-    Returns place -> channels of each block. Raises AgqError for an unquantized model's lack, for strengths that are not positive, or
-    for more channels than there are.
+    Returns place -> channels of each block. Raises AgqError for an unquantized model's lack, for strengths that are not
+    positive, or for more channels than there are.
     """
     checkpoint = open_checkpoint(folder)
     spec = checkpoint.spec

@@ -19,8 +19,8 @@ import numpy as np
 
 from agq.errors import AgqError
 from agq.files import atomic_write_text, atomic_writer
-from agq.quantization.shards import Entry, write_file
-from agq.safetensors_io import SafetensorsFile
+from agq.safetensors.files import SafetensorsFile
+from agq.safetensors.shards import Entry, write_file
 
 _BLOCK_FILE = "block-{:05d}.safetensors"
 _TUNED_FILE = "tuned.safetensors"
@@ -122,7 +122,8 @@ class WorkFolder:
 
 def _entries(file: SafetensorsFile) -> dict[str, Entry]:
     return {
-        name: Entry(name, info.dtype, info.shape, lambda name=name: file.raw(name)) for name, info in file.tensors.items()
+        name: Entry(name, info.dtype, info.shape, lambda name=name: file.raw(name))
+        for name, info in file.tensors.items()
     }
 
 

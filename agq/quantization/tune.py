@@ -1,11 +1,12 @@
-"""Tuning after the solver: the scales of the weights and the rounding of the codes are trained so that the quantized model's
-predictions come closest to the float model's on calibration windows (KL divergence). Zero points and clips stay.
+"""Tuning after the solver: the scales of the weights and the rounding of the codes are trained so that the quantized
+model's predictions come closest to the float model's on calibration windows (KL divergence). Zero points and clips
+stay.
 
-Each scale is multiplied by exp(t). Each code is the rounding of a continuous value, which starts inside the solver's code, as near to the
-unquantized weight as that allows, so that nothing changes before the first step and a small move suffices where rounding was a close
-call (the block-wise training of EfficientQAT, arXiv 2407.11062, is the nearest relative; here the whole model is the objective).
-Roundings, of weights, activations and KV cache, are passed through by the gradient as if they were not there (straight-through
-estimator, arXiv 1308.3432). The whole model is in memory.
+Each scale is multiplied by exp(t). Each code is the rounding of a continuous value, which starts inside the solver's
+code, as near to the unquantized weight as that allows, so that nothing changes before the first step and a small move
+suffices where rounding was a close call (the block-wise training of EfficientQAT, arXiv 2407.11062, is the nearest
+relative; here the whole model is the objective). Roundings, of weights, activations and KV cache, are passed through by
+the gradient as if they were not there (straight-through estimator, arXiv 1308.3432). The whole model is in memory.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from agq.models import ModelParts, ModelSpec
-from agq.quantization.quantizers import Grid, round_scale
-from agq.quantization.transforms.hadamard import fwht, random_permutation, random_words
+from agq.numerics.hadamard import fwht, random_permutation, random_words
+from agq.numerics.quantizers import Grid, round_scale
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.recipe import Recipe
 from agq.reference.attention import Positions
@@ -30,8 +31,8 @@ from agq.reference.decoder import Embedding, activation_quantizer, finish, kv_qu
 
 # Windows on which the result is judged.
 JUDGED = 4
-# `tune.auto`: at most so many steps, and so many for each calibration window; at most so many weights times tokens in all (a few minutes of
-# two processor cores); none below the least, which would change next to nothing.
+# `tune.auto`: at most so many steps, and so many for each calibration window; at most so many weights times tokens in
+# all (a few minutes of two processor cores); none below the least, which would change next to nothing.
 _AUTO_STEPS, _AUTO_SHARE, _AUTO_WORK, _AUTO_LEAST = 512, 4, 4e12, 48
 # Most tokens of a training step.
 _PIECE = 512
@@ -52,7 +53,8 @@ _FINAL_RATE = 0.1
 class TunedLinear:
     """A quantized linear whose scales, and codes if `rounding`, can be trained.
 
-    codes: int8 [out, in]; grid: of them; weight: what they stand for, float32 [out, in]; dtype: that scales are stored in.
+    codes: int8 [out, in]; grid: of them; weight: what they stand for, float32 [out, in]; dtype: that scales are stored
+        in.
     """
 
     def __init__(self, codes: Tensor, grid: Grid, weight: Tensor, dtype: torch.dtype, rounding: bool) -> None:
@@ -78,7 +80,8 @@ class TunedLinear:
         return (steps * (self.scale * self.log.exp()).unsqueeze(-1)).reshape(self.codes.shape)
 
     def settle(self) -> tuple[Tensor, Grid]:
-        """Makes what was trained the codes and scales, rounded as they will be stored; the codes and grid from before."""
+        """Makes what was trained the codes and scales, rounded as they will be stored; the codes and grid from
+        before."""
         before = self.codes, self.grid
         with torch.no_grad():
             self.scale = round_scale(self.scale * self.log.exp(), self.dtype)
@@ -90,8 +93,8 @@ class TunedLinear:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """Mean KL divergence from the float model, nats per token, on windows that were not trained on where there are such; kept: the
-    tuned model is better there and is used; changed: share of the codes that are not the solver's."""
+    """Mean KL divergence from the float model, nats per token, on windows that were not trained on where there are
+    such; kept: the tuned model is better there and is used; changed: share of the codes that are not the solver's."""
 
     steps: int
     before: float
@@ -107,15 +110,17 @@ def straight_through(transform: InputTransform) -> InputTransform:
 
 def _input(recipe: Recipe, module: str, clip: float, hadamard: int) -> InputTransform:
     scheme = recipe.scheme_for(module)
-    quantizer = straight_through(activation_quantizer(scheme.activations if scheme else None, clip, sinks=recipe.sink_tokens))
+    quantizer = straight_through(
+        activation_quantizer(scheme.activations if scheme else None, clip, sinks=recipe.sink_tokens)
+    )
     return (lambda x: quantizer(fwht(x, hadamard))) if hadamard else quantizer
 
 
 class Tuner:
     """The quantized model in a form that can be trained.
 
-    solved: module -> codes and grid of every quantized linear; dtypes: module -> that its scales are stored in; clips: of the inputs,
-    by module.
+    solved: module -> codes and grid of every quantized linear; dtypes: module -> that its scales are stored in; clips:
+    of the inputs, by module.
     """
 
     def __init__(
@@ -152,7 +157,10 @@ class Tuner:
     def student(self, tokens: Tensor, positions: Positions) -> Tensor:
         """What the head of the quantized model reads: float32 [batch, n, embed_dim]."""
         spec = self.parameters.spec
-        kept = 4 * tokens.numel() * spec.layers * (16 * spec.hidden + 8 * spec.ffn + spec.heads * tokens.shape[-1]) <= KEPT_ACTIVATIONS
+        kept = (
+            4 * tokens.numel() * spec.layers * (16 * spec.hidden + 8 * spec.ffn + spec.heads * tokens.shape[-1])
+            <= KEPT_ACTIVATIONS
+        )
         h = self.embedding(tokens)
         for block, modules in self.blocks:
             if kept:
@@ -169,7 +177,8 @@ class Tuner:
 
     @torch.no_grad()
     def teacher(self, windows: Tensor, positions: Positions) -> Tensor:
-        """What the head of the float model reads for all windows: float32 [windows, n, embed_dim]. One block in memory at a time."""
+        """What the head of the float model reads for all windows: float32 [windows, n, embed_dim]. One block in memory
+        at a time."""
         hidden = torch.cat([self.embedding(window[None]) for window in windows])
         for index in range(self.parameters.spec.layers):
             block = self.parameters.block(index)
@@ -178,16 +187,16 @@ class Tuner:
         return torch.cat([finish(h[None], self.final_norm, self.project_out) for h in hidden])
 
     def divergence(self, wanted: Tensor, found: Tensor, temperatures: Sequence[float] = (1.0,)) -> Iterator[Tensor]:
-        """Sums of KL(float || quantized) over rows of what the head reads, both [rows, embed_dim], a part at a time; the mean over
-        `temperatures`, each times its square, which keeps the gradients' sizes alike."""
+        """Sums of KL(float || quantized) over rows of what the head reads, both [rows, embed_dim], a part at a time;
+        the mean over `temperatures`, each times its square, which keeps the gradients' sizes alike."""
         for start in range(0, wanted.shape[0], _ROWS):
             part = slice(start, start + _ROWS)
             yield recomputed(_divergence, wanted[part], found[part], self.head, temperatures, use_reentrant=False)
 
     @torch.no_grad()
     def varied(self, windows: Tensor, positions: Positions, share: float) -> Tensor:
-        """`windows`, int64 [count, n], with a share of the tokens drawn from the float model's predictions for their places. The
-        first of each stays."""
+        """`windows`, int64 [count, n], with a share of the tokens drawn from the float model's predictions for their
+        places. The first of each stays."""
         if not share:
             return windows
         result, wanted = windows.clone(), self.teacher(windows, positions)
@@ -213,17 +222,19 @@ def _divergence(wanted: Tensor, found: Tensor, head: Tensor, temperatures: Seque
 
 
 def training_length(spec: ModelSpec, length: int) -> int:
-    """Tokens in a step where calibration windows have `length`. More steps of fewer tokens train better, but learned positions have to be
-    met to be served."""
+    """Tokens in a step where calibration windows have `length`. More steps of fewer tokens train better, but learned
+    positions have to be met to be served."""
     return length if spec.position == "learned" else min(length, _PIECE)
 
 
 def steps_worth(parts: ModelParts, windows: int, length: int) -> int:
-    """Steps that recipes with `tune.auto` do: what a small model gains much by at little cost, 0 for large ones. windows, length: of the
-    calibration, in count and tokens; who calibrates by little text wants to wait for little."""
+    """Steps that recipes with `tune.auto` do: what a small model gains much by at little cost, 0 for large ones.
+    windows, length: of the calibration, in count and tokens; who calibrates by little text wants to wait for little."""
     spec = parts.spec
     length = training_length(spec, length)
-    weights = sum(linear.out_features * linear.in_features for linear in parts.block_linears()) + spec.vocab * spec.embed_dim
+    weights = (
+        sum(linear.out_features * linear.in_features for linear in parts.block_linears()) + spec.vocab * spec.embed_dim
+    )
     steps = min(_AUTO_STEPS, _AUTO_SHARE * windows, int(_AUTO_WORK / (weights * length)))
     return steps if steps >= _AUTO_LEAST else 0
 
@@ -244,11 +255,11 @@ def apart(windows: np.ndarray, judged: np.ndarray) -> np.ndarray:
 def tune(
     tuner: Tuner, windows: Tensor, judged: Tensor, progress: Callable[[str], None] = lambda text: None
 ) -> TuneReport:
-    """Trains `tuner.linears` as the recipe's `tune` says. Where the result, rounded as it is stored, is no better than the start, they
-    stay what they were.
+    """Trains `tuner.linears` as the recipe's `tune` says. Where the result, rounded as it is stored, is no better than
+    the start, they stay what they were.
 
-    windows: of text, one for each step, anew in another order where there are more steps; judged: what the result is judged by. Tokens,
-    int64 [count, n], [count, m].
+    windows: of text, one for each step, anew in another order where there are more steps; judged: what the result is
+    judged by. Tokens, int64 [count, n], [count, m].
     """
     options, device = tuner.recipe.tune, tuner.parameters.device
     windows, judged = windows.to(device), judged.to(device)

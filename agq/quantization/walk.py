@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from agq.models.parts import BlockParts
+from agq.numerics.quantizers import Grid, dequantize_weight, weight_grid
 from agq.quantization.clip import search_clip
-from agq.quantization.gptq import (
+from agq.quantization.solvers.gptq import (
     DAMPING_RETRIES,
     Hessian,
     drift_correction,
@@ -27,14 +28,13 @@ from agq.quantization.gptq import (
     output_energy,
     round_to_nearest,
 )
-from agq.quantization.quantizers import Grid, dequantize_weight, weight_grid
-from agq.quantization.stages import BATCH_TOKENS, HiddenStates, Stream, gather_hessians, run_stages
+from agq.quantization.stages import gather_hessians, run_stages
 from agq.recipe import Recipe, Scheme
 from agq.reference.attention import Positions
 from agq.reference.block import Block
 from agq.reference.decoder import Embedding, Parameters, activation_quantizer, kv_quantizer, kv_rotation
-
-__all__ = ["BATCH_TOKENS", "BlockQuantizer", "HiddenStates", "LayerReport", "Progress", "QuantizedLinear", "walk"]
+from agq.reference.stream import HiddenStates, Stream
+from agq.reporting.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,6 @@ class QuantizedLinear:
     scheme: Scheme
 
 
-class Progress:
-    """What a walk tells its caller; every method may be overridden."""
-
-    def step(self, text: str) -> None: ...
-
-    def start(self, blocks: int) -> None: ...
-
-    def layer(self, index: int, report: LayerReport) -> None: ...
-
-    def block(self, index: int, seconds: float, resumed: bool) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
 class BlockQuantizer:
     """Quantizes the linears of one block as a recipe says.
 
@@ -102,8 +88,8 @@ class BlockQuantizer:
         self.clips: dict[str, float] = {}
 
     def prepare(self, block: Block, parts: BlockParts, clips: dict[str, float] | None = None) -> None:
-        """Sets the quantizers of activations and KV cache, as they are during calibration. clips: of modules, as an earlier run
-        found them; by default the recipe's."""
+        """Sets the quantizers of activations and KV cache, as they are during calibration. clips: of modules, as an
+        earlier run found them; by default the recipe's."""
         self.clips = clips or {}
         if not self.recipe.gptq.quantized_activations or self.recipe.agile.active:
             return  # static activations are calibrated on the quantized weights afterwards
@@ -116,7 +102,9 @@ class BlockQuantizer:
         module, linear = parts.linears[role].module, block.linears[role]
         scheme = self.recipe.scheme_for(module)
         activations = scheme.activations if scheme else None
-        linear.transform = activation_quantizer(activations, self.clip(module), linear.hadamard, self.recipe.sink_tokens)
+        linear.transform = activation_quantizer(
+            activations, self.clip(module), linear.hadamard, self.recipe.sink_tokens
+        )
 
     def clip(self, module: str) -> float:
         """Share of the range that the codes of a module's input cover: less than 1 only for 4-bit activations."""
@@ -126,12 +114,16 @@ class BlockQuantizer:
         return self.clips.get(module, self.recipe.act_clip)
 
     def choose_clip(self, block: Block, parts: BlockParts, roles: tuple[str, ...], sample: Tensor) -> None:
-        """Sets the clip of the input that `roles` share by its effect on their outputs. sample: float32 [..., n, channels] of tokens
-        from position 0 on; sink tokens, which have no clip, do not count."""
+        """Sets the clip of the input that `roles` share by its effect on their outputs. sample: float32 [..., n,
+        channels] of tokens from position 0 on; sink tokens, which have no clip, do not count."""
         scheme = self.recipe.scheme_for(parts.linears[roles[0]].module)
         if not self.recipe.act_clip_search or scheme is None or scheme.activations.bits != 4:
             return
-        clip = search_clip(sample[..., self.recipe.sink_tokens :, :], [block.linears[role].weight for role in roles], scheme.activations)
+        clip = search_clip(
+            sample[..., self.recipe.sink_tokens :, :],
+            [block.linears[role].weight for role in roles],
+            scheme.activations,
+        )
         for role in roles:
             self.clips[parts.linears[role].module] = clip
             if self.recipe.gptq.quantized_activations:
@@ -202,8 +194,8 @@ def quantize_block(
 ) -> tuple[dict[str, QuantizedLinear], list[LayerReport]]:
     """Quantizes one block and advances the streams through the result. Without a stream (RTN) nothing passes through.
 
-    target: the float model's stream for GPTAQ. Returns the quantized linears by role, and reports in the order in which the layers
-    were done.
+    target: the float model's stream for GPTAQ. Returns the quantized linears by role, and reports in the order in which
+    the layers were done.
     """
     results: dict[str, QuantizedLinear] = {}
     reports: list[LayerReport] = []

@@ -17,11 +17,11 @@ from agq.files import atomic_directory, atomic_write_text
 from agq.models import ONLINE_PREFIX, ModelParts
 from agq.quantization.agile.stage import add_entries, write_arrays
 from agq.quantization.encode import store_float
-from agq.quantization.shards import Entry, write_shards
 from agq.quantization.state import WorkFolder
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
 from agq.recipe import ActivationScheme, Recipe, Scheme, WeightScheme
+from agq.safetensors.shards import Entry, write_shards
 
 SHARD_BYTES = 5_000_000_000
 
@@ -61,7 +61,8 @@ def choose_format(schemes: dict[str, Scheme], ct_format: str | None) -> str:
 def online_steps(recipe: Recipe, schemes: dict[str, Scheme], transforms: TransformPlan) -> dict[str, str]:
     """What the folder's weights rely on and other software than agq does not compute at run time: name -> words.
 
-    Quantizers of activations and KV cache that others leave out are not among them: without those the model is only more exact.
+    Quantizers of activations and KV cache that others leave out are not among them: without those the model is only
+        more exact.
     """
     steps = {}
     if transforms.hadamard:
@@ -87,14 +88,12 @@ def runtime_formats(recipe: Recipe, schemes: dict[str, Scheme], clips: dict[str,
     return names
 
 
-def build_config(
-    parameters: TransformedParameters, schemes: dict[str, Scheme], format: str
-) -> dict[str, Any]:
+def build_config(parameters: TransformedParameters, schemes: dict[str, Scheme], format: str) -> dict[str, Any]:
     """config.json of the output folder.
 
     Modules with one scheme form a config group. When all quantized linears share one scheme the target is the class
-    `Linear` and everything else is listed in `ignore`; otherwise modules are named one by one. Where something has to be
-    computed online the model type gets a prefix that other software does not know.
+    `Linear` and everything else is listed in `ignore`; otherwise modules are named one by one. Where something has to
+    be computed online the model type gets a prefix that other software does not know.
     """
     checkpoint, plan = parameters.checkpoint, parameters.plan
     linears = [linear.module for linear in checkpoint.parts.all_linears()]
@@ -119,8 +118,8 @@ def build_config(
 
 
 def folder_entries(parameters: TransformedParameters, schemes: dict[str, Scheme], work: WorkFolder) -> list[Entry]:
-    """Every tensor of the output folder, in model order: what the finished blocks hold, the rest of the (transformed) model in
-    the source's number formats; bit for bit where nothing was transformed."""
+    """Every tensor of the output folder, in model order: what the finished blocks hold, the rest of the (transformed)
+    model in the source's number formats; bit for bit where nothing was transformed."""
     parts = parameters.parts
     replaced: dict[str, dict[str, Entry]] = {}
     tuned = work.tuned()
@@ -147,9 +146,7 @@ def _entry(parameters: TransformedParameters, name: str) -> Entry:
     dtype = checkpoint.dtype(name)
     if parameters.plan.empty:
         return Entry(name, dtype, checkpoint.shape(name), lambda: checkpoint.read_raw(name)[1])
-    return Entry(
-        name, dtype, checkpoint.shape(name), lambda: store_float(parameters.tensor(name).cpu().numpy(), dtype)
-    )
+    return Entry(name, dtype, checkpoint.shape(name), lambda: store_float(parameters.tensor(name).cpu().numpy(), dtype))
 
 
 def write_folder(
@@ -167,9 +164,9 @@ def write_folder(
 ) -> Written:
     """Writes the folder, whole or not at all.
 
-    record: what agq.json holds beyond the scheme of the activations (recipe, calibration, report, versions); clips: of the
-    activations by module; force: replace a folder that stands at `output`; statics: quantizers of static activations. Raises
-    AgqError when it may not be written.
+    record: what agq.json holds beyond the scheme of the activations (recipe, calibration, report, versions); clips: of
+    the activations by module; force: replace a folder that stands at `output`; statics: quantizers of static
+    activations. Raises AgqError when it may not be written.
     """
     checkpoint, plan = parameters.checkpoint, parameters.plan
     entries = folder_entries(parameters, schemes, work)
@@ -204,7 +201,8 @@ def write_folder(
 def activation_entries(
     parameters: TransformedParameters, schemes: dict[str, Scheme], clips: dict[str, float]
 ) -> dict[str, dict[str, Any]]:
-    """Of each linear what agq.json says of its input: the quantizer, its clip where it is not 1, the online transform."""
+    """Of each linear what agq.json says of its input: the quantizer, its clip where it is not 1, the online
+    transform."""
     entries: dict[str, dict[str, Any]] = {}
     for linear in parameters.parts.block_linears():
         module, scheme = linear.module, schemes.get(linear.module)

@@ -86,8 +86,8 @@ def attend_through(
     change: Callable[[Tensor], Tensor],
     shares: list[Tensor] | None = None,
 ) -> Tensor:
-    """As `attend`, with `change` applied to the probabilities before they weigh the values. shares: takes in each query's changed
-    probability of the first token, [batch, heads, n]."""
+    """As `attend`, with `change` applied to the probabilities before they weigh the values. shares: takes in each
+    query's changed probability of the first token, [batch, heads, n]."""
     _, heads, n, _ = q.shape
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
     out, first = torch.empty(q.shape, device=q.device), []
@@ -116,9 +116,7 @@ def _alibi_bias(slopes: Tensor, start: int, stop: int, places: Tensor | None = N
     return bias.masked_fill_(distance > 0, float("-inf"))
 
 
-def share_of_first(
-    q: Tensor, k: Tensor, scale: float, slopes: Tensor | None, places: Tensor | None = None
-) -> Tensor:
+def share_of_first(q: Tensor, k: Tensor, scale: float, slopes: Tensor | None, places: Tensor | None = None) -> Tensor:
     """Attention probability of the first token in each query's row: float32 [batch, heads, n]. Arguments as of
     `attend`."""
     _, heads, n, _ = q.shape

@@ -1,7 +1,7 @@
 """Integer attention with powers of two as probabilities: what docs/arithmetic.md, "Integer attention", says, in torch.
 
-Integers are held in float32 and float products of them are exact: |q . k| <= 127^2 head_dim, and sums of value codes times
-2^(15-k) stay below 2^23 because a row of such probabilities adds up to less than sqrt 2.
+Integers are held in float32 and float products of them are exact: |q . k| <= 127^2 head_dim, and sums of value codes
+times 2^(15-k) stay below 2^23 because a row of such probabilities adds up to less than sqrt 2.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agq.reference.attention_scales import AttentionScales
+from agq.checkpoint.attention_scales import AttentionScales
 
 _QUERY_CHUNK = 256
 LOG2_E = 1.44269504  # as the kernels have it, in float32

@@ -19,12 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agq.checkpoint.attention_scales import AttentionScales
 from agq.models.spec import ModelSpec
 from agq.reference.attention import Positions, attend, attend_through, rotate, share_of_first
 from agq.reference.attention_log2 import attend_log2
-from agq.reference.attention_scales import AttentionScales
 
-# A transformation of a linear's inputs, float32 [..., channels] -> the same shape: the activation quantizer, or nothing.
+# A transformation of a linear's inputs, float32 [..., channels] -> the same shape: the activation quantizer, or
+# nothing.
 InputTransform = Callable[[Tensor], Tensor]
 
 
@@ -74,10 +75,10 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass
 class Block:
-    """linears: by role (q, k, v or BLOOM's fused qkv; o; gate, up; down). `keys_values` is applied to keys (after RoPE) and
-    values, shape [batch, kv_heads, n, head_dim], `queries_keys` before that to queries and keys. `observe`, when set, is called
-    with each layer's (q, k) before the scores. `heads`, when set, is applied to each of "q", "k", "v" before rotary positions.
-    `scales`, when set: integer attention with powers of two, in place of both.
+    """linears: by role (q, k, v or BLOOM's fused qkv; o; gate, up; down). `keys_values` is applied to keys (after RoPE)
+    and values, shape [batch, kv_heads, n, head_dim], `queries_keys` before that to queries and keys. `observe`, when
+    set, is called with each layer's (q, k) before the scores. `heads`, when set, is applied to each of "q", "k", "v"
+    before rotary positions. `scales`, when set: integer attention with powers of two, in place of both.
     `softmax`, when set, is applied to the probabilities, with keys and values as they are.
     `capture`, when set, takes in "q*", "k*" and "v*" as the scores see them."""
 

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agq.checkpoint import Checkpoint, open_checkpoint, read_linear
+from agq.checkpoint.attention_scales import AttentionScales
 from agq.checkpoint.static import StaticInput, StaticRecord
 from agq.errors import AgqError
 from agq.models import ModelParts, ModelSpec
-from agq.quantization.agile.trip import StaticQuantizer, log2_softmax, symmetric
-from agq.quantization.quantizers import (
+from agq.numerics.hadamard import fwht, largest_power_of_two
+from agq.numerics.quantizers import (
     dequantize_weight,
     fake_quantize,
     fake_quantize_kv,
@@ -27,10 +28,9 @@ from agq.quantization.quantizers import (
     quantize_weight,
     weight_grid,
 )
-from agq.quantization.transforms.hadamard import fwht, largest_power_of_two
+from agq.numerics.trip import StaticQuantizer, log2_softmax, symmetric
 from agq.recipe import ActivationScheme
 from agq.reference.attention import Positions
-from agq.reference.attention_scales import AttentionScales
 from agq.reference.block import Block, InputTransform, Linear, Norm, identity
 
 # Rows of the output head that are computed at once, times the vocabulary: bounds the memory of the logits' temporaries.
@@ -40,9 +40,10 @@ _HEAD_CHUNK = 512
 def activation_quantizer(
     scheme: ActivationScheme | None, clip: float = 1.0, hadamard: int = 0, sinks: int = 0
 ) -> InputTransform:
-    """What is done to a linear's inputs, float32 [..., n, channels] of tokens from position 0 on: a Walsh-Hadamard transform in
-    blocks of `hadamard` channels (0: none), then the dynamic quantizer of `scheme` over the share `clip` of the range (none for 16
-    bits or None). With 4 bits the first `sinks` tokens have 8 instead, symmetric, per token and without clip."""
+    """What is done to a linear's inputs, float32 [..., n, channels] of tokens from position 0 on: a Walsh-Hadamard
+    transform in blocks of `hadamard` channels (0: none), then the dynamic quantizer of `scheme` over the share `clip`
+    of the range (none for 16 bits or None). With 4 bits the first `sinks` tokens have 8 instead, symmetric, per token
+    and without clip."""
     if scheme is None or scheme.bits == 16:
         return (lambda x: fwht(x, hadamard)) if hadamard else identity
 
@@ -57,7 +58,8 @@ def activation_quantizer(
 
 
 def static_quantizer(static: StaticInput, hadamard: int = 0) -> InputTransform:
-    """What is done to the input of a linear with static activations, after a Walsh-Hadamard transform where there is one."""
+    """What is done to the input of a linear with static activations, after a Walsh-Hadamard transform where there is
+    one."""
     if static.channel_scale is not None:
         scale = torch.from_numpy(static.channel_scale)
         return lambda x: symmetric(fwht(x, hadamard) if hadamard else x, scale.to(x.device), static.bits)
@@ -66,14 +68,15 @@ def static_quantizer(static: StaticInput, hadamard: int = 0) -> InputTransform:
 
 
 def head_quantizer(scales: dict[str, np.ndarray]) -> Callable[[str, Tensor], Tensor]:
-    """code-compat: q, k, v [batch, heads, n, head_dim] in symmetric 8-bit steps of each head. scales: float32 [heads] by name."""
+    """code-compat: q, k, v [batch, heads, n, head_dim] in symmetric 8-bit steps of each head. scales: float32 [heads]
+    by name."""
     steps = {name: torch.from_numpy(values)[:, None, None] for name, values in scales.items()}
     return lambda name, x: symmetric(x, steps[name].to(x.device), 8)
 
 
 def kv_quantizer(bits: int) -> InputTransform:
-    """8 or 4: the integer caches of docs/arithmetic.md; 16 or 32: keys and values as computed. Raises AgqError for other
-    widths."""
+    """8 or 4: the integer caches of docs/arithmetic.md; 16 or 32: keys and values as computed. Raises AgqError for
+    other widths."""
     if bits == 8:
         return fake_quantize_kv
     if bits == 4:
@@ -84,15 +87,15 @@ def kv_quantizer(bits: int) -> InputTransform:
 
 
 def kv_rotation(bits: int, head_dim: int) -> InputTransform:
-    """What is done to queries and keys before the keys are quantized: with 4 bits a Walsh-Hadamard transform of each head, in
-    blocks of the largest power of two that divides it."""
+    """What is done to queries and keys before the keys are quantized: with 4 bits a Walsh-Hadamard transform of each
+    head, in blocks of the largest power of two that divides it."""
     size = largest_power_of_two(head_dim)
     return (lambda x: fwht(x, size)) if bits == 4 else identity
 
 
 def eight_bit_rows(weight: Tensor) -> Tensor:
-    """float32 [rows, columns] as an artifact holds the output head and the embedding with 8 bits: symmetric codes, one scale per
-    row (docs/arithmetic.md)."""
+    """float32 [rows, columns] as an artifact holds the output head and the embedding with 8 bits: symmetric codes, one
+    scale per row (docs/arithmetic.md)."""
     grid = weight_grid(weight, 8, True, -1)
     return dequantize_weight(quantize_weight(weight, grid), grid)
 
@@ -208,11 +211,12 @@ class ReferenceModel:
         attention: list[AttentionScales] | None = None,
         embed_bits: int | None = None,
     ) -> None:
-        """kv_bits: 4, 8, 16 or 32, head_bits: 8, 16 or 32; None takes what the folder's agq.json says (32, nothing quantized, for
-        a plain folder or with fake_quant off). embed_bits: of an embedding that is not the head, 8, 16 or 32; None takes what
-        `agq pack` would. parameters: other tensors than the checkpoint's own (a transformed model).
-        attention: static scales of integer attention, which is computed then (with keys and values of 8 bits); None takes the
-        folder's, where it has them and fake_quant is on."""
+        """kv_bits: 4, 8, 16 or 32, head_bits: 8, 16 or 32; None takes what the folder's agq.json says (32, nothing
+        quantized, for a plain folder or with fake_quant off). embed_bits: of an embedding that is not the head, 8, 16
+        or 32; None takes what `agq pack` would. parameters: other tensors than the checkpoint's own (a transformed
+        model).
+        attention: static scales of integer attention, which is computed then (with keys and values of 8 bits); None
+        takes the folder's, where it has them and fake_quant is on."""
         parameters = parameters or Parameters(checkpoint, fake_quant, device)
         self.checkpoint = checkpoint
         self.spec: ModelSpec = parameters.spec
@@ -285,8 +289,8 @@ class ReferenceModel:
 
     @torch.inference_mode()
     def nll(self, tokens: np.ndarray | Tensor) -> np.ndarray:
-        """Token ids [n] -> float32 [n - 1], the negative log likelihood of tokens 1.. given those before; without the memory
-        of the whole logits."""
+        """Token ids [n] -> float32 [n - 1], the negative log likelihood of tokens 1.. given those before; without the
+        memory of the whole logits."""
         ids = torch.as_tensor(np.asarray(tokens), dtype=torch.int64).reshape(1, -1)
         h = self.hidden(ids)[0, :-1]
         targets = ids[0, 1:].to(h.device)

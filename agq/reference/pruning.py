@@ -1,4 +1,4 @@
-"""Token pruning in the torch reference: what `agq.recipe_pruning` describes, by computing the whole sequence at once.
+"""Token pruning in the torch reference: what `agq.recipe.pruning` describes, by computing the whole sequence at once.
 
 The engine keeps a list of positions for each layer's keys and values; here the same comes out of computing every layer
 on the tokens that reach it. Tokens after the prompt (`prompt`) are never pruned and attend to what is left in their
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from agq.errors import AgqError
-from agq.recipe_pruning import PruningOptions
+from agq.recipe.pruning import PruningOptions
 from agq.reference.decoder import ReferenceModel, finish
 
 

@@ -19,7 +19,7 @@ def folder_key(folder: Path, **options: object) -> str:
     """Hex digest of what decides on the artifact: names, sizes and times of the folder's files, agq's version and
     the artifact's, pack options.
     """
-    from agq import __version__
+    from agq.version import __version__
 
     digest = hashlib.sha256(f"{__version__}\0{ABI}\0{folder.resolve()}\0{sorted(options.items())}".encode())
     for path in sorted(folder.iterdir()):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from agq.artifact.descriptor import LinearInfo
 from agq.artifact.reader import Artifact
+from agq.artifact.schema import LinearInfo
 from agq.errors import UsageError
 
 DTYPES = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3, "u4": 4}
@@ -18,8 +18,8 @@ ACTIVATIONS = {"silu_gated": 0, "relu": 1, "gelu_tanh": 2, "gelu_erf": 3}
 
 
 def multiplier() -> str:
-    """What multiplies 4-bit weights and dynamic 4-bit activations: AGQ_MULTIPLIER, `default` or `packed` (two weights in one 16-bit
-    operand). UsageError for anything else."""
+    """What multiplies 4-bit weights and dynamic 4-bit activations: AGQ_MULTIPLIER, `default` or `packed` (two weights
+    in one 16-bit operand). UsageError for anything else."""
     name = os.environ.get("AGQ_MULTIPLIER", "") or "default"
     if name not in ("default", "packed"):
         raise UsageError(f"AGQ_MULTIPLIER is `{name}`", hint="use default or packed")

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from agq.artifact.descriptor import KV_BITS, online_words
 from agq.artifact.reader import Artifact, open_artifact
+from agq.artifact.schema import KV_BITS, online_words
 from agq.errors import AgqError, UsageError
-from agq.recipe_pruning import POSITIONS, SCORES, PruningOptions
+from agq.recipe.pruning import POSITIONS, SCORES, PruningOptions
 from agq.runtime import descriptor
 from agq.runtime.library import Library, load_library, text
-from agq.runtime.threads import resolve_threads
+from agq.system.threads import resolve_threads
 
 DEFAULT_CONTEXT = 4096  # positions, where the model has more and nobody says
 CHUNK = 256  # tokens given to C at once: Ctrl-C is heard between two chunks

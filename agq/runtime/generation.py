@@ -11,9 +11,9 @@ from agq.artifact.reader import Artifact
 from agq.errors import AgqError, UsageError
 from agq.runtime.engine import Engine
 from agq.runtime.lookup import Lookup
-from agq.runtime.process import peak_rss_bytes
 from agq.runtime.sampling import Sampler
 from agq.runtime.tokenizer import StreamDecoder, Tokenizer
+from agq.system.process import peak_rss_bytes
 
 
 @dataclass(frozen=True)

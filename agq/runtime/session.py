@@ -5,13 +5,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from agq.recipe_pruning import PruningOptions
-from agq.runtime import process
+from agq.recipe.pruning import PruningOptions
 from agq.runtime.cache import open_model
 from agq.runtime.chat import ChatTemplate, Message
 from agq.runtime.engine import Engine
 from agq.runtime.generation import Generation, check_speculation, load_tokenizer
 from agq.runtime.sampling import Sampler
+from agq.system import process
 
 
 class Session:
@@ -116,15 +116,19 @@ class Session:
         if engine.pruning is not None:
             kept = engine.survivors()[: len(generation.prompt)]
             pruned = {"pruning": engine.pruning.to_dict(), "prompt_survivors": int(kept.sum())}
-        return generation.statistics.to_dict() | pruned | {
-            "load_s": round(self.load_s, 3),
-            "threads": engine.threads,
-            "isa": engine.library.isa,
-            "context": engine.context,
-            "kv_bits": engine.kv_bits,
-            "kv_cache_bytes": engine.kv_bytes,
-            "model_bytes": self.artifact.size,
-        }
+        return (
+            generation.statistics.to_dict()
+            | pruned
+            | {
+                "load_s": round(self.load_s, 3),
+                "threads": engine.threads,
+                "isa": engine.library.isa,
+                "context": engine.context,
+                "kv_bits": engine.kv_bits,
+                "kv_cache_bytes": engine.kv_bytes,
+                "model_bytes": self.artifact.size,
+            }
+        )
 
     def close(self) -> None:
         """Frees the engine."""

@@ -18,19 +18,26 @@ Say = Callable[[str], None]
 
 
 def make_cell(
-    sweep: Sweep, model: ModelEntry, row: Row, source: Path, baseline: Path, artifact: Path, threads: int | None, say: Say
+    sweep: Sweep,
+    model: ModelEntry,
+    row: Row,
+    source: Path,
+    baseline: Path,
+    artifact: Path,
+    threads: int | None,
+    say: Say,
 ) -> dict[str, Any]:
     """The record of one entry, without its speed.
 
     Args:
-        source: the model's folder. baseline: the unquantized model, packed; made here by its own row. artifact: what the row makes, the
-            baseline where it quantizes nothing. Both stay; the quantized folder is removed.
+        source: the model's folder. baseline: the unquantized model, packed; made here by its own row. artifact: what
+            the row makes, the baseline where it quantizes nothing. Both stay; the quantized folder is removed.
         threads: of the engine and of torch; None: by the machine.
 
     Returns:
-        JSON types: bits_per_weight, bits_per_parameter, kv_bits, bytes, quantize_s, texts {name: {ppl, windows, ...}}, kl,
-        same_top1, ratio (against the unquantized model on the windows of kl), reference_ratio; or `error`, the reason why this
-        model cannot be quantized that way.
+        JSON types: bits_per_weight, bits_per_parameter, kv_bits, bytes, quantize_s, texts {name: {ppl, windows, ...}},
+        kl, same_top1, ratio (against the unquantized model on the windows of kl), reference_ratio; or `error`, the
+        reason why this model cannot be quantized that way.
     """
     record: dict[str, Any] = {"model": model.name, "row": row.name, "options": row.options, "prune": row.prune}
     folder = artifact.with_suffix(".folder")
@@ -58,19 +65,19 @@ def make_cell(
 
 
 def _quantize(sweep: Sweep, model: ModelEntry, row: Row, source: Path, folder: Path) -> dict[str, Any]:
-    import agq
+    from agq.quantization.quantize import quantize
     from agq.recipe import Recipe
 
     recipe = Recipe()
     recipe = replace(recipe, calibration=replace(recipe.calibration, seq_len=model.seq_len, **sweep.calibration))
-    report = agq.quantize(source, folder, recipe=recipe, force=True, resume=False, **{"preset": "auto", **row.options})
+    report = quantize(source, folder, recipe=recipe, force=True, resume=False, **{"preset": "auto", **row.options})
     return {"bits_per_weight": report.bits_per_weight, "fallbacks": report.fallbacks}
 
 
 def _pack(source: Path, artifact: Path, **options: Any) -> dict[str, Any]:
-    import agq
+    from agq.artifact.pack import pack
 
-    report = agq.pack(source, artifact, **options)
+    report = pack(source, artifact, **options)
     return {
         "bits_per_weight": report.bits_per_weight,
         "bits_per_parameter": report.bits_per_weight_overall,
@@ -81,28 +88,51 @@ def _pack(source: Path, artifact: Path, **options: Any) -> dict[str, Any]:
 
 
 def _measure(
-    sweep: Sweep, model: ModelEntry, row: Row, folder: Path, artifact: Path, baseline: Path, threads: int | None, say: Say
+    sweep: Sweep,
+    model: ModelEntry,
+    row: Row,
+    folder: Path,
+    artifact: Path,
+    baseline: Path,
+    threads: int | None,
+    say: Say,
 ) -> dict[str, Any]:
-    import agq
-    from agq.recipe_pruning import PruningOptions
+    from agq.evaluation import evaluate_perplexity
+    from agq.recipe.pruning import PruningOptions
 
     found: dict[str, Any] = {"texts": {}}
     common = {"seq_len": model.seq_len, "threads": threads}
     pruning = PruningOptions.parse(row.prune) if row.prune else None
     for text in sweep.texts:
         say(f"perplexity on {text.name}")
-        result = agq.evaluate_perplexity(artifact, text.data, max_windows=text.windows, pruning=pruning, **common).to_dict()
-        kept = ("ppl", "ppl_stderr", "method", "windows", "windows_total", "tokens", "seq_len", "add_bos", "data_sha256", "kernel",
-                "ppl_survivors", "ppl_unpruned_same_positions", "ppl_all", "sparsity")
+        result = evaluate_perplexity(artifact, text.data, max_windows=text.windows, pruning=pruning, **common).to_dict()
+        kept = (
+            "ppl",
+            "ppl_stderr",
+            "method",
+            "windows",
+            "windows_total",
+            "tokens",
+            "seq_len",
+            "add_bos",
+            "data_sha256",
+            "kernel",
+            "ppl_survivors",
+            "ppl_unpruned_same_positions",
+            "ppl_all",
+            "sparsity",
+        )
         found["texts"][text.name] = {key: result[key] for key in kept if key in result}
         found["model_sha256"] = result["model_sha256"]
     first = sweep.texts[0]
     if row.options and not row.prune:
         say("divergence from the unquantized model")
-        result = agq.evaluate_perplexity(
+        result = evaluate_perplexity(
             artifact, first.data, max_windows=sweep.divergence_windows, baseline=baseline, **common
         ).to_dict()
-        found.update({key: result[key] for key in ("kl", "kl_stderr", "same_top1", "same_top1_stderr", "ratio", "ratio_stderr")})
+        found.update(
+            {key: result[key] for key in ("kl", "kl_stderr", "same_top1", "same_top1_stderr", "ratio", "ratio_stderr")}
+        )
     if sweep.reference_windows and not row.prune:
         say("torch reference")
         found["reference_ratio"] = _reference_ratio(sweep, found["texts"], folder, artifact, common)
@@ -112,17 +142,18 @@ def _measure(
 def _reference_ratio(
     sweep: Sweep, measured: dict[str, dict[str, Any]], folder: Path, artifact: Path, common: dict[str, Any]
 ) -> float:
-    """Perplexity of the packed file over that of the folder in torch, on the first `reference_windows` of every text together.
+    """Perplexity of the packed file over that of the folder in torch, on the first `reference_windows` of every text
+    together.
     measured: what is known of the packed file on the texts."""
-    import agq
+    from agq.evaluation import evaluate_perplexity
 
     difference, tokens = 0.0, 0
     for text in sweep.texts:
         known = measured[text.name]
         windows = min(sweep.reference_windows, known["windows"])
         if windows < known["windows"]:
-            known = agq.evaluate_perplexity(artifact, text.data, max_windows=windows, **common).to_dict()
-        reference = agq.evaluate_perplexity(folder, text.data, max_windows=windows, **common)
+            known = evaluate_perplexity(artifact, text.data, max_windows=windows, **common).to_dict()
+        reference = evaluate_perplexity(folder, text.data, max_windows=windows, **common)
         difference += known["tokens"] * math.log(known["ppl"] / reference.ppl)
         tokens += known["tokens"]
     return math.exp(difference / tokens)

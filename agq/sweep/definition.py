@@ -1,7 +1,7 @@
 """What a sweep compares: models, texts and rows, read from YAML. Plain data, no torch, no numpy.
 
-A row is a name and the options of `agq.quantize` that make it (`preset`, `scheme`, `method`, `overrides`, ...); the row without
-options is the unquantized model, which the others are compared with.
+A row is a name and the options of `agq.quantize` that make it (`preset`, `scheme`, `method`, `overrides`, ...); the row
+without options is the unquantized model, which the others are compared with.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 from agq import structured
 from agq.errors import AgqError
 from agq.files import sha256_file
-from agq.recipe_files import located, split_sources
+from agq.recipe.files import located, split_sources
 
 BASELINE = "bf16"
 
 
 @dataclass(frozen=True)
 class Twin:
-    """A copy of a model with injected activation outliers that leave its function as it is (agq/quantization/outliers.py)."""
+    """A copy of a model with injected activation outliers that leave its function as it is
+    (agq/quantization/outliers.py)."""
 
     seed: int
     strengths: tuple[float, ...] = (8.0, 16.0, 30.0, 60.0)
@@ -30,9 +31,10 @@ class Twin:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """name: in the table; path: folder, recipe name or hub id; seq_len: tokens per window of calibration and evaluation;
-    twin: of which outlier-injected copy this is, None: the model itself; rows: names of its rows, None: all; speed: whether speeds
-    are measured (a twin's are those of its model)."""
+    """name: in the table; path: folder, recipe name or hub id; seq_len: tokens per window of calibration and
+    evaluation;
+    twin: of which outlier-injected copy this is, None: the model itself; rows: names of its rows, None: all; speed:
+    whether speeds are measured (a twin's are those of its model)."""
 
     name: str
     path: str
@@ -71,9 +73,10 @@ class Row:
 class Sweep:
     """A whole comparison.
 
-    calibration: `data`, `samples`, `seed` of all rows; divergence_windows: windows of the first text on which KL divergence
-    and top-1 agreement with the unquantized model are measured; reference_windows: windows of every text that the torch
-    reference computes too, 0: none; prefill, decode: tokens of the speed test, 0: none; threads: of engine and torch.
+    calibration: `data`, `samples`, `seed` of all rows; divergence_windows: windows of the first text on which KL
+    divergence and top-1 agreement with the unquantized model are measured; reference_windows: windows of every text
+    that the torch reference computes too, 0: none; prefill, decode: tokens of the speed test, 0: none; threads: of
+        engine and torch.
     """
 
     models: tuple[ModelEntry, ...]
@@ -92,13 +95,17 @@ class Sweep:
         return sorted(wanted, key=lambda row: not row.baseline)
 
     def key(self, model: ModelEntry, row: Row, fingerprint: str, texts: dict[str, str], version: str) -> str:
-        """SHA-256 of all that an entry's numbers depend on; texts: name -> sha256 of the text, where it is a local file."""
+        """SHA-256 of all that an entry's numbers depend on; texts: name -> sha256 of the text, where it is a local
+        file."""
         record = {
             "version": version,
             "model": fingerprint,
             "seq_len": model.seq_len,
             "row": [_by_content(row.options), row.prune],
-            "texts": [[text.name, text.data if text.name not in texts else texts[text.name], text.windows] for text in self.texts],
+            "texts": [
+                [text.name, text.data if text.name not in texts else texts[text.name], text.windows]
+                for text in self.texts
+            ],
             "calibration": _by_content(self.calibration),
             "windows": [self.divergence_windows, self.reference_windows],
             "speed": [self.prefill, self.decode, self.threads],
@@ -115,7 +122,17 @@ def _by_content(options: dict[str, Any]) -> dict[str, Any]:
 
 
 _KEYS = {
-    "sweep": ("models", "texts", "rows", "calibration", "divergence_windows", "reference_windows", "prefill", "decode", "threads"),
+    "sweep": (
+        "models",
+        "texts",
+        "rows",
+        "calibration",
+        "divergence_windows",
+        "reference_windows",
+        "prefill",
+        "decode",
+        "threads",
+    ),
     "model": ("name", "path", "seq_len", "twin", "rows", "speed"),
     "twin": ("seed", "strengths"),
     "text": ("name", "data", "windows"),
@@ -202,7 +219,9 @@ def _model(item: Any, path: tuple[Any, ...], folder: Path, rows: list[str]) -> M
     twin = None
     if table.get("twin") is not None:
         values = structured.table(table["twin"], _KEYS["twin"], _place, (*path, "twin"))
-        twin = Twin(int(values.get("seed", 0)), tuple(float(value) for value in values.get("strengths", Twin(0).strengths)))
+        twin = Twin(
+            int(values.get("seed", 0)), tuple(float(value) for value in values.get("strengths", Twin(0).strengths))
+        )
     wanted = table.get("rows")
     for name in wanted or ():
         if name not in rows:

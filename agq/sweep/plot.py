@@ -1,4 +1,5 @@
-"""A picture of a sweep: relative perplexity of every row, one panel a model. Needs matplotlib (`pip install 'agq[plot]'`)."""
+"""A picture of a sweep: relative perplexity of every row, one panel a model. Needs matplotlib (`pip install
+'agq[plot]'`)."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ def check_available() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise AgqError("the plot needs matplotlib, which is not installed", hint="pip install 'agq[plot]', or pass `--no-plot`") from None
+        raise AgqError(
+            "the plot needs matplotlib, which is not installed", hint="pip install 'agq[plot]', or pass `--no-plot`"
+        ) from None
 
 
 def write_plot(path: Path, sweep: Sweep, records: list[dict[str, Any]]) -> None:
@@ -28,7 +31,9 @@ def write_plot(path: Path, sweep: Sweep, records: list[dict[str, Any]]) -> None:
     from matplotlib import pyplot
 
     table = by_name(records)
-    figure, panels = pyplot.subplots(1, len(sweep.models), figsize=(3.2 * len(sweep.models) + 2, 5.5), squeeze=False, sharey=True)
+    figure, panels = pyplot.subplots(
+        1, len(sweep.models), figsize=(3.2 * len(sweep.models) + 2, 5.5), squeeze=False, sharey=True
+    )
     names = [row.name for row in sweep.rows if not row.baseline]
     for panel, model in zip(panels[0], sweep.models, strict=True):
         for text, marker in zip(sweep.texts, "osD^v<>", strict=False):

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agq import __version__
 from agq.files import atomic_write_text
-from agq.recipe_files import split_sources
+from agq.recipe.files import split_sources
 from agq.sweep.definition import ModelEntry, Row, Sweep
+from agq.version import __version__
 
 Records = dict[tuple[str, str], dict[str, Any]]
 
@@ -23,7 +23,8 @@ def by_name(records: list[dict[str, Any]]) -> Records:
 
 
 def relative(records: Records, model: str, row: str, text: str) -> float | None:
-    """Perplexity over the unquantized model's on the same windows; of a pruned row all tokens count. None where there is none."""
+    """Perplexity over the unquantized model's on the same windows; of a pruned row all tokens count. None where there
+    is none."""
     found = records.get((model, row), {}).get("texts", {}).get(text)
     base = next((r for (m, _), r in records.items() if m == model and not r["options"] and not r["prune"]), None)
     if not found or base is None or text not in base.get("texts", {}):
@@ -82,7 +83,10 @@ def to_markdown(sweep: Sweep, records: list[dict[str, Any]], command: str) -> st
         lines += ["", f"## {model.name}", ""]
         if model.twin is not None:
             strengths = ", ".join(f"{value:g}" for value in model.twin.strengths)
-            lines += [f"Outlier-injected twin: seed {model.twin.seed}, channels times {strengths}; the same function.", ""]
+            lines += [
+                f"Outlier-injected twin: seed {model.twin.seed}, channels times {strengths}; the same function.",
+                "",
+            ]
         lines += _table(sweep, model, [row for row in rows if not row.ablation], table)
         ablations = [row for row in rows if row.ablation]
         if ablations:
@@ -115,8 +119,18 @@ def _protocol(sweep: Sweep) -> str:
 
 
 def _table(sweep: Sweep, model: ModelEntry, rows: list[Row], records: Records) -> list[str]:
-    heads = ["row", *[f"{text.name} ppl | r" for text in sweep.texts], "KL", "top-1", "bpw", "KV", "ref", "quantize s", "prefill tok/s",
-             "decode tok/s"]
+    heads = [
+        "row",
+        *[f"{text.name} ppl | r" for text in sweep.texts],
+        "KL",
+        "top-1",
+        "bpw",
+        "KV",
+        "ref",
+        "quantize s",
+        "prefill tok/s",
+        "decode tok/s",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + len(sweep.texts))]
     for row in rows:
         record = records.get((model.name, row.name))
@@ -145,8 +159,12 @@ def _table(sweep: Sweep, model: ModelEntry, rows: list[Row], records: Records) -
 def _pruning(sweep: Sweep, model: ModelEntry, rows: list[Row], records: Records) -> list[str]:
     """Three perplexities of each pruned row; the first is the paper's metric and compares with the second only."""
     text = sweep.texts[0].name
-    lines = [f"Token pruning ({text}): survivors only (the paper's metric) compares with the unpruned model on the same positions.", "",
-             "| row | sparsity | survivors only | unpruned, same positions | all tokens |", "|---|---|---|---|---|"]
+    lines = [
+        f"Token pruning ({text}): survivors only (the paper's metric) compares with the unpruned model on the same positions.",
+        "",
+        "| row | sparsity | survivors only | unpruned, same positions | all tokens |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         record = records.get((model.name, row.name))
         if record is None or "error" in record:

@@ -13,12 +13,12 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
-from agq import __version__
 from agq.errors import AgqError
 from agq.files import atomic_write_text, sha256_file
 from agq.hub import find_model
 from agq.sweep.cells import make_cell, measure_speed
 from agq.sweep.definition import ModelEntry, Row, Sweep
+from agq.version import __version__
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -58,7 +58,9 @@ class _Place:
         try:
             found = json.loads(self.cell.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise AgqError(f"cannot read `{self.cell}`: {error}", hint="delete the file: its entry is then made again") from error
+            raise AgqError(
+                f"cannot read `{self.cell}`: {error}", hint="delete the file: its entry is then made again"
+            ) from error
         return found if found.get("key") == self.key else None
 
     def write(self, record: dict[str, Any]) -> None:
@@ -68,9 +70,10 @@ class _Place:
 def run_sweep(sweep: Sweep, output: Path, report: Report | None = None, jobs: int = 1) -> list[dict[str, Any]]:
     """Makes what is missing and returns the records of all entries, in the order of models and rows.
 
-    output: folder for `cells/*.json` (finished entries), `work/` (artifacts of unquantized models, twins) and the results. An
-    entry is made again when anything that its numbers depend on has changed. jobs: entries that are made at the same time, each in a
-    process of its own (on the CUDA devices in turn); speeds are measured afterwards, one after the other.
+    output: folder for `cells/*.json` (finished entries), `work/` (artifacts of unquantized models, twins) and the
+    results. An entry is made again when anything that its numbers depend on has changed. jobs: entries that are made at
+    the same time, each in a process of its own (on the CUDA devices in turn); speeds are measured afterwards, one after
+    the other.
 
     Raises:
         AgqError: a model or text that cannot be read, disk full. An entry that cannot be made is a record with `error`.
@@ -92,7 +95,8 @@ def run_sweep(sweep: Sweep, output: Path, report: Report | None = None, jobs: in
             _add_speed(sweep, place, say)
             done += 1
     else:
-        # The rows of a model are compared with its unquantized one. Ablations are the last to be missed where time runs out.
+        # The rows of a model are compared with its unquantized one. Ablations are the last to be missed where time runs
+        # out.
         rows = sorted((place for place in due if not place.row.baseline), key=lambda place: place.row.ablation)
         for part in ([place for place in due if place.row.baseline], rows):
             for name in _make_many(sweep, part, jobs):
@@ -114,11 +118,15 @@ def _places(sweep: Sweep, output: Path, report: Report | None) -> list[_Place]:
     for model in sweep.models:
         work = output / "work" / _file_name(model.name)
         work.mkdir(parents=True, exist_ok=True)
-        source = _source(model, work, lambda what, name=model.name: report(0, total, f"{name}: {what}") if report else None)
+        source = _source(
+            model, work, lambda what, name=model.name: report(0, total, f"{name}: {what}") if report else None
+        )
         fingerprint = open_checkpoint(source).fingerprint()
         for row in sweep.rows_of(model):
             cell = output / "cells" / f"{_file_name(model.name)}--{_file_name(row.name)}.json"
-            places.append(_Place(model, row, source, work, cell, sweep.key(model, row, fingerprint, texts, __version__)))
+            places.append(
+                _Place(model, row, source, work, cell, sweep.key(model, row, fingerprint, texts, __version__))
+            )
     return places
 
 
@@ -176,11 +184,12 @@ def _silent(what: str) -> None:
 
 
 def _start_process(counter: Any, threads: int) -> None:
-    """The processes share the machine's cores evenly, and its CUDA devices in turn. Ctrl-C is the parent's to deal with."""
+    """The processes share the machine's cores evenly, and its CUDA devices in turn. Ctrl-C is the parent's to deal
+    with."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # When the parent is killed nobody else ends them.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    from agq.cli.torch_setup import set_threads
+    from agq.system.torch_threads import set_threads
 
     set_threads(threads)
     import torch

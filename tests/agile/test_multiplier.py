@@ -30,7 +30,9 @@ def test_same_logits(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with Engine(packed, threads=1, context=64) as engine:
             prompt, one = engine.forward(ids, logits="all"), engine.forward(ids[:1])
             found[name] = np.concatenate([prompt, one])
-            kernels = {plan.name.rsplit(".", 1)[-1]: (plan.decode_kernel, plan.prefill_kernel) for plan in engine.plan()}
+            kernels = {
+                plan.name.rsplit(".", 1)[-1]: (plan.decode_kernel, plan.prefill_kernel) for plan in engine.plan()
+            }
         marked = {name for name, both in kernels.items() if all("packed" in kernel for kernel in both)}
         assert marked == ({"qkv", "out", "up"} if name == "packed" else set())
     assert np.array_equal(found["packed"], found["default"])

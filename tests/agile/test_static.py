@@ -1,4 +1,5 @@
-"""Static activations from recipe to engine: what quantize stores, what the reference and the packed model compute of it.
+"""Static activations from recipe to engine: what quantize stores, what the reference and the packed model compute of
+it.
 
 The demo model is quantized for real; the OPT and BLOOM demo models too where they are there.
 """
@@ -18,14 +19,14 @@ import agq
 from agq.artifact.reader import open_artifact
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
-from agq.quantization.agile.integer import product_folded
 from agq.recipe import CalibrationSpec, GptqOptions, Recipe, Scheme
-from agq.recipe_agile import AgileOptions
+from agq.recipe.agile import AgileOptions
 from agq.reference.decoder import ReferenceModel
 from agq.runtime import descriptor
 from agq.runtime.engine import Engine
 from agq.runtime.library import load_library
 from agq.runtime.tokenizer import Tokenizer
+from tests.agile.integer import product_folded
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +52,8 @@ def recipe(text: Path, **options: object) -> Recipe:
 def made(
     tmp_path_factory: pytest.TempPathFactory, demo_model: Path, demo_text: Path
 ) -> Callable[..., tuple[Path, Path]]:
-    """`made(four_bits="agile", softmax_bits=4)`: the demo model with static activations, as a folder and packed; made once per variant."""
+    """`made(four_bits="agile", softmax_bits=4)`: the demo model with static activations, as a folder and packed; made
+    once per variant."""
     found: dict[tuple, tuple[Path, Path]] = {}
 
     def build(model: Path = demo_model, **options: object) -> tuple[Path, Path]:
@@ -81,9 +83,9 @@ def held_out(packed: Path, text: Path, windows: int, length: int) -> list[np.nda
 
 
 def check_perplexities(folder: Path, packed: Path, text: Path, coarse: bool) -> None:
-    """Reference and engine within 0.2 % in perplexity. With `coarse` grids (4-bit activations, probabilities as powers of two) a
-    rounding error now and then moves a value by a whole step, which changes single predictions either way: there the difference may
-    also be three of its own standard errors."""
+    """Reference and engine within 0.2 % in perplexity. With `coarse` grids (4-bit activations, probabilities as powers
+    of two) a rounding error now and then moves a value by a whole step, which changes single predictions either way:
+    there the difference may also be three of its own standard errors."""
     reference, engine = ReferenceModel.from_folder(folder), Engine(packed, threads=1, context=512)
     differences = []
     for ids in held_out(packed, text, 6, 512):
@@ -103,7 +105,9 @@ def test_reference_and_engine_agree(
     check_perplexities(folder, packed, demo_text, coarse=(four_bits, softmax_bits) != ("none", 0))
 
 
-@pytest.mark.parametrize(("name", "softmax_bits"), [("opt-demo", 0), ("opt-demo", 4), ("bloom-demo", 0), ("bloom-demo", 4)])
+@pytest.mark.parametrize(
+    ("name", "softmax_bits"), [("opt-demo", 0), ("opt-demo", 4), ("bloom-demo", 0), ("bloom-demo", 4)]
+)
 def test_other_families(
     made: Callable[..., tuple[Path, Path]],
     shared_model: Callable[[str], Path],
@@ -129,9 +133,10 @@ def test_integer_attention_reaches_the_artifact(made: Callable[..., tuple[Path, 
 
 
 def test_calibration_leaves_pruned_tokens_out(demo_model: Path) -> None:
-    """Survivors ascend, the first and the last token stay, the numbers are those of the schedule; no pruning is the plain pass."""
+    """Survivors ascend, the first and the last token stay, the numbers are those of the schedule; no pruning is the
+    plain pass."""
     from agq.quantization.agile.calibrate import Window, plain_step, pruning_step
-    from agq.recipe_pruning import PruningOptions
+    from agq.recipe.pruning import PruningOptions
 
     torch.manual_seed(0)
     model = ReferenceModel.from_folder(demo_model)
@@ -158,7 +163,8 @@ def test_calibration_leaves_pruned_tokens_out(demo_model: Path) -> None:
 
 
 def test_every_linear_equals_the_reference(made: Callable[..., tuple[Path, Path]]) -> None:
-    """The packed products against the dequantized weights times the fake-quantized inputs, saturated inputs among them."""
+    """The packed products against the dequantized weights times the fake-quantized inputs, saturated inputs among
+    them."""
     torch.manual_seed(0)
     for four_bits in ("none", "agile"):
         folder, packed = made(four_bits=four_bits, softmax_bits=4)
@@ -181,7 +187,8 @@ def test_every_linear_equals_the_reference(made: Callable[..., tuple[Path, Path]
 
 
 def test_folded_weights_are_realization_a(made: Callable[..., tuple[Path, Path]]) -> None:
-    """What pack stores for 8-bit activations: codes times 2^alpha, and in the bias what the operand code - 128 leaves out."""
+    """What pack stores for 8-bit activations: codes times 2^alpha, and in the bias what the operand code - 128 leaves
+    out."""
     folder, packed = made(four_bits="none", softmax_bits=0)
     checkpoint, artifact = open_checkpoint(folder), open_artifact(packed)
     from agq.artifact import layout
@@ -190,7 +197,9 @@ def test_folded_weights_are_realization_a(made: Callable[..., tuple[Path, Path]]
     module = checkpoint.parts.block(0).linears["o"].module
     stored, static = read_linear(checkpoint, module), checkpoint.statics.inputs[module]
     groups = stored.scale.shape[1]
-    weights = stored.codes.astype(np.int64) - np.repeat(stored.zero.astype(np.int64), stored.codes.shape[1] // groups, axis=1)
+    weights = stored.codes.astype(np.int64) - np.repeat(
+        stored.zero.astype(np.int64), stored.codes.shape[1] // groups, axis=1
+    )
     info = artifact.linears["blocks.0.out"]
     folded = layout.unpack_i8(artifact.tensor("blocks.0.out.weight"), info.out, info.inputs)
     assert (folded == weights << static.exponent.astype(np.int64)).all()
@@ -231,7 +240,7 @@ def test_what_is_stored(made: Callable[..., tuple[Path, Path]]) -> None:
 
 def test_more_exponents_never_have_a_larger_error(demo_model: Path, demo_text: Path, tmp_path: Path) -> None:
     """The finer steps of TRIP on real activations: less squared error than one step for the whole tensor."""
-    from agq.quantization.agile.trip import calibrate
+    from agq.numerics.trip import calibrate
 
     torch.manual_seed(0)
     model = ReferenceModel.from_folder(demo_model)

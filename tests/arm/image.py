@@ -18,12 +18,25 @@ def pointer_fields(ffi: Any, kind: Any, start: int = 0) -> list[tuple[int, str]]
         if field.type.kind == "pointer":
             found.append((start + field.offset, name))
         elif field.type.kind == "struct":
-            found += [(offset, f"{name}.{inner}") for offset, inner in pointer_fields(ffi, field.type, start + field.offset)]
+            found += [
+                (offset, f"{name}.{inner}") for offset, inner in pointer_fields(ffi, field.type, start + field.offset)
+            ]
     return found
 
 
-def model_image(ffi: Any, model: Any, artifact_address: int, artifact_size: int, inv_freq: np.ndarray | None, rope_scaling: float,
-                prompt: list[int], generate: int, context: int, kv_bits: int = 8, threads: int = 2) -> bytes:
+def model_image(
+    ffi: Any,
+    model: Any,
+    artifact_address: int,
+    artifact_size: int,
+    inv_freq: np.ndarray | None,
+    rope_scaling: float,
+    prompt: list[int],
+    generate: int,
+    context: int,
+    kv_bits: int = 8,
+    threads: int = 2,
+) -> bytes:
     """The image of one `agq_model *`. `inv_freq`: float32 [head_dim / 2], None without RoPE.
 
     Raises:
@@ -53,7 +66,28 @@ def model_image(ffi: Any, model: Any, artifact_address: int, artifact_size: int,
             raise ValueError(f"{name} points outside the artifact")
         struct.pack_into("<Q", structs, where, 0)
     rope = np.zeros(0, np.float32) if inv_freq is None else np.ascontiguousarray(inv_freq, np.float32)
-    header = struct.pack("<8s4Q7if", b"agqimage", model_size, block_size, len(structs), len(pointers), model.layers, context, kv_bits,
-                         threads, len(prompt), generate, len(rope), rope_scaling)
-    return b"".join([header, structs, *(struct.pack("<3Q", *pointer) for pointer in pointers), rope.tobytes(),
-                     np.asarray(prompt, np.int32).tobytes()])
+    header = struct.pack(
+        "<8s4Q7if",
+        b"agqimage",
+        model_size,
+        block_size,
+        len(structs),
+        len(pointers),
+        model.layers,
+        context,
+        kv_bits,
+        threads,
+        len(prompt),
+        generate,
+        len(rope),
+        rope_scaling,
+    )
+    return b"".join(
+        [
+            header,
+            structs,
+            *(struct.pack("<3Q", *pointer) for pointer in pointers),
+            rope.tobytes(),
+            np.asarray(prompt, np.int32).tobytes(),
+        ]
+    )

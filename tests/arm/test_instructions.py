@@ -25,8 +25,8 @@ def count(repository: Path, layers: int) -> dict[str, float]:
 
 def test_instructions_per_token(repository: Path) -> None:
     one, three = count(repository, 1), count(repository, 3)
-    # Multiply-accumulates of a block: qkv 4 x 64 x 128, out 128 x 128, gate and up 2 x 256 x 128, down 128 x 256. An instruction
-    # makes at most 8, and everything else beside them is small against 10 instructions for one.
+    # Multiply-accumulates of a block: qkv 4 x 64 x 128, out 128 x 128, gate and up 2 x 256 x 128, down 128 x 256. An
+    # instruction makes at most 8, and everything else beside them is small against 10 instructions for one.
     products = 128 * (4 * 64 + 128 + 3 * 256)
     for test in one:
         block = (three[test] - one[test]) / 2

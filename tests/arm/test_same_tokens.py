@@ -1,7 +1,8 @@
 """The same artifact gives the same greedy tokens on this machine and on emulated Raspberry Pi 4 and 5 processors.
 
-There is no Python on the emulated side: run_tokens.c loads the cross-compiled libraries that a wheel for the Pi would hold, lets them
-choose by score, and generates. What is compared is thus the whole engine: kernels, attention, norms, sampling's arg max.
+There is no Python on the emulated side: run_tokens.c loads the cross-compiled libraries that a wheel for the Pi would
+hold, lets them choose by score, and generates. What is compared is thus the whole engine: kernels, attention, norms,
+sampling's arg max.
 """
 
 from __future__ import annotations
@@ -27,20 +28,54 @@ PROMPT = "The history of the steam engine is the history of"
 
 @pytest.fixture(scope="module")
 def arm_runner(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path, Path], list[str]]:
-    """Runs run_tokens on an emulated CPU; returns the lines that it printed. Fails, not skips, where the tools are missing."""
+    """Runs run_tokens on an emulated CPU; returns the lines that it printed. Fails, not skips, where the tools are
+    missing."""
     for tool in (f"{CROSS}gcc", "qemu-aarch64"):
         if shutil.which(tool) is None:
             pytest.fail(f"{tool} is missing: `make deps` installs what the tests under Arm emulation need")
-    made = subprocess.run(["make", "-s", "-C", "kernels", f"CROSS={CROSS}"], cwd=repository, capture_output=True, text=True, timeout=600)
+    made = subprocess.run(
+        ["make", "-s", "-C", "kernels", f"CROSS={CROSS}"], cwd=repository, capture_output=True, text=True, timeout=600
+    )
     assert made.returncode == 0, made.stderr
     program = tmp_path_factory.mktemp("arm") / "run_tokens"
-    built = subprocess.run([f"{CROSS}gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Ikernels/include", "tests/arm/run_tokens.c",
-                            "-o", str(program), "-ldl"], cwd=repository, capture_output=True, text=True, timeout=120)
+    built = subprocess.run(
+        [
+            f"{CROSS}gcc",
+            "-std=gnu11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Ikernels/include",
+            "tests/arm/run_tokens.c",
+            "-o",
+            str(program),
+            "-ldl",
+        ],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert built.returncode == 0, built.stderr
 
     def run(cpu: str, image: Path, artifact: Path) -> list[str]:
-        result = subprocess.run(["qemu-aarch64", "-L", SYSROOT, "-cpu", cpu, str(program), "kernels/build/aarch64", str(image),
-                                 str(artifact)], cwd=repository, capture_output=True, text=True, timeout=600)
+        result = subprocess.run(
+            [
+                "qemu-aarch64",
+                "-L",
+                SYSROOT,
+                "-cpu",
+                cpu,
+                str(program),
+                "kernels/build/aarch64",
+                str(image),
+                str(artifact),
+            ],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         assert result.returncode == 0, result.stderr
         return result.stdout.splitlines()
 
@@ -80,7 +115,9 @@ def tokens_here(path: Path, prompt: list[int], generate: int) -> list[int]:
 
 @pytest.mark.parametrize("scheme", ["W4A8", "W4A4"])
 @pytest.mark.parametrize(("cpu", "isa"), [("cortex-a72", "neon"), ("cortex-a76", "dotprod"), ("max", "i8mm")])
-def test_same_tokens_as_here(arm_runner, artifacts: dict[str, Path], tmp_path: Path, scheme: str, cpu: str, isa: str) -> None:
+def test_same_tokens_as_here(
+    arm_runner, artifacts: dict[str, Path], tmp_path: Path, scheme: str, cpu: str, isa: str
+) -> None:
     from agq.artifact import open_artifact
     from agq.runtime.descriptor import build_model, rope_frequencies
     from agq.runtime.library import load_library
@@ -93,8 +130,20 @@ def test_same_tokens_as_here(arm_runner, artifacts: dict[str, Path], tmp_path: P
     model, keep = build_model(ffi, artifact)
     inv_freq, scaling = rope_frequencies(artifact, CONTEXT)
     image = tmp_path / "model.image"
-    image.write_bytes(model_image(ffi, model, artifact_base(artifact), artifact.size, inv_freq, scaling, prompt, GENERATE, CONTEXT,
-                                  kv_bits=artifact.info.kv_bits))
+    image.write_bytes(
+        model_image(
+            ffi,
+            model,
+            artifact_base(artifact),
+            artifact.size,
+            inv_freq,
+            scaling,
+            prompt,
+            GENERATE,
+            CONTEXT,
+            kv_bits=artifact.info.kv_bits,
+        )
+    )
     del keep
     first, *tokens = arm_runner(cpu, image, path)
     assert first == f"isa {isa}"

@@ -1,5 +1,5 @@
-"""An embedding table of its own, in 8-bit rows: what is stored and when, that engine and torch reference read the same numbers from
-it, and what is refused."""
+"""An embedding table of its own, in 8-bit rows: what is stored and when, that engine and torch reference read the same
+numbers from it, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from agq.artifact.pack import pack
 from agq.artifact.sources import quantize_rows, row_scale
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError, UsageError
+from agq.inspect.verify import verify
 from agq.runtime.engine import Engine
-from agq.runtime.verify import verify
-from agq.safetensors_io import SafetensorsFile, bf16_to_f32
+from agq.safetensors.files import SafetensorsFile, bf16_to_f32
 from tests.artifact.test_reader import forged, meta, model
 from tests.checkpoint.folders import config, random_tensors, write_folder, write_quantized
 
@@ -145,11 +145,18 @@ def test_reference_does_what_pack_does(tmp_path: Path) -> None:
     embed = checkpoint.read("model.embed_tokens.weight")
     scale = row_scale(embed)
     coded = quantize_rows(embed, scale) * scale[:, None]
-    for options, expected in (({}, coded), ({"head_bits": 16}, embed), ({"embed_bits": 32}, embed), ({"fake_quant": False}, embed)):
+    for options, expected in (
+        ({}, coded),
+        ({"head_bits": 16}, embed),
+        ({"embed_bits": 32}, embed),
+        ({"fake_quant": False}, embed),
+    ):
         assert np.array_equal(ReferenceModel.from_folder(folder, **options).embedding.table.numpy(), expected), options
     plain = write_folder(tmp_path / "m", untied("llama"))
-    assert np.array_equal(ReferenceModel.from_folder(plain, head_bits=8).embedding.table.numpy(),
-                          open_checkpoint(plain).read("model.embed_tokens.weight"))
+    assert np.array_equal(
+        ReferenceModel.from_folder(plain, head_bits=8).embedding.table.numpy(),
+        open_checkpoint(plain).read("model.embed_tokens.weight"),
+    )
 
 
 # ---- files of others
@@ -171,7 +178,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         (model(lambda item: item.update(embed_bits=None)), "embed_bits"),
         (model(lambda item: item.update(embed_in_head=True)), "fit"),
         (model(lambda item: item["tensors"]["embed"].update(dtype="bf16")), "embed_bits"),
-        (model(lambda item: (item["tensors"]["embed"].update(dtype="bf16"), item.update(embed_bits=16))), r"embed\.scale"),
+        (
+            model(lambda item: (item["tensors"]["embed"].update(dtype="bf16"), item.update(embed_bits=16))),
+            r"embed\.scale",
+        ),
         (model(lambda item: item["tensors"]["embed"].update(dtype="u4")), "unknown type"),
         (model(lambda item: item["tensors"]["embed"].update(shape=[84, 64])), "embed"),
         (model(lambda item: item["tensors"]["embed.scale"].update(dtype="f16")), r"embed\.scale"),
@@ -215,7 +225,9 @@ def test_files_of_abi_2_are_read(tmp_path: Path) -> None:
     folder = write_quantized(tmp_path / "q", untied("llama"))
     pack(folder, tmp_path / "new", embed_bits=16)
     drop = model(lambda item: item.pop("embed_bits"))
-    old = forged(tmp_path / "old", (tmp_path / "new").read_bytes(), lambda header: (meta(agq__abi="2")(header), drop(header)))
+    old = forged(
+        tmp_path / "old", (tmp_path / "new").read_bytes(), lambda header: (meta(agq__abi="2")(header), drop(header))
+    )
     logits = []
     for path in (tmp_path / "new", old):
         artifact = open_artifact(path)

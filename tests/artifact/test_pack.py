@@ -17,7 +17,7 @@ from agq.artifact.sources import quantize_rows, row_scale
 from agq.checkpoint import Checkpoint, open_checkpoint, read_linear
 from agq.checkpoint.packing import pack_int
 from agq.errors import AgqError, UsageError
-from agq.safetensors_io import SafetensorsFile, bf16_to_f32
+from agq.safetensors.files import SafetensorsFile, bf16_to_f32
 from tests.checkpoint.folders import config, random_tensors, save_tensors, write_folder, write_quantized
 from tests.support import REPOSITORY
 
@@ -52,8 +52,12 @@ def fused(checkpoint: Checkpoint, index: int, role: str, leaf: str) -> np.ndarra
     linears = checkpoint.parts.block(index).linears
     roles = {"qkv": ("q", "k", "v"), "out": ("o",), "up": ("gate", "up"), "down": ("down",)}[role]
     names = ["qkv"] if "qkv" in linears and role == "qkv" else [item for item in roles if item in linears]
-    parts = [expected(checkpoint, linears[item].module) if leaf == "weight"
-             else checkpoint.read(f"{linears[item].module}.bias") for item in names]
+    parts = [
+        expected(checkpoint, linears[item].module)
+        if leaf == "weight"
+        else checkpoint.read(f"{linears[item].module}.bias")
+        for item in names
+    ]
     values = np.concatenate(parts)
     if names == ["qkv"]:
         spec = checkpoint.spec
@@ -77,8 +81,14 @@ def assert_blocks_equal(artifact: Artifact, checkpoint: Checkpoint, tolerance: f
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("bits", "group", "symmetric", "packed", "act_bits"),
-    [(4, 32, True, True, 8), (4, 32, False, True, 8), (4, -1, True, True, 4), (4, 32, True, False, 16),
-     (8, -1, True, False, 8), (8, 32, False, True, 8)],
+    [
+        (4, 32, True, True, 8),
+        (4, 32, False, True, 8),
+        (4, -1, True, True, 4),
+        (4, 32, True, False, 16),
+        (8, -1, True, False, 8),
+        (8, 32, False, True, 8),
+    ],
 )
 def test_quantized_folders(
     tmp_path: Path, family: str, bits: int, group: int, symmetric: bool, packed: bool, act_bits: int
@@ -89,7 +99,11 @@ def test_quantized_folders(
     assert_blocks_equal(artifact, checkpoint)
     info = artifact.linears["blocks.1.down"]
     assert (info.dtype, info.group, info.asym, info.scale_dtype) == (
-        "u4" if bits == 4 else "i8", max(group, 0), not symmetric, "bf16")
+        "u4" if bits == 4 else "i8",
+        max(group, 0),
+        not symmetric,
+        "bf16",
+    )
     assert (info.act_bits, info.act_group, info.act_symmetric) == (32 if act_bits == 16 else act_bits, 0, True)
     assert artifact.verify() == []
     assert report.kv_bits == 8 and report.head_bits == 8 and report.bytes == (tmp_path / "a.safetensors").stat().st_size
@@ -144,8 +158,13 @@ def test_head_bits(tmp_path: Path, bits: int, dtype: str) -> None:
 
 
 def test_opt_350m_like(tmp_path: Path) -> None:
-    settings = config("opt", do_layer_norm_before=False, word_embed_proj_dim=40, enable_bias=False,
-                      layer_norm_elementwise_affine=False)
+    settings = config(
+        "opt",
+        do_layer_norm_before=False,
+        word_embed_proj_dim=40,
+        enable_bias=False,
+        layer_norm_elementwise_affine=False,
+    )
     folder = write_folder(tmp_path / "m", settings)
     pack(folder, tmp_path / "a.safetensors", weights="f32")
     artifact, checkpoint = open_artifact(tmp_path / "a.safetensors"), open_checkpoint(folder)
@@ -164,16 +183,23 @@ def test_trained_models(tmp_path: Path, shared_model: Any, name: str) -> None:
     report = pack(folder, tmp_path / "a.safetensors", weights="f32")
     artifact = open_artifact(tmp_path / "a.safetensors")
     assert report.bits_per_weight == 32 and artifact.verify() == []
-    assert report.parameters == {"llama-30m": 29_893_120, "llama-demo": 6_819_072, "opt-demo": 7_098_880,
-                                 "bloom-demo": 6_836_736}[name]
+    assert (
+        report.parameters
+        == {"llama-30m": 29_893_120, "llama-demo": 6_819_072, "opt-demo": 7_098_880, "bloom-demo": 6_836_736}[name]
+    )
     assert_blocks_equal(artifact, open_checkpoint(folder))
 
 
 def test_documents_and_special_tokens(tmp_path: Path) -> None:
     folder = write_quantized(tmp_path / "q", config("llama"))
     (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6], "bos_token_id": 4}')
-    texts = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": "{{ messages }} é",
-             "add_bos_token": False, "add_eos_token": None}
+    texts = {
+        "bos_token": {"content": "<s>"},
+        "eos_token": "</s>",
+        "chat_template": "{{ messages }} é",
+        "add_bos_token": False,
+        "add_eos_token": None,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(texts))
     (folder / "special_tokens_map.json").write_text('{"pad_token": "<pad>", "eos_token": "other"}')
     pack(folder, tmp_path / "a.safetensors")
@@ -181,9 +207,16 @@ def test_documents_and_special_tokens(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "config.json", "generation_config.json"):
         assert artifact.document(name) == (folder / name).read_bytes()
     assert artifact.document("chat_template").decode() == "{{ messages }} é"
-    assert artifact.info.special == {"bos_id": 1, "eos_ids": [5, 6], "bos_token": "<s>", "eos_token": "</s>",
-                                     "pad_token": "<pad>", "unk_token": None, "add_bos_token": False,
-                                     "add_eos_token": None}
+    assert artifact.info.special == {
+        "bos_id": 1,
+        "eos_ids": [5, 6],
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": None,
+        "add_bos_token": False,
+        "add_eos_token": None,
+    }
     (folder / "chat_template.jinja").write_text("from the file")
     pack(folder, tmp_path / "b.safetensors")
     assert open_artifact(tmp_path / "b.safetensors").document("chat_template") == b"from the file"
@@ -230,8 +263,14 @@ def test_activations_of_agq_json(tmp_path: Path) -> None:
     folder = write_quantized(tmp_path / "q", config("llama"), act_bits=4)
     checkpoint = open_checkpoint(folder)
     scheme = {"bits": 4, "group_size": 32, "symmetric": False}
-    record = {"format": 1, "version": "0", "recipe": {"seed": 3}, "kv_bits": 32, "head_bits": 16,
-              "activations": {linear.module: scheme for linear in checkpoint.parts.block_linears()}}
+    record = {
+        "format": 1,
+        "version": "0",
+        "recipe": {"seed": 3},
+        "kv_bits": 32,
+        "head_bits": 16,
+        "activations": {linear.module: scheme for linear in checkpoint.parts.block_linears()},
+    }
     (folder / "agq.json").write_text(json.dumps(record))
     report = pack(folder, tmp_path / "a.safetensors")
     artifact = open_artifact(tmp_path / "a.safetensors")
@@ -249,9 +288,13 @@ def edit(folder: Path, **changes: Any) -> None:
 
 def test_fused_linears_need_one_scheme(tmp_path: Path) -> None:
     folder = write_quantized(tmp_path / "q", config("llama"))
-    record = {"format": 1, "activations": {
-        "model.layers.1.self_attn.k_proj": {"bits": 4, "group_size": 32, "symmetric": False},
-        "model.layers.0.mlp.gate_proj": {"bits": 8, "group_size": 32, "symmetric": True}}}
+    record = {
+        "format": 1,
+        "activations": {
+            "model.layers.1.self_attn.k_proj": {"bits": 4, "group_size": 32, "symmetric": False},
+            "model.layers.0.mlp.gate_proj": {"bits": 8, "group_size": 32, "symmetric": True},
+        },
+    }
     (folder / "agq.json").write_text(json.dumps(record))
     with pytest.raises(AgqError, match="one scheme") as caught:
         pack(folder, tmp_path / "a.safetensors")
@@ -274,8 +317,15 @@ def test_offending_groups_are_all_named(tmp_path: Path) -> None:
     assert "possible: 32, -1" in message
     rows = np.zeros((96, 64), np.int8)
     small = write_quantized(tmp_path / "s", settings)
-    edit(small, config_groups={"g": {"targets": ["re:.*up_proj", "re:.*gate_proj"], "weights": {
-        "num_bits": 4, "strategy": "group", "group_size": 16}}})
+    edit(
+        small,
+        config_groups={
+            "g": {
+                "targets": ["re:.*up_proj", "re:.*gate_proj"],
+                "weights": {"num_bits": 4, "strategy": "group", "group_size": 16},
+            }
+        },
+    )
     file = SafetensorsFile(small / "model.safetensors")
     tensors = {name: (info.dtype, np.array(file.raw(name))) for name, info in file.tensors.items()}
     original = random_tensors(settings)
@@ -420,21 +470,32 @@ def test_progress_and_report(tmp_path: Path) -> None:
 
 
 def test_no_torch() -> None:
-    code = ("import sys, agq.artifact.pack, agq.artifact, agq.checkpoint, agq.models; "
-            "print([m for m in ('torch', 'transformers', 'safetensors', 'pandas', 'yaml') if m in sys.modules])")
+    code = (
+        "import sys, agq.artifact.pack, agq.artifact, agq.checkpoint, agq.models; "
+        "print([m for m in ('torch', 'transformers', 'safetensors', 'pandas', 'yaml') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert result.stdout.strip() == "[]"
 
 
 def test_memory(tmp_path: Path) -> None:
     """Packing takes a fraction of the model's size: tensors are streamed."""
-    settings = config("llama", hidden_size=1024, intermediate_size=4096, num_hidden_layers=4, vocab_size=16384,
-                      num_attention_heads=16, num_key_value_heads=16)
+    settings = config(
+        "llama",
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=4,
+        vocab_size=16384,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+    )
     folder = write_folder(tmp_path / "m", settings)
     size = (folder / "model.safetensors").stat().st_size
-    code = ("import resource, sys; from agq.artifact.pack import pack; "
-            "from agq.artifact import layout; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
-            f"pack({str(folder)!r}, {str(tmp_path / 'a.safetensors')!r}, weights='f32'); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)")
+    code = (
+        "import resource, sys; from agq.artifact.pack import pack; "
+        "from agq.artifact import layout; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        f"pack({str(folder)!r}, {str(tmp_path / 'a.safetensors')!r}, weights='f32'); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert size > 150e6 and int(result.stdout) * 1024 < 0.75 * size

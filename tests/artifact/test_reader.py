@@ -16,7 +16,7 @@ from agq.artifact import open_artifact
 from agq.artifact.header import header_bytes, header_hash
 from agq.artifact.pack import pack
 from agq.errors import AgqError
-from agq.safetensors_io import SafetensorsFile
+from agq.safetensors.files import SafetensorsFile
 from tests.checkpoint.folders import config, write_folder, write_quantized
 
 
@@ -24,8 +24,15 @@ from tests.checkpoint.folders import config, write_folder, write_quantized
 def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a small artifact."""
     folder = tmp_path_factory.mktemp("small")
-    tiny = config("opt", hidden_size=32, ffn_dim=32, num_attention_heads=2, vocab_size=17, max_position_embeddings=5,
-                  num_hidden_layers=1)
+    tiny = config(
+        "opt",
+        hidden_size=32,
+        ffn_dim=32,
+        num_attention_heads=2,
+        vocab_size=17,
+        max_position_embeddings=5,
+        num_hidden_layers=1,
+    )
     pack(write_quantized(folder / "q", tiny), folder / "a.safetensors")
     return (folder / "a.safetensors").read_bytes()
 
@@ -100,7 +107,9 @@ def test_which_tensor_is_damaged(tmp_path: Path, small: bytes) -> None:
     del artifact, file
     (tmp_path / "a").write_bytes(content)
     assert open_artifact(tmp_path / "a").verify() == [
-        "tensor `position`: SHA-256 differs", "tensor `blocks.0.up.weight`: SHA-256 differs"]
+        "tensor `position`: SHA-256 differs",
+        "tensor `blocks.0.up.weight`: SHA-256 differs",
+    ]
 
 
 def forged(path: Path, small: bytes, change: Callable[[dict], Any]) -> Path:

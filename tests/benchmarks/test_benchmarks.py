@@ -63,7 +63,24 @@ def test_four_against_eight_bits(work: Path) -> None:
 
 
 def test_against_torch(work: Path) -> None:
-    options = ("--shape", "tiny", "--group", 64, "--work", work, "-r", 1, "-t", 1, "-p", 16, "-n", 2, "--schemes", "W4A8,W8A8")
+    options = (
+        "--shape",
+        "tiny",
+        "--group",
+        64,
+        "--work",
+        work,
+        "-r",
+        1,
+        "-t",
+        1,
+        "-p",
+        16,
+        "-n",
+        2,
+        "--schemes",
+        "W4A8,W8A8",
+    )
     rows = run("vs_torch", *options, "--dtypes", "float32")["rows"]
     assert [(row["test"], row["scheme"]) for row in rows] == [
         (test, scheme) for test in ("prefill 16", "decode 2") for scheme in ("W4A8", "W8A8")

@@ -10,7 +10,7 @@ import numpy as np
 
 from agq.checkpoint.packing import pack_int, pack_zero_points
 from agq.models import Linear, parts, spec_from_config
-from agq.safetensors_io import SafetensorsWriter, bf16_to_f32, f32_to_bf16
+from agq.safetensors.files import SafetensorsWriter, bf16_to_f32, f32_to_bf16
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {

@@ -15,7 +15,7 @@ from agq.checkpoint.quantization_config import PACKED
 from agq.errors import AgqError
 from agq.models import parts, spec_from_config
 from agq.recipe import ActivationScheme, WeightScheme
-from agq.safetensors_io import bf16_to_f32
+from agq.safetensors.files import bf16_to_f32
 from tests.checkpoint.folders import config, quantize_array, random_tensors, write_folder, write_quantized
 
 SHAPES = [(1, 1), (3, 7), (16, 32), (17, 33), (40, 64), (5, 100)]
@@ -53,8 +53,17 @@ def test_packing_refuses_other_codes() -> None:
 @pytest.mark.parametrize("family", ["llama", "opt", "bloom"])
 @pytest.mark.parametrize(
     ("bits", "group", "symmetric", "packed"),
-    [(4, 32, True, True), (4, 32, False, True), (4, -1, True, True), (4, -1, False, True), (8, -1, True, False),
-     (8, 32, False, False), (4, 32, True, False), (8, 32, True, True), (8, -1, False, True)],
+    [
+        (4, 32, True, True),
+        (4, 32, False, True),
+        (4, -1, True, True),
+        (4, -1, False, True),
+        (8, -1, True, False),
+        (8, 32, False, False),
+        (4, 32, True, False),
+        (8, 32, True, True),
+        (8, -1, False, True),
+    ],
 )
 def test_reads_what_the_library_decompresses(
     tmp_path: Path, family: str, bits: int, group: int, symmetric: bool, packed: bool
@@ -107,9 +116,11 @@ def test_config_is_the_library_s() -> None:
     from compressed_tensors.quantization import QuantizationConfig
 
     table = quantization_config(
-        [(["Linear"], WeightScheme(4, True, 128), ActivationScheme(8, True)),
-         (["re:.*down_proj"], WeightScheme(8, False, -1), ActivationScheme(4, False, 128)),
-         (["model.layers.0.mlp.up_proj"], WeightScheme(4, True, 32), ActivationScheme(16, True))],
+        [
+            (["Linear"], WeightScheme(4, True, 128), ActivationScheme(8, True)),
+            (["re:.*down_proj"], WeightScheme(8, False, -1), ActivationScheme(4, False, 128)),
+            (["model.layers.0.mlp.up_proj"], WeightScheme(4, True, 32), ActivationScheme(16, True)),
+        ],
         ["lm_head"],
     )
     parsed = QuantizationConfig.model_validate({key: item for key, item in table.items() if key != "quant_method"})
@@ -223,8 +234,12 @@ def test_unsupported_activations(change: dict, word: str) -> None:
 
 @pytest.mark.parametrize(
     "weights",
-    [{"actorder": "static"}, {"actorder": "weight"}, {"observer": "mse", "observer_kwargs": {}},
-     {"actorder": None, "scale_dtype": None, "zp_dtype": None, "block_structure": None}],
+    [
+        {"actorder": "static"},
+        {"actorder": "weight"},
+        {"observer": "mse", "observer_kwargs": {}},
+        {"actorder": None, "scale_dtype": None, "zp_dtype": None, "block_structure": None},
+    ],
 )
 def test_harmless_keys(weights: dict) -> None:
     assert schemes_of({"g": group(["Linear"], **weights)}, ["lm_head"])
@@ -281,7 +296,7 @@ def test_quantized_weights_without_their_config(tmp_path: Path) -> None:
 
 def rewritten(folder: Path, name: str, values: np.ndarray | None, dtype: str = "") -> Path:
     """Replaces (None: removes) one tensor of a folder."""
-    from agq.safetensors_io import SafetensorsFile
+    from agq.safetensors.files import SafetensorsFile
     from tests.checkpoint.folders import save_tensors
 
     file = SafetensorsFile(folder / "model.safetensors")

@@ -10,7 +10,7 @@ import pytest
 
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
-from agq.safetensors_io import bf16_to_f32
+from agq.safetensors.files import bf16_to_f32
 from tests.checkpoint.folders import config, random_tensors, save_tensors, write_folder
 
 FAMILIES = ["llama", "opt", "bloom"]
@@ -83,8 +83,11 @@ def test_an_untied_model_needs_its_head(tmp_path: Path) -> None:
 def test_all_missing_tensors_are_named(tmp_path: Path) -> None:
     settings = config("opt")
     tensors = random_tensors(settings)
-    gone = ["model.decoder.layers.1.fc2.weight", "model.decoder.layers.0.self_attn.q_proj.bias",
-            "model.decoder.embed_positions.weight"]
+    gone = [
+        "model.decoder.layers.1.fc2.weight",
+        "model.decoder.layers.0.self_attn.q_proj.bias",
+        "model.decoder.embed_positions.weight",
+    ]
     for name in gone:
         del tensors[name]
     with pytest.raises(AgqError) as caught:

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from agq.cli import COMMANDS, failures
+from agq.cli import failures
+from agq.cli.commands import COMMANDS
 from agq.errors import AgqError, UsageError
 from agq.reporting import console
 from tests.support import clean_environment, heed_interrupts

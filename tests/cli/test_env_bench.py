@@ -126,7 +126,8 @@ def test_work_of_a_pass_is_what_the_shapes_say(demo_artifact: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [("-o", "xml"), ("-p", "many"), ("-t", "0"), ("-p", "0", "-n", "0"), ("--isa", "mmx"), ("-r", "0"), ("-b", "0")]
+    "options",
+    [("-o", "xml"), ("-p", "many"), ("-t", "0"), ("-p", "0", "-n", "0"), ("--isa", "mmx"), ("-r", "0"), ("-b", "0")],
 )
 def test_bench_refusals(call, demo_artifact: Path, options: tuple[str, ...]) -> None:
     result = call("bench", demo_artifact, *options)

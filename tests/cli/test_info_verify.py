@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agq.safetensors_io import SafetensorsFile
+from agq.safetensors.files import SafetensorsFile
 
 
 def last(out: str) -> dict:

@@ -19,22 +19,28 @@ def text(demo_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_three_perplexities(call, demo_model, fp32_artifact, text) -> None:
-    """Folder and artifact give the same three numbers; the unpruned ones are those without --prune; --max-ppl looks at all
-    tokens."""
+    """Folder and artifact give the same three numbers; the unpruned ones are those without --prune; --max-ppl looks at
+    all tokens."""
     common = ["--data", text, "--seq-len", 256, "--max-windows", 2, "--json", "-t", 1]
     prune = ["--prune", "3-5:0.4"]
-    records = [json.loads(call("eval-ppl", model, *common, *prune).out) for model in (demo_model, fp32_artifact(demo_model))]
+    records = [
+        json.loads(call("eval-ppl", model, *common, *prune).out) for model in (demo_model, fp32_artifact(demo_model))
+    ]
     plain = json.loads(call("eval-ppl", demo_model, *common).out)
     for name in ("ppl_survivors", "ppl_unpruned_same_positions", "ppl_all", "ppl_unpruned"):
         assert math.isclose(records[0][name], records[1][name], rel_tol=1e-4), name
     record = records[0]
     assert math.isclose(record["ppl_unpruned"], plain["ppl"], rel_tol=1e-9)
     assert record["ppl"] == record["ppl_all"] > record["ppl_unpruned"]
-    assert record["tokens"] == 510 and record["survivors"] == 2 * (155 - 1)  # 256 - 40 - 33 - 28, the last has no target
+    assert record["tokens"] == 510 and record["survivors"] == 2 * (
+        155 - 1
+    )  # 256 - 40 - 33 - 28, the last has no target
     assert math.isclose(record["sparsity"], 1 - (256 * 2 + 216 + 183 + 155 * 2) / (256 * 6))
     assert record["pruning"] == {"layers": "3-5", "beta": 0.4, "positions": "safe", "scores": "fp"}
 
-    shown = call("eval-ppl", demo_model, *common[:-3], *prune, "--max-ppl", (record["ppl_all"] + record["ppl_unpruned"]) / 2)
+    shown = call(
+        "eval-ppl", demo_model, *common[:-3], *prune, "--max-ppl", (record["ppl_all"] + record["ppl_unpruned"]) / 2
+    )
     assert shown.code == 1 and "above the limit" in shown.err
     for words in ("survivors only", "unpruned, same tokens", "all tokens", "308 of 510 tokens"):
         assert words in shown.out
@@ -59,7 +65,8 @@ def test_refusals(call, demo_model, text, options: list, words: str) -> None:
 
 
 def test_run_and_a_recipe_that_carries_it(call, demo_model, text, tmp_path: Path) -> None:
-    """calibrate --search-pruning writes a recipe; a model quantized and packed with it prunes unless it is told not to."""
+    """calibrate --search-pruning writes a recipe; a model quantized and packed with it prunes unless it is told not
+    to."""
     found = call(
         "calibrate", demo_model, "--search-pruning", "--data", text, "--samples", 1, "--seq-len", 256, "--sparsity", 0.2, "-t", 1,
         "-o", tmp_path / "pruning.yaml", "--json",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import agq
-from agq.calibration.data import Documents, load_tokenizer
 from agq.errors import AgqError, UsageError
 from agq.evaluation import evaluate, evaluate_perplexity
 from agq.evaluation.scorers import EngineScorer, default_rows, open_scorer
+from agq.text.windows import Documents, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ from agq.evaluation.perplexity import evaluate_plan
 from agq.evaluation.scorers import EngineScorer, default_rows
 
 
-@pytest.mark.parametrize(("method", "length", "rows"), [("gptq", 24, None), ("llama.cpp", 40, None), ("strided", 31, 70)])
+@pytest.mark.parametrize(
+    ("method", "length", "rows"), [("gptq", 24, None), ("llama.cpp", 40, None), ("strided", 31, 70)]
+)
 def test_same_number_bit_for_bit(demo_artifact: Path, method: str, length: int, rows: int | None) -> None:
     tokens = np.random.default_rng(3).integers(3, 8000, 500)
     plan = plan_tokens(method, tokens, length, stride=10 if method == "strided" else None, max_windows=23)

@@ -169,8 +169,14 @@ def parameters(config: dict) -> int:
 
 @pytest.mark.parametrize(
     ("config", "count"),
-    [(LLAMA_2_7B, 6_738_415_616), (LLAMA_32_1B_INSTRUCT, 1_235_814_400), (TINYLLAMA, 1_100_048_384),
-     (OPT_125M, 125_239_296), (OPT_350M, 331_196_416), (BLOOM_560M, 559_214_592)],
+    [
+        (LLAMA_2_7B, 6_738_415_616),
+        (LLAMA_32_1B_INSTRUCT, 1_235_814_400),
+        (TINYLLAMA, 1_100_048_384),
+        (OPT_125M, 125_239_296),
+        (OPT_350M, 331_196_416),
+        (BLOOM_560M, 559_214_592),
+    ],
 )
 def test_parameters_of_published_models(config: dict, count: int) -> None:
     assert parameters(config) == count
@@ -190,7 +196,12 @@ def test_fields() -> None:
     assert (spec.activation, spec.attention_bias, spec.mlp_bias, spec.norm_affine) == ("gelu_erf", False, False, False)
     spec = spec_from_config(BLOOM_560M)
     assert (spec.hidden, spec.ffn, spec.context, spec.embed_norm, spec.activation) == (
-        1024, 4096, 2048, True, "gelu_tanh")
+        1024,
+        4096,
+        2048,
+        True,
+        "gelu_tanh",
+    )
 
 
 @pytest.mark.parametrize("config", ALL)
@@ -224,8 +235,13 @@ SCALINGS = [
     {"rope_type": "default"},
     {"rope_type": "linear", "factor": 4.0},
     {"rope_type": "dynamic", "factor": 3.0},
-    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-     "original_max_position_embeddings": 256},
+    {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 256,
+    },
 ]
 
 
@@ -328,7 +344,17 @@ def test_a_config_that_is_no_object(value: object) -> None:
 
 def test_description_is_checked() -> None:
     good = spec_from_config(TINYLLAMA).to_dict()
-    for change in ({"layers": 1 << 40}, {"rope": None}, {"heads": 3}, {"family": []}, {"eos_ids": [-1]}, {"extra": 1},
-                   {"norm_after": "no"}, {"eos_ids": 5}, {"rope": {"theta": 1}}, {"norm_eps": "0"}):
+    for change in (
+        {"layers": 1 << 40},
+        {"rope": None},
+        {"heads": 3},
+        {"family": []},
+        {"eos_ids": [-1]},
+        {"extra": 1},
+        {"norm_after": "no"},
+        {"eos_ids": 5},
+        {"rope": {"theta": 1}},
+        {"norm_eps": "0"},
+    ):
         with pytest.raises(AgqError):
             ModelSpec.from_dict({**good, **change})

@@ -13,8 +13,15 @@ import pytest
 
 
 def shell(repository: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=repository, env={**os.environ, **env}, capture_output=True, text=True, timeout=120,
-                          stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command,
+        cwd=repository,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def requirement_name(requirement: str) -> str:
@@ -28,14 +35,18 @@ def test_make_alone_lists_every_target(repository: Path) -> None:
         assert re.search(rf"^  make {target} +\S", asked.stdout, re.MULTILINE), target
 
 
-@pytest.mark.parametrize(("group", "env", "words", "packages"), [
-    ("build", {"CC": "no-such-compiler"}, "no-such-compiler", "gcc libc6-dev"),
-    ("build", {"PYTHON": "no-such-python"}, "no-such-python", "python3 python3-venv"),
-    ("arm", {"CROSS_ARM": "no-such-"}, "no-such-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
-    ("arm", {"QEMU": "no-such-emulator"}, "no-such-emulator", "qemu-user"),
-])
+@pytest.mark.parametrize(
+    ("group", "env", "words", "packages"),
+    [
+        ("build", {"CC": "no-such-compiler"}, "no-such-compiler", "gcc libc6-dev"),
+        ("build", {"PYTHON": "no-such-python"}, "no-such-python", "python3 python3-venv"),
+        ("arm", {"CROSS_ARM": "no-such-"}, "no-such-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
+        ("arm", {"QEMU": "no-such-emulator"}, "no-such-emulator", "qemu-user"),
+    ],
+)
 def test_missing_tool_is_named_with_the_packages_that_hold_it(
-        repository: Path, group: str, env: dict[str, str], words: str, packages: str) -> None:
+    repository: Path, group: str, env: dict[str, str], words: str, packages: str
+) -> None:
     result = shell(repository, "scripts/deps.sh", group, **env)
     assert result.returncode == 1
     assert result.stderr.startswith("error: ") and words in result.stderr

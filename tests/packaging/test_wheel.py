@@ -14,15 +14,25 @@ import pytest
 
 
 def pip(*arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)], cwd=cwd,
-                          env={**os.environ, **env}, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 @pytest.fixture(scope="module")
 def source(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the source tree (with kernels already compiled, where they are), so that no test writes into the real one."""
+    """A copy of the source tree (with kernels already compiled, where they are), so that no test writes into the real
+    one."""
     folder = tmp_path_factory.mktemp("source") / "agq"
-    skip = shutil.ignore_patterns(".git", ".venv", ".demo", "demo", "tests", "build-*", "__pycache__", "*.egg-info", "dist", ".*_cache")
+    skip = shutil.ignore_patterns(
+        ".git", ".venv", ".demo", "demo", "tests", "build-*", "__pycache__", "*.egg-info", "dist", ".*_cache"
+    )
     shutil.copytree(repository, folder, ignore=skip)
     return folder
 
@@ -53,12 +63,21 @@ def test_installed_wheel_runs_with_its_own_libraries(wheel: Path, demo_artifact:
     result = pip("install", "--no-deps", "--no-index", "--target", site, wheel, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AGQ_")}
-    program = ("import sys; from agq.runtime.library import load_library; print(load_library().path); from agq.cli import main; "
-               "sys.exit(main(sys.argv[1:]))")
+    program = (
+        "import sys; from agq.runtime.library import load_library; print(load_library().path); from agq.cli import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
 
     def agq(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True,
-                              env={**environment, "PYTHONPATH": str(site)}, timeout=120, stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**environment, "PYTHONPATH": str(site)},
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
 
     version = agq("--version")
     assert version.returncode == 0, version.stderr

@@ -30,11 +30,24 @@ class Pipeline:
     def statistics(self) -> Path:
         path = self.folder / "statistics.safetensors"
         if not path.exists():
-            self.cli("calibrate", self.model, "--data", self.calibration, "--samples", 32, "--seq-len", 512, "-o", path, check=True)
+            self.cli(
+                "calibrate",
+                self.model,
+                "--data",
+                self.calibration,
+                "--samples",
+                32,
+                "--seq-len",
+                512,
+                "-o",
+                path,
+                check=True,
+            )
         return path
 
     def options(self, scheme: str, method: str | None = None) -> list[str | int | Path]:
-        """Of `quantize`: by default what the scheme's preset does, tuned for fewer steps; with a method that method and nothing else."""
+        """Of `quantize`: by default what the scheme's preset does, tuned for fewer steps; with a method that method and
+        nothing else."""
         chosen = ["--method", method] if method else [] if scheme == "W8A8" else ["--tune", 16]
         return ["--scheme", scheme, *chosen, "--calibration", self.statistics()]
 

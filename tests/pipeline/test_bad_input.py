@@ -39,11 +39,19 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [
-    ["quantize", "MISSING", "--scheme", "W4A8", "--method", "rtn", "-o", "OUT"], ["calibrate", "MISSING", "-o", "OUT"],
-    ["pack", "MISSING", "-o", "OUT"], ["run", "MISSING", "text"], ["eval-ppl", "MISSING", "--data", "TEXT"], ["info", "MISSING"],
-    ["verify", "MISSING"],
-], ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["quantize", "MISSING", "--scheme", "W4A8", "--method", "rtn", "-o", "OUT"],
+        ["calibrate", "MISSING", "-o", "OUT"],
+        ["pack", "MISSING", "-o", "OUT"],
+        ["run", "MISSING", "text"],
+        ["eval-ppl", "MISSING", "--data", "TEXT"],
+        ["info", "MISSING"],
+        ["verify", "MISSING"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
 def test_missing_model(agq_cli, tmp_path: Path, demo_text: Path, arguments: list[str]) -> None:
     names = {"MISSING": tmp_path / "absent" / "model", "OUT": tmp_path / "out", "TEXT": demo_text / "heldout.txt"}
     refused(agq_cli(*(names.get(argument, argument) for argument in arguments)), str(names["MISSING"]))
@@ -64,7 +72,12 @@ def test_unknown_or_absent_device(agq_cli, demo_model: Path, demo_text: Path, tm
     for command in (["quantize", demo_model, "--scheme", "W4A8", "-o", tmp_path / "out"], ["calibrate", demo_model, "-o", tmp_path / "out"],
                     ["eval-ppl", demo_model]):  # fmt: skip
         result = agq_cli(*command, "--data", demo_text / "heldout.txt", "--device", device)
-        assert result.returncode == code and device in result.stderr and "hint: " in result.stderr and "internal" not in result.stderr
+        assert (
+            result.returncode == code
+            and device in result.stderr
+            and "hint: " in result.stderr
+            and "internal" not in result.stderr
+        )
     assert leftovers(tmp_path) == []
 
 
@@ -86,13 +99,21 @@ def test_pickled_checkpoint_is_refused_with_a_way_out(agq_cli, demo_model: Path,
     refused(agq_cli("pack", model, "-o", tmp_path / "out"), "pickle", "hint: ", "save_pretrained")
 
 
-def test_group_that_does_not_divide_names_every_layer_before_any_work(agq_cli, tmp_path: Path, demo_model: Path) -> None:
+def test_group_that_does_not_divide_names_every_layer_before_any_work(
+    agq_cli, tmp_path: Path, demo_model: Path
+) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=2, vocab_size=8192,
-                         max_position_embeddings=64)
+    config = LlamaConfig(
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        vocab_size=8192,
+        max_position_embeddings=64,
+    )
     model = tmp_path / "model"
     LlamaForCausalLM(config).save_pretrained(model)
     shutil.copy(demo_model / "tokenizer.json", model)
@@ -100,7 +121,10 @@ def test_group_that_does_not_divide_names_every_layer_before_any_work(agq_cli, t
     refused(result, *(f"model.layers.{layer}.mlp.down_proj" for layer in range(3)), "352", "128", "hint: ", "32")
     assert "q_proj" not in result.stderr
     assert leftovers(tmp_path) == ["model"]
-    assert agq_cli("quantize", model, "--scheme", "W4A8", "--method", "rtn", "-g", 32, "-o", tmp_path / "out").returncode == 0
+    assert (
+        agq_cli("quantize", model, "--scheme", "W4A8", "--method", "rtn", "-g", 32, "-o", tmp_path / "out").returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 7, 1000, 0.5, 0.999], ids=str)
@@ -122,7 +146,7 @@ def test_flipped_bits(agq_cli, demo_artifact: Path, tmp_path: Path) -> None:
         data[position] ^= 0x10
         refused(agq_cli("verify", broken))
         refused(agq_cli("run", broken, "text", "-n", 2))
-    tensors = {name: value for name, value in json.loads(bytes(data[8: 8 + header])).items() if name != "__metadata__"}
+    tensors = {name: value for name, value in json.loads(bytes(data[8 : 8 + header])).items() if name != "__metadata__"}
     for name in ("blocks.2.down.weight", "final_norm.weight", "tokenizer.json"):
         position = 8 + header + tensors[name]["data_offsets"][0] + 5
         data[position] ^= 0x01
@@ -134,8 +158,12 @@ def test_flipped_bits(agq_cli, demo_artifact: Path, tmp_path: Path) -> None:
 
 
 def test_not_a_model_at_all(agq_cli, tmp_path: Path) -> None:
-    for name, content in (("empty.safetensors", b""), ("text.txt", b"hello"), ("zeros.safetensors", bytes(4096)),
-                          ("huge-header.safetensors", b"\xff" * 64)):
+    for name, content in (
+        ("empty.safetensors", b""),
+        ("text.txt", b"hello"),
+        ("zeros.safetensors", bytes(4096)),
+        ("huge-header.safetensors", b"\xff" * 64),
+    ):
         path = tmp_path / name
         path.write_bytes(content)
         refused(agq_cli("run", path, "text"), name)
@@ -158,14 +186,27 @@ def test_more_tokens_than_the_context_holds_end_with_a_reason(agq_cli, demo_arti
     assert "context" in result.stderr and "hint: " in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [
-    ["run", "ARTIFACT", "text", "--no-such-option"], ["no-such-command"], ["run"], ["quantize", "MODEL", "--method", "magic", "-o", "OUT"],
-    ["quantize", "MODEL", "--scheme", "W3A5", "-o", "OUT"], ["quantize", "MODEL", "--scheme", "W4A8", "-g", "100", "-o", "OUT"],
-    ["run", "ARTIFACT", "text", "--temp", "hot"], ["run", "ARTIFACT", "text", "-n", "-5"], ["run", "ARTIFACT", "text", "--top-p", "1.5"],
-    ["run", "ARTIFACT", "text", "-t", "0"], ["eval-ppl", "MODEL", "--data", "TEXT", "--method", "guess"],
-    ["eval-ppl", "MODEL", "--data", "TEXT", "--seq-len", "0"],
-], ids=lambda arguments: " ".join(arguments[-4:]))
-def test_wrong_usage(agq_cli, demo_artifact: Path, demo_model: Path, demo_text: Path, tmp_path: Path, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "ARTIFACT", "text", "--no-such-option"],
+        ["no-such-command"],
+        ["run"],
+        ["quantize", "MODEL", "--method", "magic", "-o", "OUT"],
+        ["quantize", "MODEL", "--scheme", "W3A5", "-o", "OUT"],
+        ["quantize", "MODEL", "--scheme", "W4A8", "-g", "100", "-o", "OUT"],
+        ["run", "ARTIFACT", "text", "--temp", "hot"],
+        ["run", "ARTIFACT", "text", "-n", "-5"],
+        ["run", "ARTIFACT", "text", "--top-p", "1.5"],
+        ["run", "ARTIFACT", "text", "-t", "0"],
+        ["eval-ppl", "MODEL", "--data", "TEXT", "--method", "guess"],
+        ["eval-ppl", "MODEL", "--data", "TEXT", "--seq-len", "0"],
+    ],
+    ids=lambda arguments: " ".join(arguments[-4:]),
+)
+def test_wrong_usage(
+    agq_cli, demo_artifact: Path, demo_model: Path, demo_text: Path, tmp_path: Path, arguments: list[str]
+) -> None:
     names = {"ARTIFACT": demo_artifact, "MODEL": demo_model, "OUT": tmp_path / "out", "TEXT": demo_text / "heldout.txt"}
     result = agq_cli(*(names.get(argument, argument) for argument in arguments))
     assert result.returncode == 2, result.stderr
@@ -188,21 +229,39 @@ def test_full_output_folder_is_kept(agq_cli, demo_model: Path, tmp_path: Path) -
 
 
 def small_disk(size_kb: int, folder: Path, script: str) -> subprocess.CompletedProcess[str] | None:
-    """Runs `script` (sh) in a mount namespace where `folder` is a file system of `size_kb`; None where that is not allowed."""
+    """Runs `script` (sh) in a mount namespace where `folder` is a file system of `size_kb`; None where that is not
+    allowed."""
     mount = f"mount -t tmpfs -o size={size_kb}k agq-test {folder}"
     for unshare in (["unshare", "-Urm"], ["unshare", "-m"]):
-        if shutil.which("unshare") and subprocess.run([*unshare, "sh", "-c", mount], capture_output=True).returncode == 0:
-            return subprocess.run([*unshare, "sh", "-c", f"{mount} && {script}"], capture_output=True, text=True, timeout=300,
-                                  env=clean_environment(AGQ_CACHE_DIR=str(folder / "cache")), stdin=subprocess.DEVNULL)
+        if (
+            shutil.which("unshare")
+            and subprocess.run([*unshare, "sh", "-c", mount], capture_output=True).returncode == 0
+        ):
+            return subprocess.run(
+                [*unshare, "sh", "-c", f"{mount} && {script}"],
+                capture_output=True,
+                text=True,
+                timeout=300,
+                env=clean_environment(AGQ_CACHE_DIR=str(folder / "cache")),
+                stdin=subprocess.DEVNULL,
+            )
     return None
 
 
-@pytest.mark.parametrize(("command", "size_kb"), [
-    ("pack {model} -o {disk}/out.agq.safetensors", 2048), ("quantize {model} --scheme W4A8 --method rtn -o {disk}/out", 2048),
-    ("quantize {model} --scheme W4A8 --method rtn -o {disk}/out", 64), ("run {quantized} text -n 2", 1024),
-    ("calibrate {model} --data {text} --samples 4 --seq-len 64 -o {disk}/out", 8),
-], ids=["pack", "quantize", "quantize-at-the-start", "run-packing-into-the-cache", "calibrate"])
-def test_full_disk(demo_model: Path, demo_quantized: Path, demo_text: Path, tmp_path: Path, command: str, size_kb: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "size_kb"),
+    [
+        ("pack {model} -o {disk}/out.agq.safetensors", 2048),
+        ("quantize {model} --scheme W4A8 --method rtn -o {disk}/out", 2048),
+        ("quantize {model} --scheme W4A8 --method rtn -o {disk}/out", 64),
+        ("run {quantized} text -n 2", 1024),
+        ("calibrate {model} --data {text} --samples 4 --seq-len 64 -o {disk}/out", 8),
+    ],
+    ids=["pack", "quantize", "quantize-at-the-start", "run-packing-into-the-cache", "calibrate"],
+)
+def test_full_disk(
+    demo_model: Path, demo_quantized: Path, demo_text: Path, tmp_path: Path, command: str, size_kb: int
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     line = command.format(model=demo_model, quantized=demo_quantized, text=demo_text / "calibration.txt", disk=disk)
@@ -220,9 +279,14 @@ def test_file_size_limit(demo_model: Path, tmp_path: Path) -> None:
     """A write that fails half way for another reason than a full disk; needs no rights at all."""
     output = tmp_path / "out.agq.safetensors"
     result = subprocess.run(
-        [sys.executable, "-m", "agq", "pack", str(demo_model), "-o", str(output)], capture_output=True, text=True, timeout=300,
-        env=clean_environment(), stdin=subprocess.DEVNULL,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)))
+        [sys.executable, "-m", "agq", "pack", str(demo_model), "-o", str(output)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
+    )
     refused(result, str(output))
     assert leftovers(tmp_path) == []
 
@@ -230,16 +294,29 @@ def test_file_size_limit(demo_model: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 def test_stdout_that_cannot_be_written(demo_artifact: Path) -> None:
     with open("/dev/full", "wb") as full:
-        result = subprocess.run([sys.executable, "-m", "agq", "run", str(demo_artifact), "text", "-n", "4"], stdout=full,
-                                stderr=subprocess.PIPE, text=True, env=clean_environment(), timeout=120, stdin=subprocess.DEVNULL)
+        result = subprocess.run(
+            [sys.executable, "-m", "agq", "run", str(demo_artifact), "text", "-n", "4"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
     assert result.returncode == 1
     assert "Traceback" not in result.stderr and "error: " in result.stderr
 
 
 def test_closed_pipe_is_quiet(demo_artifact: Path) -> None:
     command = f"{sys.executable} -m agq run {demo_artifact} text -n 200 | head -c 5"
-    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=clean_environment(), timeout=120,
-                            stdin=subprocess.DEVNULL)
+    result = subprocess.run(
+        ["sh", "-c", command],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
     assert len(result.stdout) == 5
     assert "Traceback" not in result.stderr and "error" not in result.stderr
 

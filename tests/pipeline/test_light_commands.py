@@ -27,18 +27,38 @@ sys.exit(main())
 
 def modules_loaded_by(arguments: list[object], folder: Path) -> set[str]:
     loaded = folder / "loaded.json"
-    result = subprocess.run([sys.executable, "-c", PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120,
-                            stdin=subprocess.DEVNULL, env=clean_environment(LOADED=str(loaded), AGQ_CACHE_DIR=str(folder)))
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+        env=clean_environment(LOADED=str(loaded), AGQ_CACHE_DIR=str(folder)),
+    )
     assert result.returncode == 0, result.stderr
     return set(json.loads(loaded.read_text()))
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--help"], ["--version"], ["env"], ["quantize", "--help"], ["calibrate", "--help"], ["eval-ppl", "--help"],
-    ["run", "ARTIFACT", "The red wolf", "-n", "4"], ["run", "FOLDER", "The red wolf", "-n", "4"], ["info", "ARTIFACT"],
-    ["verify", "ARTIFACT"], ["pack", "FOLDER", "-o", "OUTPUT"],
-], ids=lambda arguments: " ".join(arguments[:2]))
-def test_nothing_heavy_is_loaded(arguments: list[str], demo_artifact: Path, demo_quantized: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["env"],
+        ["quantize", "--help"],
+        ["calibrate", "--help"],
+        ["eval-ppl", "--help"],
+        ["run", "ARTIFACT", "The red wolf", "-n", "4"],
+        ["run", "FOLDER", "The red wolf", "-n", "4"],
+        ["info", "ARTIFACT"],
+        ["verify", "ARTIFACT"],
+        ["pack", "FOLDER", "-o", "OUTPUT"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_nothing_heavy_is_loaded(
+    arguments: list[str], demo_artifact: Path, demo_quantized: Path, tmp_path: Path
+) -> None:
     names = {"ARTIFACT": demo_artifact, "FOLDER": demo_quantized, "OUTPUT": tmp_path / "packed.agq.safetensors"}
     loaded = modules_loaded_by([names.get(argument, argument) for argument in arguments], tmp_path)
     assert not loaded & HEAVY

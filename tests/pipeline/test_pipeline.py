@@ -1,7 +1,7 @@
 """The pipeline from a bf16 checkpoint to numbers and text, by the commands a user types.
 
-Bounds on perplexity are two-sided where a broken step would otherwise pass: a step that silently does nothing gives the number of
-the step before it.
+Bounds on perplexity are two-sided where a broken step would otherwise pass: a step that silently does nothing gives the
+number of the step before it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import pytest
 
 from tests.support import last_object
 
-# scheme: perplexity relative to the unquantized model, lower and upper bound. Upper: the project's targets for a model of this size.
+# scheme: perplexity relative to the unquantized model, lower and upper bound. Upper: the project's targets for a model
+# of this size.
 BOUNDS = {"W8A8": (0.997, 1.003), "W4A8": (1.003, 1.045), "W4A4": (1.05, 1.12)}
-# Largest difference of packed file and folder. With 4-bit activations a code that lies next to a tie flips by the last bit of a float:
-# the reference itself, its embeddings changed by 2e-7, gives perplexities 0.25 % apart (standard deviation) on these 17,000 tokens.
+# Largest difference of packed file and folder. With 4-bit activations a code that lies next to a tie flips by the last
+# bit of a float: the reference itself, its embeddings changed by 2e-7, gives perplexities 0.25 % apart (standard
+# deviation) on these 17,000 tokens.
 AGREEMENT = {"W8A8": 0.002, "W4A8": 0.002, "W4A4": 0.0075}
 
 
@@ -44,9 +46,12 @@ def test_fewer_bits_cost_more_and_gptq_costs_less_than_rounding(pipeline) -> Non
 
 
 def test_presets_of_w4a4_beat_plain_gptq(pipeline, agq_cli) -> None:
-    """Rotations, scales, sorted channels and clips, all in the weights; the preset `w4a4` with a transform at run time loses least."""
+    """Rotations, scales, sorted channels and clips, all in the weights; the preset `w4a4` with a transform at run time
+    loses least."""
     folder, artifact = pipeline.folder / "W4A4-online", pipeline.folder / "W4A4-online.agq.safetensors"
-    agq_cli("quantize", pipeline.model, "--preset", "w4a4", "--calibration", pipeline.statistics(), "-o", folder, check=True)
+    agq_cli(
+        "quantize", pipeline.model, "--preset", "w4a4", "--calibration", pipeline.statistics(), "-o", folder, check=True
+    )
     agq_cli("pack", folder, "-o", artifact, check=True)
     original, plain = pipeline.perplexity(pipeline.model), pipeline.perplexity(pipeline.quantized("W4A4", "gptq"))
     default, online = pipeline.perplexity(pipeline.quantized("W4A4")), pipeline.perplexity(folder)
@@ -57,9 +62,25 @@ def test_presets_of_w4a4_beat_plain_gptq(pipeline, agq_cli) -> None:
 
 
 def test_eval_says_how_it_measured(pipeline) -> None:
-    for model, form in ((pipeline.model, "original"), (pipeline.quantized("W4A8"), "quantized"), (pipeline.packed("W4A8"), "packed")):
+    for model, form in (
+        (pipeline.model, "original"),
+        (pipeline.quantized("W4A8"), "quantized"),
+        (pipeline.packed("W4A8"), "packed"),
+    ):
         result = pipeline.evaluate(model)
-        for key in ("ppl", "method", "form", "tokens", "windows", "seq_len", "add_bos", "data_sha256", "model_sha256", "scheme", "kernel"):
+        for key in (
+            "ppl",
+            "method",
+            "form",
+            "tokens",
+            "windows",
+            "seq_len",
+            "add_bos",
+            "data_sha256",
+            "model_sha256",
+            "scheme",
+            "kernel",
+        ):
             assert key in result, (form, key)
         assert result["seq_len"] == 1024 and result["method"] == "gptq"
         assert result["tokens"] == result["windows"] * 1023
@@ -101,8 +122,16 @@ def test_run_json(pipeline, agq_cli) -> None:
     result = agq_cli("run", pipeline.packed("W4A8"), "The red wolf", "-n", 24, "--temp", 0, "--json", check=True)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     final = lines[-1]
-    for key in ("text", "tokens", "prompt_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "time_to_first_token_s",
-                "peak_rss_bytes", "finish_reason"):
+    for key in (
+        "text",
+        "tokens",
+        "prompt_tokens",
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "time_to_first_token_s",
+        "peak_rss_bytes",
+        "finish_reason",
+    ):
         assert key in final, key
     assert final["finish_reason"] in ("length", "eos", "stop")
     assert final["tokens"] == 24 or final["finish_reason"] == "eos"

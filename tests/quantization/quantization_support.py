@@ -9,7 +9,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from agq.quantization.pipeline import QuantizeReport, quantize
+from agq.quantization.execute import QuantizeReport
+from agq.quantization.quantize import quantize
 from tests.support import REPOSITORY
 
 TEXT = REPOSITORY / "demo" / "text" / "calibration.txt"
@@ -28,8 +29,11 @@ def cut_model(source: Path, target: Path, layers: int) -> Path:
         return not name.startswith("model.layers.") or int(name.split(".")[2]) < layers
 
     tensors = load_file(source / "model.safetensors")
-    save_file({name: value for name, value in tensors.items() if kept(name)}, target / "model.safetensors",
-              metadata={"format": "pt"})
+    save_file(
+        {name: value for name, value in tensors.items() if kept(name)},
+        target / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     return target
 
 

@@ -10,7 +10,7 @@ import pytest
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
 from agq.quantization.checks import check_memory, check_schemes, estimate
-from agq.quantization.pipeline import plan
+from agq.quantization.plan import plan
 from agq.quantization.writer import module_schemes
 from agq.recipe import Override, Recipe, Scheme
 from tests.transforms.transform_support import random_model
@@ -84,22 +84,27 @@ def test_hidden_states_go_to_files_where_memory_is_short(short_model: Path, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["files", "memory"]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"scheme": "W4A8", "act_bits": 4}, "already says the bits"),
-    ({"method": "rtn", "samples": 4}, "reads no calibration text"),
-    ({"overrides": ["re:.*no_such=W8A8"]}, "matches no linear"),
-    ({"ignore": ["re:.*"]}, "every linear"),
-    ({"hadamard": 512}, "Hadamard block of 512"),
-    ({"kv_bits": 5}, "KV cache of 5 bits"),
-    ({"act_clip": "most"}, "neither a number nor `search`"),
-    ({"act_clip": 0.2}, "act_clip is 0.2"),
-    ({"rot_seeds": 0}, "seeds is 0"),
-    ({"preset": "best"}, "unknown preset"),
-    ({"alpha": 2.0}, "alpha is 2.0"),
-    ({"seq_len": 4096}, "longer than the model's context"),
-    ({"ct_format": "zip"}, "unknown compressed-tensors format"),
-])
-def test_contradictions_are_found_before_any_work(short_model: Path, tmp_path: Path, options: dict, message: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheme": "W4A8", "act_bits": 4}, "already says the bits"),
+        ({"method": "rtn", "samples": 4}, "reads no calibration text"),
+        ({"overrides": ["re:.*no_such=W8A8"]}, "matches no linear"),
+        ({"ignore": ["re:.*"]}, "every linear"),
+        ({"hadamard": 512}, "Hadamard block of 512"),
+        ({"kv_bits": 5}, "KV cache of 5 bits"),
+        ({"act_clip": "most"}, "neither a number nor `search`"),
+        ({"act_clip": 0.2}, "act_clip is 0.2"),
+        ({"rot_seeds": 0}, "seeds is 0"),
+        ({"preset": "best"}, "unknown preset"),
+        ({"alpha": 2.0}, "alpha is 2.0"),
+        ({"seq_len": 4096}, "longer than the model's context"),
+        ({"ct_format": "zip"}, "unknown compressed-tensors format"),
+    ],
+)
+def test_contradictions_are_found_before_any_work(
+    short_model: Path, tmp_path: Path, options: dict, message: str
+) -> None:
     with pytest.raises(AgqError, match=message):
         plan(str(short_model), tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from agq.quantization.gptq import (
+from agq.numerics.quantizers import dequantize_weight, quantize_weight, weight_grid
+from agq.quantization.solvers.gptq import (
     Hessian,
     drift_correction,
     factorize,
@@ -16,14 +17,17 @@ from agq.quantization.gptq import (
     round_to_nearest,
     solve,
 )
-from agq.quantization.quantizers import dequantize_weight, quantize_weight, weight_grid
 
 
 def problem(rows: int = 6, columns: int = 64, tokens: int = 400, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """A weight and correlated inputs [tokens, columns]."""
     draw = torch.Generator().manual_seed(seed)
     mix = torch.randn(columns, columns, generator=draw) / columns**0.5 + torch.eye(columns)
-    x = torch.randn(tokens, columns, generator=draw) @ mix * torch.linspace(0.2, 3, columns)[torch.randperm(columns, generator=draw)]
+    x = (
+        torch.randn(tokens, columns, generator=draw)
+        @ mix
+        * torch.linspace(0.2, 3, columns)[torch.randperm(columns, generator=draw)]
+    )
     return torch.randn(rows, columns, generator=draw), x
 
 
@@ -35,9 +39,10 @@ def hessian_of(x: torch.Tensor, target: torch.Tensor | None = None) -> Hessian:
 
 
 def by_definition(weight, grid, hessian, damping, act_order, cross=None, alpha=0.25) -> np.ndarray:
-    """Optimal Brain Quantization in a fixed order, column by column in float64, without Cholesky factors: after each column the
-    remaining weights take the least-squares correction, and the inverse Hessian loses the column (Frantar et al. 2022, equations 2
-    and 3). With `cross` the residual weights also take alpha times the least-squares fit of the drift that column q leaves."""
+    """Optimal Brain Quantization in a fixed order, column by column in float64, without Cholesky factors: after each
+    column the remaining weights take the least-squares correction, and the inverse Hessian loses the column (Frantar et
+    al. 2022, equations 2 and 3). With `cross` the residual weights also take alpha times the least-squares fit of the
+    drift that column q leaves."""
     w = weight.double().numpy().copy()
     matrix = hessian.double().numpy().copy()
     order = np.argsort(-np.diag(matrix), kind="stable") if act_order else np.arange(matrix.shape[0])
@@ -104,7 +109,8 @@ def test_gptq_beats_rounding_in_the_layers_loss() -> None:
         error = (dequantize_weight(solved.codes, grid) - weight) @ x.t()
         assert solved.loss == pytest.approx(float(error.square().sum() / x.shape[0]), rel=1e-3)
         assert layer_loss(weight, torch.zeros_like(weight), hessian.matrix) == pytest.approx(
-            output_energy(weight, hessian.matrix), rel=1e-4)
+            output_energy(weight, hessian.matrix), rel=1e-4
+        )
 
 
 def test_gptaq_comes_closer_to_the_float_networks_outputs() -> None:

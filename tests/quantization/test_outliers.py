@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from agq.calibration.tokenizers import load_tokenizer
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
 from agq.quantization.outliers import STRENGTHS, inject_outliers
@@ -16,6 +15,7 @@ from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.search import channel_exponents, make_plan, zigzag
 from agq.recipe import Recipe, Scheme, TransformOptions
 from agq.reference.decoder import ReferenceModel
+from agq.text.tokenizers import load_tokenizer
 from tests.quantization.quantization_support import TEXT, quantized
 from tests.transforms.transform_support import random_model, relative_error, tokens
 
@@ -45,7 +45,8 @@ def test_function_is_kept(tmp_path: Path, name: str) -> None:
 
 
 def test_twin_has_outliers_and_the_search_takes_them_away(short_model: Path, twin: Path, windows: torch.Tensor) -> None:
-    """Channel sizes (root mean squares over their median) at o and down: x60 at most injected, all but a factor of 2 removed."""
+    """Channel sizes (root mean squares over their median) at o and down: x60 at most injected, all but a factor of 2
+    removed."""
     options = TransformOptions(scale=True, scale_norms=True)
     for folder, injected in ((short_model, False), (twin, True)):
         checkpoint = open_checkpoint(folder)
@@ -143,8 +144,11 @@ def test_seed_of_the_rotations_is_the_best_of_those_tried(short_model: Path, win
 
 
 def test_impossible_injections(short_model: Path, tmp_path: Path) -> None:
-    for options, message in (({"channels": 0}, "0 outlier channels"), ({"strengths": (8, -1)}, "positive"),
-                             ({"channels": 4096}, "4096 outlier")):
+    for options, message in (
+        ({"channels": 0}, "0 outlier channels"),
+        ({"strengths": (8, -1)}, "positive"),
+        ({"channels": 4096}, "4096 outlier"),
+    ):
         with pytest.raises(AgqError, match=message):
             inject_outliers(short_model, tmp_path / "out", **options)
     assert not list(tmp_path.iterdir()) and len(STRENGTHS) == 4

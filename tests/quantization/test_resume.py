@@ -1,4 +1,5 @@
-"""An interrupted run continues at the block where it stopped, and gives the same bytes as one that was never interrupted."""
+"""An interrupted run continues at the block where it stopped, and gives the same bytes as one that was never
+interrupted."""
 
 from __future__ import annotations
 
@@ -11,16 +12,32 @@ from typing import Any
 import pytest
 
 from agq.errors import AgqError
-from agq.quantization.walk import Progress
+from agq.reporting.progress import Progress
 from tests.quantization.quantization_support import TEXT, contents, quantized
 from tests.support import clean_environment
 
 # What an interrupted run must remember: the transformations, the clips, the drift of GPTAQ.
 RUNS: dict[str, dict[str, Any]] = {
     "gptq": {"scheme": "W4A8"},
-    "everything": {"scheme": "W4A4", "method": "gptaq", "rotate": True, "scale": True, "hadamard": 128, "permute": True,
-                   "rot_seeds": 2, "act_clip": "search", "kv_bits": 4},
-    "rtn with clips": {"scheme": "W4A4", "method": "rtn", "act_clip": "search", "data": str(TEXT), "samples": 2, "seq_len": 64},
+    "everything": {
+        "scheme": "W4A4",
+        "method": "gptaq",
+        "rotate": True,
+        "scale": True,
+        "hadamard": 128,
+        "permute": True,
+        "rot_seeds": 2,
+        "act_clip": "search",
+        "kv_bits": 4,
+    },
+    "rtn with clips": {
+        "scheme": "W4A4",
+        "method": "rtn",
+        "act_clip": "search",
+        "data": str(TEXT),
+        "samples": 2,
+        "seq_len": 64,
+    },
 }
 
 
@@ -55,7 +72,7 @@ def test_run_that_was_killed(short_model: Path, tmp_path: Path) -> None:
     """SIGKILL between the storing of a block and everything that follows it."""
     program = """
 import os, signal, sys
-from agq.quantization.walk import Progress
+from agq.reporting.progress import Progress
 from tests.quantization.quantization_support import quantized
 from tests.quantization.test_resume import RUNS
 from pathlib import Path
@@ -66,8 +83,13 @@ class Kill(Progress):
 
 quantized(Path(sys.argv[1]), Path(sys.argv[2]), progress=Kill(), **RUNS["everything"])
 """
-    killed = subprocess.run([sys.executable, "-c", program, str(short_model), str(tmp_path / "resumed")],
-                            env=clean_environment(), capture_output=True, text=True, timeout=300)
+    killed = subprocess.run(
+        [sys.executable, "-c", program, str(short_model), str(tmp_path / "resumed")],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "resumed").exists()
     assert quantized(short_model, tmp_path / "resumed", **RUNS["everything"]).resumed == 1

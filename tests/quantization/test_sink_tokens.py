@@ -1,5 +1,5 @@
-"""Sink tokens as an option: from recipe and command line to folder, artifact and `agq info`; what calibration, searches and tuning see
-of them; and what is refused."""
+"""Sink tokens as an option: from recipe and command line to folder, artifact and `agq info`; what calibration, searches
+and tuning see of them; and what is refused."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import agq
 from agq.artifact import open_artifact
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError, UsageError
-from agq.quantization.options import adjust_recipe, effective_recipe
-from agq.quantization.pipeline import plan
-from agq.quantization.quantizers import fake_quantize
-from agq.quantization.stages import HiddenStates
-from agq.quantization.transforms.hadamard import fwht
+from agq.numerics.hadamard import fwht
+from agq.numerics.quantizers import fake_quantize
+from agq.quantization.plan import plan
 from agq.quantization.transforms.search import _gather
 from agq.quantization.tune import _input
-from agq.quantization.walk import BlockQuantizer, Progress
+from agq.quantization.walk import BlockQuantizer
 from agq.recipe import ActivationScheme, Recipe, Scheme
-from agq.recipe_agile import AgileOptions
-from agq.recipe_files import load_recipe
+from agq.recipe.agile import AgileOptions
+from agq.recipe.files import load_recipe
+from agq.recipe.resolve import adjust_recipe, effective_recipe
 from agq.reference.attention import Positions
 from agq.reference.decoder import Embedding, Parameters, activation_quantizer
+from agq.reference.stream import HiddenStates
+from agq.reporting.progress import Progress
 from tests.quantization.quantization_support import quantized
 
 W4A4 = Scheme.parse("W4A4")
@@ -78,7 +79,11 @@ def test_options_that_are_refused(short_model: Path, tmp_path: Path, options: di
 
 
 def test_recipes_that_are_refused(tmp_path: Path) -> None:
-    for text, message in (("sink_tokens: 4", "changes nothing"), ("sink_tokens: many", "line 1"), ("sink_tokens: 1.5", "line 1")):
+    for text, message in (
+        ("sink_tokens: 4", "changes nothing"),
+        ("sink_tokens: many", "line 1"),
+        ("sink_tokens: 1.5", "line 1"),
+    ):
         (tmp_path / "r.yaml").write_text(text + "\n")
         with pytest.raises(AgqError, match=message):
             load_recipe(tmp_path / "r.yaml")
@@ -90,7 +95,10 @@ def test_recipes_that_are_refused(tmp_path: Path) -> None:
 
 def test_from_the_command_line_to_the_artifact(agq_cli, short_model: Path, tmp_path: Path) -> None:
     options = ("--scheme", "W4A4", "--method", "rtn", "--sink-tokens", 4)
-    assert yaml.safe_load(agq_cli("quantize", short_model, *options, "--print-config", check=True).stdout)["sink_tokens"] == 4
+    assert (
+        yaml.safe_load(agq_cli("quantize", short_model, *options, "--print-config", check=True).stdout)["sink_tokens"]
+        == 4
+    )
     result = agq_cli("quantize", short_model, *options, "-o", tmp_path / "q", check=True)
     assert "sink tokens: the first 4 of a sequence have 8-bit activations" in result.stderr
     record = json.loads((tmp_path / "q" / "agq.json").read_text())
@@ -110,7 +118,9 @@ def test_from_the_command_line_to_the_artifact(agq_cli, short_model: Path, tmp_p
 def test_off_leaves_the_folder_as_it_was(short_model: Path, tmp_path: Path) -> None:
     quantized(short_model, tmp_path / "q", scheme="W4A4", method="rtn")
     record = json.loads((tmp_path / "q" / "agq.json").read_text())
-    assert "sink_tokens" not in record and "sink_tokens" not in record["online"] and record["recipe"]["sink_tokens"] == 0
+    assert (
+        "sink_tokens" not in record and "sink_tokens" not in record["online"] and record["recipe"]["sink_tokens"] == 0
+    )
     agq.pack(tmp_path / "q", tmp_path / "a.safetensors")
     assert open_artifact(tmp_path / "a.safetensors").model["sink_tokens"] == 0
 
@@ -149,7 +159,9 @@ def test_searches_leave_them_out(short_model: Path) -> None:
     with torch.inference_mode():
         positions = Positions.of(checkpoint.spec, 12, torch.device("cpu"))
         states = [HiddenStates(windows, Embedding(parameters), torch.device("cpu")) for _ in range(3)]
-        whole, later, short = (_gather(parameters.block(0), hidden, positions, n) for hidden, n in zip(states, (0, 2, 12), strict=True))
+        whole, later, short = (
+            _gather(parameters.block(0), hidden, positions, n) for hidden, n in zip(states, (0, 2, 12), strict=True)
+        )
     for place, found in whole.items():
         kept = found.sample.reshape(4, 12, -1)[:, 2:].reshape(40, -1)
         assert torch.equal(later[place].sample, kept) and torch.equal(short[place].sample, found.sample)

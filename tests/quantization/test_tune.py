@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from agq.calibration.windows import calibration_windows
 from agq.checkpoint import open_checkpoint, read_linear
 from agq.errors import AgqError, UsageError
 from agq.models import parts
 from agq.models.spec import ModelSpec
-from agq.quantization.options import effective_recipe
-from agq.quantization.pipeline import plan
-from agq.quantization.quantizers import quantize_weight, weight_grid
+from agq.numerics.quantizers import quantize_weight, weight_grid
+from agq.quantization.plan import plan
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
 from agq.quantization.tune import TunedLinear, Tuner, _divergence, apart, steps_worth
-from agq.quantization.walk import Progress
 from agq.recipe import CalibrationSpec, Recipe, Scheme, TuneOptions
-from agq.recipe_files import apply_preset
+from agq.recipe.files import apply_preset
+from agq.recipe.resolve import effective_recipe
 from agq.reference.attention import Positions
+from agq.reporting.progress import Progress
+from agq.text.calibration import calibration_windows
 from tests.quantization.quantization_support import TEXT, contents, quantized
 
 STEPS = 48
@@ -80,8 +80,9 @@ def test_predictions_come_closer_on_windows_that_were_not_trained_on(folders: tu
 
 
 def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple[Path, Path]) -> None:
-    """KL divergence of the written folders from the original on the judged windows, with the head in floats as in tuning."""
-    from agq.quantization.pipeline import calibration_tokens
+    """KL divergence of the written folders from the original on the judged windows, with the head in floats as in
+    tuning."""
+    from agq.quantization.execute import calibration_tokens
     from agq.reference.decoder import ReferenceModel
 
     made = plan(str(short_model), folders[0].parent / "unused", data=str(TEXT), samples=16, seq_len=256, detached=False)
@@ -91,7 +92,9 @@ def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple
         model = ReferenceModel.from_folder(folder, head_bits=32)
         found = []
         for window in windows:
-            log_p, log_q = (torch.log_softmax(torch.from_numpy(m.logits(window)).double(), -1) for m in (original, model))
+            log_p, log_q = (
+                torch.log_softmax(torch.from_numpy(m.logits(window)).double(), -1) for m in (original, model)
+            )
             found.append(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()))
         assert np.mean(found) == pytest.approx(expected, rel=0.01)
 
@@ -118,7 +121,9 @@ def test_result_that_is_worse_is_not_kept(short_model: Path, tmp_path: Path) -> 
     quantized(short_model, tmp_path / "solved", recipe=wild, scheme="W4A8", tune=0)
     found = report(tmp_path / "wild")
     assert found["kept"] is False and found["after"] > found["before"] and found["changed"] == 0
-    assert (tmp_path / "wild" / "model.safetensors").read_bytes() == (tmp_path / "solved" / "model.safetensors").read_bytes()
+    assert (tmp_path / "wild" / "model.safetensors").read_bytes() == (
+        tmp_path / "solved" / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("bits,symmetric", [(4, True), (4, False), (8, True)])
@@ -128,7 +133,9 @@ def test_nothing_changes_before_the_first_step(bits: int, symmetric: bool) -> No
     weight = torch.randn(24, 64, generator=generator)
     grid = weight_grid(weight, bits, symmetric, 32)
     low, high = grid.limits
-    codes = (quantize_weight(weight, grid).int() + torch.randint(-2, 3, weight.shape, generator=generator)).clamp(low, high)
+    codes = (quantize_weight(weight, grid).int() + torch.randint(-2, 3, weight.shape, generator=generator)).clamp(
+        low, high
+    )
     linear = TunedLinear(codes.to(torch.int8), grid, weight, torch.bfloat16, True)
     grouped = (codes.reshape(24, 2, 32).float() - grid.zero.unsqueeze(-1)) * grid.scale.unsqueeze(-1)
     assert torch.equal(linear.weight(), grouped.reshape(24, 64))
@@ -141,7 +148,8 @@ def test_nothing_changes_before_the_first_step(bits: int, symmetric: bool) -> No
 
 
 def test_codes_follow_the_gradient() -> None:
-    """A linear alone, trained towards its unquantized outputs on inputs that prefer one direction, beats rounding to nearest."""
+    """A linear alone, trained towards its unquantized outputs on inputs that prefer one direction, beats rounding to
+    nearest."""
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(16, 32, generator=generator)
     x = torch.randn(256, 4, generator=generator) @ torch.randn(4, 32, generator=generator)
@@ -193,18 +201,27 @@ def test_drawn_tokens_are_what_the_model_might_say(demo_model: Path) -> None:
     changed = (drawn != windows)[:, 1:]
     # Some of the drawn tokens are those that stood there.
     assert 0.15 < changed.float().mean() < 0.3 and torch.equal(drawn[:, 0], windows[:, 0])
-    assert torch.equal(drawn, tuner.varied(windows, positions, 0.3)) and torch.equal(windows, tuner.varied(windows, positions, 0.0))
+    assert torch.equal(drawn, tuner.varied(windows, positions, 0.3)) and torch.equal(
+        windows, tuner.varied(windows, positions, 0.0)
+    )
     shares = torch.log_softmax(tuner.teacher(windows, positions) @ tuner.head.t(), -1)[:, :-1]
     likely = shares.gather(-1, drawn[:, 1:, None]).squeeze(-1)[changed].mean()
     generator = torch.Generator().manual_seed(1)
-    chance = shares.gather(-1, torch.randint(0, checkpoint.spec.vocab, changed.shape, generator=generator)[..., None]).mean()
+    chance = shares.gather(
+        -1, torch.randint(0, checkpoint.spec.vocab, changed.shape, generator=generator)[..., None]
+    ).mean()
     assert likely > chance + 3
 
 
 def test_judged_text_is_not_trained_on() -> None:
     text = np.random.default_rng(1).integers(0, 500, 4000)
     judged = np.stack([text[1000:1200], text[3000:3200]])
-    windows = {"before": text[0:200], "over its end": text[1130:1330], "over its start": text[900:1100], "inside": text[3010:3190]}
+    windows = {
+        "before": text[0:200],
+        "over its end": text[1130:1330],
+        "over its start": text[900:1100],
+        "inside": text[3010:3190],
+    }
     rows = np.stack([np.resize(row, 180) for row in windows.values()])
     kept = apart(rows, judged)
     assert len(kept) == 1 and np.array_equal(kept[0], rows[0])
@@ -213,10 +230,14 @@ def test_judged_text_is_not_trained_on() -> None:
 def test_automatic_steps_follow_size_and_text(demo_model: Path) -> None:
     """All of them for the demo model, fewer for little text or a larger one, none for one of 7 billion weights."""
     small = open_checkpoint(demo_model).parts
-    large = parts(replace(small.spec, hidden=4096, ffn=11008, layers=32, heads=32, kv_heads=32, head_dim=128, vocab=32000))
+    large = parts(
+        replace(small.spec, hidden=4096, ffn=11008, layers=32, heads=32, kv_heads=32, head_dim=128, vocab=32000)
+    )
     middle = parts(replace(small.spec, hidden=512, ffn=1408, layers=8, heads=8, kv_heads=8, head_dim=64))
     assert isinstance(small.spec, ModelSpec)
-    assert steps_worth(small, 128, 2048) == 512 and steps_worth(small, 16, 512) == 64 and steps_worth(small, 8, 512) == 0
+    assert (
+        steps_worth(small, 128, 2048) == 512 and steps_worth(small, 16, 512) == 64 and steps_worth(small, 8, 512) == 0
+    )
     assert 48 < steps_worth(middle, 128, 2048) < 512
     assert steps_worth(large, 128, 2048) == 0
 

@@ -62,8 +62,12 @@ def test_written_tensors_are_those_of_the_transformed_model(folder: Path, short_
     written = open_checkpoint(folder)
     report = quantized(short_model, folder.parent / "again", ignore=["re:.*layers.1.mlp.down_proj"], **EVERYTHING)
     parameters = TransformedParameters(source, report.transforms)
-    for name in ("model.embed_tokens.weight", "lm_head.weight", "model.layers.1.mlp.down_proj.weight",
-                 "model.layers.0.input_layernorm.weight"):
+    for name in (
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+        "model.layers.1.mlp.down_proj.weight",
+        "model.layers.0.input_layernorm.weight",
+    ):
         expected = parameters.tensor(name).numpy()
         assert np.abs(written.read(name) - expected).max() <= 2.0**-8 * np.abs(expected).max()
 
@@ -72,7 +76,10 @@ def test_eight_bit_transformed_model_computes_what_the_original_does(short_model
     """Two-sided: the quantized model differs from the original, by as little as eight bits allow."""
     ids = np.random.default_rng(0).integers(3, 8192, 64)
     expected = ReferenceModel.from_folder(short_model).logits(ids)
-    for name, options in {"plain": {}, "rotated": {"rotate": True, "scale": True, "hadamard": 256, "permute": True}}.items():
+    for name, options in {
+        "plain": {},
+        "rotated": {"rotate": True, "scale": True, "hadamard": 256, "permute": True},
+    }.items():
         quantized(short_model, tmp_path / name, scheme="W8A8", **options)
         found = ReferenceModel.from_folder(tmp_path / name).logits(ids)
         error = np.abs(found - expected).mean() / expected.std()
@@ -101,11 +108,15 @@ def test_rotated_folder_without_online_steps_loads_in_transformers(short_model: 
     assert model.config.tie_word_embeddings is False
 
 
-@pytest.mark.parametrize("options", [{"scheme": "W4A8", "rotate": True, "scale": True}, {"kv_bits": 4, **EVERYTHING}],
-                         ids=["w4a8", "everything"])
+@pytest.mark.parametrize(
+    "options",
+    [{"scheme": "W4A8", "rotate": True, "scale": True}, {"kv_bits": 4, **EVERYTHING}],
+    ids=["w4a8", "everything"],
+)
 def test_packing_computes_the_transformed_model(short_model: Path, tmp_path: Path, options: dict) -> None:
-    """A single token mostly goes through all layers before a rounding falls the other way: exactly the reference for most tokens.
-    Longer texts differ by such flips, which with 8-bit activations stay far below what quantization itself changes."""
+    """A single token mostly goes through all layers before a rounding falls the other way: exactly the reference for
+    most tokens. Longer texts differ by such flips, which with 8-bit activations stay far below what quantization itself
+    changes."""
     quantized(short_model, tmp_path / "rotated", **options)
     pack(tmp_path / "rotated", tmp_path / "rotated.agq.safetensors")
     ids = np.random.default_rng(0).integers(3, 8192, 64)

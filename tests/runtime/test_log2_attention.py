@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import agq
+from agq.checkpoint.attention_scales import AttentionScales
 from agq.errors import AgqError
 from agq.evaluation.perplexity import token_nll
-from agq.quantization.agile.trip import calibrate
-from agq.recipe_pruning import PruningOptions
+from agq.numerics.trip import calibrate
+from agq.recipe.pruning import PruningOptions
 from agq.reference.attention import attend_through
 from agq.reference.attention_log2 import attend_log2
-from agq.reference.attention_scales import AttentionScales
 from agq.reference.decoder import ReferenceModel
 from agq.reference.pruning import log2_probability, pruned_states
 from agq.runtime.engine import Engine
@@ -60,7 +60,7 @@ def make(folder: Path, demo_text: Path, place: Path) -> tuple[ReferenceModel, Pa
 
 
 def tokens_of(folder: Path, text: Path) -> np.ndarray:
-    from agq.calibration.tokenizers import load_tokenizer
+    from agq.text.tokenizers import load_tokenizer
 
     return np.asarray(load_tokenizer(folder).encode(text.read_text(encoding="utf-8")[:6000]))
 
@@ -83,7 +83,9 @@ def test_attention_by_hand() -> None:
     """Shifts and additions on Python integers; no accumulator beyond 128 * 2^15 * sqrt 2 before the zero point."""
     rng = np.random.default_rng(5)
     heads, kv_heads, n, d = 4, 2, 40, 8
-    q, k, v = (torch.as_tensor(rng.normal(0, 2, (1, h, n, d)), dtype=torch.float32) for h in (heads, kv_heads, kv_heads))
+    q, k, v = (
+        torch.as_tensor(rng.normal(0, 2, (1, h, n, d)), dtype=torch.float32) for h in (heads, kv_heads, kv_heads)
+    )
     scales = AttentionScales(
         rng.uniform(0.03, 0.06, heads), rng.uniform(0.03, 0.06, kv_heads), 0.01, 140, rng.integers(0, 4, kv_heads * d)
     )
@@ -114,8 +116,9 @@ models = pytest.mark.parametrize("integer", ["llama-demo", "opt-demo", "bloom-de
 
 @models
 def test_engine_agrees_with_the_reference(integer) -> None:
-    """Exponents differ only where -log2 p is at a tie. Perplexity within 0.2 %, but for opt-demo: there flipped exponents change windows of
-    600 tokens by 0.5 % (standard deviation) either way, depending on the processor that computes the reference; 6000 tokens by 0.2 %."""
+    """Exponents differ only where -log2 p is at a tie. Perplexity within 0.2 %, but for opt-demo: there flipped
+    exponents change windows of 600 tokens by 0.5 % (standard deviation) either way, depending on the processor that
+    computes the reference; 6000 tokens by 0.2 %."""
     reference, artifact, tokens = integer
     expected = reference.logits(tokens)
     with Engine(artifact, threads=2, context=640) as engine:
@@ -128,7 +131,6 @@ def test_engine_agrees_with_the_reference(integer) -> None:
     assert abs(ppl(found, tokens) / ppl(expected, tokens) - 1) < allowed
     errors = np.abs(found - expected).max(axis=1) / np.abs(expected).max()
     assert np.median(errors) < 0.02
-
 
 
 @models
@@ -174,7 +176,7 @@ def test_refusals(integer_llama, demo_model: Path, tmp_path: Path) -> None:
 
 def test_a_recipe_that_does_not_fit() -> None:
     from agq.recipe import Recipe, Scheme
-    from agq.recipe_agile import AgileOptions
+    from agq.recipe.agile import AgileOptions
 
     with pytest.raises(AgqError, match="8-bit keys and values, not 32-bit"):
         Recipe(scheme=Scheme.of(4, 8), agile=AgileOptions(mode="trip", softmax_bits=4), kv_bits=32)

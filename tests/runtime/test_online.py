@@ -1,5 +1,5 @@
-"""What agq computes on the way (Hadamard transforms of inputs, clipped activations, a 4-bit KV cache): the engine against
-the torch reference, folder against artifact, and what is said and refused."""
+"""What agq computes on the way (Hadamard transforms of inputs, clipped activations, a 4-bit KV cache): the engine
+against the torch reference, folder against artifact, and what is said and refused."""
 
 from __future__ import annotations
 
@@ -120,9 +120,9 @@ def demo_online(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     import torch
 
     from agq.checkpoint.compressed_tensors import quantization_config
-    from agq.quantization.transforms.hadamard import fwht
+    from agq.numerics.hadamard import fwht
     from agq.recipe import ActivationScheme, WeightScheme
-    from agq.safetensors_io import f32_to_bf16
+    from agq.safetensors.files import f32_to_bf16
 
     path = tmp_path_factory.mktemp("demo-online")
     checkpoint = open_checkpoint(demo_model)
@@ -158,9 +158,11 @@ def log_likelihoods(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 def test_perplexity_of_the_packed_demo_model(demo_online: tuple[Path, Path], demo_model: Path, demo_text: Path) -> None:
-    """With 4-bit activations a value beside a tie of one quantizer makes all that follows in its window another rounding
-    of the same model. So: tokens before that agree to float rounding, perplexities to their statistical error."""
+    """With 4-bit activations a value beside a tie of one quantizer makes all that follows in its window another
+    rounding of the same model. So: tokens before that agree to float rounding, perplexities to their statistical
+    error."""
     from agq.reference.decoder import ReferenceModel
+
     folder, packed = demo_online
     artifact = open_artifact(packed)
     text = (demo_text / "heldout.txt").read_text(encoding="utf-8")[:11000]
@@ -183,7 +185,7 @@ def test_perplexity_of_the_packed_demo_model(demo_online: tuple[Path, Path], dem
 
 
 def test_sizes_of_the_cache(demo_artifact: Path) -> None:
-    from agq.runtime.describe import kv_bytes_per_token
+    from agq.inspect.describe import kv_bytes_per_token
 
     for bits in (4, 8, 32):
         with Engine(demo_artifact, threads=1, context=128, kv_bits=bits) as made:
@@ -219,8 +221,12 @@ def edited(folder: Path, change) -> Path:
         (lambda record: record["activations"]["model.layers.0.self_attn.q_proj"].update(hadamard=32), "one scheme"),
         (lambda record: record["activations"]["model.layers.0.self_attn.v_proj"].update(clip=0.5), "one scheme"),
         (lambda record: record["activations"]["model.layers.1.mlp.down_proj"].update(hadamard=64), "block of 64"),
-        (lambda record: record["activations"].update(lm_head={"bits": 16, "group_size": -1, "symmetric": True,
-                                                               "hadamard": 32}), "tied"),
+        (
+            lambda record: record["activations"].update(
+                lm_head={"bits": 16, "group_size": -1, "symmetric": True, "hadamard": 32}
+            ),
+            "tied",
+        ),
     ],
 )
 def test_folders_that_are_refused(tmp_path: Path, change, words: str) -> None:

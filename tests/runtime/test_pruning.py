@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agq.errors import AgqError
-from agq.recipe_pruning import PruningOptions
+from agq.recipe.pruning import PruningOptions
 from agq.reference.decoder import ReferenceModel
 from agq.reference.pruning import pruned_states
 from agq.runtime.engine import Engine

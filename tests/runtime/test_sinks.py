@@ -1,5 +1,6 @@
-"""Sink tokens: the first tokens of a sequence have 8-bit activations where the others have 4. The engine against the torch
-reference and against the same weights with 8 bits everywhere; chunks, batches and pruning; files and what they refuse."""
+"""Sink tokens: the first tokens of a sequence have 8-bit activations where the others have 4. The engine against the
+torch reference and against the same weights with 8 bits everywhere; chunks, batches and pruning; files and what they
+refuse."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ import torch
 
 import agq
 from agq.artifact import open_artifact
-from agq.artifact.descriptor import MAX_SINK_TOKENS, ArtifactModel
+from agq.artifact.schema import MAX_SINK_TOKENS, ArtifactModel
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
-from agq.recipe_pruning import PruningOptions
+from agq.inspect.verify import verify
+from agq.recipe.pruning import PruningOptions
 from agq.reference.decoder import ReferenceModel
 from agq.reference.pruning import pruned_states
 from agq.runtime.engine import Engine
-from agq.runtime.verify import verify
 from tests.checkpoint.folders import config, write_quantized
 from tests.runtime.test_online import SHAPES, distance, edited, online_folder
 
@@ -28,6 +29,7 @@ SINKS = 3
 
 def sink_folder(path: Path, settings: dict, sinks: int = SINKS) -> Path:
     """4-bit activations (clipped, behind a transform) everywhere, 8 bits for the first tokens."""
+
     def mark(record: dict) -> None:
         record.update(sink_tokens=sinks, online=[*record["online"], "sink_tokens"])
 
@@ -58,13 +60,16 @@ def test_engine_equals_the_reference(tmp_path: Path, name: str) -> None:
         np.testing.assert_array_equal(engine.forward(tokens, logits="all")[:SINKS], whole[:SINKS])
     errors = np.linalg.norm(whole - expected, axis=1) / np.linalg.norm(expected, axis=1)
     assert np.median(errors) < 2e-3 and errors[:SINKS].max() < 2e-3
-    plain = ReferenceModel.from_folder(online_folder(tmp_path / "plain", settings, 4, kv_bits=8), head_bits=8).logits(tokens)
+    plain = ReferenceModel.from_folder(online_folder(tmp_path / "plain", settings, 4, kv_bits=8), head_bits=8).logits(
+        tokens
+    )
     assert distance(plain[:SINKS], expected[:SINKS]) > 0.02 and distance(plain[SINKS:], expected[SINKS:]) > 0.005
 
 
 @pytest.mark.parametrize("name", ["llama", "opt", "bloom"])
 def test_chunks_batches_and_truncation(tmp_path: Path, name: str) -> None:
-    """The same bits for any cut of a prompt, in a batch with sequences at other positions, and after going back into the sinks."""
+    """The same bits for any cut of a prompt, in a batch with sequences at other positions, and after going back into
+    the sinks."""
     artifact, tokens = packed(sink_folder(tmp_path / "sinks", SHAPES[name])), some_tokens(SHAPES[name])
     with Engine(artifact, threads=1, context=40) as engine:
         whole = engine.forward(tokens, logits="all")
@@ -87,7 +92,8 @@ def test_chunks_batches_and_truncation(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "opt", "bloom"])
 @pytest.mark.parametrize("positions", ["safe", "paper"])
 def test_pruning_keeps_them(tmp_path: Path, name: str, positions: str) -> None:
-    """Also in evaluation, where nothing else but the first and the last token is protected. Who is pruned depends on the last bits of
+    """Also in evaluation, where nothing else but the first and the last token is protected. Who is pruned depends on
+    the last bits of
     attention: with one pruning layer, in which most tokens go, reference and engine agree on nearly all."""
     folder, tokens = sink_folder(tmp_path / "sinks", SHAPES[name], 6), some_tokens(SHAPES[name])
     options = PruningOptions("1", 0.7, positions)

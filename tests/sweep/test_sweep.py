@@ -80,7 +80,10 @@ def test_entries_made_at_the_same_time_are_the_same(definition: Path, agq_cli, t
         assert not list((output / "work" / "demo").glob("*W8A8*"))
     # Nothing is made again, though the artifact of the unquantized model is gone.
     (output / "work" / "demo" / "unquantized.agq.safetensors").unlink()
-    assert agq_cli("sweep", definition, "-o", output, "--no-plot", *rows, check=True).stdout == (output / "results.md").read_text()
+    assert (
+        agq_cli("sweep", definition, "-o", output, "--no-plot", *rows, check=True).stdout
+        == (output / "results.md").read_text()
+    )
     assert not (output / "work" / "demo" / "unquantized.agq.safetensors").exists()
     one, two = records
     assert [record["row"] for record in one] == ["bf16", "RTN W8A8", "impossible"]
@@ -110,14 +113,40 @@ def test_unknown_names_are_refused(definition: Path) -> None:
     assert "RTN W8A8" in caught.value.hint
 
 
-@pytest.mark.parametrize(("data", "message"), [
-    ({}, "no `models`"),
-    ({"models": [{"name": "a"}], "texts": [{"name": "t", "data": "x"}], "rows": [{"name": "r", "options": {"scheme": "W4A8"}}]}, "`path`"),
-    ({"models": [{"name": "a", "path": "b"}], "texts": [{"name": "t", "data": "x"}], "rows": [{"name": "r"}, {"name": "r"}]}, "same name"),
-    ({"model": []}, "unknown key"),
-    ({"models": [{"name": "a", "path": "b"}], "texts": [{"name": "t"}], "rows": [{"name": "r"}]}, "`data`"),
-    ({"models": [{"name": "a", "path": "b"}], "texts": [{"name": "t", "data": "x"}], "rows": [{"name": "r"}], "prefill": -1}, "prefill"),
-], ids=["empty", "no path", "same name", "unknown key", "no data", "negative"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "no `models`"),
+        (
+            {
+                "models": [{"name": "a"}],
+                "texts": [{"name": "t", "data": "x"}],
+                "rows": [{"name": "r", "options": {"scheme": "W4A8"}}],
+            },
+            "`path`",
+        ),
+        (
+            {
+                "models": [{"name": "a", "path": "b"}],
+                "texts": [{"name": "t", "data": "x"}],
+                "rows": [{"name": "r"}, {"name": "r"}],
+            },
+            "same name",
+        ),
+        ({"model": []}, "unknown key"),
+        ({"models": [{"name": "a", "path": "b"}], "texts": [{"name": "t"}], "rows": [{"name": "r"}]}, "`data`"),
+        (
+            {
+                "models": [{"name": "a", "path": "b"}],
+                "texts": [{"name": "t", "data": "x"}],
+                "rows": [{"name": "r"}],
+                "prefill": -1,
+            },
+            "prefill",
+        ),
+    ],
+    ids=["empty", "no path", "same name", "unknown key", "no data", "negative"],
+)
 def test_wrong_definitions(data: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(AgqError, match=message):
         parse_sweep(data, tmp_path)
@@ -135,5 +164,14 @@ def test_key_changes_with_what_the_numbers_depend_on(definition: Path) -> None:
     model, row = sweep.models[0], sweep.rows[1]
     key = sweep.key(model, row, "model", {"held-out": "text"}, "1")
     assert key == sweep.key(model, row, "model", {"held-out": "text"}, "1")
-    assert len({key, sweep.key(model, row, "other", {"held-out": "text"}, "1"), sweep.key(model, row, "model", {"held-out": "new"}, "1"),
-                sweep.key(model, sweep.rows[2], "model", {"held-out": "text"}, "1")}) == 4
+    assert (
+        len(
+            {
+                key,
+                sweep.key(model, row, "other", {"held-out": "text"}, "1"),
+                sweep.key(model, row, "model", {"held-out": "new"}, "1"),
+                sweep.key(model, sweep.rows[2], "model", {"held-out": "text"}, "1"),
+            }
+        )
+        == 4
+    )

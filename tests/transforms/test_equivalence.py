@@ -97,21 +97,28 @@ def test_permutation_alone(folders: dict[str, Path]) -> None:
     for name in ("llama-gqa", "opt", "bloom"):
         checkpoint = open_checkpoint(folders[name])
         draw = np.random.default_rng(1)
-        order = np.stack([draw.permutation(checkpoint.spec.ffn) for _ in range(checkpoint.spec.layers)]).astype(np.int32)
+        order = np.stack([draw.permutation(checkpoint.spec.ffn) for _ in range(checkpoint.spec.layers)]).astype(
+            np.int32
+        )
         expected = ReferenceModel(checkpoint).logits(tokens())
         assert relative_error(logits(checkpoint, TransformPlan(permutation=order), tokens()), expected) < 1e-4
 
 
-@pytest.mark.parametrize(("name", "step", "reason"), [
-    ("opt-350m", "r1", "follow the residual additions"),
-    ("opt-350m", "fold", "follow the residual additions"),
-    ("opt-no-bias", "fold", "no biases"),
-    ("bloom-residual", "r1", "starts at the norms' outputs"),
-    ("bloom", "r1", "bake_embed_norm"),
-    ("llama", "shift", "no biases"),
-    ("opt-no-bias", "shift", "no biases"),
-])
-def test_steps_that_a_model_does_not_allow_are_named(folders: dict[str, Path], name: str, step: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "step", "reason"),
+    [
+        ("opt-350m", "r1", "follow the residual additions"),
+        ("opt-350m", "fold", "follow the residual additions"),
+        ("opt-no-bias", "fold", "no biases"),
+        ("bloom-residual", "r1", "starts at the norms' outputs"),
+        ("bloom", "r1", "bake_embed_norm"),
+        ("llama", "shift", "no biases"),
+        ("opt-no-bias", "shift", "no biases"),
+    ],
+)
+def test_steps_that_a_model_does_not_allow_are_named(
+    folders: dict[str, Path], name: str, step: str, reason: str
+) -> None:
     _, plan = plan_of(folders[name], **{step: True})
     assert reason in plan.skipped[step]
     assert plan.r1 is None

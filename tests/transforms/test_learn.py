@@ -19,7 +19,9 @@ from tests.transforms.transform_support import random_model
 @pytest.mark.parametrize("keep_mean", [False, True])
 def test_cayley_gives_rotations(keep_mean: bool) -> None:
     turns = cayley(torch.randn(3, 24, 24, dtype=torch.float64), keep_mean)
-    assert torch.allclose(turns @ turns.transpose(-1, -2), torch.eye(24, dtype=torch.float64).expand(3, -1, -1), atol=1e-12)
+    assert torch.allclose(
+        turns @ turns.transpose(-1, -2), torch.eye(24, dtype=torch.float64).expand(3, -1, -1), atol=1e-12
+    )
     ones = torch.ones(24, dtype=torch.float64)
     assert torch.allclose(ones @ turns, ones.expand(3, 1, -1).squeeze(1), atol=1e-12) == keep_mean
 
@@ -73,7 +75,11 @@ def test_loud_attention_needs_eight_bits(tmp_path: Path, name: str) -> None:
 def test_score_noise_is_that_of_the_scores(tmp_path: Path) -> None:
     """Against scores computed in full, of a model without rotary positions."""
     checkpoint = open_checkpoint(random_model(tmp_path / "opt", "opt"))
-    parameters, block, spec = TransformedParameters(checkpoint, TransformPlan()), checkpoint.parts.block(0), checkpoint.spec
+    parameters, block, spec = (
+        TransformedParameters(checkpoint, TransformPlan()),
+        checkpoint.parts.block(0),
+        checkpoint.spec,
+    )
     x = torch.randn(600, spec.hidden)
     noise = 0.02 * torch.randn(600, spec.hidden)
 
@@ -111,4 +117,6 @@ def test_formats_become_overrides(tmp_path: Path) -> None:
     assert [schemes[0][role].activations for role in ("q", "k", "v")] == [ActivationScheme(8, True)] * 3
     assert schemes[0]["down"] == schemes[1]["o"] == Scheme.parse("W4A4")
     assert schemes[1]["down"].activations.group_size == 32 and schemes[1]["down"].activations.bits == 4
-    assert schemes[1]["gate"].activations.bits == 8 and schemes[1]["up"] == Scheme.parse("W8A8")  # the user's override stands
+    assert schemes[1]["gate"].activations.bits == 8 and schemes[1]["up"] == Scheme.parse(
+        "W8A8"
+    )  # the user's override stands

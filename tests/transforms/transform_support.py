@@ -18,18 +18,55 @@ from agq.reference.decoder import ReferenceModel
 VOCAB = 97
 # Sizes that are not powers of two: 24 = Paley 12 x 2, 40 = Paley 20 x 2, 56 = Paley 28 x 2, heads of 12.
 SHAPES: dict[str, dict[str, Any]] = {
-    "llama": {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 4},
-    "llama-gqa": {"model_type": "llama", "hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
-                  "tie_word_embeddings": True},
-    "llama-bias": {"model_type": "llama", "hidden_size": 60, "intermediate_size": 64, "num_attention_heads": 6, "num_key_value_heads": 3,
-                   "head_dim": 14, "attention_bias": True, "mlp_bias": True},
+    "llama": {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    },
+    "llama-gqa": {
+        "model_type": "llama",
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    "llama-bias": {
+        "model_type": "llama",
+        "hidden_size": 60,
+        "intermediate_size": 64,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 14,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
     "opt": {"model_type": "opt", "hidden_size": 48, "word_embed_proj_dim": 48, "ffn_dim": 96, "num_attention_heads": 4},
-    "opt-350m": {"model_type": "opt", "hidden_size": 48, "word_embed_proj_dim": 24, "ffn_dim": 96, "num_attention_heads": 4,
-                 "do_layer_norm_before": False},
-    "opt-no-bias": {"model_type": "opt", "hidden_size": 48, "word_embed_proj_dim": 48, "ffn_dim": 96, "num_attention_heads": 4,
-                    "enable_bias": False},
+    "opt-350m": {
+        "model_type": "opt",
+        "hidden_size": 48,
+        "word_embed_proj_dim": 24,
+        "ffn_dim": 96,
+        "num_attention_heads": 4,
+        "do_layer_norm_before": False,
+    },
+    "opt-no-bias": {
+        "model_type": "opt",
+        "hidden_size": 48,
+        "word_embed_proj_dim": 48,
+        "ffn_dim": 96,
+        "num_attention_heads": 4,
+        "enable_bias": False,
+    },
     "bloom": {"model_type": "bloom", "hidden_size": 56, "n_head": 4},
-    "bloom-residual": {"model_type": "bloom", "hidden_size": 32, "n_head": 4, "apply_residual_connection_post_layernorm": True},
+    "bloom-residual": {
+        "model_type": "bloom",
+        "hidden_size": 32,
+        "n_head": 4,
+        "apply_residual_connection_post_layernorm": True,
+    },
 }
 
 
@@ -39,14 +76,18 @@ def random_model(folder: Path, name: str, layers: int = 2, dtype: torch.dtype = 
 
     values = dict(SHAPES[name])
     kind = values.pop("model_type")
-    values.update({"n_layer": layers} if kind == "bloom" else {"num_hidden_layers": layers, "max_position_embeddings": 64})
+    values.update(
+        {"n_layer": layers} if kind == "bloom" else {"num_hidden_layers": layers, "max_position_embeddings": 64}
+    )
     config = AutoConfig.for_model(kind, vocab_size=VOCAB, bos_token_id=1, eos_token_id=2, pad_token_id=0, **values)
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
         for key, value in model.named_parameters():
             if "norm" in key or "ln_f" in key or "layernorm" in key:
-                value.copy_(torch.rand_like(value) * 2 + 0.2 if key.endswith("weight") else torch.randn_like(value) * 0.3)
+                value.copy_(
+                    torch.rand_like(value) * 2 + 0.2 if key.endswith("weight") else torch.randn_like(value) * 0.3
+                )
             elif key.endswith("bias"):
                 value.copy_(torch.randn_like(value) * 0.2)
             else:

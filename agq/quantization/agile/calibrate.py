@@ -1,5 +1,6 @@
-"""Calibration of static activations: the windows pass through the quantized weights, block by block, with activations in floating
-point; each block's inputs are looked at twice, first for their ranges, then for the exponents of their channels."""
+"""Calibration of static activations: the windows pass through the quantized weights, block by block, with activations
+in floating point; each block's inputs are looked at twice, first for their ranges, then for the exponents of their
+channels."""
 
 from __future__ import annotations
 
@@ -10,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agq.checkpoint.attention_scales import AttentionScales
 from agq.checkpoint.static import StaticInput, StaticRecord
 from agq.errors import AgqError
 from agq.models.parts import BlockParts
-from agq.quantization.agile.trip import LEAST_SCALE, TripObserver, symmetric_scale
-from agq.recipe_agile import AgileOptions
-from agq.recipe_pruning import PruningOptions
+from agq.numerics.trip import LEAST_SCALE, TripObserver, symmetric_scale
+from agq.recipe.agile import AgileOptions
+from agq.recipe.pruning import PruningOptions
 from agq.reference.attention import Positions
-from agq.reference.attention_scales import AttentionScales
 from agq.reference.block import Block
 from agq.reference.decoder import Embedding, Parameters
 from agq.reference.pruning import choose_victims, log2_probability
@@ -25,14 +26,15 @@ from agq.reference.pruning import choose_victims, log2_probability
 
 @dataclass
 class Window:
-    """One calibration window on its way: hidden states float32 [1, tokens, hidden], and which of its tokens they are."""
+    """One calibration window on its way: hidden states float32 [1, tokens, hidden], and which of its tokens they
+    are."""
 
     hidden: Tensor
     alive: Tensor
 
 
-# How a window passes through block `index`: what its linears read, by their first role, and q, k, v as the scores see them
-# ([1, heads, tokens, head_dim]); then the window behind the block. Token pruning is another function of this type.
+# How a window passes through block `index`: what its linears read, by their first role, and q, k, v as the scores see
+# them ([1, heads, tokens, head_dim]); then the window behind the block. Token pruning is another function of this type.
 Step = Callable[[int, Block, Window], tuple[dict[str, Tensor], Window]]
 
 
@@ -50,7 +52,8 @@ def plain_step(positions: Positions) -> Step:
 
 
 def pruning_step(positions: Positions, options: PruningOptions, layers: int) -> Step:
-    """Tokens are pruned as in a prompt, the first and the last one kept: ranges are those of the tokens that reach a layer.
+    """Tokens are pruned as in a prompt, the first and the last one kept: ranges are those of the tokens that reach a
+    layer.
 
     Raises AgqError for layers that the model lacks.
     """
@@ -71,7 +74,10 @@ def pruning_step(positions: Positions, options: PruningOptions, layers: int) -> 
             hidden, alive = hidden[:, ~victims], alive[~victims]
         read = block.mlp_input(hidden)
         inner = block.mlp_hidden(read)
-        seen, block.capture = {**dict(zip(block.groups(), (x, context, read, inner), strict=True)), **block.capture}, None
+        seen, block.capture = (
+            {**dict(zip(block.groups(), (x, context, read, inner), strict=True)), **block.capture},
+            None,
+        )
         return seen, Window(block.after_mlp(hidden, read, inner), alive)
 
     return step
@@ -100,8 +106,9 @@ def calibrate(
 ) -> StaticRecord:
     """The static quantizers of a whole model.
 
-    weights: of a block the quantized weights by role, float32 [out, in]; windows: int64 [windows, n]; quantized: whether the input
-    of a module is to be quantized; pruning: tokens that are left out on the way; progress: called after each block with its index.
+    weights: of a block the quantized weights by role, float32 [out, in]; windows: int64 [windows, n]; quantized:
+    whether the input of a module is to be quantized; pruning: tokens that are left out on the way; progress: called
+    after each block with its index.
     Raises AgqError where activations are not finite, or for pruning layers that the model lacks.
     """
     spec = parameters.spec
@@ -172,7 +179,8 @@ def _trip_block(
 
 
 def _values(seen: dict[str, Tensor]) -> Tensor:
-    """[1, kv_heads, n, head_dim] -> [n, kv_heads * head_dim]: the channels of V in the order of the projection's rows."""
+    """[1, kv_heads, n, head_dim] -> [n, kv_heads * head_dim]: the channels of V in the order of the projection's
+    rows."""
     return seen["v*"][0].transpose(0, 1).flatten(1)
 
 

@@ -13,10 +13,10 @@ from agq.checkpoint.static import FILE, StaticRecord
 from agq.files import atomic_writer
 from agq.quantization.agile.calibrate import calibrate
 from agq.quantization.encode import decode
-from agq.quantization.shards import Entry, write_file
 from agq.quantization.state import WorkFolder
 from agq.recipe import Recipe, Scheme
 from agq.reference.decoder import Parameters
+from agq.safetensors.shards import Entry, write_file
 
 _DTYPES = {"float32": "F32", "uint8": "U8"}
 

@@ -1,11 +1,14 @@
-"""4-bit inputs that lose too much keep a finer format: groups of 32, or 8 bits. Decided on a sample of calibration text.
+"""4-bit inputs that lose too much keep a finer format: groups of 32, or 8 bits. Decided on a sample of calibration
+text.
 
 Two measures, neither of which depends on the size of the model:
 
-- attention scores. An error of the input of q and k moves the scores that softmax turns into weights; noise of s nats in them costs
-  about s^2 / 2 nats of divergence per head. Above SCORE_NOISE the input of q, k, v has 8 bits. Models whose heads attend by position
-  (OPT's learned positions) have scores of tens of nats, which 16 levels of the input cannot carry.
-- every other input: the error of the outputs of what reads it, relative to their variance. Above OUTPUT_ERROR groups of 32.
+- attention scores. An error of the input of q and k moves the scores that softmax turns into weights; noise of s nats
+in them costs
+  about s^2 / 2 nats of divergence per head. Above SCORE_NOISE the input of q, k, v has 8 bits. Models whose heads
+  attend by position (OPT's learned positions) have scores of tens of nats, which 16 levels of the input cannot carry.
+- every other input: the error of the outputs of what reads it, relative to their variance. Above OUTPUT_ERROR groups of
+32.
 
 On an integer kernel an 8-bit input costs no more than a 4-bit one (README, speed); groups of 32 cost a little.
 """
@@ -20,7 +23,7 @@ from torch import Tensor
 
 from agq.models import ModelSpec
 from agq.models.parts import BlockParts
-from agq.quantization.quantizers import fake_quantize
+from agq.numerics.quantizers import fake_quantize
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import PLACES
 from agq.recipe import ActivationScheme, Override, Recipe
@@ -42,11 +45,17 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    parameters: TransformedParameters, block: BlockParts, place: str, x: Tensor, activations: ActivationScheme, clip: float
+    parameters: TransformedParameters,
+    block: BlockParts,
+    place: str,
+    x: Tensor,
+    activations: ActivationScheme,
+    clip: float,
 ) -> Verdict | None:
     """What the 4-bit input at a place of a block should have instead; None: nothing.
 
-    parameters: of the transformed model; x: a sample of that input in it, float32 [tokens, channels]; clip: see fake_quantize.
+    parameters: of the transformed model; x: a sample of that input in it, float32 [tokens, channels]; clip: see
+        fake_quantize.
     """
     noise = fake_quantize(x, 4, activations.symmetric, activations.group_size, clip) - x
     if place == "attention" and (moved := score_noise(parameters, block, x, noise)) > SCORE_NOISE:
@@ -65,10 +74,11 @@ def judge(
 
 
 def score_noise(parameters: TransformedParameters, block: BlockParts, x: Tensor, noise: Tensor) -> float:
-    """Root mean square over heads and pairs of tokens of what `noise` in the input x of q and k does to the scores, in nats.
+    """Root mean square over heads and pairs of tokens of what `noise` in the input x of q and k does to the scores, in
+    nats.
 
-    x, noise: float32 [tokens, hidden]. Pairs are drawn at random; rotary positions, which turn queries and keys, are left out. What is
-    the same for all keys does not count, unless rotary positions make it differ.
+    x, noise: float32 [tokens, hidden]. Pairs are drawn at random; rotary positions, which turn queries and keys, are
+    left out. What is the same for all keys does not count, unless rotary positions make it differ.
     """
     spec = parameters.source
     query, key = _heads(parameters, block, x, spec, bias=True)
@@ -80,7 +90,9 @@ def score_noise(parameters: TransformedParameters, block: BlockParts, x: Tensor,
     return float(moved.square().mean(dtype=torch.float64).sqrt()) / spec.head_dim**0.5
 
 
-def _heads(parameters: TransformedParameters, block: BlockParts, x: Tensor, spec: ModelSpec, bias: bool) -> tuple[Tensor, Tensor]:
+def _heads(
+    parameters: TransformedParameters, block: BlockParts, x: Tensor, spec: ModelSpec, bias: bool
+) -> tuple[Tensor, Tensor]:
     """Queries and keys without positions, float32 [tokens, heads, head_dim] each."""
 
     def product(role: str) -> Tensor:
@@ -100,8 +112,8 @@ def _heads(parameters: TransformedParameters, block: BlockParts, x: Tensor, spec
 
 
 def finer_recipe(recipe: Recipe, formats: dict[str, str], blocks: list[BlockParts]) -> Recipe:
-    """The recipe with an override for each linear whose input has a finer format. formats: "<block>.<place>" -> EIGHT_BITS or
-    SMALL_GROUPS."""
+    """The recipe with an override for each linear whose input has a finer format. formats: "<block>.<place>" ->
+    EIGHT_BITS or SMALL_GROUPS."""
     found = []
     for block in blocks:
         for place, roles in zip(PLACES, block.groups, strict=True):
@@ -111,6 +123,10 @@ def finer_recipe(recipe: Recipe, formats: dict[str, str], blocks: list[BlockPart
                 scheme = recipe.scheme_for(module)
                 if scheme is None or scheme.activations.bits != 4:
                     continue
-                finer = ActivationScheme(8, True) if format == EIGHT_BITS else replace(scheme.activations, group_size=SMALL_GROUP)
+                finer = (
+                    ActivationScheme(8, True)
+                    if format == EIGHT_BITS
+                    else replace(scheme.activations, group_size=SMALL_GROUP)
+                )
                 found.append(Override(module, replace(scheme, activations=finer)))
     return replace(recipe, overrides=(*found, *recipe.overrides))

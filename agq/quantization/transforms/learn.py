@@ -1,13 +1,14 @@
 """Rotations turned by gradient descent until the activations that they give have the smallest quantization step.
 
-A seeded Hadamard rotation spreads what is random. What is the same for all tokens, or moves along a few directions (positions, a
-token's first appearance), lands on the channels as it falls; a further rotation can lay it flat. Minimised is the mean square of the
-ranges (largest less smallest value, as an asymmetric grid covers them) of the groups that are quantized, each input weighed by how
-much a unit of noise in it moves the outputs of what reads it: the error of a layer's output is that step squared times the weight, for
-any rotation. No gradient passes through the model (unlike SpinQuant, arXiv 2405.16406; KurTail, arXiv 2503.01483, descends on kurtosis
-in the same way).
+A seeded Hadamard rotation spreads what is random. What is the same for all tokens, or moves along a few directions
+(positions, a token's first appearance), lands on the channels as it falls; a further rotation can lay it flat.
+Minimised is the mean square of the ranges (largest less smallest value, as an asymmetric grid covers them) of the
+groups that are quantized, each input weighed by how much a unit of noise in it moves the outputs of what reads it: the
+error of a layer's output is that step squared times the weight, for any rotation. No gradient passes through the model
+(unlike SpinQuant, arXiv 2405.16406; KurTail, arXiv 2503.01483, descends on kurtosis in the same way).
 
-Rotations are Cayley transforms (I - K)(I + K)^-1 of skew K, started at the identity and put after the Hadamard rotation.
+Rotations are Cayley transforms (I - K)(I + K)^-1 of skew K, started at the identity and put after the Hadamard
+rotation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import math
 import torch
 from torch import Tensor
 
-# The residual stream's rotation is learned whole up to this width, in blocks of BLOCK channels above: a step inverts the matrix.
+# The residual stream's rotation is learned whole up to this width, in blocks of BLOCK channels above: a step inverts
+# the matrix.
 WHOLE = 1024
 BLOCK = 128
 LEARNING_RATE = 0.01
@@ -31,8 +33,8 @@ def block_size(hidden: int) -> int:
 
 
 def cayley(free: Tensor, keep_mean: bool = False) -> Tensor:
-    """Rotations [..., n, n] of unconstrained matrices of that shape. keep_mean: they map the vector of ones to itself, as LayerNorm
-    needs."""
+    """Rotations [..., n, n] of unconstrained matrices of that shape. keep_mean: they map the vector of ones to itself,
+    as LayerNorm needs."""
     if keep_mean:
         free = free - free.mean(dim=-1, keepdim=True)
         free = free - free.mean(dim=-2, keepdim=True)
@@ -50,8 +52,8 @@ def ranges(x: Tensor, group: int) -> Tensor:
 def learn_residual(samples: list[Tensor], weights: list[float], group: int, steps: int, keep_mean: bool) -> Tensor:
     """The rotation after R1, float32 [blocks, b, b] of consecutive channels.
 
-    samples: what reads the residual stream, already under R1, float32 [tokens, hidden] each; weights: of each sample; group: channels of
-    a quantization group, -1: all; keep_mean: see `cayley`.
+    samples: what reads the residual stream, already under R1, float32 [tokens, hidden] each; weights: of each sample;
+    group: channels of a quantization group, -1: all; keep_mean: see `cayley`.
     """
     hidden = samples[0].shape[1]
     size = block_size(hidden)
@@ -60,15 +62,18 @@ def learn_residual(samples: list[Tensor], weights: list[float], group: int, step
         return torch.einsum("tbi,bij->tbj", sample.reshape(-1, hidden // size, size), rotation).reshape(-1, hidden)
 
     def loss(rotation: Tensor, pick: Tensor) -> Tensor:
-        return sum(weight * ranges(turned(sample[pick], rotation), group).mean() for sample, weight in zip(samples, weights, strict=True))
+        return sum(
+            weight * ranges(turned(sample[pick], rotation), group).mean()
+            for sample, weight in zip(samples, weights, strict=True)
+        )
 
     free = torch.zeros(hidden // size, size, size, device=samples[0].device)
     return _descend(free, loss, samples[0].shape[0], steps, keep_mean)
 
 
 def learn_values(sample: Tensor, group: int, steps: int, kv_heads: int, head_dim: int) -> Tensor:
-    """The rotation after R2 of one block, float32 [kv_heads, head_dim, head_dim]. sample: the input of o, under R2, float32 [tokens,
-    heads * head_dim]."""
+    """The rotation after R2 of one block, float32 [kv_heads, head_dim, head_dim]. sample: the input of o, under R2,
+    float32 [tokens, heads * head_dim]."""
     scale = float(sample.square().mean()) or 1.0
 
     def loss(rotation: Tensor, pick: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The tensors of a transformed model, computed from the original ones when they are asked for: one tensor in memory at a time.
+"""The tensors of a transformed model, computed from the original ones when they are asked for: one tensor in memory at
+a time.
 
 Row vectors: a hidden state h becomes h Q, so a linear that reads it gets W Q and one that writes it Q^T W.
 """
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from agq.checkpoint import Checkpoint
 from agq.models import parts as parts_of
+from agq.numerics.hadamard import basis, fwht, mean_keeping_rotation, random_rotation, random_signs
 from agq.quantization.encode import TORCH_DTYPES
-from agq.quantization.transforms.hadamard import basis, fwht, mean_keeping_rotation, random_rotation, random_signs
 from agq.quantization.transforms.plan import TransformPlan
 from agq.reference.block import Linear
 from agq.reference.decoder import Parameters, activation_quantizer
@@ -24,7 +25,8 @@ _READS = {"q": "attention", "k": "attention", "v": "attention", "qkv": "attentio
 
 
 class TransformedParameters(Parameters):
-    """Parameters of an unquantized checkpoint with a plan applied. `spec` and `parts` describe the transformed model."""
+    """Parameters of an unquantized checkpoint with a plan applied. `spec` and `parts` describe the transformed
+    model."""
 
     def __init__(self, checkpoint: Checkpoint, plan: TransformPlan, device: torch.device | str = "cpu") -> None:
         super().__init__(checkpoint, fake_quant=False, device=device)
@@ -67,16 +69,20 @@ class TransformedParameters(Parameters):
     def linear(self, module: str) -> Linear:
         """The linear `module`, with the online transform of its input where the plan has one."""
         hadamard = self.hadamard(module)
-        return Linear(self.tensor(f"{module}.weight"), self.optional(f"{module}.bias"), activation_quantizer(None, 1.0, hadamard),
-                      hadamard)
+        return Linear(
+            self.tensor(f"{module}.weight"),
+            self.optional(f"{module}.bias"),
+            activation_quantizer(None, 1.0, hadamard),
+            hadamard,
+        )
 
     def hadamard(self, module: str) -> int:
         """Block length of the online transform of a module's input; 0: none."""
         return self.plan.hadamard if self._linears.get(module, (0, ""))[1] == "down" else 0
 
     def input(self, index: int, place: str, x: Tensor) -> Tensor:
-        """What the linears at a place of a block multiply, the online transform included, where those of the model without
-        exponents, rotations and permutation read x, float32 [..., channels]."""
+        """What the linears at a place of a block multiply, the online transform included, where those of the model
+        without exponents, rotations and permutation read x, float32 [..., channels]."""
         shift = self._shift(place, index)
         if shift is not None:
             x = x - (self.to_query_heads(shift) if place == "o" else shift)
@@ -99,8 +105,8 @@ class TransformedParameters(Parameters):
 
     @property
     def centred(self) -> bool:
-        """The mean over channels is removed from what the blocks write to the residual stream, and with R1 from the embeddings
-        (without it they stay, so that a tied head stays tied). LayerNorm does not see the difference."""
+        """The mean over channels is removed from what the blocks write to the residual stream, and with R1 from the
+        embeddings (without it they stay, so that a tied head stays tied). LayerNorm does not see the difference."""
         return self.plan.fold and self.source.norm == "layer"
 
     @cached_property
@@ -276,8 +282,8 @@ class TransformedParameters(Parameters):
         return gain if scale is None else gain / scale
 
     def _norm_bias(self, module: str, shifted: bool) -> Tensor:
-        """Bias of a norm before a block's linears; shifted: less what is taken from the channels, rounded as it will be stored, so that
-        the readers' biases can add exactly that again."""
+        """Bias of a norm before a block's linears; shifted: less what is taken from the channels, rounded as it will be
+        stored, so that the readers' biases can add exactly that again."""
         name = f"{module}.bias"
         bias = self._raw(name)
         if self.plan.fold:
@@ -294,7 +300,8 @@ class TransformedParameters(Parameters):
         return bias if shift is None else bias.to(TORCH_DTYPES[self.checkpoint.dtype(name)]).float()
 
     def _final_norm(self, leaf: str) -> Tensor:
-        """The gain goes into the head where the residual stream is rotated; the head has no bias, so the norm keeps its own."""
+        """The gain goes into the head where the residual stream is rotated; the head has no bias, so the norm keeps its
+        own."""
         module = self.checkpoint.parts.final_norm
         gain = self._raw(f"{module}.weight")
         if leaf == "weight":
@@ -310,4 +317,3 @@ class TransformedParameters(Parameters):
         if parts.final_norm is not None and self.checkpoint.has(f"{parts.final_norm}.weight"):
             weight = weight * self._raw(f"{parts.final_norm}.weight")
         return weight @ self.r1
-

@@ -1,4 +1,5 @@
-"""What is transformed in a model, as data: seeds, exponents and permutations, and which asked-for steps a model does not allow."""
+"""What is transformed in a model, as data: seeds, exponents and permutations, and which asked-for steps a model does
+not allow."""
 
 from __future__ import annotations
 
@@ -14,18 +15,19 @@ from agq.checkpoint import Checkpoint
 from agq.errors import AgqError
 from agq.files import atomic_writer
 from agq.models.spec import ModelSpec
-from agq.quantization.shards import Entry, write_file
-from agq.quantization.transforms.hadamard import power_of_two
+from agq.numerics.hadamard import power_of_two
 from agq.recipe import TransformOptions
-from agq.safetensors_io import SafetensorsFile, load_json
+from agq.safetensors.files import SafetensorsFile, load_json
+from agq.safetensors.shards import Entry, write_file
 
 FORMAT = "agq-transforms-1"
-# Activations f of the feed-forward part with down(f(c x) ...) = c down(f(x) ...) for c > 0: ReLU, and the gated product, which is
-# linear in `up`.
+# Activations f of the feed-forward part with down(f(c x) ...) = c down(f(x) ...) for c > 0: ReLU, and the gated
+# product, which is linear in `up`.
 SCALABLE = ("silu_gated", "relu")
 # Places at which channels are scaled by powers of two, by what reads them.
 PLACES = ("attention", "o", "mlp", "down")
-# Places whose channels can be shifted: a norm's bias or that of the values takes the shift away, the readers' biases add it again.
+# Places whose channels can be shifted: a norm's bias or that of the values takes the shift away, the readers' biases
+# add it again.
 SHIFTED_PLACES = ("attention", "o", "mlp")
 
 
@@ -33,17 +35,18 @@ SHIFTED_PLACES = ("attention", "o", "mlp")
 class TransformPlan:
     """The transformations of one model, in the order in which they are applied.
 
-    fold: norm gains (and biases) are folded into the linears that read the norms; for LayerNorms the mean over channels is removed
-        from everything that writes to the residual stream.
+    fold: norm gains (and biases) are folded into the linears that read the norms; for LayerNorms the mean over channels
+        is removed from everything that writes to the residual stream.
     bake_embed_norm: BLOOM's embedding norm is computed into the embedding table.
-    exponents: place -> int8 [layers, channels]: the channel's values are divided by 2^e and the reading columns multiplied.
-        Places: "attention" and "mlp" (what q, k, v and gate, up read; [hidden]), "o" (the values of each key/value head;
-        [kv_heads * head_dim]), "down" ([ffn]).
-    shifts: place -> float32 [layers, channels] (places as above, not "down"): what is subtracted from the channels before anything
-        else, and added again through the biases of what reads them (Outlier Suppression+, arXiv 2304.09145).
+    exponents: place -> int8 [layers, channels]: the channel's values are divided by 2^e and the reading columns
+        multiplied. Places: "attention" and "mlp" (what q, k, v and gate, up read; [hidden]), "o" (the values of each
+        key/value head; [kv_heads * head_dim]), "down" ([ffn]).
+    shifts: place -> float32 [layers, channels] (places as above, not "down"): what is subtracted from the channels
+        before anything else, and added again through the biases of what reads them (Outlier Suppression+, arXiv
+        2304.09145).
     r1, r2: seeds of the rotation of the residual stream and of the values of each key/value head; None: none.
-    turns1, turns2: learned rotations after those of r1 and r2, float32 [blocks, b, b] of consecutive channels of the residual stream
-        and [layers, kv_heads, head_dim, head_dim]; None: none.
+    turns1, turns2: learned rotations after those of r1 and r2, float32 [blocks, b, b] of consecutive channels of the
+        residual stream and [layers, kv_heads, head_dim, head_dim]; None: none.
     permutation: int32 [layers, ffn] or None: channel j of down's input is channel permutation[j] of the original.
     hadamard: block length of the Walsh-Hadamard transform of down's input, computed at run time; 0: none.
     formats: "<block>.<place>" -> a finer format of that input than the recipe's (agq/quantization/transforms/finer.py).
@@ -108,7 +111,9 @@ class TransformPlan:
         arrays = {
             f"exponents.{place}": ("I8", np.asarray(value, np.int8)) for place, value in sorted(self.exponents.items())
         }
-        arrays.update({f"shifts.{place}": ("F32", np.asarray(value, np.float32)) for place, value in sorted(self.shifts.items())})
+        arrays.update(
+            {f"shifts.{place}": ("F32", np.asarray(value, np.float32)) for place, value in sorted(self.shifts.items())}
+        )
         for name in ("turns1", "turns2"):
             if (value := getattr(self, name)) is not None:
                 arrays[name] = ("F32", np.asarray(value, np.float32))
@@ -148,11 +153,18 @@ def feasible(checkpoint: Checkpoint, options: TransformOptions) -> TransformPlan
     """The plan of `options` as far as the architecture allows it, without what has to be measured on data (exponents,
     permutation).
 
-    Steps that a model does not allow are left out and named in `skipped`. Raises AgqError for a block length that cannot be.
+    Steps that a model does not allow are left out and named in `skipped`. Raises AgqError for a block length that
+    cannot be.
     """
     spec = checkpoint.spec
     skipped: dict[str, str] = {}
-    if options.r1_layernorm and spec.norm == "layer" and not spec.embed_norm and not spec.projected and not _no_folding(checkpoint):
+    if (
+        options.r1_layernorm
+        and spec.norm == "layer"
+        and not spec.embed_norm
+        and not spec.projected
+        and not _no_folding(checkpoint)
+    ):
         options = replace(options, fold=True, r1=True, r2=True)
     fold = options.fold
     if reason := _no_folding(checkpoint):
@@ -163,7 +175,9 @@ def feasible(checkpoint: Checkpoint, options: TransformOptions) -> TransformPlan
     elif options.scale_norms and not spec.norm_affine:
         skipped["scale_norms"] = "the norms have no gains"
     if options.scale and spec.activation not in SCALABLE:
-        skipped["scale"] = f"the feed-forward's hidden layer is not scaled through {spec.activation}; the attention values are"
+        skipped["scale"] = (
+            f"the feed-forward's hidden layer is not scaled through {spec.activation}; the attention values are"
+        )
     if options.shift and (reason := _no_shift(spec)):
         skipped["shift"] = reason
     bake = options.bake_embed_norm and spec.embed_norm and "fold" not in skipped

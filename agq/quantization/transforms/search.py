@@ -1,13 +1,14 @@
-"""The parts of a transformation that are decided on calibration text: exponents, the permutation, and the seed of the rotations.
+"""The parts of a transformation that are decided on calibration text: exponents, the permutation, and the seed of the
+rotations.
 
-The float model is passed through once, one block in memory at a time; what is decided for a block changes nothing for the next
-ones, because transformations keep the function. Candidates are compared by the error of the linears' outputs on a sample of
-their inputs, with weights rounded to nearest and activations quantized as the recipe says.
+The float model is passed through once, one block in memory at a time; what is decided for a block changes nothing for
+the next ones, because transformations keep the function. Candidates are compared by the error of the linears' outputs
+on a sample of their inputs, with weights rounded to nearest and activations quantized as the recipe says.
 
-Exponents: the channel scale s_j = rms(x_j)^a / rms(w_j)^(1 - a), rounded to a power of two, with x_j the channel's values and w_j
-the columns that read it. a = 1/2 is the optimum of a diagonal transformation for weights and activations of equal precision
-(arXiv 2603.04359); larger a move more of the difference into the weights. A factor c between two linears (x_j c, w_j / c) is undone
-by every member of the family, whatever c is.
+Exponents: the channel scale s_j = rms(x_j)^a / rms(w_j)^(1 - a), rounded to a power of two, with x_j the channel's
+values and w_j the columns that read it. a = 1/2 is the optimum of a diagonal transformation for weights and activations
+of equal precision (arXiv 2603.04359); larger a move more of the difference into the weights. A factor c between two
+linears (x_j c, w_j / c) is undone by every member of the family, whatever c is.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from torch import Tensor
 
 from agq.checkpoint import Checkpoint
 from agq.models import ModelSpec
-from agq.quantization.quantizers import dequantize_weight, fake_quantize, quantize_weight, weight_grid
-from agq.quantization.stages import HiddenStates
+from agq.numerics.quantizers import dequantize_weight, fake_quantize, quantize_weight, weight_grid
 from agq.quantization.transforms.finer import judge
 from agq.quantization.transforms.learn import WHOLE, learn_residual, learn_values
 from agq.quantization.transforms.parameters import TransformedParameters
@@ -31,6 +31,7 @@ from agq.recipe import Recipe, Scheme
 from agq.reference.attention import Positions
 from agq.reference.block import Block
 from agq.reference.decoder import Embedding
+from agq.reference.stream import HiddenStates
 
 # Values of `a` that are tried besides no scaling at all.
 ALPHAS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -44,7 +45,8 @@ LARGEST_EXPONENT = 15
 
 @dataclass
 class Input:
-    """What the linears at a place read. sample: float32 [SAMPLE_TOKENS, channels]; energy, mean: of x^2 and of x, float64 [channels]."""
+    """What the linears at a place read. sample: float32 [SAMPLE_TOKENS, channels]; energy, mean: of x^2 and of x,
+    float64 [channels]."""
 
     sample: Tensor
     energy: Tensor
@@ -61,8 +63,8 @@ def make_plan(
 ) -> TransformPlan:
     """The whole plan of a recipe's transformations.
 
-    windows: calibration tokens int64 [windows, n], None where the recipe measures nothing; make: see HiddenStates; progress: called
-    with a sentence for each block. Raises AgqError for options that the model cannot have.
+    windows: calibration tokens int64 [windows, n], None where the recipe measures nothing; make: see HiddenStates;
+    progress: called with a sentence for each block. Raises AgqError for options that the model cannot have.
     """
     options = recipe.transforms
     plan = feasible(checkpoint, options)
@@ -85,7 +87,9 @@ class _Search:
             places += ["attention", "mlp"]
         self.exponents = {place: np.zeros((spec.layers, widths[place]), np.int8) for place in PLACES if place in places}
         self.permutation = np.tile(np.arange(spec.ffn, dtype=np.int32), (spec.layers, 1)) if options.permute else None
-        shifted = [place for place in shifted_places(spec) if self._scheme(0, place) is not None] if options.shift else []
+        shifted = (
+            [place for place in shifted_places(spec) if self._scheme(0, place) is not None] if options.shift else []
+        )
         self.shifts = {place: np.zeros((spec.layers, widths[place]), np.float32) for place in shifted}
         # What the rotation of the residual stream is learned on: a sample of each input and the weight of its error.
         self.residual: list[Tensor] = []
@@ -101,9 +105,7 @@ class _Search:
         self, windows: Tensor, make: Callable[[tuple[int, ...]], Tensor], progress: Callable[[str], None]
     ) -> TransformPlan:
         spec = self.checkpoint.spec
-        source = TransformedParameters(
-            self.checkpoint, replace(self.plan, r1=None, r2=None, hadamard=0), self.device
-        )
+        source = TransformedParameters(self.checkpoint, replace(self.plan, r1=None, r2=None, hadamard=0), self.device)
         windows = windows[: max(1, SEARCH_TOKENS // windows.shape[1])]
         hidden = HiddenStates(windows, Embedding(source), self.device, make)
         positions = Positions.of(spec, windows.shape[1], self.device)
@@ -126,13 +128,13 @@ class _Search:
         plan = self._current()
         if self.seeds:
             best = min(self.seeds, key=lambda seed: (self.errors[seed], seed))
-            plan = replace(
-                plan, r1=None if plan.r1 is None else best, r2=None if plan.r2 is None else best
-            )
+            plan = replace(plan, r1=None if plan.r1 is None else best, r2=None if plan.r2 is None else best)
         return self._learn(plan, progress) if self.recipe.transforms.learn else plan
 
     def _current(self) -> TransformPlan:
-        return replace(self.plan, exponents=self.exponents, shifts=self.shifts, permutation=self.permutation, formats=self.formats)
+        return replace(
+            self.plan, exponents=self.exponents, shifts=self.shifts, permutation=self.permutation, formats=self.formats
+        )
 
     def _scheme(self, index: int, place: str) -> Scheme | None:
         """The scheme of the linears at a place, where their inputs are quantized."""
@@ -222,34 +224,32 @@ class _Search:
         self.shifts[place][index] = mean.float().cpu().numpy()
 
     def _choose_permutation(self, index: int, energy: Tensor) -> None:
-        """Channels in falling order of size; with a block transform dealt over its blocks forwards and backwards in turn (arXiv
-        2406.01721), without one left in that order, so that those of a group are of one size."""
+        """Channels in falling order of size; with a block transform dealt over its blocks forwards and backwards in
+        turn (arXiv 2406.01721), without one left in that order, so that those of a group are of one size."""
         sizes = energy.cpu().numpy()
         if "down" in self.exponents:
             sizes = sizes * np.exp2(-2.0 * self.exponents["down"][index])
-        self.permutation[index] = zigzag(sizes, self.plan.hadamard) if self.plan.hadamard else np.argsort(-sizes, kind="stable")
+        self.permutation[index] = (
+            zigzag(sizes, self.plan.hadamard) if self.plan.hadamard else np.argsort(-sizes, kind="stable")
+        )
 
     def _error_of_seed(self, source: TransformedParameters, index: int, seed: int, inputs: dict[str, Input]) -> float:
         candidate = self._tried(seed)
         return sum(self._error(source, index, place, inputs[place], candidate) for place in PLACES)
 
     def _tried(self, seed: int | None) -> TransformPlan:
-        """The plan as far as it is decided, with the rotations of `seed`; None: without the rotation of the residual stream, which
-        has no part in the choice of exponents."""
+        """The plan as far as it is decided, with the rotations of `seed`; None: without the rotation of the residual
+        stream, which has no part in the choice of exponents."""
         plan = self._current()
         if seed is None:
             return replace(plan, r1=None)
-        return replace(
-            plan, r1=None if plan.r1 is None else seed, r2=None if plan.r2 is None else seed
-        )
+        return replace(plan, r1=None if plan.r1 is None else seed, r2=None if plan.r2 is None else seed)
 
     def _modules(self, index: int, place: str) -> list[str]:
         block = self.checkpoint.parts.block(index)
         return [block.linears[role].module for role in block.groups[PLACES.index(place)]]
 
-    def _error(
-        self, source: TransformedParameters, index: int, place: str, found: Input, plan: TransformPlan
-    ) -> float:
+    def _error(self, source: TransformedParameters, index: int, place: str, found: Input, plan: TransformPlan) -> float:
         """Squared error of the outputs of the quantized linears at a place over the outputs' squares."""
         candidate = TransformedParameters(self.checkpoint, plan, self.device)
         modules = self._modules(index, place)
@@ -278,8 +278,8 @@ class _Search:
 def _gather(block: Block, hidden: HiddenStates, positions: Positions, sinks: int) -> dict[str, Input]:
     """The inputs of a block's linears by place; the hidden states move on to the next block.
 
-    sinks: first tokens of each window that do not count where there are others: they have a format of their own, and their massive
-    values would decide for all.
+    sinks: first tokens of each window that do not count where there are others: they have a format of their own, and
+    their massive values would decide for all.
     """
     skipped = sinks if sinks < hidden.length else 0
     length = hidden.length - skipped
@@ -314,8 +314,8 @@ def _by_value_channel(channels: Tensor, spec: ModelSpec) -> Tensor:
 def channel_exponents(energy: Tensor, columns: Tensor, alpha: float) -> np.ndarray:
     """log2 of rms(x)^alpha / rms(w)^(1 - alpha) with its median taken out, rounded: int8 [channels].
 
-    energy: mean of x^2 of each channel; columns: sum of the squares of the weights that read it, both float64 [channels]. Channels
-    without values or without weights get 0.
+    energy: mean of x^2 of each channel; columns: sum of the squares of the weights that read it, both float64
+    [channels]. Channels without values or without weights get 0.
     """
     alive = (energy > 0) & (columns > 0)
     log = torch.zeros_like(energy)

@@ -1,0 +1,1 @@
+"""What a file is (`describe`) and whether it is whole (`verify`)."""

@@ -1,0 +1,212 @@
+"""What a packed artifact or a model folder is, as plain data: for `agq info`."""
+
+from typing import Any
+
+from agq.artifact.reader import Artifact
+from agq.checkpoint.folder import Checkpoint
+from agq.errors import AgqError
+from agq.recipe.pruning import PruningOptions
+from agq.runtime import descriptor
+from agq.runtime.engine import linear_plans, scheme_words
+from agq.runtime.library import load_library
+
+
+def _architecture(spec: Any) -> dict[str, Any]:
+    names = (
+        "family",
+        "layers",
+        "hidden",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "ffn",
+        "vocab",
+        "context",
+        "norm",
+        "position",
+        "activation",
+    )
+    values = {name: getattr(spec, name) for name in names} | {"tied": spec.tied}
+    if spec.rope is not None:
+        values["rope"] = {"kind": spec.rope.kind, "theta": spec.rope.theta}
+        if spec.rope.kind != "default":
+            values["rope"]["factor"] = spec.rope.factor
+    return values
+
+
+def kv_bytes_per_token(spec: Any, bits: int, attention: str = "float") -> int:
+    """Bytes of the KV cache per position: keys and values of all layers; with 8 bits one float scale for each head's
+    vector, with 4 bits a float scale and a byte of zero point for each group of channels (kernels/src/ops/kv.c). With
+    attention log2 codes alone.
+    """
+    if bits == 4:
+        groups = spec.head_dim // 128 if spec.head_dim % 128 == 0 else 1
+        # Two key channels share a byte; values are stored in runs of 32 channels.
+        codes = -(-spec.head_dim // 2) + 16 * -(-spec.head_dim // 32)
+        return spec.layers * spec.kv_heads * (codes + 2 * groups * 5)
+    if attention == "log2":
+        return 2 * spec.layers * spec.kv_heads * spec.head_dim
+    vector = spec.head_dim + 4 if bits == 8 else 4 * spec.head_dim
+    return 2 * spec.layers * spec.kv_heads * vector
+
+
+def describe_artifact(artifact: Artifact) -> dict[str, Any]:
+    """Architecture, sizes, recipe, and for each linear how it is stored and which kernel of this machine computes it.
+
+    Kernel names are None where no kernel library can be loaded (`kernel_problem` says why).
+    """
+    blocks = [info for name, info in artifact.linears.items() if name.startswith("blocks.")]
+    stored = sum(
+        item.nbytes for info in blocks for name, item in info.tensors("").items() if not name.endswith(".bias")
+    )
+    weights = sum(info.out * info.inputs for info in artifact.linears.values())
+    if not artifact.info.embed_in_head:
+        weights += artifact.spec.vocab * artifact.spec.embed_dim
+    values: dict[str, Any] = {
+        "path": str(artifact.path),
+        "form": "packed",
+        **_architecture(artifact.spec),
+        "bytes": artifact.size,
+        "weights": weights,
+        "bits_per_weight": 8 * stored / sum(info.out * info.inputs for info in blocks),
+        "bits_per_weight_overall": 8 * artifact.size / weights,
+        "kv_bits": artifact.info.kv_bits,
+        "head_bits": artifact.info.head_bits,
+        "kv_bytes_per_token": kv_bytes_per_token(artifact.spec, artifact.info.kv_bits, artifact.info.attention),
+        "attention": artifact.info.attention,
+        "sink_tokens": artifact.info.sink_tokens,
+        "embed_bits": artifact.info.embed_bits,
+        "embedding": "in the head" if artifact.info.embed_in_head else artifact.info.tables["embed"],
+        "chat_template": artifact.has("chat_template"),
+        "layout": artifact.metadata["agq.layout"],
+        "created_by": artifact.metadata.get("agq.created_by"),
+        "source": artifact.source,
+        "recipe": artifact.recipe,
+        "pruning": _pruning(artifact.recipe),
+    }
+    plans: dict[str, Any] = {}
+    try:
+        library = load_library()
+        model, _keep = descriptor.build_model(library.ffi, artifact)
+        plans = {plan.name: plan for plan in linear_plans(library, artifact, model)}
+        values["isa"] = library.isa
+    except AgqError as error:
+        values["isa"], values["kernel_problem"] = None, error.message
+    values["linears"] = [_linear(name, info, plans.get(name)) for name, info in artifact.linears.items()]
+    return values
+
+
+def _linear(name: str, info: Any, plan: Any) -> dict[str, Any]:
+    weights, activations = scheme_words(info)
+    size = sum(item.nbytes for item in info.tensors("").values())
+    return {
+        "name": name,
+        "out": info.out,
+        "in": info.inputs,
+        "weights": weights,
+        "activations": activations,
+        "bytes": size,
+        "accumulator": plan and plan.accumulator,
+        "kernel_decode": plan and plan.decode_kernel,
+        "kernel_prefill": plan and plan.prefill_kernel,
+    }
+
+
+def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The same for a model folder, plain or quantized; it has no kernels."""
+    from agq.checkpoint.compressed_tensors import activation_scheme
+
+    linears = []
+    quantized = checkpoint.quantization
+    for linear in checkpoint.parts.all_linears():
+        scheme = quantized.scheme(linear.module) if quantized else None
+        activations = activation_scheme(checkpoint, linear.module)
+        size = sum(
+            _stored_bytes(checkpoint, f"{linear.module}.{leaf}")
+            for leaf in ("weight", "weight_packed", "weight_scale", "weight_zero_point")
+        )
+        linears.append(
+            {
+                "name": linear.module,
+                "out": linear.out_features,
+                "in": linear.in_features,
+                "weights": _weights_of(scheme) if scheme else checkpoint.dtype(f"{linear.module}.weight").lower(),
+                "activations": _input_of(checkpoint, linear.module, activations)
+                + _online_of(checkpoint, linear.module),
+                "bytes": size,
+            }
+        )
+    blocks = {linear.module for linear in checkpoint.parts.block_linears()}
+    inner = [item for item in linears if item["name"] in blocks]
+    return {
+        "path": str(checkpoint.path),
+        "form": "quantized" if quantized and quantized.modules() else "plain",
+        **_architecture(checkpoint.spec),
+        "bytes": checkpoint.weight_bytes(),
+        "bits_per_weight": 8 * sum(item["bytes"] for item in inner) / sum(item["out"] * item["in"] for item in inner),
+        "kv_bits": checkpoint.record.kv_bits,
+        "head_bits": checkpoint.record.head_bits,
+        "sink_tokens": checkpoint.record.sink_tokens,
+        "recipe": checkpoint.record.recipe,
+        "pruning": _pruning(checkpoint.record.values),
+        "linears": linears,
+    }
+
+
+def _pruning(record: Any) -> dict[str, Any] | None:
+    options = PruningOptions.of_record(record)
+    return options.to_dict() if options is not None else None
+
+
+def _stored_bytes(checkpoint: Checkpoint, name: str) -> int:
+    if not checkpoint.has(name):
+        return 0
+    return checkpoint.read_raw(name)[1].nbytes
+
+
+def _weights_of(scheme: Any) -> str:
+    grain = (
+        f"g{scheme.group_size}"
+        if scheme.strategy == "group"
+        else {"channel": "per row"}.get(scheme.strategy, "per tensor")
+    )
+    return f"{scheme.bits} {grain}{'' if scheme.symmetric else ' asym'}"
+
+
+def _input_of(checkpoint: Checkpoint, module: str, scheme: Any) -> str:
+    static = checkpoint.statics.inputs.get(module)
+    if static is not None:
+        return f"{static.bits} static{' per channel' if static.channel_scale is not None else ', TRIP'}"
+    return "float" if scheme.bits == 16 else _activations_of(scheme)
+
+
+def _activations_of(scheme: Any) -> str:
+    grain = f"g{scheme.group_size}" if scheme.group_size > 0 else "per token"
+    return f"{scheme.bits} {grain}{'' if scheme.symmetric else ' asym'}"
+
+
+def _online_of(checkpoint: Checkpoint, module: str) -> str:
+    hadamard, clip = checkpoint.record.hadamards.get(module, 0), checkpoint.record.clips.get(module, 1.0)
+    return (f", hadamard {hadamard}" if hadamard else "") + (f", clip {clip:g}" if clip != 1 else "")
+
+
+def merged(linears: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Linears of neighbouring blocks that are alike as one entry, its name with a range: `blocks.0-5.qkv`."""
+    found: dict[tuple, dict[str, Any]] = {}
+    for item in linears:
+        parts = item["name"].split(".")
+        index = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+        rest = tuple((key, value) for key, value in item.items() if key != "name")
+        label = tuple(parts) if index is None else (*parts[:index], "#", *parts[index + 1 :])
+        number = 0 if index is None else int(parts[index])
+        # A gap or another scheme in between starts a new range.
+        run = next((key for key in reversed(found) if key[0] == label), None)
+        if index is not None and run is not None and run[1] == rest and found[run]["last"] == number - 1:
+            found[run]["last"] = number
+        else:
+            found[(label, rest, number)] = {"item": item, "first": number, "last": number, "label": label}
+    out = []
+    for entry in found.values():
+        span = str(entry["first"]) if entry["first"] == entry["last"] else f"{entry['first']}-{entry['last']}"
+        out.append(entry["item"] | {"name": ".".join(span if part == "#" else part for part in entry["label"])})
+    return out

@@ -1,0 +1,147 @@
+"""Checks of what lies on disk, without torch: every byte of an artifact; of a folder what other loaders get wrong in
+silence.
+
+transformers loads a folder whose `quantization_status` is missing with random weights and only warns; dense weights
+beside quantized ones, leftovers of another scheme, and values that are not finite make garbage as quietly.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from agq.artifact.reader import open_artifact
+from agq.checkpoint.compressed_tensors import activation_scheme, read_codes, read_scales
+from agq.checkpoint.folder import Checkpoint, open_checkpoint
+from agq.checkpoint.packing import check_range
+from agq.errors import AgqError
+from agq.safetensors.files import load_json
+
+_ROWS = 1 << 22  # elements that are looked at at once
+
+
+def problems_of_artifact(path: str | os.PathLike) -> list[str]:
+    """Damaged parts of a packed artifact; AgqError where it cannot even be opened."""
+    artifact = open_artifact(path)
+    found = artifact.verify()
+    # What the engine refuses at its start (kernels/src/model/check.c), said here too.
+    if artifact.has("embed.scale"):
+        scale = artifact.tensor("embed.scale")
+        if not (np.isfinite(scale) & (scale >= 0)).all():
+            found.append("tensor `embed.scale`: values that are not finite or below 0")
+    return found
+
+
+def problems_of_folder(path: str | os.PathLike) -> list[str]:
+    """What is wrong with a model folder; AgqError where it cannot even be opened (missing tensors, wrong shapes,
+    ...).
+    """
+    checkpoint = open_checkpoint(path)
+    found = [*_config(checkpoint), *_json_files(checkpoint), *_names(checkpoint)]
+    for linear in checkpoint.parts.all_linears():
+        if checkpoint.quantization and checkpoint.quantization.scheme(linear.module):
+            found += _quantized_values(checkpoint, linear.module)
+    found += _float_values(checkpoint)
+    return found
+
+
+def _config(checkpoint: Checkpoint) -> Iterator[str]:
+    """Words of quantization_config that loaders take for granted, and agq.json where it says something else."""
+    if checkpoint.quantization is None:
+        return
+    config = checkpoint.quantization.config
+    if config.get("quantization_status") != "compressed":
+        yield "config.json: `quantization_status` is not `compressed`: transformers would load random weights"
+    if not config.get("format"):
+        yield "config.json: `quantization_config` has no `format`"
+    if config.get("kv_cache_scheme") is not None and not any(name.endswith(".k_scale") for name in checkpoint.names()):
+        yield "config.json: a `kv_cache_scheme` without stored scales"
+    if not checkpoint.quantization.modules():
+        yield "config.json: `quantization_config` fits no layer of the model"
+    if checkpoint.record.sink_tokens and not any(
+        _four_bits(checkpoint, linear.module) for linear in checkpoint.parts.block_linears()
+    ):
+        yield "agq.json: `sink_tokens`, but no linear of the blocks has dynamic 4-bit activations"
+    for module, recorded in checkpoint.record.activations.items():
+        scheme = checkpoint.quantization.scheme(module)
+        if scheme is not None and scheme.activations != recorded:
+            yield (
+                f"`{module}`: agq.json says activations of {recorded.bits} bits, group {recorded.group_size}; "
+                f"config.json {scheme.activations.bits} bits, group {scheme.activations.group_size}"
+            )
+
+
+def _four_bits(checkpoint: Checkpoint, module: str) -> bool:
+    return activation_scheme(checkpoint, module).bits == 4 and module not in checkpoint.statics.inputs
+
+
+def _json_files(checkpoint: Checkpoint) -> Iterator[str]:
+    for path in checkpoint.tokenizer_files():
+        if path.suffix == ".json":
+            try:
+                load_json(path.read_bytes(), f"`{path.name}`")
+            except AgqError as error:
+                yield error.message
+            except OSError as error:
+                yield f"`{path.name}` cannot be read: {error.strerror or error}"
+
+
+def _expected(checkpoint: Checkpoint) -> set[str]:
+    names = set(checkpoint.parts.dense_tensors())
+    for linear in checkpoint.parts.all_linears():
+        scheme = checkpoint.quantization.scheme(linear.module) if checkpoint.quantization else None
+        names |= {linear.weight} if scheme is None else set(scheme.tensors(linear, ()))
+        if scheme is not None:
+            names |= {f"{linear.module}.weight_shape", f"{linear.module}.weight_zero_point"}
+        if linear.bias:
+            names.add(f"{linear.module}.bias")
+    return names
+
+
+def _names(checkpoint: Checkpoint) -> Iterator[str]:
+    """Tensors that nobody asked for: leftovers of another scheme. RoPE's buffers in old checkpoints mean nothing."""
+    expected = _expected(checkpoint)
+    for name in checkpoint.names():
+        if name not in expected and not name.endswith((".inv_freq", ".masked_bias", ".attn.bias")):
+            yield f"`{name}`: a tensor that the model does not have"
+
+
+def _quantized_values(checkpoint: Checkpoint, module: str) -> Iterator[str]:
+    """Ranges of codes and zero points, scales that are finite and positive; a layer that is zero throughout."""
+    linear, scheme = checkpoint.parts.linear(module), checkpoint.quantization.scheme(module)
+    try:
+        scale, zero = read_scales(checkpoint, module)
+        if zero is not None:
+            check_range(zero, scheme.bits, f"`{module}.weight_zero_point`")
+        if not scale.any():
+            yield f"`{module}`: every scale is zero"
+        step = max(_ROWS // linear.in_features, 1)
+        for start in range(0, linear.out_features, step):
+            read_codes(checkpoint, module, slice(start, min(start + step, linear.out_features)))
+    except AgqError as error:
+        yield error.message
+
+
+def _float_values(checkpoint: Checkpoint) -> Iterator[str]:
+    for name in checkpoint.names():
+        if checkpoint.dtype(name) not in ("F32", "F16", "BF16") or name.endswith(".weight_scale"):
+            continue
+        shape = checkpoint.shape(name)
+        step = max(_ROWS // max(int(np.prod(shape[1:])), 1), 1)
+        for start in range(0, shape[0] if shape else 0, step):
+            if not np.isfinite(checkpoint.read_rows(name, slice(start, start + step))).all():
+                yield f"`{name}`: values that are not finite"
+                break
+        checkpoint.release(name)
+
+
+def verify(path: str | os.PathLike) -> tuple[str, list[str]]:
+    """(form, problems) of an artifact ("packed") or a folder ("folder"). AgqError: it does not exist or cannot be
+    opened.
+    """
+    if not Path(path).exists():
+        raise AgqError(f"`{path}` does not exist", hint="give a packed artifact or a model folder")
+    if Path(path).is_dir():
+        return "folder", problems_of_folder(path)
+    return "packed", problems_of_artifact(path)

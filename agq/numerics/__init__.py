@@ -1,0 +1,1 @@
+"""Quantization arithmetic on torch tensors: grids, fake quantization, Hadamard transforms, TRIP."""

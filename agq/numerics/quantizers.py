@@ -1,0 +1,240 @@
+"""Quantizers as pure tensor functions: round-to-nearest weight grids, and the activation and KV-cache quantizers of
+docs/arithmetic.md in float32 ("fake quantization": the values an integer kernel would see, as floats).
+
+Conventions, those of compressed-tensors: codes are signed (4 bits: -8..7, 8 bits: -127..127 symmetric, -128..127
+asymmetric), `w^ = (code - zero) * scale`, and symmetric means zero = 0. Scales are rounded to the number format they
+will be stored in *before* any code is computed, so that what is optimised is what is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Exponent of the error norm that the clip search minimises; 2.4 is the value of the GPTQ and QuaRot code.
+CLIP_NORM = 2.4
+# Shrink factors tried by the clip search: 1.00, 0.99, ... down to this one.
+CLIP_SMALLEST = 0.40
+CLIP_STEPS = 60
+# Elements per chunk of the element-wise passes: about 1 MB of float32, so that a chunk stays in a core's cache.
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the representable values of a weight matrix lie.
+
+    scale, zero: float32 [rows, groups], zero holding integers (0 when symmetric); group_size: columns per group
+    (the number of columns when there is one group per row).
+    """
+
+    scale: Tensor
+    zero: Tensor
+    bits: int
+    symmetric: bool
+    group_size: int
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Smallest and largest code."""
+        return code_limits(self.bits, self.symmetric)
+
+    def columns(self, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scale and zero of every column, [columns, rows] contiguous; `order` [columns] permutes the columns."""
+        groups = self.scale.shape[1]
+        index = torch.arange(groups * self.group_size, device=self.scale.device)
+        index = (index if order is None else order) // self.group_size
+        return self.scale.t()[index].contiguous(), self.zero.t()[index].contiguous()
+
+
+def code_limits(bits: int, symmetric: bool) -> tuple[int, int]:
+    """Smallest and largest signed code of `bits` bits. Symmetric 8-bit codes leave out -128 (docs/arithmetic.md)."""
+    if bits == 8 and symmetric:
+        return -127, 127
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+def round_scale(scale: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """`scale` (float32) rounded to a bf16 value that `dtype` (the format it is stored in) holds exactly.
+
+    Values that become zero are replaced by 1: their group has only code 0, and a division by the scale stays harmless.
+    """
+    rounded = scale.to(torch.bfloat16).float()
+    if dtype == torch.float16:
+        # bf16 has the shorter mantissa but the wider exponent: small scales are subnormal in fp16.
+        rounded = rounded.clamp(max=65280.0).half().to(torch.bfloat16).float()
+    return torch.where((rounded > 0) & torch.isfinite(rounded), rounded, torch.ones_like(rounded))
+
+
+def _grid_of_range(low: Tensor, high: Tensor, bits: int, symmetric: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Scale and zero (same shape as low and high) that cover [low, high], which contains 0."""
+    smallest, largest = code_limits(bits, symmetric)
+    if symmetric:
+        amax = torch.maximum(-low, high)
+        # 4 bits have one code more on the negative side. Half of it is given to the range (amax / 7.5, the largest
+        # positive value is clipped by half a step), the convention of compressed-tensors; measured better than amax /
+        # 7.
+        scale = round_scale(amax / (largest if bits == 8 else largest + 0.5), dtype)
+        return scale, torch.zeros_like(scale)
+    scale = round_scale((high - low) / (largest - smallest), dtype)
+    zero = (smallest - torch.round(low / scale)).clamp(smallest, largest)
+    return scale, zero
+
+
+def weight_grid(
+    weight: Tensor,
+    bits: int,
+    symmetric: bool,
+    group_size: int,
+    mse: bool = False,
+    importance: Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Grid:
+    """The grid of a weight matrix: one scale (and zero) per row and group of columns.
+
+    weight: float32 [rows, columns]; group_size: columns per group, -1 for one group per row; dtype: the format that
+    scales are stored in. Without `mse` the grid spans each group's range. With `mse` the range is shrunk by the factor
+    of a grid search (1.00, 0.99, ..., see CLIP_*) that makes sum_j importance_j * |w_j - Q(w_j)|^2.4 smallest;
+    importance: [columns], default 1, usually the mean square of the input channel. Ties go to the larger range.
+    Raises ValueError when group_size does not divide the columns.
+    """
+    rows, columns = weight.shape
+    size = columns if group_size in (-1, 0) else group_size
+    if columns % size:
+        raise ValueError(f"group size {size} does not divide {columns} columns")
+    grouped = weight.reshape(rows, columns // size, size)
+    low = grouped.amin(dim=-1).clamp(max=0)
+    high = grouped.amax(dim=-1).clamp(min=0)
+    if not mse:
+        scale, zero = _grid_of_range(low, high, bits, symmetric, dtype)
+        return Grid(scale, zero, bits, symmetric, size)
+    scale = torch.empty_like(low)
+    zero = torch.empty_like(low)
+    step = max(1, _CHUNK // columns)
+    weights_of_error = None if importance is None else importance.reshape(1, columns // size, size)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        scale[part], zero[part] = _clip_search(
+            grouped[part], low[part], high[part], bits, symmetric, weights_of_error, dtype
+        )
+    return Grid(scale, zero, bits, symmetric, size)
+
+
+def _clip_search(
+    grouped: Tensor,
+    low: Tensor,
+    high: Tensor,
+    bits: int,
+    symmetric: bool,
+    importance: Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Best of the shrunken ranges for each group; grouped: [rows, groups, size], low and high: [rows, groups]."""
+    smallest, largest = code_limits(bits, symmetric)
+    best = torch.full_like(low, float("inf"))
+    best_scale = torch.ones_like(low)
+    best_zero = torch.zeros_like(low)
+    buffer = torch.empty_like(grouped)
+    for step in range(CLIP_STEPS + 1):
+        factor = 1.0 - step * (1.0 - CLIP_SMALLEST) / CLIP_STEPS
+        scale, zero = _grid_of_range(low * factor, high * factor, bits, symmetric, dtype)
+        scale3, zero3 = scale.unsqueeze(-1), zero.unsqueeze(-1)
+        torch.div(grouped, scale3, out=buffer)
+        buffer.round_().add_(zero3).clamp_(smallest, largest).sub_(zero3).mul_(scale3).sub_(grouped).abs_().pow_(
+            CLIP_NORM
+        )
+        if importance is not None:
+            buffer.mul_(importance)
+        error = buffer.sum(dim=-1)
+        better = error < best
+        best = torch.where(better, error, best)
+        best_scale = torch.where(better, scale, best_scale)
+        best_zero = torch.where(better, zero, best_zero)
+    return best_scale, best_zero
+
+
+def quantize_weight(weight: Tensor, grid: Grid) -> Tensor:
+    """Round to nearest (half to even): codes int8 [rows, columns] of float32 weight [rows, columns]."""
+    rows, columns = weight.shape
+    grouped = weight.reshape(rows, -1, grid.group_size)
+    codes = torch.round(grouped / grid.scale.unsqueeze(-1)).add_(grid.zero.unsqueeze(-1)).clamp_(*grid.limits)
+    return codes.reshape(rows, columns).to(torch.int8)
+
+
+def dequantize_weight(codes: Tensor, grid: Grid) -> Tensor:
+    """float32 [rows, columns] = (codes - zero) * scale."""
+    rows, columns = codes.shape
+    grouped = codes.reshape(rows, -1, grid.group_size).float()
+    return (grouped - grid.zero.unsqueeze(-1)).mul_(grid.scale.unsqueeze(-1)).reshape(rows, columns)
+
+
+def fake_quantize(x: Tensor, bits: int, symmetric: bool, group_size: int = -1, clip: float = 1.0) -> Tensor:
+    """Activations as an integer kernel sees them (docs/arithmetic.md, "Activations"): code * scale, in float32.
+
+    x: float32 [..., channels]; group_size: channels per scale, -1 for one scale per token; clip: share of the range
+    that the codes cover. bits 4 or 8; 16 returns x itself.
+    Raises ValueError for other widths, or when group_size does not divide the channels.
+    """
+    if bits == 16:
+        return x
+    if bits not in (4, 8) or (bits == 8 and not symmetric):
+        raise ValueError(f"activations of {bits} bits, {'symmetric' if symmetric else 'asymmetric'}, are not defined")
+    channels = x.shape[-1]
+    size = channels if group_size in (-1, 0) else group_size
+    if channels % size:
+        raise ValueError(f"activation group size {size} does not divide {channels} channels")
+    rows = x.reshape(-1, size)
+    out = torch.empty_like(rows)
+    step = max(1, _CHUNK // size)
+    quantizer = _fake_symmetric if symmetric else _fake_asymmetric
+    for start in range(0, rows.shape[0], step):
+        quantizer(rows[start : start + step], out[start : start + step], bits, clip)
+    return out.reshape(x.shape)
+
+
+def _fake_symmetric(x: Tensor, out: Tensor, bits: int, clip: float) -> None:
+    """Rows of x [n, size] to code * scale in out, with qmax = 127 or 7."""
+    qmax = float((1 << (bits - 1)) - 1)
+    low, high = torch.aminmax(x, dim=-1, keepdim=True)
+    amax = torch.maximum(low.neg_(), high)
+    if clip != 1.0:
+        amax.mul_(clip)
+    scale = amax / qmax
+    inverse = torch.where(amax > 0, qmax / amax, 0.0)
+    torch.mul(x, inverse, out=out)
+    out.round_().clamp_(-qmax, qmax).mul_(scale)
+
+
+def _fake_asymmetric(x: Tensor, out: Tensor, bits: int, clip: float) -> None:
+    """Rows of x [n, size] to (q - zero) * scale in out, q in 0..2^bits-1."""
+    qmax = float((1 << bits) - 1)
+    low, high = torch.aminmax(x, dim=-1, keepdim=True)
+    low.clamp_(max=0)
+    high.clamp_(min=0)
+    if clip != 1.0:
+        low.mul_(clip)
+        high.mul_(clip)
+    span = high - low
+    scale = span / qmax
+    inverse = torch.where(span > 0, qmax / span, 0.0)
+    zero = torch.round(-low * inverse)
+    torch.mul(x, inverse, out=out)
+    out.round_().add_(zero).clamp_(0, qmax).sub_(zero).mul_(scale)
+
+
+def fake_quantize_kv(x: Tensor) -> Tensor:
+    """8-bit KV cache: x float32 [..., head_dim] per token and head, symmetric (docs/arithmetic.md, "KV cache")."""
+    return fake_quantize(x, 8, True, -1)
+
+
+def kv_group(head_dim: int) -> int:
+    """Channels of a head that share a scale in the 4-bit KV cache: 128 where that divides the head, else all of
+    them."""
+    return 128 if head_dim % 128 == 0 else head_dim
+
+
+def fake_quantize_kv4(x: Tensor) -> Tensor:
+    """4-bit KV cache: x float32 [..., head_dim] per token, head and group of `kv_group` channels, asymmetric."""
+    return fake_quantize(x, 4, False, kv_group(x.shape[-1]))

@@ -1,0 +1,275 @@
+"""Running a plan: transformations, the walk over the blocks, the output folder; resumable at every block."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agq.checkpoint import open_checkpoint
+from agq.files import ensure_free_space
+from agq.quantization.agile.stage import static_activations
+from agq.quantization.checks import check_memory
+from agq.quantization.encode import TORCH_DTYPES, decode, decode_codes, encode
+from agq.quantization.plan import Plan
+from agq.quantization.state import WorkFolder
+from agq.quantization.transforms.finer import finer_recipe
+from agq.quantization.transforms.parameters import TransformedParameters
+from agq.quantization.transforms.plan import TransformPlan
+from agq.quantization.transforms.search import make_plan
+from agq.quantization.tune import JUDGED, Tuner, apart, training_length, tune
+from agq.quantization.walk import LayerReport, QuantizedLinear, walk
+from agq.quantization.writer import Written, module_schemes, write_folder
+from agq.reporting.progress import Progress
+from agq.system.memory import available_memory
+from agq.text.calibration import calibration_windows
+from agq.version import __version__
+
+# The transformations of a run, in its work folder.
+TRANSFORMS = "transforms.safetensors"
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """path: the folder written. bits_per_weight: of the quantized linears, scales included. total_bytes: of the weight
+    files. layers: one report a linear, in the order of computation. fallbacks: linears that the solver could not do and
+    RTN did. resumed: blocks taken from an interrupted run. transforms: what was done to the model before. tuned: what
+    tuning did (tune.TuneReport), None without."""
+
+    path: Path
+    bits_per_weight: float
+    total_bytes: int
+    layers: list[dict[str, Any]]
+    fallbacks: int
+    resumed: int
+    transforms: TransformPlan
+    tuned: dict[str, Any] | None = None
+
+
+class _FileTensors:
+    """Allocates the hidden states: on the device if they take less than a quarter of its free memory, else in memory,
+    or in files of the work folder where memory is short."""
+
+    def __init__(self, folder: Path, in_memory: bool, device: torch.device) -> None:
+        self.folder = folder
+        self.in_memory = in_memory
+        self.device = device
+        self.count = 0
+
+    def __call__(self, shape: tuple[int, ...]) -> Tensor:
+        if self.device.type == "cuda" and 4 * int(np.prod(shape)) < torch.cuda.mem_get_info(self.device)[0] // 4:
+            return torch.empty(shape, device=self.device)
+        if self.in_memory:
+            return torch.empty(shape)
+        self.count += 1
+        path = self.folder / f"hidden-{self.count}.tmp"
+        ensure_free_space(path, 4 * int(np.prod(shape)))
+        return torch.from_numpy(np.memmap(path, dtype=np.float32, mode="w+", shape=shape))
+
+    def remove(self) -> None:
+        for path in self.folder.glob("hidden-*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -> QuantizeReport:
+    """Runs a plan. An interrupted run is continued unless `resume` is False.
+
+    Raises AgqError, among others when an interrupted run of other settings left its work folder.
+    """
+    progress = progress or Progress()
+    checkpoint, recipe = plan.checkpoint, plan.recipe
+    windows, record = None, None
+    if recipe.calibrated:
+        tokens, record = calibration_tokens(plan)
+        windows = torch.from_numpy(tokens)
+    elif plan.statistics is not None:
+        record = dict(plan.statistics.calibration)
+    keyed = recipe.to_dict()
+    del keyed["model"]
+    key = {
+        "agq": __version__,
+        "model": checkpoint.fingerprint(),
+        "recipe": keyed,
+        "format": plan.format,
+        "device": plan.device.type,
+        "calibration": record,
+    }
+    work = WorkFolder.open(plan.work, key, resume)
+    resumed = len(work.finished())
+    make = _FileTensors(work.path, check_memory(plan.needs, available_memory()), plan.device)
+    try:
+        transforms = _transforms(plan, work, windows, make, progress)
+        plan = _finer(plan, transforms)
+        recipe = plan.recipe
+        parameters = TransformedParameters(checkpoint, transforms, plan.device)
+        _walk(plan, parameters, work, windows, make, progress)
+        statics = None
+        if recipe.agile.active:
+            progress.step("static activations")
+            statics = static_activations(recipe, plan.schemes, parameters, work, windows)
+    finally:
+        make.remove()
+    layers = [report for index in work.finished() for report in work.read(index)[1]]
+    clips = {report["module"]: report["act_clip"] for report in layers}
+    tuned = _tune(plan, parameters, work, windows, clips, progress)
+    fallbacks = sum(bool(report["fallback"]) for report in layers)
+    document = {
+        "version": __version__,
+        "model_fingerprint": checkpoint.fingerprint(),
+        "recipe": recipe.to_dict(),
+        "scheme": recipe.scheme.to_dict(),
+        "calibration": record,
+        "report": {"layers": layers, "fallbacks": fallbacks},
+    }
+    if tuned is not None:
+        document["report"]["tune"] = tuned
+    written: Written = write_folder(
+        plan.output, parameters, recipe, plan.schemes, plan.format, work, document, clips, plan.force, statics
+    )
+    open_checkpoint(written.path)  # the reader's checks: names, shapes, config
+    work.remove()
+    return QuantizeReport(
+        written.path, written.bits_per_weight, written.total_bytes, layers, fallbacks, resumed, transforms, tuned
+    )
+
+
+def _transforms(
+    plan: Plan, work: WorkFolder, windows: Tensor | None, make: _FileTensors, progress: Progress
+) -> TransformPlan:
+    """The transformations of the run: those of an interrupted one, else newly decided and stored for the next."""
+    path = work.path / TRANSFORMS
+    if path.exists():
+        return TransformPlan.load(path)
+    made = make_plan(plan.checkpoint, plan.recipe, windows, plan.device, make, progress.step)
+    make.remove()
+    made.save(path)
+    return made
+
+
+def _finer(plan: Plan, transforms: TransformPlan) -> Plan:
+    """The plan with the finer formats that were found necessary as overrides."""
+    if not transforms.formats:
+        return plan
+    parts = plan.checkpoint.parts
+    recipe = finer_recipe(plan.recipe, dict(transforms.formats), list(parts.blocks()))
+    return replace(plan, recipe=recipe, schemes=module_schemes(parts, recipe))
+
+
+def _walk(
+    plan: Plan,
+    parameters: TransformedParameters,
+    work: WorkFolder,
+    windows: Tensor | None,
+    make: _FileTensors,
+    progress: Progress,
+) -> None:
+    checkpoint, recipe = plan.checkpoint, plan.recipe
+
+    def stored_dtype(module: str) -> str:
+        return checkpoint.dtype(f"{module}.weight")
+
+    def load(index: int) -> tuple[dict[str, Tensor], dict[str, float]] | None:
+        if index not in work.finished():
+            return None
+        tensors, reports = work.read(index)
+        linears = checkpoint.parts.block(index).linears
+        weights = {
+            role: decode(linear.module, tensors, plan.schemes[linear.module], linear.in_features)
+            for role, linear in linears.items()
+            if linear.module in plan.schemes
+        }
+        return weights, {report["module"]: report["act_clip"] for report in reports}
+
+    def save(index: int, linears: dict[str, QuantizedLinear], reports: list[LayerReport]) -> None:
+        names = checkpoint.parts.block(index).linears
+        tensors = {}
+        for role, linear in linears.items():
+            module = names[role].module
+            tensors.update(encode(module, linear, plan.format, stored_dtype(module)))
+        work.write(index, tensors, [report.to_dict() for report in reports])
+
+    walk(
+        parameters,
+        recipe,
+        windows if recipe.solver or recipe.act_clip_search else None,
+        lambda module: TORCH_DTYPES[stored_dtype(module)],
+        load,
+        save,
+        progress,
+        _importance(plan),
+        make,
+    )
+
+
+def _tune(
+    plan: Plan,
+    parameters: TransformedParameters,
+    work: WorkFolder,
+    windows: Tensor | None,
+    clips: dict[str, float],
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """Tunes the finished blocks, if the recipe says so, and stores the result beside them; what agq.json says of it."""
+    if not plan.recipe.tune.steps:
+        return None
+    if (done := work.tuned()) is not None:
+        return done[1]
+    checkpoint = plan.checkpoint
+    dtypes = {module: checkpoint.dtype(f"{module}.weight") for module in plan.schemes}
+    solved = {}
+    for block in checkpoint.parts.blocks():
+        tensors, _ = work.read(block.index)
+        for linear in block.linears.values():
+            if scheme := plan.schemes.get(linear.module):
+                solved[linear.module] = decode_codes(linear.module, tensors, scheme, linear.in_features)
+    scale_dtypes = {module: TORCH_DTYPES[dtype] for module, dtype in dtypes.items()}
+    tuner = Tuner(parameters, plan.recipe, solved, scale_dtypes, clips)
+    report = asdict(tune(tuner, *_tuning_text(plan, windows), progress.step))
+    tensors = {}
+    for module, linear in tuner.linears.items():
+        quantized = QuantizedLinear(linear.codes.cpu(), linear.grid, plan.schemes[module])
+        tensors.update(encode(module, quantized, plan.format, dtypes[module]))
+    work.write_tuned(tensors, report)
+    return report
+
+
+def _tuning_text(plan: Plan, windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Windows to train on and to judge by. Trained on is text that the solver has not seen, on which its error is what
+    it will be; a statistics file has no more text than its windows."""
+    steps, spec = plan.recipe.tune.steps, plan.recipe.calibration
+    length = training_length(plan.checkpoint.spec, windows.shape[1])
+    judged = windows[:JUDGED]
+    if plan.statistics is None:
+        more = replace(spec, samples=steps, seq_len=length, seed=spec.seed + 1)
+        drawn = calibration_windows(more, plan.checkpoint, plan.recipe.scheme)[0]
+    else:
+        pieces = windows.shape[1] // length
+        drawn = windows[:, : pieces * length].reshape(-1, length).numpy()
+    found = apart(drawn, judged.numpy())
+    # Of a short text all but what is judged would be too little to learn from.
+    return torch.from_numpy(found if 4 * len(found) >= steps else drawn), judged
+
+
+def calibration_tokens(plan: Plan) -> tuple[np.ndarray, dict[str, Any]]:
+    """Token windows int64 [windows, n] of a plan, and what agq.json says of them."""
+    spec = plan.recipe.calibration
+    if plan.statistics is not None:
+        return plan.statistics.tokens, dict(plan.statistics.calibration)
+    return calibration_windows(spec, plan.checkpoint, plan.recipe.scheme)
+
+
+def _importance(plan: Plan) -> dict[str, Tensor] | None:
+    """Mean squares of the input channels of every linear, from the statistics file: of the model as it is, so of no use
+    where it is transformed."""
+    if plan.statistics is None or not plan.transforms.empty:
+        return None
+    result = {}
+    for block in plan.checkpoint.parts.blocks():
+        for roles in block.groups:
+            values = torch.from_numpy(plan.statistics.second_moment(block.linears[roles[0]].module)).to(plan.device)
+            result.update({block.linears[role].module: values for role in roles})
+    return result

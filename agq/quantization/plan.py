@@ -1,0 +1,211 @@
+"""The plan of a quantization run: every check, and no work. `agq/quantization/execute.py` carries it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agq.calibration.file import StatisticsFile, check_model, open_statistics
+from agq.checkpoint import Checkpoint, open_checkpoint
+from agq.checkpoint.compressed_tensors import PACKED
+from agq.errors import AgqError, UsageError
+from agq.files import check_absent_or_empty, ensure_free_space
+from agq.hub import find_model
+from agq.quantization.checks import Needs, check_memory, check_schemes, estimate, tuning_bytes
+from agq.quantization.transforms.plan import TransformPlan, feasible
+from agq.quantization.tune import steps_worth, training_length
+from agq.quantization.writer import choose_format, module_schemes, online_steps
+from agq.recipe import CalibrationSpec, Recipe, Scheme, no_sinks
+from agq.recipe.resolve import effective_recipe, fit_hadamard
+from agq.system.devices import torch_device
+from agq.system.memory import available_memory
+from agq.text.calibration import fit_seq_len
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that passed every check. transforms: which transformations the model allows, before anything is measured;
+    output: the folder to write; work: where finished blocks wait meanwhile; fitted: the windows' length was cut to the
+    model's context."""
+
+    model: str
+    checkpoint: Checkpoint
+    recipe: Recipe
+    schemes: dict[str, Scheme]
+    transforms: TransformPlan
+    format: str
+    statistics: StatisticsFile | None
+    output: Path
+    needs: Needs
+    device: torch.device
+    force: bool
+    fitted: bool
+
+    @property
+    def work(self) -> Path:
+        return self.output.parent / f".{self.output.name}.agq-work"
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the result, in plain sentences."""
+        notes = []
+        schemes = set(self.schemes.values())
+        asymmetric = any(scheme.weights.bits == 4 and not scheme.weights.symmetric for scheme in schemes)
+        if asymmetric and self.format != PACKED:
+            notes.append(
+                "asymmetric weights are stored as one byte a code, the form that transformers loads; "
+                "`--ct-format pack` packs them"
+            )
+        elif asymmetric:
+            notes.append(
+                "asymmetric weights: transformers loads this folder only with "
+                "`quantization_config=CompressedTensorsConfig(dequantize=True)`"
+            )
+        if (
+            any(scheme.weights.bits == 4 and scheme.activations.bits == 8 for scheme in schemes)
+            and self.format == PACKED
+        ):
+            notes.append("W4A8 packed: vLLM on Arm CPUs wants `--ct-format int` (one byte a weight)")
+        if any(scheme.activations.bits == 4 and scheme.activations.group_size > 0 for scheme in schemes):
+            notes.append("4-bit activations in groups: transformers computes them, vLLM has no kernel for them")
+        for step, reason in self.transforms.skipped.items():
+            notes.append(f"transformation `{step}` is left out: {reason}")
+        if online := online_steps(self.recipe, self.schemes, self.transforms):
+            notes.append(f"computed at run time, by agq only: {'; '.join(online.values())}")
+        if self.recipe.sink_tokens:
+            notes.append(
+                f"sink tokens: the first {self.recipe.sink_tokens} of a sequence have 8-bit activations; other software computes "
+                "them with 4 bits"
+            )
+        if self.recipe.agile.active:
+            notes.append(
+                "static activations, calibrated after the weights: other software quantizes them per token instead"
+            )
+        if self.fitted:
+            notes.append(f"calibration windows are {self.recipe.calibration.seq_len} tokens long, the model's context")
+        return notes
+
+
+def default_output(model: str, recipe: Recipe) -> Path:
+    """`<model>-W4A8` in the current folder."""
+    return Path(f"{Path(model).name.partition('@')[0]}-{recipe.scheme.name}")
+
+
+def plan(
+    model: str,
+    output: str | Path | None = None,
+    *,
+    recipe: Recipe | None = None,
+    preset: str | None = None,
+    calibration: str | Path | None = None,
+    ct_format: str | None = None,
+    force: bool = False,
+    device: str | None = None,
+    check_space: bool = True,
+    **options: Any,
+) -> Plan:
+    """Checks everything that can be checked before any work; see `quantize` for the arguments.
+
+    Raises AgqError or UsageError.
+    """
+    folder, named = find_model(str(model))
+    given = {key for key, value in options.items() if value is not None}
+    # A recipe file of the user's is done as it is; agq's own name a model, and the best way of quantizing it is the
+    # preset's.
+    automatic = recipe is None and not str(model).endswith((".yaml", ".yml"))
+    recipe = effective_recipe(recipe or named, preset, automatic, **options)
+    texts = given & {field.name for field in fields(CalibrationSpec)}
+    if calibration is not None and texts:
+        raise UsageError(
+            f"`--calibration` brings its own windows; `--{sorted(texts)[0].replace('_', '-')}` does not go with it"
+        )
+    if not recipe.calibrated:
+        if texts:
+            raise UsageError(
+                "`--method rtn` reads no calibration text",
+                hint="leave the options about data away, or use `--method gptq`",
+            )
+        if calibration is not None and not recipe.gptq.mse:
+            raise UsageError("`--method rtn` uses calibration statistics only for the clip search", hint="add `--mse`")
+    checkpoint = open_checkpoint(folder)
+    if checkpoint.quantization is not None:
+        raise AgqError(f"`{folder}` is quantized already", hint="start from the unquantized model")
+    recipe.pruning.check(checkpoint.spec.layers)
+    check_schemes(checkpoint.parts, recipe)
+    schemes = module_schemes(checkpoint.parts, recipe)
+    if not schemes:
+        raise AgqError(
+            "the recipe leaves every linear of the decoder blocks in floating point",
+            hint="check `ignore` and overrides",
+        )
+    if recipe.sink_tokens and all(scheme.activations.bits != 4 for scheme in schemes.values()):
+        raise no_sinks(recipe.sink_tokens)
+    _check_overrides(checkpoint, recipe)
+    if options.get("hadamard") is None and (automatic or preset is not None):
+        recipe = fit_hadamard(recipe, checkpoint.spec.ffn)
+    transforms = feasible(checkpoint, recipe.transforms)
+    if options.get("shift") is None and (automatic or preset is not None):
+        # Presets ask for shifts because they serve all families; that a LLaMA has none is no news to its user.
+        transforms = replace(
+            transforms, skipped={step: why for step, why in transforms.skipped.items() if step != "shift"}
+        )
+    format = choose_format(schemes, ct_format)
+    statistics = None
+    fitted = False
+    if calibration is not None:
+        statistics = open_statistics(calibration)
+        check_model(statistics, checkpoint.fingerprint(), model)
+        samples, seq_len = statistics.tokens.shape
+        spec = replace(
+            recipe.calibration,
+            data=str(statistics.calibration["source"]),
+            samples=samples,
+            seq_len=seq_len,
+            seed=int(statistics.calibration["seed"]),
+            detached=bool(statistics.calibration.get("detached")),
+        )
+        recipe = replace(recipe, calibration=spec)
+    elif recipe.calibrated:
+        spec = fit_seq_len(recipe.calibration, checkpoint, explicit="seq_len" in given)
+        fitted = spec.seq_len != recipe.calibration.seq_len
+        recipe = replace(recipe, calibration=spec)
+    if recipe.tune.auto:
+        steps = steps_worth(checkpoint.parts, recipe.calibration.samples, recipe.calibration.seq_len)
+        recipe = replace(recipe, tune=replace(recipe.tune, steps=steps, auto=False))
+    target = Path(output) if output is not None else default_output(str(model), recipe)
+    if not force:
+        check_absent_or_empty(target)
+    elif target.exists() and not (target / "config.json").exists() and any(target.iterdir()):
+        raise AgqError(f"`{target}` is not a model folder: it is not replaced", hint="choose another output path")
+    if target.resolve() == Path(folder).resolve():
+        raise AgqError("output and model are the same folder")
+    if not target.parent.is_dir():
+        raise AgqError(f"`{target.parent}` is not a folder", hint="create it first")
+    windows = (recipe.calibration.samples, recipe.calibration.seq_len) if recipe.calibrated else None
+    needs = estimate(checkpoint.parts, schemes, recipe.method, windows, checkpoint.weight_bytes(), not transforms.empty)
+    if recipe.tune.steps:
+        length = training_length(checkpoint.spec, windows[1])
+        needs = replace(needs, working=needs.working + tuning_bytes(checkpoint.parts, recipe.tune, length))
+    if check_space:
+        check_memory(needs, available_memory())
+        ensure_free_space(target, needs.output)
+    place = torch_device(device)
+    name = Path(model).name if Path(model).exists() else str(model)
+    recipe = replace(recipe, model=name)
+    return Plan(
+        str(model), checkpoint, recipe, schemes, transforms, format, statistics, target, needs, place, force, fitted
+    )
+
+
+def _check_overrides(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """An override that matches nothing is a mistyped one."""
+    modules = [linear.module for linear in checkpoint.parts.block_linears()]
+    for override in recipe.overrides:
+        if not any(override.matches(module) for module in modules):
+            raise AgqError(
+                f"override `{override.pattern}` matches no linear of the decoder blocks",
+                hint=f"names look like `{modules[0]}`",
+            )

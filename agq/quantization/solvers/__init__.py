@@ -1,0 +1,1 @@
+"""Solvers: how the weights of a linear are rounded to codes."""

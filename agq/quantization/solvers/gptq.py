@@ -1,0 +1,195 @@
+"""GPTQ (Frantar et al. 2022, arXiv 2210.17323) in its Cholesky form, as pure tensor functions.
+
+Weights are rounded column by column; the error of a column is pushed to the columns not yet rounded so that the layer's
+output on the calibration inputs changes least. "Act-order" visits the columns in descending order of their inputs'
+energy. Groups are static: their scales are fixed from the original weights in the original column order before any
+permutation, so act-order costs nothing at run time and needs no index of groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agq.numerics.quantizers import Grid, dequantize_weight, quantize_weight
+
+# A failed factorisation is retried with ten times the damping, this many times.
+DAMPING_RETRIES = 3
+# Columns that are updated one at a time before the rest of their block is updated by one matrix product.
+_STRIP = 16
+# Width of the column panels of the Hessian: only panels on and above the diagonal are computed.
+_PANEL = 1024
+
+
+class Hessian:
+    """Running sum of x x^T over the inputs of one or several linears that share them.
+
+    matrix: float32 [columns, columns], the mean over tokens once `finish` was called; tokens: how many were added;
+    cross: for GPTAQ, the same of (x~ - x) x^T, where x~ is the input that the float model has in place of x; else None.
+    """
+
+    def __init__(self, columns: int, device: torch.device | str = "cpu", cross: bool = False) -> None:
+        self.matrix = torch.zeros(columns, columns, dtype=torch.float32, device=device)
+        self.cross = torch.zeros_like(self.matrix) if cross else None
+        self.tokens = 0
+
+    def add(self, x: Tensor, target: Tensor | None = None) -> None:
+        """Adds inputs x, float32 [..., columns]; target: x~ of the same shape, where `cross` is gathered."""
+        x = x.reshape(-1, x.shape[-1])
+        if self.cross is not None:
+            self.cross.addmm_((target.reshape(x.shape) - x).t(), x)
+        columns = x.shape[1]
+        for start in range(0, columns, _PANEL):
+            stop = min(start + _PANEL, columns)
+            # Rows of the upper triangle; the lower one follows from symmetry in finish().
+            self.matrix[start:stop, start:].addmm_(x[:, start:stop].t(), x[:, start:])
+        self.tokens += x.shape[0]
+
+    def finish(self) -> Tensor:
+        """The mean of x x^T, [columns, columns], both triangles filled."""
+        upper = torch.triu(self.matrix)
+        self.matrix = (upper + torch.triu(upper, 1).t()) / max(self.tokens, 1)
+        if self.cross is not None:
+            self.cross /= max(self.tokens, 1)
+        return self.matrix
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What GPTQ needs of the inputs of a layer, shared by all layers with the same inputs.
+
+    upper: float32 [columns, columns], the upper Cholesky factor of the damped inverse Hessian in visiting order; order:
+    int64 [columns], visiting order; dead: bool [columns] in original order, channels whose inputs were always zero;
+    damping: the fraction of the mean diagonal that was added.
+    """
+
+    upper: Tensor
+    order: Tensor
+    dead: Tensor
+    damping: float
+
+
+def factorize(hessian: Tensor, damping: float = 0.01, act_order: bool = True) -> Factor | None:
+    """Factor of a Hessian [columns, columns], or None when it is not positive definite even with the largest damping.
+
+    Tries damping, 10x, 100x and 1000x that value. The factorisation runs in float64: at several thousand columns the
+    inverse of a float32 Hessian loses digits that GPTQ uses.
+    """
+    if not torch.isfinite(hessian).all():
+        return None
+    matrix = hessian.double()
+    diagonal = matrix.diagonal()
+    dead = diagonal <= 0
+    # A dead channel never changes the output: its diagonal is made harmless and its weights are set to zero.
+    diagonal[dead] = 1.0
+    mean = float(diagonal[~dead].mean()) if not bool(dead.all()) else 1.0
+    order = (
+        torch.argsort(diagonal, descending=True, stable=True)
+        if act_order
+        else torch.arange(matrix.shape[0], device=matrix.device)
+    )
+    matrix = matrix[order][:, order]
+    for attempt in range(DAMPING_RETRIES + 1):
+        fraction = damping * 10.0**attempt
+        damped = matrix.clone()
+        damped.diagonal().add_(fraction * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if int(failed) == 0:
+            inverse = torch.cholesky_inverse(lower)
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            if int(failed) == 0 and bool(torch.isfinite(upper).all()):
+                return Factor(upper.float().contiguous(), order, dead, fraction)
+    return None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Codes int8 [rows, columns] in original column order, and the layer's loss: the mean over calibration tokens of
+    the squared output error, summed over output channels (nan where no Hessian was available)."""
+
+    codes: Tensor
+    loss: float
+
+
+def solve(weight: Tensor, grid: Grid, factor: Factor, block_size: int = 128, drift: Tensor | None = None) -> Tensor:
+    """GPTQ codes, int8 [rows, columns] in original column order.
+
+    weight: float32 [rows, columns]; grid: fixed from the original weight; block_size: columns between two lazy updates
+    of the remaining ones; drift: GPTAQ's matrix, see drift_correction.
+    """
+    rows, columns = weight.shape
+    low, high = grid.limits
+    upper = factor.upper
+    # Columns become rows: the vector of one input channel over all output rows is then contiguous.
+    work = weight.t()[factor.order].contiguous()
+    work[factor.dead[factor.order]] = 0.0
+    scales, zeros = grid.columns(factor.order)
+    codes = torch.empty_like(work)
+    pivots = upper.diagonal().tolist()
+    for start in range(0, columns, block_size):
+        stop = min(start + block_size, columns)
+        errors = torch.empty(stop - start, rows, dtype=work.dtype, device=work.device)
+        for strip in range(start, stop, _STRIP):
+            end = min(strip + _STRIP, stop)
+            for j in range(strip, end):
+                w, scale, zero, code = work[j], scales[j], zeros[j], codes[j]
+                torch.div(w, scale, out=code)
+                code.round_().add_(zero).clamp_(low, high)
+                error = errors[j - start]
+                torch.sub(code, zero, out=error)
+                error.mul_(scale).sub_(w).div_(-pivots[j])
+                if j + 1 < end:
+                    work[j + 1 : end].addr_(upper[j, j + 1 : end], error, alpha=-1.0)
+                    if drift is not None:
+                        work[j + 1 : end].addr_(drift[j, j + 1 : end], w)
+            if end < stop:
+                work[end:stop].addmm_(upper[strip:end, end:stop].t(), errors[strip - start : end - start], alpha=-1.0)
+                if drift is not None:
+                    work[end:stop].addmm_(drift[strip:end, end:stop].t(), work[strip:end])
+        if stop < columns:
+            work[stop:].addmm_(upper[start:stop, stop:].t(), errors, alpha=-1.0)
+            if drift is not None:
+                work[stop:].addmm_(drift[start:stop, stop:].t(), work[start:stop])
+    result = torch.empty(columns, rows, dtype=torch.int8, device=weight.device)
+    result[factor.order] = codes.to(torch.int8)
+    return result.t().contiguous()
+
+
+def layer_loss(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
+    """Mean over calibration tokens of |W x - W^ x|^2, from hessian = mean of x x^T."""
+    difference = quantized - weight
+    return float(((difference @ hessian) * difference).sum())
+
+
+def output_energy(weight: Tensor, hessian: Tensor) -> float:
+    """Mean over calibration tokens of |W x|^2, from hessian = mean of x x^T."""
+    return float(((weight @ hessian) * weight).sum())
+
+
+def round_to_nearest(weight: Tensor, grid: Grid, hessian: Tensor | None) -> Solution:
+    """RTN codes with the loss on the calibration inputs, where there are any."""
+    codes = quantize_weight(weight, grid)
+    loss = float("nan") if hessian is None else layer_loss(weight, dequantize_weight(codes, grid), hessian)
+    return Solution(codes, loss)
+
+
+def drift_correction(factor: Factor, cross: Tensor, alpha: float = 0.25) -> Tensor:
+    """GPTAQ's second term (Li et al. 2025, arXiv 2504.02692, their matrix P), float32 [columns, columns] in visiting
+    order.
+
+    GPTAQ makes the quantized layer on the quantized network's inputs x come close to the float layer on the float
+    network's inputs x~. Of that drift, row j tells how the columns not yet visited change for a weight of 1 in column
+    j. cross: mean of (x~ - x) x^T in original order; alpha: the weight of the term (the authors' code takes 0.25).
+    """
+    ordered = cross[factor.order][:, factor.order]
+    return torch.triu(ordered @ factor.upper.t(), 1) @ factor.upper * alpha
+
+
+def gptq(
+    weight: Tensor, grid: Grid, factor: Factor, hessian: Tensor, block_size: int = 128, drift: Tensor | None = None
+) -> Solution:
+    """GPTQ codes with the loss on the calibration inputs; with `drift` (see drift_correction) GPTAQ's."""
+    codes = solve(weight, grid, factor, block_size, drift)
+    return Solution(codes, layer_loss(weight, dequantize_weight(codes, grid), hessian))

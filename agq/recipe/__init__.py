@@ -1,0 +1,44 @@
+"""What is to be done to a model, as plain data: number formats (`schemes`), options of each step (`options`, `agile`,
+`pruning`), the Recipe that holds them (`recipe`), recipes and presets on disk (`files`), and from these and a call's
+options to the recipe that is run (`resolve`). No torch, no numpy.
+"""
+
+from agq.recipe.agile import AgileOptions
+from agq.recipe.files import load_recipe, resolve_model
+from agq.recipe.options import CalibrationSpec, GptqOptions, TransformOptions, TuneOptions
+from agq.recipe.pruning import PruningOptions
+from agq.recipe.recipe import KV_BITS, MAX_SINK_TOKENS, METHODS, Recipe, no_sinks
+from agq.recipe.schemes import (
+    GROUP_STEP,
+    SCHEMES,
+    ActivationScheme,
+    Override,
+    Scheme,
+    WeightScheme,
+    check_pattern,
+    pattern_matches,
+)
+
+__all__ = [
+    "GROUP_STEP",
+    "KV_BITS",
+    "MAX_SINK_TOKENS",
+    "METHODS",
+    "SCHEMES",
+    "ActivationScheme",
+    "AgileOptions",
+    "CalibrationSpec",
+    "GptqOptions",
+    "Override",
+    "PruningOptions",
+    "Recipe",
+    "Scheme",
+    "TransformOptions",
+    "TuneOptions",
+    "WeightScheme",
+    "check_pattern",
+    "load_recipe",
+    "no_sinks",
+    "pattern_matches",
+    "resolve_model",
+]

@@ -1,0 +1,219 @@
+"""Recipes on disk: strict YAML whose errors name the line, where recipes are looked for, and what MODEL means.
+
+Paths in a recipe that begin with `./` or `../` are relative to the recipe's own file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agq.errors import AgqError
+from agq.recipe.recipe import Recipe
+from agq.structured import dotted
+
+MAX_BYTES = 1 << 20
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+def config_dirs() -> list[Path]:
+    """Folders with recipes: inside an installed package, else beside it in a source tree."""
+    package = Path(__file__).resolve().parent.parent
+    return [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()][:1]
+
+
+def recipe_names() -> list[str]:
+    """The names that `resolve_model` finds, sorted."""
+    return sorted({path.stem for folder in config_dirs() for path in folder.glob("*.yaml")})
+
+
+def find_recipe(name: str) -> Path | None:
+    """The recipe file of a name such as "llama-7b" (in any case); None when there is none."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        return None
+    for folder in config_dirs():
+        path = folder / f"{name.lower()}.yaml"
+        if path.is_file():
+            return path
+    return None
+
+
+def preset_names() -> list[str]:
+    """The names that `apply_preset` knows, sorted."""
+    return sorted({path.stem for folder in config_dirs() for path in (folder / "presets").glob("*.yaml")})
+
+
+def apply_preset(recipe: Recipe, name: str, without: Collection[str] = ()) -> Recipe:
+    """`recipe` with the sections of preset `name` (configs/presets) in place of its own: everything that the preset's
+    file names, each section as a whole, but for the sections `without`; of the calibration only what it names, the text
+    is the recipe's.
+
+    Raises AgqError: no such preset.
+    """
+    for folder in config_dirs():
+        path = folder / "presets" / f"{name.lower()}.yaml"
+        if re.fullmatch(r"[\w.-]+", name) and path.is_file():
+            values, _ = parse_yaml(path.read_text(encoding="utf-8"), f"`{path}`")
+            found = load_recipe(path)
+            sections = {key: getattr(found, key) for key in values if key not in without}
+            if "calibration" in sections:
+                named = {key: getattr(found.calibration, key) for key in values["calibration"]}
+                sections["calibration"] = replace(recipe.calibration, **named)
+            return replace(recipe, **sections)
+    raise AgqError(f"unknown preset `{name}`", hint=f"presets: {', '.join(preset_names())}")
+
+
+def resolve_model(name: str) -> tuple[str, Recipe | None]:
+    """What MODEL on the command line means.
+
+    In this order: a recipe file (`*.yaml`), a local folder with a config.json or a local file, a recipe's name, a hub
+    id ("owner/name", "owner/name@revision").
+
+    Returns:
+        (local path or hub id, the recipe that named it or None).
+
+    Raises:
+        AgqError: none of these; the recipe names no model.
+    """
+    path = Path(name).expanduser()
+    if name.endswith((".yaml", ".yml")):
+        return _model_of(load_recipe(path), str(path))
+    if path.is_file() or (path / "config.json").is_file():
+        return str(path), None
+    recipe = find_recipe(name)
+    if recipe is not None:
+        return _model_of(load_recipe(recipe), name)
+    if path.is_dir():
+        raise AgqError(
+            f"folder `{name}` has no config.json", hint="MODEL is a Hugging Face folder, a recipe's name or a hub id"
+        )
+    if not name.startswith((".", "/", "~")) and _HUB_ID.fullmatch(name):
+        return name, None
+    close = difflib.get_close_matches(name.lower(), recipe_names(), n=3)
+    suggestion = f"did you mean {' or '.join(f'`{item}`' for item in close)}? " if close else ""
+    hint = f"{suggestion}recipes: {', '.join(recipe_names())}"
+    if "/" in name or name.startswith((".", "~")):
+        raise AgqError(
+            f"no such file or folder: `{name}`", hint="MODEL is a Hugging Face folder, a recipe's name or a hub id"
+        )
+    raise AgqError(f"`{name}` is neither a recipe nor a local folder nor a hub id", hint=hint)
+
+
+def _model_of(recipe: Recipe, name: str) -> tuple[str, Recipe]:
+    if recipe.model is None:
+        raise AgqError(f"recipe `{name}` names no model", hint="add a line `model: FOLDER or HUB-ID` to it")
+    return recipe.model, recipe
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Reads a recipe file.
+
+    Raises:
+        AgqError: the file cannot be read, is not YAML, has an unknown or repeated key or a wrong value; the message
+            names the line.
+    """
+    path = Path(path).expanduser()
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise AgqError(f"cannot read recipe `{path}`: {error.strerror or error}") from None
+    if len(data) > MAX_BYTES:
+        raise AgqError(f"`{path}` is too large to be a recipe")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise AgqError(f"`{path}`, line {line}: not UTF-8 text") from None
+    values, lines = parse_yaml(text, f"`{path}`")
+
+    def place(keys: tuple[Any, ...]) -> str:
+        for length in range(len(keys), 0, -1):
+            if keys[:length] in lines:
+                return f"`{path}`, line {lines[keys[:length]]}: `{dotted(keys)}`"
+        return f"`{path}`"
+
+    recipe = Recipe.from_dict(values, place)
+    folder = path.resolve().parent
+    calibration = replace(recipe.calibration, data=located(recipe.calibration.data, folder))
+    return replace(recipe, model=located(recipe.model, folder) if recipe.model else None, calibration=calibration)
+
+
+def split_sources(source: str, folder: Path = Path()) -> list[str]:
+    """The sources that a calibration text names, separated by commas; a file (seen from `folder`) whose own name has
+    commas is one."""
+    if "," not in source or (folder / Path(source).expanduser()).exists():
+        return [source]
+    return [part.strip() for part in source.split(",") if part.strip()]
+
+
+def located(names: str, folder: Path) -> str:
+    """`names` of models or texts in a file of `folder`: those that begin with ./ or ../ are relative to it."""
+    parts = split_sources(names, folder)
+    return ",".join(str((folder / part).resolve()) if part.startswith(("./", "../")) else part for part in parts)
+
+
+def parse_yaml(text: str, where: str) -> tuple[Any, dict[tuple[Any, ...], int]]:
+    """A YAML document of plain tables, lists and scalars.
+
+    Returns:
+        (value, line of each key path, from 1).
+
+    Raises:
+        AgqError: a syntax error, a repeated key, anchors or tags (a recipe needs none).
+    """
+    import yaml
+
+    lines: dict[tuple[Any, ...], int] = {}
+    loader = yaml.SafeLoader(text)
+    try:
+        if any(
+            isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken)
+            for token in yaml.scan(text, yaml.SafeLoader)
+        ):
+            raise AgqError(f"{where}: anchors, aliases and tags are not used in recipes")
+        node = loader.get_single_node()
+        value = {} if node is None else _value(node, (), lines, loader, where)
+    except RecursionError:
+        raise AgqError(f"{where}: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+        raise AgqError(f"{where}{line}: not valid YAML: {problem}") from None
+    finally:
+        loader.dispose()
+    return value, lines
+
+
+def _value(node: Any, path: tuple[Any, ...], lines: dict[tuple[Any, ...], int], loader: Any, where: str) -> Any:
+    import yaml
+
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, (*path, index), lines, loader, where) for index, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        table = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise AgqError(f"{where}, line {line}: a key is not a word")
+            key = key_node.value
+            if key in table:
+                raise AgqError(f"{where}, line {line}: key `{key}` is given twice")
+            lines[(*path, key)] = line
+            table[key] = _value(value_node, (*path, key), lines, loader, where)
+        return table
+    if (
+        node.tag == "tag:yaml.org,2002:str"
+        and node.style is None
+        and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", node.value)
+    ):
+        return float(node.value)  # YAML 1.1 takes 1e-2 for a text
+    if node.tag == "tag:yaml.org,2002:timestamp":
+        return node.value
+    return loader.construct_object(node)

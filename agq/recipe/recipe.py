@@ -1,0 +1,211 @@
+"""The Recipe: everything that quantizing does to a model, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agq import structured
+from agq.errors import AgqError
+from agq.recipe.agile import AgileOptions
+from agq.recipe.options import CalibrationSpec, GptqOptions, TransformOptions, TuneOptions
+from agq.recipe.pruning import PruningOptions
+from agq.recipe.schemes import (
+    SCHEMES,
+    ActivationScheme,
+    Override,
+    Scheme,
+    WeightScheme,
+    check_pattern,
+    pattern_matches,
+    read_override,
+)
+from agq.structured import Place
+
+METHODS = ("gptq", "gptaq", "rtn")
+KV_BITS = (4, 8, 32)
+# Attention sinks are the first few tokens: more would be another recipe. Also the limit of the C library (agq.h).
+MAX_SINK_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything `agq quantize` does to a model.
+
+    Attributes:
+        model: local folder or hub id, or None where the command line names it.
+        overrides: other schemes for some linears; the first pattern that matches counts.
+        ignore: patterns of linears that stay in floating point in the quantized folder.
+        pruning: token pruning of prompts, which `agq run` does with the packed model unless it is told not to.
+        act_clip: share of the range that asymmetric 4-bit activations cover; act_clip_search: choose it for each input
+            on calibration text instead, by the error of the linears' outputs.
+        sink_tokens: first positions of every sequence (attention sinks, whose activations are massive) that keep 8-bit
+            activations, symmetric and per token, where dynamic activations have 4 bits; 0: none.
+        kv_bits: width of the KV cache at run time, 4, 8 or 32. head_bits: width of the output head in the artifact, 8,
+            16 or 32.
+        seed: of everything random but the choice of calibration windows.
+    """
+
+    model: str | None = None
+    scheme: Scheme = Scheme(WeightScheme(4), ActivationScheme(8, True))
+    method: str = "gptq"
+    gptq: GptqOptions = GptqOptions()
+    calibration: CalibrationSpec = CalibrationSpec()
+    overrides: tuple[Override, ...] = ()
+    ignore: tuple[str, ...] = ("lm_head",)
+    transforms: TransformOptions = TransformOptions()
+    tune: TuneOptions = TuneOptions()
+    pruning: PruningOptions = PruningOptions()
+    agile: AgileOptions = AgileOptions()
+    act_clip: float = 1.0
+    act_clip_search: bool = False
+    sink_tokens: int = 0
+    kv_bits: int = 8
+    head_bits: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise AgqError(f"unknown method `{self.method}`", hint=f"methods: {', '.join(METHODS)}")
+        if self.kv_bits not in KV_BITS:
+            raise AgqError(f"a KV cache of {self.kv_bits} bits is not available", hint="use 4, 8 or 32")
+        if not 0.5 <= self.act_clip <= 1:
+            raise AgqError(f"act_clip is {self.act_clip}, not between 0.5 and 1")
+        if self.head_bits not in (8, 16, 32):
+            raise AgqError(f"an output head of {self.head_bits} bits is not available", hint="use 8, 16 or 32")
+        if not self.scheme.quantized:
+            raise AgqError("scheme W16A16 quantizes nothing", hint=f"schemes: {', '.join(SCHEMES)}")
+        for pattern in self.ignore:
+            check_pattern(pattern)
+        if not 0 <= self.sink_tokens <= MAX_SINK_TOKENS:
+            raise AgqError(f"sink_tokens is {self.sink_tokens}, not between 0 and {MAX_SINK_TOKENS}")
+        if self.agile.active:
+            self._check_agile()
+        schemes = (self.scheme, *(item.scheme for item in self.overrides))
+        if self.sink_tokens and all(scheme.activations.bits != 4 for scheme in schemes):
+            raise no_sinks(self.sink_tokens)
+
+    def _check_agile(self) -> None:
+        if self.agile.softmax_bits and self.kv_bits != 8:
+            raise AgqError(
+                f"integer attention (`agile.softmax_bits: 4`) keeps 8-bit keys and values, not {self.kv_bits}-bit ones",
+                hint="leave kv_bits at 8, or set `agile.softmax_bits: 0`",
+            )
+        if self.tune.active:
+            raise AgqError(
+                "scales are tuned with dynamic activations, static ones (`agile`) are set afterwards",
+                hint="use `--tune 0`",
+            )
+        schemes = [self.scheme, *(item.scheme for item in self.overrides if item.scheme.quantized)]
+        if any(scheme.weights.bits != 4 or scheme.activations.bits != 8 for scheme in schemes):
+            raise AgqError(
+                "static activations (`agile`) go with the scheme W4A8 or W4A8_ASYM",
+                hint="`agile.four_bits` says which inputs have 4 bits",
+            )
+        if self.sink_tokens:
+            raise AgqError(
+                f"static activations (`agile`) are the same for all tokens: no sink_tokens {self.sink_tokens}",
+                hint="use dynamic 4-bit activations (W4A4), or `--sink-tokens 0`",
+            )
+        if self.act_clip != 1 or self.act_clip_search or self.kv_bits == 4:
+            raise AgqError(
+                "static activations (`agile`) have ranges of their own: no act_clip, act_clip_search or kv_bits 4",
+                hint="`agile.observer: percentile` cuts outliers",
+            )
+
+    @property
+    def solver(self) -> bool:
+        """The weights are rounded by GPTQ or GPTAQ."""
+        return self.method != "rtn"
+
+    @property
+    def calibrated(self) -> bool:
+        """Calibration text is read."""
+        return self.solver or self.transforms.measured or self.act_clip_search or self.tune.active or self.agile.active
+
+    def scheme_for(self, module: str) -> Scheme | None:
+        """The scheme of a linear by its module name; None: it stays in floating point."""
+        if any(pattern_matches(pattern, module) for pattern in self.ignore):
+            return None
+        for override in self.overrides:
+            if override.matches(module):
+                return override.scheme if override.scheme.quantized else None
+        return self.scheme
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only; `from_dict` of it gives an equal recipe."""
+        return {
+            "model": self.model,
+            "scheme": self.scheme.to_dict(),
+            "method": self.method,
+            "gptq": structured.plain(self.gptq),
+            "calibration": structured.plain(self.calibration),
+            "overrides": [{"pattern": item.pattern, "scheme": item.scheme.to_dict()} for item in self.overrides],
+            "ignore": list(self.ignore),
+            "transforms": structured.plain(self.transforms),
+            "tune": structured.plain(self.tune),
+            "pruning": self.pruning.to_dict(),
+            "agile": structured.plain(self.agile),
+            "act_clip": self.act_clip,
+            "act_clip_search": self.act_clip_search,
+            "sink_tokens": self.sink_tokens,
+            "kv_bits": self.kv_bits,
+            "head_bits": self.head_bits,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, place: Place | None = None) -> Recipe:
+        """A recipe from parsed YAML or JSON; missing keys take their defaults.
+
+        Args:
+            place: words for the place of a key path, for messages.
+
+        Raises:
+            AgqError: unknown key (with the valid ones), a value of the wrong type or out of range.
+        """
+        place = place or structured.in_recipe
+        table = structured.table(data, structured.names(cls), place, ())
+        values: dict[str, Any] = {}
+        for name, value in table.items():
+            path = (name,)
+            if name == "scheme":
+                values[name] = Scheme.from_dict(value, place, path)
+            elif name in _TABLES:
+                values[name] = structured.build(_TABLES[name], value, place, path)
+            elif name == "overrides":
+                values[name] = tuple(
+                    read_override(item, place, (name, i))
+                    for i, item in enumerate(structured.sequence(value, place, path))
+                )
+            elif name == "ignore":
+                values[name] = tuple(structured.sequence(value, place, path))
+                if not all(isinstance(item, str) for item in values[name]):
+                    raise AgqError(f"{place(path)} is not a list of names")
+            else:
+                values[name] = structured.typed(cls, name, value, place, path)
+        return structured.at(place, (), lambda: cls(**values))
+
+    def to_yaml(self) -> str:
+        """The recipe as a YAML document that `load_recipe` reads."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=False)
+
+
+_TABLES = {
+    "gptq": GptqOptions,
+    "calibration": CalibrationSpec,
+    "transforms": TransformOptions,
+    "tune": TuneOptions,
+    "pruning": PruningOptions,
+    "agile": AgileOptions,
+}
+
+
+def no_sinks(count: int) -> AgqError:
+    """What is said where sink tokens are asked for and no activations have 4 bits."""
+    return AgqError(
+        f"sink_tokens {count} changes nothing: no linear has 4-bit activations",
+        hint="sink tokens keep 8 bits where the others have 4 (W4A4); leave it at 0",
+    )

@@ -1,0 +1,1 @@
+"""safetensors files: the reader, and the only writer."""
