@@ -10,17 +10,25 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 BIN := $(VENV)/bin
 INSTALL_INPUTS := pyproject.toml setup.py constraints.txt scripts/venv.sh
+SHELL_SCRIPTS := $(wildcard scripts/*.sh kernels/tests/*.sh) .ci/run
+PYTHON_CODE := agq benchmarks demo kernels scripts tests setup.py
+C_CODE := $(wildcard kernels/include/*.h kernels/src/*/*.[ch] kernels/tests/*.[ch] kernels/bench/*.[ch] tests/arm/*.c)
+# One file of tests at a time and worker. Two processes with one thread each finish sooner than one process with two.
+PYTEST := pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 export PYTHON PIP_TORCH_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean install venv-test kernels test test-c test-arm test-py sanitize bench wheel lint deps clean
+.PHONY: help demo demo-clean install venv-test venv-dev kernels kernels-arm test test-c test-arm test-py coverage check lint \
+        types format sanitize bench wheel deps clean
 
 help: ## list the targets
 	@echo "agq: quantize LLaMA, OPT and BLOOM models to INT4 and run them on CPUs."
 	@echo
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 	@echo
-	@echo "Variables: PYTHON=python3.12   PIP_TORCH_ARGS='...'   CROSS=aarch64-linux-gnu- (kernels, wheel)   PYTEST_ARGS='-k gptq'"
+	@echo "Variables: PYTHON=python3.12   JOBS=2   PIP_TORCH_ARGS='...'   CROSS=aarch64-linux-gnu- (kernels, wheel)"
+	@echo "           PYTEST_ARGS='-k gptq' (test-py, coverage)"
 
 demo: $(VENV)/.quantize ## install agq into .venv and run the whole pipeline on the demo model
 	@$(BIN)/python demo/demo.py
@@ -32,37 +40,68 @@ install: $(VENV)/.quantize ## install agq with everything into .venv
 	@echo
 	@echo "agq is installed: $(BIN)/agq --help"
 
+# Each set holds the ones before it.
 $(VENV)/.quantize: $(INSTALL_INPUTS)
-	@scripts/deps.sh build --install
+	@scripts/deps.sh --install build
 	@scripts/venv.sh $(VENV) quantize
 	@touch $@
 
 $(VENV)/.test: $(INSTALL_INPUTS)
-	@scripts/deps.sh build --install
+	@scripts/deps.sh --install build
 	@scripts/venv.sh $(VENV) test
-	@touch $@ $(VENV)/.quantize
+	@touch $(VENV)/.quantize $@
+
+$(VENV)/.dev: $(INSTALL_INPUTS)
+	@scripts/deps.sh --install build
+	@scripts/venv.sh $(VENV) dev
+	@touch $(VENV)/.quantize $(VENV)/.test $@
 
 venv-test: $(VENV)/.test
+venv-dev: $(VENV)/.dev
 
 kernels: ## compile the C libraries into kernels/build (CROSS=aarch64-linux-gnu- for a Raspberry Pi)
 	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) CROSS=$(CROSS)
 
-test: ## all tests: C natively and under Arm emulation, then Python
-	@scripts/deps.sh build
-	@scripts/deps.sh arm
+kernels-arm: deps
+	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) CROSS=aarch64-linux-gnu-
+
+test: deps ## all tests: C natively and under Arm emulation, then Python with coverage; installs what is missing
+	@$(MAKE) --no-print-directory venv-test
 	@$(MAKE) --no-print-directory test-c
 	@$(MAKE) --no-print-directory test-arm
-	@$(MAKE) --no-print-directory test-py
+	@$(MAKE) --no-print-directory coverage
 
 test-c: ## the C tests, at each instruction-set level that this machine runs
 	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) --output-sync=target test
 
-test-arm: ## the C tests under emulation: Cortex-A72 (Raspberry Pi 4), Cortex-A76 (Raspberry Pi 5)
-	@scripts/deps.sh arm
+test-arm: deps ## the C tests under emulation: Cortex-A72 (Raspberry Pi 4), Cortex-A76 (Raspberry Pi 5)
 	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) --output-sync=target test-arm
 
-test-py: venv-test kernels ## the Python tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test-py: venv-test kernels kernels-arm ## the Python tests
+	$(ONE_THREAD) $(BIN)/python -m $(PYTEST) $(PYTEST_ARGS)
+
+coverage: venv-test kernels kernels-arm ## the Python tests, and the lines of agq/ that they run: at least 90 %
+	@rm -rf .coverage
+	$(ONE_THREAD) $(BIN)/python -m coverage run -m $(PYTEST) $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage combine -q
+	@$(BIN)/python -m coverage report
+
+check: lint types kernels ## style, types and the fast tests: for the loop of a developer
+	$(ONE_THREAD) $(BIN)/python -m $(PYTEST) $(PYTEST_ARGS) -m "not slow"
+
+lint: venv-dev ## style of Python, C and shell code
+	$(BIN)/python -m ruff check $(PYTHON_CODE)
+	$(BIN)/python -m ruff format --check $(PYTHON_CODE)
+	$(BIN)/clang-format --dry-run --Werror $(C_CODE)
+	$(BIN)/shellcheck -x $(SHELL_SCRIPTS)
+
+types: venv-dev ## types of the Python code
+	$(BIN)/python -m mypy
+
+format: venv-dev ## give Python and C code the style that `make lint` checks
+	$(BIN)/python -m ruff check --fix $(PYTHON_CODE)
+	$(BIN)/python -m ruff format $(PYTHON_CODE)
+	$(BIN)/clang-format -i $(C_CODE)
 
 sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) --output-sync=target sanitize
@@ -74,14 +113,9 @@ wheel: $(VENV)/.quantize ## build a wheel with compiled kernels into dist/ (CROS
 	AGQ_CROSS=$(CROSS) $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
 	@ls -l dist/*.whl
 
-lint: venv-test ## check the style of the Python code
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt ruff
-	$(BIN)/python -m ruff check agq demo tests setup.py
-
-deps: ## install the Debian packages that building and testing need (as root)
-	@scripts/deps.sh build --install
-	@scripts/deps.sh arm --install
+deps: ## install the Debian packages that building and testing need, where they are missing (as root, or by sudo)
+	@scripts/deps.sh --install build arm
 
 clean: ## remove everything that was built, the virtual environment included
-	rm -rf $(VENV) .demo build dist kernels/build* *.egg-info
+	rm -rf $(VENV) .demo .coverage .mypy_cache build dist kernels/build* *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
