@@ -103,7 +103,8 @@ def main() -> None:
             before = [product_speed(kind, device, square) for kind in (torch.float32, torch.float64)]
             agq.quantize(
                 folder / "block", folder / f"out{round_}", scheme=args.scheme, method="gptq",
-                data=str(folder / "text.txt"), samples=sizes["samples"], seq_len=sizes["seq_len"], progress=times, device=device,
+                data=str(folder / "text.txt"), samples=sizes["samples"], seq_len=sizes["seq_len"],
+                progress=times, device=device,
             )  # fmt: skip
             after = [product_speed(kind, device, square) for kind in (torch.float32, torch.float64)]
             speeds.append([max(pair) for pair in zip(before, after, strict=True)])

@@ -74,8 +74,8 @@ def tokenizer_json(vocab: int) -> dict:
             "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
         },
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-            "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
             "vocab": {text: i for i, text in enumerate(entries)}, "merges": merges,
         },
     }  # fmt: skip
@@ -104,9 +104,10 @@ def write(out: Path, a: argparse.Namespace) -> None:
     table = [(name, "BF16", shape) for name, shape in tensors(a)]
     ensure_free_space(out, sum(2 * math.prod(shape) for _, _, shape in table))
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": a.hidden, "intermediate_size": a.ffn,
-        "num_hidden_layers": a.layers, "num_attention_heads": a.heads, "num_key_value_heads": a.kv_heads, "head_dim": a.head_dim,
-        "vocab_size": a.vocab, "max_position_embeddings": a.context, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": a.hidden,
+        "intermediate_size": a.ffn, "num_hidden_layers": a.layers, "num_attention_heads": a.heads,
+        "num_key_value_heads": a.kv_heads, "head_dim": a.head_dim, "vocab_size": a.vocab,
+        "max_position_embeddings": a.context, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
         "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": a.tied, "bos_token_id": 0, "eos_token_id": 1,
         "initializer_range": 0.02, "use_cache": True, "torch_dtype": "bfloat16",
     }  # fmt: skip

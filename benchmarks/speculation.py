@@ -17,9 +17,12 @@ from typing import Any
 from common import Foreign, add_clock_option, alternate, parser, ratio, report
 
 DEMO = Path(__file__).resolve().parent.parent / "demo" / "llama-demo"
-SUMMARY = """The town lies on a river that freezes in winter. Its first bridge was built of wood in 1740 and burned down in 1802.
-The second bridge, of stone, was opened in 1811 and stood until the flood of 1894, which carried away two of its five arches.
-The third bridge, of steel, was opened in 1899. It was made wider in 1956, when the tram was closed, and it still carries all the
+SUMMARY = """The town lies on a river that freezes in winter. Its first bridge was built of wood in 1740 and burned \
+down in 1802.
+The second bridge, of stone, was opened in 1811 and stood until the flood of 1894, which carried away two \
+of its five arches.
+The third bridge, of steel, was opened in 1899. It was made wider in 1956, when the tram was closed, \
+and it still carries all the
 traffic of the town. A fourth bridge has been planned since 1998, but the council has never agreed on a place for it.
 
 Summary: The town lies on a river that freezes in winter. Its first bridge was built of wood in 1740"""

@@ -3,12 +3,14 @@
 
 Two figures for each kernel:
   loop   the innermost loop alone, repeated: what the multiplier allows with unpacking and broadcasts beside it;
-  whole  every instruction that the kernel executes for a matrix product (scales, widening, stores included), in the order an
-         emulator ran them, modelled as one straight run. Data in L1, branches predicted, loads never wait for stores.
-Needs a cross compiler (aarch64-linux-gnu-gcc, or clang --cc "clang --target=aarch64-linux-gnu ..."), llvm-mca, qemu-aarch64
-(for `whole`) and objdump for aarch64. cortex-a72 stands for itself; neoverse-n1 for the Cortex-A76, whose own model in LLVM is
-another core's.
+  whole  every instruction that the kernel executes for a matrix product (scales, widening, stores included), in the
+         order an emulator ran them, modelled as one straight run. Data in L1, branches predicted, loads never wait for
+         stores.
+Needs a cross compiler (aarch64-linux-gnu-gcc, or clang --cc "clang --target=aarch64-linux-gnu ..."), llvm-mca,
+qemu-aarch64 (for `whole`) and objdump for aarch64. cortex-a72 stands for itself; neoverse-n1 for the Cortex-A76, whose
+own model in LLVM is another core's.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -33,9 +35,16 @@ MACS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "umlal": 8, "umlal2": 
 # Products per cycle to reach, in tiles and with one token: (level, core) -> (tile, one).
 TARGETS = {("neon", "cortex-a72"): (7.5, 7.0), ("dotprod", "neoverse-n1"): (28.0, 15.0)}
 # name -> (weights, bits of activations, weight group, activation group)
-SCHEMES = {"W4A8 g128": ("u4", 8, 128, 0), "W4A4 g128": ("u4", 4, 128, 128), "W4A8 channel": ("u4", 8, 0, 0),
-           "W4A4 channel": ("u4", 4, 0, 128), "W4A8 g32": ("u4", 8, 32, 0), "W4A4 g32": ("u4", 4, 32, 128),
-           "W8A8 channel": ("i8", 8, 0, 0), "W4A4 packed": ("u4", 4, 128, 128)}
+SCHEMES = {
+    "W4A8 g128": ("u4", 8, 128, 0),
+    "W4A4 g128": ("u4", 4, 128, 128),
+    "W4A8 channel": ("u4", 8, 0, 0),
+    "W4A4 channel": ("u4", 4, 0, 128),
+    "W4A8 g32": ("u4", 8, 32, 0),
+    "W4A4 g32": ("u4", 4, 32, 128),
+    "W8A8 channel": ("i8", 8, 0, 0),
+    "W4A4 packed": ("u4", 4, 128, 128),
+}
 PACKED = "W4A4 packed"  # the packed 4-bit multiplier: a MUL of 16-bit lanes makes two products in each
 
 
@@ -47,10 +56,10 @@ class Row:
     tokens: int
     kernel: str
     loop_instructions: int
-    loop_spills: int          # loads and stores on the stack inside the loop
+    loop_spills: int  # loads and stores on the stack inside the loop
     loop_macs_per_cycle: float
     macs_per_instruction: float
-    macs_per_cycle: float     # whole
+    macs_per_cycle: float  # whole
     target: float | None
 
 
@@ -81,8 +90,10 @@ def find_mca() -> str:
 def run(command: list[str], **more) -> str:
     result = subprocess.run(command, capture_output=True, text=True, **more)
     if result.returncode:
-        fail(f"{' '.join(command[:3])} ... failed ({result.returncode}): {result.stderr.strip()[-800:]}",
-             "run it by hand to see more")
+        fail(
+            f"{' '.join(command[:3])} ... failed ({result.returncode}): {result.stderr.strip()[-800:]}",
+            "run it by hand to see more",
+        )
     return result.stdout
 
 
@@ -93,12 +104,32 @@ def build(cc: list[str], level: str, folder: Path) -> tuple[Path, set[str]]:
     objects, kernels = [], set()
     for source in [*sources, str(KERNELS / "bench" / "arm_trace.c")]:
         target = folder / f"{level}_{Path(source).parent.name}_{Path(source).stem}.o"
-        run([*cc, "-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-pthread", f"-I{KERNELS}/include",
-             f"-I{KERNELS}/src", *FLAGS[level], f"-DAGQ_ISA_{level.upper()}=1", f'-DAGQ_ISA_NAME="{level}"',
-             "-c", source, "-o", str(target)])
+        run(
+            [
+                *cc,
+                "-O3",
+                "-std=c11",
+                "-ffp-contract=off",
+                "-fno-math-errno",
+                "-pthread",
+                f"-I{KERNELS}/include",
+                f"-I{KERNELS}/src",
+                *FLAGS[level],
+                f"-DAGQ_ISA_{level.upper()}=1",
+                f'-DAGQ_ISA_NAME="{level}"',
+                "-c",
+                source,
+                "-o",
+                str(target),
+            ]
+        )
         objects.append(str(target))
         if re.fullmatch(r"arm_(neon|dot|dot_\w+|i8mm)|packed4\w*", Path(source).stem):
-            kernels |= {line.split()[-1] for line in run([f"{BINUTILS}nm", str(target)]).splitlines() if line.split()[-2] in "tT"}
+            kernels |= {
+                line.split()[-1]
+                for line in run([f"{BINUTILS}nm", str(target)]).splitlines()
+                if line.split()[-2] in "tT"
+            }
     linker = shutil.which("aarch64-linux-gnu-gcc")
     run([linker or cc[0], "-static", "-o", str(program), *objects, "-pthread", "-lm"])
     return program, kernels
@@ -135,7 +166,7 @@ def innermost_loops(function: list[tuple[int, str]]) -> list[tuple[int, int, lis
         if target is not None and target <= address and target in index:
             spans.append((index[target], i))
     inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-    loops = [(function[a][0], function[b][0], [t for _, t in function[a:b + 1]]) for a, b in inner]
+    loops = [(function[a][0], function[b][0], [t for _, t in function[a : b + 1]]) for a, b in inner]
     return [loop for loop in loops if macs(loop[2])]
 
 
@@ -146,31 +177,67 @@ def cycles(mca: str, core: str, body: list[str], iterations: int) -> float:
         if re.match(r"^(bl|blr|ret|br)\b", instruction):
             continue
         lines.append(re.sub(r"[0-9a-f]+ <[^>]*>$", "target", instruction))
-    out = run([mca, "-march=aarch64", f"-mcpu={core}", f"-iterations={iterations}", "-instruction-info=0",
-               "-resource-pressure=0"], input="\n".join(lines) + "\n")
+    out = run(
+        [
+            mca,
+            "-march=aarch64",
+            f"-mcpu={core}",
+            f"-iterations={iterations}",
+            "-instruction-info=0",
+            "-resource-pressure=0",
+        ],
+        input="\n".join(lines) + "\n",
+    )
     return int(re.search(r"Total Cycles:\s+(\d+)", out).group(1)) / iterations
 
 
-def trace(qemu: str, level: str, program: Path, arguments: list[str], kernels: list[list[tuple[int, str]]],
-          folder: Path) -> tuple[str, list[int]]:
+def trace(
+    qemu: str, level: str, program: Path, arguments: list[str], kernels: list[list[tuple[int, str]]], folder: Path
+) -> tuple[str, list[int]]:
     """The kernel's name and the addresses that were executed in the functions `kernels`, in order."""
     ranges = ",".join(f"{f[0][0]:#x}..{f[-1][0] + 4:#x}" for f in kernels)
     log = folder / "trace.log"
-    name = run([qemu, "-cpu", EMULATED[level], "-singlestep", "-d", "exec,nochain", "-dfilter", ranges, "-D", str(log),
-                str(program), *arguments]).strip()
+    name = run(
+        [
+            qemu,
+            "-cpu",
+            EMULATED[level],
+            "-singlestep",
+            "-d",
+            "exec,nochain",
+            "-dfilter",
+            ranges,
+            "-D",
+            str(log),
+            str(program),
+            *arguments,
+        ]
+    ).strip()
     # "Trace 0: 0x... [cs_base/pc/flags/cflags]"
     pcs = [int(m.group(1), 16) for m in re.finditer(r"^Trace \d+: \S+ \[[0-9a-f]+/([0-9a-f]+)/", log.read_text(), re.M)]
     inside = {address for f in kernels for address, _ in f}
     return name, [pc for pc in pcs if pc in inside]
 
 
-def measure(tools: dict, level: str, scheme: str, tokens: int, program: Path, kernels: set[str], functions: dict, folder: Path,
-            columns: int, rows: int) -> list[Row]:
+def measure(
+    tools: dict,
+    level: str,
+    scheme: str,
+    tokens: int,
+    program: Path,
+    kernels: set[str],
+    functions: dict,
+    folder: Path,
+    columns: int,
+    rows: int,
+) -> list[Row]:
     weights, bits, group, act_group = SCHEMES[scheme]
     arguments = [weights, str(bits), str(group), str(act_group), str(columns), str(rows), str(tokens)]
     if scheme == PACKED:
         arguments.append("packed")
-    name, pcs = trace(tools["qemu"], level, program, arguments, [f for n, f in functions.items() if n in kernels and f], folder)
+    name, pcs = trace(
+        tools["qemu"], level, program, arguments, [f for n, f in functions.items() if n in kernels and f], folder
+    )
     text = {address: t for f in functions.values() for address, t in f}
     visits: dict[int, int] = {}
     for pc in pcs:
@@ -186,9 +253,21 @@ def measure(tools: dict, level: str, scheme: str, tokens: int, program: Path, ke
         loop_cycles = cycles(tools["mca"], core, body, 200)
         whole_cycles = cycles(tools["mca"], core, whole, 1)
         target = TARGETS.get((level, core)) if scheme != PACKED else None
-        rows_out.append(Row(level, core, scheme, tokens, name, len(body), sum("[sp" in i for i in body),
-                            macs(body) / loop_cycles, total / len(whole), total / whole_cycles,
-                            target[tokens == 1] if target else None))
+        rows_out.append(
+            Row(
+                level,
+                core,
+                scheme,
+                tokens,
+                name,
+                len(body),
+                sum("[sp" in i for i in body),
+                macs(body) / loop_cycles,
+                total / len(whole),
+                total / whole_cycles,
+                target[tokens == 1] if target else None,
+            )
+        )
     return rows_out
 
 
@@ -209,8 +288,11 @@ def main() -> None:
         "qemu": find(["qemu-aarch64", "qemu-aarch64-static"], "qemu-user"),
     }
     if not args.json:
-        print(f"{'level':8s} {'core':12s} {'scheme':13s} {'tokens':>6s} {'kernel':20s} {'loop instr':>10s} {'spills':>6s} "
-              f"{'loop':>6s} {'whole':>6s} {'target':>6s}  MAC/cycle; {'MAC/instr':>9s}")
+        print(
+            f"{'level':8s} {'core':12s} {'scheme':13s} {'tokens':>6s} {'kernel':20s} "
+            f"{'loop instr':>10s} {'spills':>6s} "
+            f"{'loop':>6s} {'whole':>6s} {'target':>6s}  MAC/cycle; {'MAC/instr':>9s}"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for level in args.levels.split(","):
@@ -218,14 +300,20 @@ def main() -> None:
             functions = disassemble(tools["objdump"], program)
             for scheme in args.schemes.split(","):
                 for tokens in (WIDTH[level], 1):
-                    for r in measure(tools, level, scheme, tokens, program, kernels, functions, folder, args.columns, args.rows):
+                    for r in measure(
+                        tools, level, scheme, tokens, program, kernels, functions, folder, args.columns, args.rows
+                    ):
                         if args.json:
                             print(json.dumps(asdict(r)), flush=True)
                             continue
                         goal = f"{r.target:6.1f}" if r.target else "     -"
-                        print(f"{r.level:8s} {r.core:12s} {r.scheme:13s} {r.tokens:6d} {r.kernel:20s} {r.loop_instructions:10d} "
-                              f"{r.loop_spills:6d} {r.loop_macs_per_cycle:6.2f} {r.macs_per_cycle:6.2f} {goal} "
-                              f"{'':11s}{r.macs_per_instruction:9.2f}", flush=True)
+                        print(
+                            f"{r.level:8s} {r.core:12s} {r.scheme:13s} {r.tokens:6d} {r.kernel:20s} "
+                            f"{r.loop_instructions:10d} {r.loop_spills:6d} "
+                            f"{r.loop_macs_per_cycle:6.2f} {r.macs_per_cycle:6.2f} {goal} "
+                            f"{'':11s}{r.macs_per_instruction:9.2f}",
+                            flush=True,
+                        )
 
 
 if __name__ == "__main__":
