@@ -31,7 +31,10 @@ def requirement_name(requirement: str) -> str:
 def test_make_alone_lists_every_target(repository: Path) -> None:
     plain, asked = shell(repository, "make"), shell(repository, "make", "help")
     assert plain.returncode == 0 and plain.stdout == asked.stdout
-    for target in ("demo", "test", "kernels", "install", "wheel", "sanitize", "bench", "lint", "deps", "clean"):
+    for target in (
+        *("demo", "test", "check", "lint", "types", "format", "coverage"),
+        *("kernels", "install", "wheel", "sanitize", "bench", "deps", "clean"),
+    ):
         assert re.search(rf"^  make {target} +\S", asked.stdout, re.MULTILINE), target
 
 
@@ -53,8 +56,43 @@ def test_missing_tool_is_named_with_the_packages_that_hold_it(
     assert f"hint: on Debian, Ubuntu or Raspberry Pi OS: sudo apt-get install {packages}" in result.stderr
 
 
+@pytest.fixture
+def bare_machine(tmp_path: Path) -> dict[str, str]:
+    """A user without an emulator, whose sudo asks for no password and whose apt-get "installs" the emulator."""
+    programs = {
+        "id": "echo 1000",
+        "sudo": '[ "$1" = -n ] && shift && exec "$@"',
+        "apt-get": f'echo "$@" >>{tmp_path}/log; [ "$1" = update ] || cp "$0" {tmp_path}/emulator',
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}", "QEMU": "emulator"}
+
+
+def test_missing_packages_come_by_a_sudo_that_asks_nothing(
+    repository: Path, bare_machine: dict[str, str], tmp_path: Path
+) -> None:
+    result = shell(repository, "scripts/deps.sh", "--install", "build", "arm", **bare_machine)
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[0] for line in (tmp_path / "log").read_text().splitlines()] == ["update", "install"]
+    assert (tmp_path / "log").read_text().splitlines()[1].endswith(" qemu-user")
+
+
+def test_nothing_is_installed_where_sudo_asks_or_nobody_wants_it(
+    repository: Path, bare_machine: dict[str, str], tmp_path: Path
+) -> None:
+    unasked = shell(repository, "scripts/deps.sh", "build", "arm", **bare_machine)
+    (tmp_path / "sudo").write_text("#!/bin/sh\nexit 1\n")
+    refused = shell(repository, "scripts/deps.sh", "--install", "build", "arm", **bare_machine)
+    for result in (unasked, refused):
+        assert result.returncode == 1 and result.stderr.startswith("error: ")
+        assert result.stderr.endswith("sudo apt-get install qemu-user\n")
+    assert not (tmp_path / "log").exists()
+
+
 def test_scripts_are_executable(repository: Path) -> None:
-    for name in (".ci/run", "scripts/deps.sh", "scripts/venv.sh"):
+    for name in (".ci/run", "scripts/bare.sh", "scripts/deps.sh", "scripts/venv.sh"):
         assert os.access(repository / name, os.X_OK), name
 
 
