@@ -97,6 +97,7 @@ def check_perplexities(folder: Path, packed: Path, text: Path, coarse: bool) -> 
     assert abs(np.expm1(tokens.mean())) <= max(2e-3, chance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("four_bits", "softmax_bits"), [("none", 0), ("none", 4), ("agile", 4)])
 def test_reference_and_engine_agree(
     made: Callable[..., tuple[Path, Path]], demo_text: Path, four_bits: str, softmax_bits: int
@@ -105,6 +106,7 @@ def test_reference_and_engine_agree(
     check_perplexities(folder, packed, demo_text, coarse=(four_bits, softmax_bits) != ("none", 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "softmax_bits"), [("opt-demo", 0), ("opt-demo", 4), ("bloom-demo", 0), ("bloom-demo", 4)]
 )
@@ -280,6 +282,7 @@ def test_damaged_static_quantizers(made: Callable[..., tuple[Path, Path]], tmp_p
         open_checkpoint(folder)
 
 
+@pytest.mark.slow
 def test_what_pack_refuses(tmp_path: Path, demo_model: Path, demo_text: Path) -> None:
     """The simulation of the released code, and exponents beyond int8, are computed by the reference only."""
     for options, words in (({"mode": "code-compat"}, "code-compat"), ({"k": 5}, "exponents up to 3")):

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import clean_environment
+
+pytestmark = pytest.mark.slow
 
 SIZES = "hidden=128,ffn=256,heads=2,kv_heads=1,head_dim=64,layers={},vocab=64"
 

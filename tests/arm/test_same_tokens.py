@@ -19,6 +19,8 @@ import pytest
 
 from tests.arm.image import model_image
 
+pytestmark = pytest.mark.slow
+
 CROSS = "aarch64-linux-gnu-"
 SYSROOT = "/usr/aarch64-linux-gnu"
 CONTEXT = 128

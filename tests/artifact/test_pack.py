@@ -478,6 +478,7 @@ def test_no_torch() -> None:
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_memory(tmp_path: Path) -> None:
     """Packing takes a fraction of the model's size: tensors are streamed."""
     settings = config(

@@ -60,6 +60,7 @@ def test_the_undamaged_one(tmp_path: Path, small: bytes) -> None:
     assert not found(tmp_path / "a", small)
 
 
+@pytest.mark.slow
 def test_every_header_byte_and_a_sample_of_the_rest(tmp_path: Path, small: bytes) -> None:
     start = 8 + int.from_bytes(small[:8], "little")
     rng = np.random.default_rng(0)

@@ -13,12 +13,15 @@ import pytest
 
 from tests.support import REPOSITORY, clean_environment
 
+pytestmark = pytest.mark.slow
+
 FOLDER = REPOSITORY / "benchmarks"
 # Stands for a peer's program: it takes the options that the real ones take and prints the JSON that they print.
 LLAMA_BENCH = """#!/bin/sh
 case "$*" in
   *--help*) echo "usage: llama-bench  -m, --model  HELP";;
-  *) echo "warning: some line before"; echo '[{"n_prompt": 0, "avg_ts": 50.0, "samples_ts": [50.0]}]'; echo "$*" >>"LOG";;
+  *) echo "warning: some line before"; echo '[{"n_prompt": 0, "avg_ts": 50.0, "samples_ts": [50.0]}]'
+     echo "$*" >>"LOG";;
 esac
 """
 

@@ -21,6 +21,7 @@ from tests.checkpoint.folders import config, quantize_array, random_tensors, wri
 SHAPES = [(1, 1), (3, 7), (16, 32), (17, 33), (40, 64), (5, 100)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_packing_is_the_library_s(bits: int, shape: tuple[int, int]) -> None:

@@ -130,6 +130,7 @@ def test_a_wrong_variable_is_named(agq_cli):
     assert result.returncode == 2 and "AGQ_NO_PROGRESS is `maybe`" in result.stderr
 
 
+@pytest.mark.slow
 def test_colour(agq_cli):
     assert "\x1b[" not in agq_cli("rnu").stderr
     assert agq_cli("eval-ppl", "/no", "--color", "always").stderr.startswith("\x1b[31;1merror:\x1b[0m ")
@@ -196,6 +197,7 @@ def test_success_codes():
     assert failures.run(lambda: 3) == 3
 
 
+@pytest.mark.slow
 def test_interrupt_is_130(demo_model, demo_text):
     command = [sys.executable, "-m", "agq", "eval-ppl", str(demo_model), "--data", str(demo_text / "heldout.txt"), "-v"]
     process = subprocess.Popen(

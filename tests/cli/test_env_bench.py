@@ -43,6 +43,7 @@ def test_env_works_where_no_kernel_does(call) -> None:
     assert result.code == 0 and "mmx" in result.out
 
 
+@pytest.mark.slow
 def test_bench_formats(call, demo_artifact: Path) -> None:
     options = ("bench", demo_artifact, "-p", "16,32", "-n", 4, "-d", "0,8", "-r", 2, "-t", 1, "--no-startup")
     rows = json.loads(call(*options, "-o", "json").out)
@@ -96,6 +97,7 @@ def test_bench_of_several_sequences(call, demo_artifact: Path) -> None:
     assert "tg2 @ d4 x3" in call("bench", demo_artifact, *options[:-2], "--no-limits").out
 
 
+@pytest.mark.slow
 def test_bench_reports_the_time_to_the_first_token(call, demo_artifact: Path) -> None:
     options = ("-p", 8, "-n", 0, "-r", 2, "-t", 1, "--no-limits", "-o", "json")
     row = json.loads(call("bench", demo_artifact, *options).out)[-1]

@@ -51,6 +51,7 @@ def test_info_of_folders(call, demo_quantized: Path, demo_model: Path) -> None:
     assert "model.layers.0-5.mlp.down_proj" in call("info", demo_quantized).out
 
 
+@pytest.mark.slow
 def test_mixed_schemes_get_lines_of_their_own(call, demo_model: Path, tmp_path: Path) -> None:
     import agq
 

@@ -68,8 +68,8 @@ def test_run_and_a_recipe_that_carries_it(call, demo_model, text, tmp_path: Path
     """calibrate --search-pruning writes a recipe; a model quantized and packed with it prunes unless it is told not
     to."""
     found = call(
-        "calibrate", demo_model, "--search-pruning", "--data", text, "--samples", 1, "--seq-len", 256, "--sparsity", 0.2, "-t", 1,
-        "-o", tmp_path / "pruning.yaml", "--json",
+        "calibrate", demo_model, "--search-pruning", "--data", text, "--samples", 1, "--seq-len", 256,
+        "--sparsity", 0.2, "-t", 1, "-o", tmp_path / "pruning.yaml", "--json",
     )  # fmt: skip
     assert found.code == 0, found.err
     report = json.loads(found.out)

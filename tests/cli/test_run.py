@@ -41,6 +41,7 @@ def test_verbose_goes_to_stderr_and_names_every_layer(call, demo_artifact: Path)
     assert re.search(r"prompt \d+ tokens, .* tok/s; eval 4 tokens, .* tok/s", verbose.err)
 
 
+@pytest.mark.slow
 def test_sampling_options(call, demo_artifact: Path) -> None:
     def text(*options: object) -> str:
         return call("run", demo_artifact, PROMPT, "-n", 16, *options).out

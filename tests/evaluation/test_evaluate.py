@@ -73,6 +73,7 @@ def test_engine_equals_a_direct_computation(fp32_artifact, demo_model, text, dir
     assert (found.form, found.scheme, found.threads) == ("packed", "F32", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "seq_len"), [("llama.cpp", 256), ("strided", 256), ("lm-eval", 128)])
 def test_engine_and_reference_agree_by_every_method(fp32_artifact, demo_model, text, method, seq_len):
     engine = evaluate_perplexity(fp32_artifact(demo_model), text, seq_len, method, max_windows=2)
@@ -81,6 +82,7 @@ def test_engine_and_reference_agree_by_every_method(fp32_artifact, demo_model, t
     assert engine.result.bos == reference.result.bos and engine.result.tokens == reference.result.tokens
 
 
+@pytest.mark.slow
 def test_packed_and_reference_agree_on_a_quantized_model(demo_quantized, demo_artifact, text):
     found = evaluate_perplexity(demo_artifact, text, 256, baseline=demo_quantized)
     assert found.form == "packed" and found.scheme == "W4A8" and found.baseline["form"] == "quantized"

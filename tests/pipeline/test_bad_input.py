@@ -15,6 +15,8 @@ import pytest
 
 from tests.support import clean_environment
 
+pytestmark = pytest.mark.slow
+
 
 def refused(result: subprocess.CompletedProcess[str], *words: str, code: int = 1) -> None:
     """One `error:` line that holds `words` (in any case), no traceback, nothing on stdout."""
@@ -69,8 +71,11 @@ def test_missing_text(agq_cli, demo_model: Path, demo_artifact: Path, tmp_path: 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99"])
 def test_unknown_or_absent_device(agq_cli, demo_model: Path, demo_text: Path, tmp_path: Path, device: str) -> None:
     code = 1 if device == "cuda:99" else 2
-    for command in (["quantize", demo_model, "--scheme", "W4A8", "-o", tmp_path / "out"], ["calibrate", demo_model, "-o", tmp_path / "out"],
-                    ["eval-ppl", demo_model]):  # fmt: skip
+    for command in (
+        ["quantize", demo_model, "--scheme", "W4A8", "-o", tmp_path / "out"],
+        ["calibrate", demo_model, "-o", tmp_path / "out"],
+        ["eval-ppl", demo_model],
+    ):
         result = agq_cli(*command, "--data", demo_text / "heldout.txt", "--device", device)
         assert (
             result.returncode == code

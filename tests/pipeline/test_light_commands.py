@@ -11,6 +11,8 @@ import pytest
 
 from tests.support import clean_environment
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {"torch", "transformers", "datasets", "pandas", "scipy", "huggingface_hub", "compressed_tensors"}
 
 PROGRAM = """

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support import last_object
 
+pytestmark = pytest.mark.slow
+
 # scheme: perplexity relative to the unquantized model, lower and upper bound. Upper: the project's targets for a model
 # of this size.
 BOUNDS = {"W8A8": (0.997, 1.003), "W4A8": (1.003, 1.045), "W4A4": (1.05, 1.12)}

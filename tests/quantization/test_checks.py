@@ -62,6 +62,7 @@ def test_memory_estimates_follow_method_and_calibration(short_model: Path) -> No
     assert "rtn" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_output_estimate_is_near_what_is_written(short_model: Path, tmp_path: Path) -> None:
     """Work folder and output together."""
     from tests.quantization.quantization_support import quantized
@@ -71,6 +72,7 @@ def test_output_estimate_is_near_what_is_written(short_model: Path, tmp_path: Pa
     assert written < made.needs.output < 1.5 * written
 
 
+@pytest.mark.slow
 def test_hidden_states_go_to_files_where_memory_is_short(short_model: Path, tmp_path: Path, monkeypatch) -> None:
     """The same bytes either way, and no file is left."""
     from agq.quantization import execution

@@ -44,6 +44,7 @@ def test_function_is_kept(tmp_path: Path, name: str) -> None:
     assert 0 < relative_error(found, expected) < 1e-4
 
 
+@pytest.mark.slow
 def test_twin_has_outliers_and_the_search_takes_them_away(short_model: Path, twin: Path, windows: torch.Tensor) -> None:
     """Channel sizes (root mean squares over their median) at o and down: x60 at most injected, all but a factor of 2
     removed."""

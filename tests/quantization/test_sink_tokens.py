@@ -93,6 +93,7 @@ def test_recipes_that_are_refused(tmp_path: Path) -> None:
         adjust_recipe(Recipe(scheme=W4A4), sink_tokens=100)
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_the_artifact(agq_cli, short_model: Path, tmp_path: Path) -> None:
     options = ("--scheme", "W4A4", "--method", "rtn", "--sink-tokens", 4)
     assert (
@@ -115,6 +116,7 @@ def test_from_the_command_line_to_the_artifact(agq_cli, short_model: Path, tmp_p
     assert refused.returncode == 2 and refused.stderr.count("error: ") == 1 and "hint: " in refused.stderr
 
 
+@pytest.mark.slow
 def test_off_leaves_the_folder_as_it_was(short_model: Path, tmp_path: Path) -> None:
     quantized(short_model, tmp_path / "q", scheme="W4A4", method="rtn")
     record = json.loads((tmp_path / "q" / "agq.json").read_text())
@@ -125,6 +127,7 @@ def test_off_leaves_the_folder_as_it_was(short_model: Path, tmp_path: Path) -> N
     assert open_artifact(tmp_path / "a.safetensors").model["sink_tokens"] == 0
 
 
+@pytest.mark.slow
 def test_calibration_and_tuning_see_them(short_model: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(short_model)
     recipe = Recipe(scheme=W4A4, sink_tokens=2, act_clip=0.9)

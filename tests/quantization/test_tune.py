@@ -45,6 +45,7 @@ def report(folder: Path) -> dict:
     return json.loads((folder / "agq.json").read_text())["report"]["tune"]
 
 
+@pytest.mark.slow
 def test_scales_and_codes_move_and_nothing_else(folders: tuple[Path, Path]) -> None:
     solved, tuned = map(open_checkpoint, folders)
     scales = codes = count = 0
@@ -62,6 +63,7 @@ def test_scales_and_codes_move_and_nothing_else(folders: tuple[Path, Path]) -> N
         assert np.array_equal(solved.read_raw(name)[1], tuned.read_raw(name)[1])
 
 
+@pytest.mark.slow
 def test_without_rounding_codes_stay(short_model: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
     quantized(short_model, tmp_path / "scales", **RUN | {"recipe": replace(RECIPE, tune=replace(TUNE, rounding=False))})
     solved, tuned = open_checkpoint(folders[0]), open_checkpoint(tmp_path / "scales")
@@ -79,6 +81,7 @@ def test_predictions_come_closer_on_windows_that_were_not_trained_on(folders: tu
     assert found["after"] < 0.95 * found["before"]
 
 
+@pytest.mark.slow
 def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple[Path, Path]) -> None:
     """KL divergence of the written folders from the original on the judged windows, with the head in floats as in
     tuning."""
@@ -99,6 +102,7 @@ def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple
         assert np.mean(found) == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
     class Stop(Exception):
         pass
@@ -114,6 +118,7 @@ def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, folders: tup
     assert contents(tmp_path / "tuned") == contents(folders[1])
 
 
+@pytest.mark.slow
 def test_result_that_is_worse_is_not_kept(short_model: Path, tmp_path: Path) -> None:
     """A learning rate that destroys the model leaves the solver's scales and codes."""
     wild = Recipe(tune=TuneOptions(steps=2, learning_rate=1.0, rounding_rate=1.0))
@@ -190,6 +195,7 @@ def test_divergence_counts_unlikely_tokens_at_a_high_temperature() -> None:
     assert warm > 100 * plain
 
 
+@pytest.mark.slow
 def test_drawn_tokens_are_what_the_model_might_say(demo_model: Path) -> None:
     checkpoint = open_checkpoint(demo_model)
     parameters = TransformedParameters(checkpoint, TransformPlan())

@@ -124,6 +124,7 @@ def test_bad_recipes_name_line_and_key(tmp_path, text, message, hint):
     assert hint is None or hint in (caught.value.hint or "")
 
 
+@pytest.mark.slow
 def test_recipe_files_that_cannot_be_read(tmp_path):
     for content, message in (
         (b"\xff\xfe", "not UTF-8"),

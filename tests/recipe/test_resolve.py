@@ -96,6 +96,7 @@ def test_every_family_has_a_default(tmp_path: Path) -> None:
         assert "computed at run time, by agq only" in notes
 
 
+@pytest.mark.slow
 def test_command_line(agq_cli, short_model: Path, tmp_path: Path) -> None:
     """Every option reaches the recipe; a user's recipe is done as it stands."""
     result = agq_cli(
@@ -160,6 +161,7 @@ def test_command_line(agq_cli, short_model: Path, tmp_path: Path) -> None:
     assert "hadamard 128" in preset.stdout and "scale, r1, r2" in preset.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [("--preset", "nothing"), ("--act-clip", "x"), ("--hadamard", "100"), ("--kv-bits", "16")]
 )

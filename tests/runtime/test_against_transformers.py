@@ -55,6 +55,7 @@ def reference_greedy(model: Any, prompt: list[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-demo", "opt-demo", "bloom-demo", "llama-30m"])
 def test_trained_models(
     name: str,

@@ -36,6 +36,7 @@ def _empty(engine: Engine):
         engine.truncate(slot, 0)
 
 
+@pytest.mark.slow
 def test_pieces_give_the_same_logits_as_the_whole(engine: Engine) -> None:
     """Bit for bit: a token's result does not depend on what is computed with it."""
     tokens = ids(CHUNK + 60)

@@ -157,6 +157,7 @@ def log_likelihoods(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return rows[np.arange(tokens.size - 1), tokens[1:]] - np.log(np.exp(rows).sum(axis=1))
 
 
+@pytest.mark.slow
 def test_perplexity_of_the_packed_demo_model(demo_online: tuple[Path, Path], demo_model: Path, demo_text: Path) -> None:
     """With 4-bit activations a value beside a tie of one quantizer makes all that follows in its window another
     rounding of the same model. So: tokens before that agree to float rounding, perplexities to their statistical
@@ -192,6 +193,7 @@ def test_sizes_of_the_cache(demo_artifact: Path) -> None:
             assert made.kv_bytes == 128 * kv_bytes_per_token(made.spec, bits)
 
 
+@pytest.mark.slow
 def test_what_is_said(tmp_path: Path, agq_cli) -> None:
     folder = online_folder(tmp_path / "q", SHAPES["llama"], 4)
     report = agq.pack(folder, tmp_path / "a.safetensors")

@@ -110,6 +110,7 @@ def test_pruning_keeps_them(tmp_path: Path, name: str, positions: str) -> None:
     assert np.median(errors) < 5e-3 and errors[:6].max() < 0.05
 
 
+@pytest.mark.slow
 def test_what_is_said(tmp_path: Path, agq_cli) -> None:
     folder = sink_folder(tmp_path / "q", SHAPES["llama"])
     assert agq.pack(folder, tmp_path / "a.safetensors").sink_tokens == SINKS

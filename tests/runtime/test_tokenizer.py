@@ -70,6 +70,7 @@ def test_continuation_keeps_its_leading_space(tokenizer: Tokenizer, text: str) -
         assert before + "".join(streamed(tokenizer, ids[cut:], ids[:cut])) == whole
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(sorted(MADE)), seed=st.integers(0, 1 << 32), size=st.integers(0, 40))
 def test_random_ids(name: str, seed: int, size: int) -> None:
@@ -103,6 +104,7 @@ def test_special_tokens_are_added_once_and_not_shown(demo_model: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("The red wolf")) == "The red wolf"
 
 
+@pytest.mark.slow
 def test_same_ids_as_transformers(demo_model: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -132,6 +132,7 @@ def test_empty_header_is_a_file_without_tensors(tmp_path: Path) -> None:
     assert SafetensorsFile(raw_file(tmp_path / "x", {})).tensors == {}
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_damage_is_an_error_or_harmless(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:

@@ -39,6 +39,7 @@ def definition(tmp_path: Path, demo_model: Path, demo_text: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_compares_and_resumes(definition: Path, agq_cli, tmp_path: Path) -> None:
     output = tmp_path / "out"
     result = agq_cli("sweep", definition, "-o", output, check=True)
@@ -70,6 +71,7 @@ def test_a_sweep_measures_compares_and_resumes(definition: Path, agq_cli, tmp_pa
     assert again.stdout.count("| RTN W4A4 |") == 1
 
 
+@pytest.mark.slow
 def test_entries_made_at_the_same_time_are_the_same(definition: Path, agq_cli, tmp_path: Path) -> None:
     rows = [option for name in ("RTN W8A8", "impossible") for option in ("--row", name)]
     records = []

@@ -19,6 +19,7 @@ def tokenizer(demo_model):
     return load_tokenizer(demo_model)
 
 
+@pytest.mark.slow
 def test_crops_are_those_of_gptq(tokenizer, demo_text):
     path = demo_text / "calibration.txt"
     windows = token_windows(path, tokenizer, samples=5, seq_len=64, seed=3)
@@ -36,6 +37,7 @@ def test_crops_are_those_of_gptq(tokenizer, demo_text):
     assert str(path.parent) not in windows.description  # records move between machines
 
 
+@pytest.mark.slow
 def test_several_texts_give_windows_in_turn(tokenizer, demo_text, tmp_path):
     first, second = demo_text / "calibration.txt", demo_text / "heldout.txt"
     mixed = token_windows(f"{first}, {second}", tokenizer, samples=5, seq_len=16, seed=3)
@@ -54,6 +56,7 @@ def test_several_texts_give_windows_in_turn(tokenizer, demo_text, tmp_path):
     assert np.array_equal(token_windows(comma, tokenizer, samples=3, seq_len=16, seed=3).tokens, alone[0].tokens)
 
 
+@pytest.mark.slow
 def test_every_second_window_is_detached(tokenizer, demo_text, tmp_path):
     path = demo_text / "calibration.txt"
     apart = tmp_path / "apart.txt"

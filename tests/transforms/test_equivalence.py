@@ -148,6 +148,7 @@ def test_saved_plan_is_the_same(folders: dict[str, Path], tmp_path: Path) -> Non
     assert np.array_equal(logits(checkpoint, loaded, tokens()), logits(checkpoint, plan, tokens()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-30m", "llama-demo", "opt-demo", "bloom-demo"])
 def test_trained_models(shared_model, name: str) -> None:
     checkpoint, plan = plan_of(shared_model(name), fold=True, r1=True, r2=True, hadamard=128, bake_embed_norm=True)
