@@ -65,14 +65,14 @@ for folder in "${binds[@]}"; do
   mount -o remount,bind,ro "$root$folder"
 done
 
-home=/root
+account=root home=/root
 if [ "$user" != root ]; then
-  home=/home/$user
-  chroot "$root" id "$user" >/dev/null 2>&1 || chroot "$root" useradd --create-home "$user"
+  account=newcomer-$user home=/home/newcomer-$user
+  chroot "$root" id "$account" >/dev/null 2>&1 || chroot "$root" useradd --create-home "$account"
 fi
 if [ "$user" = sudo ]; then
   chroot "$root" sh -c 'apt-get update -qq && apt-get install -y -qq sudo' </dev/null >&2
-  echo "$user ALL=(ALL) NOPASSWD: ALL" >"$root/etc/sudoers.d/bare"
+  echo "$account ALL=(ALL) NOPASSWD: ALL" >"$root/etc/sudoers.d/bare"
 fi
 rm -rf "${root:?}$home/agq"
 if [ -f "${HOME:-/root}/.config/pip/pip.conf" ]; then
@@ -81,7 +81,7 @@ if [ -f "${HOME:-/root}/.config/pip/pip.conf" ]; then
 fi
 git clone -q --no-hardlinks "$repository" "$root$home/agq"
 git -C "$root$home/agq" checkout -q "$commit"
-[ "$user" = root ] || chroot "$root" chown -R "$user:" "$home"
+[ "$user" = root ] || chroot "$root" chown -R "$account:" "$home"
 
 # A login's environment, and of this one what pip and TLS go by.
 kept=()
@@ -91,8 +91,8 @@ done < <(env)
 for command in "$@"; do
   printf '\n== %s: %s\n' "$user" "$command"
   start=$SECONDS status=0
-  chroot "$root" su "$user" -c \
-    "cd '$home/agq' && exec env -i HOME='$home' USER='$user' LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
+  chroot "$root" su "$account" -c \
+    "cd '$home/agq' && exec env -i HOME='$home' USER='$account' LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
      $(printf '%q ' "${kept[@]}") sh -c $(printf '%q' "$command")" || status=$?
   printf '== exit code %s after %s s\n' "$status" $((SECONDS - start))
   [ "$status" = 0 ] || exit "$status"
