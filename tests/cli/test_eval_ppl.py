@@ -26,6 +26,7 @@ def text(demo_text, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_json(agq_cli, demo_artifact, text):
     result = agq_cli("eval-ppl", demo_artifact, "--data", text, "--seq-len", 256, "--json", check=True)
     lines = result.stdout.splitlines()
@@ -37,6 +38,7 @@ def test_json(agq_cli, demo_artifact, text):
     assert again["ppl"] == record["ppl"]  # whatever the number of threads
 
 
+@pytest.mark.slow
 def test_table_and_streams(agq_cli, demo_artifact, text):
     result = agq_cli("eval-ppl", demo_artifact, "--data", text, "--seq-len", 256, check=True)
     for word in ("perplexity", "gptq", "one BOS (id 1)", "sha256", "packed file, W4A8", "256 tokens"):
@@ -48,6 +50,7 @@ def test_table_and_streams(agq_cli, demo_artifact, text):
     assert "instead of 2048" in short.stderr and short.stdout == ""
 
 
+@pytest.mark.slow
 def test_gates(agq_cli, demo_quantized, demo_artifact, text):
     common = ["--data", text, "--seq-len", 256, "--max-windows", 1]
     missed = agq_cli("eval-ppl", demo_artifact, *common, "--max-ppl", 1.5, "--json")
@@ -80,6 +83,7 @@ def test_methods(agq_cli, demo_artifact, text, method, word):
     assert word in result.stdout and method in result.stdout
 
 
+@pytest.mark.slow
 def test_bad_texts(agq_cli, demo_artifact, tmp_path):
     lines = tmp_path / "a.jsonl"
     lines.write_text('{"text": "fine"}\nnot json\n')

@@ -18,6 +18,7 @@ def text(demo_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_three_perplexities(call, demo_model, fp32_artifact, text) -> None:
     """Folder and artifact give the same three numbers; the unpruned ones are those without --prune; --max-ppl looks at
     all tokens."""

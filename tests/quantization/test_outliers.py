@@ -75,6 +75,7 @@ def _largest(checkpoint, windows, plan) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_quantized_twin_stays_close(short_model: Path, twin: Path, windows: torch.Tensor, tmp_path: Path) -> None:
     """Scales undo the injection, so the twin loses about what the original loses; without them it loses far more."""
     expected = ReferenceModel.from_folder(short_model)
@@ -128,6 +129,7 @@ def test_zigzag_deals_evenly() -> None:
     assert blocks.sum(axis=1).max() < 1.4 * blocks.sum(axis=1).min()
 
 
+@pytest.mark.slow
 def test_seed_of_the_rotations_is_the_best_of_those_tried(short_model: Path, windows: torch.Tensor) -> None:
     """The choice among three equals the best of one-to-one comparisons."""
     checkpoint = open_checkpoint(short_model)

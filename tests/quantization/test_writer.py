@@ -25,6 +25,7 @@ def folder(short_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_agq_json_names_what_is_computed_online(folder: Path) -> None:
     record = json.loads((folder / "agq.json").read_text())
     assert record["online"] == ["hadamard", "act_clip", "kv8"]
@@ -56,6 +57,7 @@ def test_transformers_refuses_a_folder_that_it_would_compute_wrongly(folder: Pat
         AutoConfig.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_written_tensors_are_those_of_the_transformed_model(folder: Path, short_model: Path) -> None:
     """Everything that is not quantized, to the precision of bf16."""
     source = open_checkpoint(short_model)
@@ -72,6 +74,7 @@ def test_written_tensors_are_those_of_the_transformed_model(folder: Path, short_
         assert np.abs(written.read(name) - expected).max() <= 2.0**-8 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_eight_bit_transformed_model_computes_what_the_original_does(short_model: Path, tmp_path: Path) -> None:
     """Two-sided: the quantized model differs from the original, by as little as eight bits allow."""
     ids = np.random.default_rng(0).integers(3, 8192, 64)
@@ -86,6 +89,7 @@ def test_eight_bit_transformed_model_computes_what_the_original_does(short_model
         assert 1e-4 < error < 0.03, name
 
 
+@pytest.mark.slow
 def test_untransformed_tensors_are_copied_bit_for_bit(short_model: Path, tmp_path: Path) -> None:
     quantized(short_model, tmp_path / "plain", scheme="W4A8", method="rtn")
     source, written = open_checkpoint(short_model), open_checkpoint(tmp_path / "plain")
@@ -95,6 +99,7 @@ def test_untransformed_tensors_are_copied_bit_for_bit(short_model: Path, tmp_pat
     assert "transforms" not in record and record["online"] == ["kv8"]
 
 
+@pytest.mark.slow
 def test_rotated_folder_without_online_steps_loads_in_transformers(short_model: Path, tmp_path: Path) -> None:
     """R1, R2 and scales are only other weights: the same class, no stray key."""
     from transformers import AutoModelForCausalLM
@@ -108,6 +113,7 @@ def test_rotated_folder_without_online_steps_loads_in_transformers(short_model: 
     assert model.config.tie_word_embeddings is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"scheme": "W4A8", "rotate": True, "scale": True}, {"kv_bits": 4, **EVERYTHING}],

@@ -114,6 +114,7 @@ def test_attention_by_hand() -> None:
 models = pytest.mark.parametrize("integer", ["llama-demo", "opt-demo", "bloom-demo"], indirect=True)
 
 
+@pytest.mark.slow
 @models
 def test_engine_agrees_with_the_reference(integer) -> None:
     """Exponents differ only where -log2 p is at a tie. Perplexity within 0.2 %, but for opt-demo: there flipped
@@ -146,6 +147,7 @@ def test_integers_add_little_to_the_quantizer(integer, monkeypatch: pytest.Monke
     assert abs(integers / ppl(reference.logits(tokens), tokens) - 1) < 0.01
 
 
+@pytest.mark.slow
 def test_pruning_with_integer_attention(integer_llama) -> None:
     reference, artifact, tokens = integer_llama
     for scores in ("fp", "code-compat"):

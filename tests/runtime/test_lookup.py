@@ -44,6 +44,7 @@ def artifact_of(shared_model, demo_artifact: Path, tmp_path_factory: pytest.Temp
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-demo", "opt-demo", "bloom-demo"])
 def test_same_tokens_as_plain_greedy(name: str, artifact_of) -> None:
     with Engine(artifact_of(name), threads=1, context=256) as engine:
