@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from agq.errors import AgqError
 from agq.models import ModelParts
+from agq.quantization.solvers import FALLBACK
 from agq.quantization.tune import KEPT_ACTIVATIONS
-from agq.recipe import Recipe, Scheme, TuneOptions
+from agq.recipe import METHODS, Recipe, Scheme, TuneOptions
 from agq.reference.stream import BATCH_TOKENS
 
 # Group sizes that are suggested when one does not divide.
@@ -101,10 +102,10 @@ def estimate(
         count, length = windows
         tokens = max(BATCH_TOKENS, length)
         working += 4 * spec.vocab * spec.embed_dim + 4 * tokens * (3 * spec.ffn + 6 * spec.hidden)
-        # The Hessian in float32, and its float64 copies in the factorisation.
-        working += widest * widest * (4 * 2 + (0 if method == "rtn" else 8 * 4) + (4 * 2 if method == "gptaq" else 0))
+        # The Hessian in float32 and its copy, both triangles filled; then what the solver makes of it.
+        working += 4 * 2 * widest**2 + METHODS[method].working_bytes(widest)
         hidden = 4 * count * length * (spec.hidden + spec.q_size)
-        if method == "gptaq":
+        if METHODS[method].float_model:
             # The float model's block, activations and hidden states stand beside the quantized model's.
             working += 4 * block + 4 * tokens * (3 * spec.ffn + 6 * spec.hidden)
             hidden *= 2
@@ -152,6 +153,6 @@ def check_memory(needs: Needs, free: int) -> bool:
         raise AgqError(
             f"not enough memory: about {needs.working / 1e9:.1f} GB needed for one decoder block, "
             f"{free / 1e9:.1f} GB free",
-            hint="close other programs, or use `--method rtn`, which needs less",
+            hint=f"close other programs, or use method `{FALLBACK}`, which needs less",
         )
     return needs.working + needs.hidden <= free

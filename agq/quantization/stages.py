@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from agq.numerics.hadamard import fwht
-from agq.quantization.solvers.gptq import Hessian
+from agq.quantization.solvers.hessian import Hessian
 from agq.reference.block import Linear
 from agq.reference.stream import Stream
 
@@ -28,7 +28,7 @@ def run_stages(
 ) -> None:
     """Passes all windows through a block; between two stages `solve` may replace the weights of the stage's linears.
 
-    target: the float model's stream, whose inputs GPTAQ aims at; it advances too.
+    target: the float model's stream, for methods that need its inputs; it advances too.
     """
     for stage, roles in enumerate(groups):
         linear = stream.block.linears[roles[0]]

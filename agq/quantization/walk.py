@@ -19,17 +19,11 @@ from torch import Tensor
 from agq.models.parts import BlockParts
 from agq.numerics.quantizers import Grid, dequantize_weight, weight_grid
 from agq.quantization.clip import search_clip
-from agq.quantization.solvers.gptq import (
-    DAMPING_RETRIES,
-    Hessian,
-    drift_correction,
-    factorize,
-    gptq,
-    output_energy,
-    round_to_nearest,
-)
+from agq.quantization.solvers import FALLBACK, solver
+from agq.quantization.solvers.hessian import Hessian, output_energy
+from agq.quantization.solvers.solver import Rounding, Unsolvable
 from agq.quantization.stages import gather_hessians, run_stages
-from agq.recipe import Recipe, Scheme
+from agq.recipe import METHODS, Recipe, Scheme
 from agq.reference.attention import Positions
 from agq.reference.block import Block
 from agq.reference.decoder import Embedding, Parameters, activation_quantizer, kv_quantizer, kv_rotation
@@ -40,8 +34,8 @@ from agq.reporting.progress import Progress
 @dataclass(frozen=True)
 class LayerReport:
     """What happened to one linear. loss: mean squared output error over calibration tokens, summed over outputs;
-    relative: the same over the output's mean square (both nan without calibration data); fallback: RTN because no
-    factorisation succeeded; act_clip: share of the range that the input's codes cover."""
+    relative: the same over the output's mean square (both nan without calibration data); fallback: RTN because the
+    method could not use the inputs; act_clip: share of the range that the input's codes cover."""
 
     module: str
     scheme: str
@@ -136,24 +130,13 @@ class BlockQuantizer:
         block."""
         modules = {role: parts.linears[role].module for role in roles}
         schemes = {role: self.recipe.scheme_for(module) for role, module in modules.items()}
-        matrix = hessian.finish() if hessian is not None else None
-        options = self.recipe.gptq
-        factor = drift = None
-        if self.recipe.solver and any(schemes.values()):
-            factor = factorize(matrix, options.damping, options.act_order)
-            if factor is None:
-                self.progress.note(
-                    f"{', '.join(modules.values())}: the Hessian is not positive definite with damping up to "
-                    f"{options.damping * 10.0**DAMPING_RETRIES:g}; rounded to nearest instead"
-                )
-            elif factor.damping != options.damping:
-                self.progress.note(f"{', '.join(modules.values())}: damping raised to {factor.damping:g}")
-            if factor is not None and hessian.cross is not None:
-                drift = drift_correction(factor, hessian.cross, options.alpha)
         results: dict[str, QuantizedLinear] = {}
         reports: list[LayerReport] = []
-        for role in roles:
-            scheme = schemes[role]
+        if all(scheme is None or scheme.weights.bits == 16 for scheme in schemes.values()):
+            return results, reports
+        matrix = hessian.finish() if hessian is not None else None
+        rounding, fallback = self._rounding(list(modules.values()), hessian)
+        for role, scheme in schemes.items():
             if scheme is None or scheme.weights.bits == 16:
                 continue
             linear, module = block.linears[role], modules[role]
@@ -163,30 +146,40 @@ class BlockQuantizer:
                 scheme.weights.bits,
                 scheme.weights.symmetric,
                 scheme.weights.group_size,
-                options.mse,
+                self.recipe.gptq.mse,
                 importance,
                 self.scale_dtype(module),
             )
-            if factor is not None:
-                solution = gptq(linear.weight, grid, factor, matrix, options.block_size, drift)
-            else:
-                solution = round_to_nearest(linear.weight, grid, matrix)
+            solution = rounding.solve(linear.weight, grid)
             energy = output_energy(linear.weight, matrix) if matrix is not None else float("nan")
             linear.weight = dequantize_weight(solution.codes, grid)
             results[role] = QuantizedLinear(solution.codes, grid, scheme)
             report = LayerReport(
                 module,
                 scheme.name,
-                self.recipe.method if factor is not None else "rtn",
+                FALLBACK if fallback else self.recipe.method,
                 solution.loss,
                 solution.loss / energy if energy else 0.0,
-                factor.damping if factor else 0.0,
-                self.recipe.solver and factor is None,
+                rounding.damping,
+                fallback,
                 self.clip(module),
             )
             reports.append(report)
             self.progress.layer(parts.index, report)
         return results, reports
+
+    def _rounding(self, modules: list[str], hessian: Hessian | None) -> tuple[Rounding, bool]:
+        """How the linears `modules`, which share the inputs of `hessian`, are rounded; whether it is the fallback."""
+        fallback = False
+        try:
+            rounding = solver(self.recipe.method)(hessian, self.recipe)
+            note = rounding.note
+        except Unsolvable as error:
+            rounding, fallback = solver(FALLBACK)(hessian, self.recipe), True
+            note = f"{error}; rounded to nearest instead"
+        if note is not None:
+            self.progress.note(f"{', '.join(modules)}: {note}")
+        return rounding, fallback
 
 
 def quantize_block(
@@ -194,8 +187,8 @@ def quantize_block(
 ) -> tuple[dict[str, QuantizedLinear], list[LayerReport]]:
     """Quantizes one block and advances the streams through the result. Without a stream (RTN) nothing passes through.
 
-    target: the float model's stream for GPTAQ. Returns the quantized linears by role, and reports in the order in which
-    the layers were done.
+    target: the float model's stream, for methods that need it. Returns the quantized linears by role, and reports in
+    the order in which the layers were done.
     """
     results: dict[str, QuantizedLinear] = {}
     reports: list[LayerReport] = []
@@ -248,7 +241,7 @@ def walk(
         if windows is not None:
             hidden = HiddenStates(windows, Embedding(parameters), parameters.device, make)
             positions = Positions.of(spec, windows.shape[1], parameters.device)
-            if recipe.method == "gptaq":
+            if METHODS[recipe.method].float_model:
                 floats = HiddenStates(windows, Embedding(parameters), parameters.device, make)
         for index in range(spec.layers):
             started = time.monotonic()

@@ -1,13 +1,14 @@
-"""What is to be done to a model, as plain data: number formats (`schemes`), options of each step (`options`, `agile`,
-`pruning`), the Recipe that holds them (`recipe`), recipes and presets on disk (`files`), and from these and a call's
-options to the recipe that is run (`resolve`). No torch, no numpy.
+"""What is to be done to a model, as plain data: number formats (`schemes`), weight solvers (`methods`), options of each
+step (`options`, `agile`, `pruning`), the Recipe that holds them (`recipe`), recipes and presets on disk (`files`), and
+from these and a call's options to the recipe that is run (`resolve`). No torch, no numpy.
 """
 
 from agq.recipe.agile import AgileOptions
 from agq.recipe.files import load_recipe, resolve_model
+from agq.recipe.methods import METHODS, Method
 from agq.recipe.options import CalibrationSpec, GptqOptions, TransformOptions, TuneOptions
 from agq.recipe.pruning import PruningOptions
-from agq.recipe.recipe import KV_BITS, MAX_SINK_TOKENS, METHODS, Recipe, no_sinks
+from agq.recipe.recipe import KV_BITS, MAX_SINK_TOKENS, Recipe, no_sinks
 from agq.recipe.schemes import (
     GROUP_STEP,
     SCHEMES,
@@ -29,6 +30,7 @@ __all__ = [
     "AgileOptions",
     "CalibrationSpec",
     "GptqOptions",
+    "Method",
     "Override",
     "PruningOptions",
     "Recipe",

@@ -8,6 +8,7 @@ from typing import Any
 from agq import structured
 from agq.errors import AgqError
 from agq.recipe.agile import AgileOptions
+from agq.recipe.methods import METHODS
 from agq.recipe.options import CalibrationSpec, GptqOptions, TransformOptions, TuneOptions
 from agq.recipe.pruning import PruningOptions
 from agq.recipe.schemes import (
@@ -22,7 +23,6 @@ from agq.recipe.schemes import (
 )
 from agq.structured import Place
 
-METHODS = ("gptq", "gptaq", "rtn")
 KV_BITS = (4, 8, 32)
 # Attention sinks are the first few tokens: more would be another recipe. Also the limit of the C library (agq.h).
 MAX_SINK_TOKENS = 64
@@ -115,8 +115,8 @@ class Recipe:
 
     @property
     def solver(self) -> bool:
-        """The weights are rounded by GPTQ or GPTAQ."""
-        return self.method != "rtn"
+        """The weights are rounded by a method that reads calibration text."""
+        return METHODS[self.method].calibrated
 
     @property
     def calibrated(self) -> bool:

@@ -7,16 +7,10 @@ import pytest
 import torch
 
 from agq.numerics.quantizers import dequantize_weight, quantize_weight, weight_grid
-from agq.quantization.solvers.gptq import (
-    Hessian,
-    drift_correction,
-    factorize,
-    gptq,
-    layer_loss,
-    output_energy,
-    round_to_nearest,
-    solve,
-)
+from agq.quantization.solvers.gptaq import drift_correction
+from agq.quantization.solvers.gptq import factorize, gptq, solve
+from agq.quantization.solvers.hessian import Hessian, layer_loss, output_energy
+from agq.quantization.solvers.rtn import round_to_nearest
 
 
 def problem(rows: int = 6, columns: int = 64, tokens: int = 400, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

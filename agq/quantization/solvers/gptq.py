@@ -13,47 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agq.numerics.quantizers import Grid, dequantize_weight, quantize_weight
+from agq.numerics.quantizers import Grid, dequantize_weight
+from agq.quantization.solvers.hessian import Hessian, layer_loss
+from agq.quantization.solvers.solver import Rounding, Solution, Unsolvable
+from agq.recipe import GptqOptions, Recipe
 
 # A failed factorisation is retried with ten times the damping, this many times.
 DAMPING_RETRIES = 3
 # Columns that are updated one at a time before the rest of their block is updated by one matrix product.
 _STRIP = 16
-# Width of the column panels of the Hessian: only panels on and above the diagonal are computed.
-_PANEL = 1024
-
-
-class Hessian:
-    """Running sum of x x^T over the inputs of one or several linears that share them.
-
-    matrix: float32 [columns, columns], the mean over tokens once `finish` was called; tokens: how many were added;
-    cross: for GPTAQ, the same of (x~ - x) x^T, where x~ is the input that the float model has in place of x; else None.
-    """
-
-    def __init__(self, columns: int, device: torch.device | str = "cpu", cross: bool = False) -> None:
-        self.matrix = torch.zeros(columns, columns, dtype=torch.float32, device=device)
-        self.cross = torch.zeros_like(self.matrix) if cross else None
-        self.tokens = 0
-
-    def add(self, x: Tensor, target: Tensor | None = None) -> None:
-        """Adds inputs x, float32 [..., columns]; target: x~ of the same shape, where `cross` is gathered."""
-        x = x.reshape(-1, x.shape[-1])
-        if self.cross is not None:
-            self.cross.addmm_((target.reshape(x.shape) - x).t(), x)
-        columns = x.shape[1]
-        for start in range(0, columns, _PANEL):
-            stop = min(start + _PANEL, columns)
-            # Rows of the upper triangle; the lower one follows from symmetry in finish().
-            self.matrix[start:stop, start:].addmm_(x[:, start:stop].t(), x[:, start:])
-        self.tokens += x.shape[0]
-
-    def finish(self) -> Tensor:
-        """The mean of x x^T, [columns, columns], both triangles filled."""
-        upper = torch.triu(self.matrix)
-        self.matrix = (upper + torch.triu(upper, 1).t()) / max(self.tokens, 1)
-        if self.cross is not None:
-            self.cross /= max(self.tokens, 1)
-        return self.matrix
 
 
 @dataclass(frozen=True)
@@ -104,20 +72,12 @@ def factorize(hessian: Tensor, damping: float = 0.01, act_order: bool = True) ->
     return None
 
 
-@dataclass(frozen=True)
-class Solution:
-    """Codes int8 [rows, columns] in original column order, and the layer's loss: the mean over calibration tokens of
-    the squared output error, summed over output channels (nan where no Hessian was available)."""
-
-    codes: Tensor
-    loss: float
-
-
 def solve(weight: Tensor, grid: Grid, factor: Factor, block_size: int = 128, drift: Tensor | None = None) -> Tensor:
     """GPTQ codes, int8 [rows, columns] in original column order.
 
     weight: float32 [rows, columns]; grid: fixed from the original weight; block_size: columns between two lazy updates
-    of the remaining ones; drift: GPTAQ's matrix, see drift_correction.
+    of the remaining ones; drift: of GPTAQ, float32 [columns, columns] in visiting order: how a weight of 1 in a column
+    changes the columns not yet visited.
     """
     rows, columns = weight.shape
     low, high = grid.limits
@@ -157,39 +117,32 @@ def solve(weight: Tensor, grid: Grid, factor: Factor, block_size: int = 128, dri
     return result.t().contiguous()
 
 
-def layer_loss(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
-    """Mean over calibration tokens of |W x - W^ x|^2, from hessian = mean of x x^T."""
-    difference = quantized - weight
-    return float(((difference @ hessian) * difference).sum())
-
-
-def output_energy(weight: Tensor, hessian: Tensor) -> float:
-    """Mean over calibration tokens of |W x|^2, from hessian = mean of x x^T."""
-    return float(((weight @ hessian) * weight).sum())
-
-
-def round_to_nearest(weight: Tensor, grid: Grid, hessian: Tensor | None) -> Solution:
-    """RTN codes with the loss on the calibration inputs, where there are any."""
-    codes = quantize_weight(weight, grid)
-    loss = float("nan") if hessian is None else layer_loss(weight, dequantize_weight(codes, grid), hessian)
-    return Solution(codes, loss)
-
-
-def drift_correction(factor: Factor, cross: Tensor, alpha: float = 0.25) -> Tensor:
-    """GPTAQ's second term (Li et al. 2025, arXiv 2504.02692, their matrix P), float32 [columns, columns] in visiting
-    order.
-
-    GPTAQ makes the quantized layer on the quantized network's inputs x come close to the float layer on the float
-    network's inputs x~. Of that drift, row j tells how the columns not yet visited change for a weight of 1 in column
-    j. cross: mean of (x~ - x) x^T in original order; alpha: the weight of the term (the authors' code takes 0.25).
-    """
-    ordered = cross[factor.order][:, factor.order]
-    return torch.triu(ordered @ factor.upper.t(), 1) @ factor.upper * alpha
-
-
 def gptq(
     weight: Tensor, grid: Grid, factor: Factor, hessian: Tensor, block_size: int = 128, drift: Tensor | None = None
 ) -> Solution:
-    """GPTQ codes with the loss on the calibration inputs; with `drift` (see drift_correction) GPTAQ's."""
+    """GPTQ codes with the loss on the calibration inputs; with `drift` (see gptaq.drift_correction) GPTAQ's."""
     codes = solve(weight, grid, factor, block_size, drift)
     return Solution(codes, layer_loss(weight, dequantize_weight(codes, grid), hessian))
+
+
+def factor_of(hessian: Hessian, options: GptqOptions) -> Factor:
+    """The factor of gathered inputs; Unsolvable where there is none."""
+    factor = factorize(hessian.matrix, options.damping, options.act_order)
+    if factor is None:
+        most = options.damping * 10.0**DAMPING_RETRIES
+        raise Unsolvable(f"the Hessian is not positive definite with damping up to {most:g}")
+    return factor
+
+
+def rounding(hessian: Hessian, factor: Factor, options: GptqOptions, drift: Tensor | None = None) -> Rounding:
+    """GPTQ with this factor, GPTAQ with `drift`; a raised damping is noted."""
+    note = None if factor.damping == options.damping else f"damping raised to {factor.damping:g}"
+    return Rounding(
+        lambda weight, grid: gptq(weight, grid, factor, hessian.matrix, options.block_size, drift), factor.damping, note
+    )
+
+
+def prepare(hessian: Hessian | None, recipe: Recipe) -> Rounding:
+    """See solver.Solver; the recipe's section `gptq` counts."""
+    assert hessian is not None
+    return rounding(hessian, factor_of(hessian, recipe.gptq), recipe.gptq)

@@ -1,0 +1,45 @@
+"""The weight solvers that a recipe's `method` may name, as data: one row a solver.
+
+The row says what a solver needs, so that a plan can be checked and its memory estimated without torch. The code of
+method NAME is `agq/quantization/solvers/NAME.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a weight solver needs.
+
+    Attributes:
+        words: what it is, for help texts.
+        calibrated: it reads the layers' inputs on calibration text, as a Hessian (the mean of x x^T).
+        float_model: the unquantized model's inputs are computed beside the quantized model's.
+        working_bytes: columns of the widest linear -> bytes that solving it takes, the Hessian itself apart.
+    """
+
+    words: str
+    calibrated: bool = True
+    float_model: bool = False
+    working_bytes: Callable[[int], int] = lambda columns: 0
+
+
+# GPTQ's float64 work: the damped Hessian, its Cholesky factor, the inverse, and that one's factor.
+_FACTORS = 4 * 8
+
+METHODS: dict[str, Method] = {
+    "gptq": Method(
+        "GPTQ: rounding errors are made up for in the columns not yet rounded",
+        working_bytes=lambda columns: _FACTORS * columns**2,
+    ),
+    "gptaq": Method(
+        "GPTAQ: GPTQ that also corrects what earlier layers' errors changed",
+        float_model=True,
+        # The float32 mean of (x~ - x) x^T, and the correction that is made of it.
+        working_bytes=lambda columns: (_FACTORS + 2 * 4) * columns**2,
+    ),
+    "rtn": Method("round to nearest: fast, no calibration text", calibrated=False),
+}
