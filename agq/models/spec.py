@@ -6,12 +6,13 @@ and in the family modules. Pure Python, no dependency.
 
 import math
 import struct
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from agq.errors import AgqError
+from agq.models.families import FAMILIES
+from agq.models.fields import read, stored
 
-FAMILIES = ("llama", "opt", "bloom")
 NORMS = ("rms", "layer")
 POSITIONS = ("rope", "learned", "alibi")
 ACTIVATIONS = ("silu_gated", "relu", "gelu_tanh", "gelu_erf")
@@ -120,6 +121,8 @@ class RopeSpec:
 class ModelSpec:
     """A decoder. Validated on construction: a ModelSpec that exists has sane dimensions (AgqError otherwise).
 
+    A field for a new feature is declared with `added` (fields.py).
+
     Attributes:
         ffn: width of the feed-forward hidden layer (of each of gate and up when gated).
         context: most positions; for BLOOM, which has no limit, the length that it was trained for.
@@ -161,7 +164,7 @@ class ModelSpec:
     eos_ids: tuple[int, ...] = ()
 
     def __post_init__(self):
-        _one_of(self.family, "family", FAMILIES)
+        _one_of(self.family, "family", tuple(FAMILIES))
         _one_of(self.norm, "norm", NORMS)
         _one_of(self.position, "position", POSITIONS)
         _one_of(self.activation, "activation", ACTIVATIONS)
@@ -222,26 +225,20 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""
-        values = asdict(self)
+        values = stored(self)
+        values["rope"] = None if self.rope is None else stored(self.rope)
         values["eos_ids"] = list(self.eos_ids)
         return values
 
     @classmethod
     def from_dict(cls, values: Any) -> "ModelSpec":
-        """The inverse of to_dict. Unknown or missing keys and wrong types are AgqErrors."""
-        values = _exact_keys(values, cls, "model description")
-        if values["rope"] is not None:
-            values["rope"] = RopeSpec(**_exact_keys(values["rope"], RopeSpec, "rope description"))
-        if not isinstance(values["eos_ids"], (list, tuple)):
-            raise AgqError("model description: `eos_ids` is not a list")
-        values["eos_ids"] = tuple(values["eos_ids"])
-        return cls(**values)
-
-
-def _exact_keys(values: Any, kind: type, name: str) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise AgqError(f"{name} is not an object")
-    expected = {item.name for item in fields(kind)}
-    if wrong := sorted(str(key) for key in set(values) ^ expected):
-        raise AgqError(f"{name}: unknown or missing {', '.join(f'`{key}`' for key in wrong)}")
-    return dict(values)
+        """The inverse of to_dict. Fields that have a default may be missing: files of earlier versions lack those that
+        came later. Raises AgqError for unknown keys, missing ones without default, and wrong types."""
+        found = read(cls, values, "model description")
+        if found.get("rope") is not None:
+            found["rope"] = RopeSpec(**read(RopeSpec, found["rope"], "rope description"))
+        if "eos_ids" in found:
+            if not isinstance(found["eos_ids"], (list, tuple)):
+                raise AgqError("model description: `eos_ids` is not a list")
+            found["eos_ids"] = tuple(found["eos_ids"])
+        return cls(**found)
