@@ -1,5 +1,7 @@
 """Recipes on disk: strict YAML whose errors name the line, where recipes are looked for, and what MODEL means.
 
+`configs/NAME.yaml` is the recipe NAME; `configs/models.yaml` names models of the hub that share one recipe.
+
 Paths in a recipe that begin with `./` or `../` are relative to the recipe's own file.
 """
 
@@ -12,11 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agq import structured
 from agq.errors import AgqError
 from agq.recipe.recipe import Recipe
-from agq.structured import dotted
+from agq.structured import Place, dotted
 
 MAX_BYTES = 1 << 20
+# The file of a folder of recipes that is a table of models.
+_TABLE = "models.yaml"
+# Presets that have two names.
+_ALIASES = {"plain": "gptq"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
@@ -28,23 +35,43 @@ def config_dirs() -> list[Path]:
 
 def recipe_names() -> list[str]:
     """The names that `resolve_model` finds, sorted."""
-    return sorted({path.stem for folder in config_dirs() for path in folder.glob("*.yaml")})
+    found: set[str] = set()
+    for folder in config_dirs():
+        found |= {path.stem for path in folder.glob("*.yaml") if path.name != _TABLE}
+        found |= set(_model_table(folder)[0])
+    return sorted(found)
 
 
-def find_recipe(name: str) -> Path | None:
-    """The recipe file of a name such as "llama-7b" (in any case); None when there is none."""
+def find_recipe(name: str) -> Recipe | None:
+    """The recipe of a name such as "llama-7b" (in any case); None when there is none."""
     if not re.fullmatch(r"[\w.-]+", name):
         return None
     for folder in config_dirs():
         path = folder / f"{name.lower()}.yaml"
-        if path.is_file():
-            return path
+        if path.is_file() and path.name != _TABLE:
+            return load_recipe(path)
+        models, shared = _model_table(folder)
+        if name.lower() in models:
+            return _in_folder(replace(shared, model=models[name.lower()]), folder)
     return None
+
+
+def _model_table(folder: Path) -> tuple[dict[str, str], Recipe]:
+    """Names -> hub ids of the table in a folder of recipes, and the recipe of all of them."""
+    path = folder / _TABLE
+    if not path.is_file():
+        return {}, Recipe()
+    values, place = _read_yaml(path)
+    table = structured.table(values, ("models", "recipe"), place, ())
+    models = table.get("models")
+    if not isinstance(models, dict) or not all(isinstance(item, str) for item in models.values()):
+        raise AgqError(f"{place(('models',))} is not a table of names and models")
+    return models, Recipe.from_dict(table.get("recipe", {}), lambda keys: place(("recipe", *keys)))
 
 
 def preset_names() -> list[str]:
     """The names that `apply_preset` knows, sorted."""
-    return sorted({path.stem for folder in config_dirs() for path in (folder / "presets").glob("*.yaml")})
+    return sorted({path.stem for folder in config_dirs() for path in (folder / "presets").glob("*.yaml")} | {*_ALIASES})
 
 
 def apply_preset(recipe: Recipe, name: str, without: Collection[str] = ()) -> Recipe:
@@ -55,7 +82,7 @@ def apply_preset(recipe: Recipe, name: str, without: Collection[str] = ()) -> Re
     Raises AgqError: no such preset.
     """
     for folder in config_dirs():
-        path = folder / "presets" / f"{name.lower()}.yaml"
+        path = folder / "presets" / f"{_ALIASES.get(name.lower(), name.lower())}.yaml"
         if re.fullmatch(r"[\w.-]+", name) and path.is_file():
             values, _ = parse_yaml(path.read_text(encoding="utf-8"), f"`{path}`")
             found = load_recipe(path)
@@ -86,7 +113,7 @@ def resolve_model(name: str) -> tuple[str, Recipe | None]:
         return str(path), None
     recipe = find_recipe(name)
     if recipe is not None:
-        return _model_of(load_recipe(recipe), name)
+        return _model_of(recipe, name)
     if path.is_dir():
         raise AgqError(
             f"folder `{name}` has no config.json", hint="MODEL is a Hugging Face folder, a recipe's name or a hub id"
@@ -117,6 +144,18 @@ def load_recipe(path: str | Path) -> Recipe:
             names the line.
     """
     path = Path(path).expanduser()
+    values, place = _read_yaml(path)
+    return _in_folder(Recipe.from_dict(values, place), path.resolve().parent)
+
+
+def _in_folder(recipe: Recipe, folder: Path) -> Recipe:
+    """`recipe` with its paths as seen from the folder of its file."""
+    calibration = replace(recipe.calibration, data=located(recipe.calibration.data, folder))
+    return replace(recipe, model=located(recipe.model, folder) if recipe.model else None, calibration=calibration)
+
+
+def _read_yaml(path: Path) -> tuple[Any, Place]:
+    """The YAML document of a file, and the words for the place of a key path in it."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -137,10 +176,7 @@ def load_recipe(path: str | Path) -> Recipe:
                 return f"`{path}`, line {lines[keys[:length]]}: `{dotted(keys)}`"
         return f"`{path}`"
 
-    recipe = Recipe.from_dict(values, place)
-    folder = path.resolve().parent
-    calibration = replace(recipe.calibration, data=located(recipe.calibration.data, folder))
-    return replace(recipe, model=located(recipe.model, folder) if recipe.model else None, calibration=calibration)
+    return values, place
 
 
 def split_sources(source: str, folder: Path = Path()) -> list[str]:
