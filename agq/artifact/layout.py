@@ -1,36 +1,15 @@
-"""Layout `rl16` of the packed artifact (docs/artifact.md): panels of 16 output rows, one row per 32-bit lane.
+"""Layout `rl16` of the packed artifact (docs/artifact.md): panels of 16 output rows, one row per 32-bit lane. All
+processors read it.
 
 All functions take whole panels or the last rows of a matrix, so a matrix can be packed in pieces.
 """
 
 import numpy as np
 
-from agq.errors import UsageError
-
 LAYOUT = "rl16"
 PANEL = 16  # rows
 COLUMN_PAD = 32  # columns of integer weights are padded up to a multiple
 ALIGN = 64  # bytes
-
-# Every target reads the same layout today; the table is what makes another one possible.
-TARGETS = {
-    "auto": LAYOUT,
-    "scalar": LAYOUT,
-    "sse41": LAYOUT,
-    "avx2": LAYOUT,
-    "avxvnni": LAYOUT,
-    "avx512vnni": LAYOUT,
-    "neon": LAYOUT,
-    "dotprod": LAYOUT,
-    "i8mm": LAYOUT,
-}
-
-
-def layout_for(target: str) -> str:
-    """Layout id of a target name; UsageError for an unknown one."""
-    if target not in TARGETS:
-        raise UsageError(f"unknown target `{target}`", hint=f"targets: {', '.join(TARGETS)}")
-    return TARGETS[target]
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -55,7 +55,6 @@ class PackReport:
     embed_bits: int
     sink_tokens: int
     layout: str
-    target: str
     schemes: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +67,6 @@ def pack(
     output: str | os.PathLike,
     kv_bits: int | None = None,
     head_bits: int | None = None,
-    target: str = "auto",
     weights: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     attention: list[AttentionScales] | None = None,
@@ -82,7 +80,6 @@ def pack(
             floats.
         head_bits: output head (and embedding, when tied) in 8, 16 or 32 bits; default agq.json's, else 8, or the
             weights' own type where all weights are floats.
-        target: a CPU level, see layout.TARGETS.
         weights: for unquantized folders: "f32", "f16", "bf16", or "int8" (round to nearest per row, activations 8 bits
             per token); default the folder's own float type.
         progress: called with (bytes done, bytes in all, tensor name).
@@ -92,10 +89,9 @@ def pack(
             else 8 where the folder is quantized and its head has 8 bits, or the type that the folder stores it in.
 
     Raises:
-        UsageError: unknown target, wrong option values. AgqError: anything wrong with the folder, disk full.
+        UsageError: wrong option values. AgqError: anything wrong with the folder, disk full.
     """
     started = time.monotonic()
-    layout_id = layout.layout_for(target)
     if weights is not None and weights not in WEIGHTS:
         raise UsageError(f"unknown weights `{weights}`", hint=f"weights: {', '.join(WEIGHTS)}")
     if kv_bits not in (None, *KV_BITS):
@@ -130,8 +126,7 @@ def pack(
         head_bits=plan.model.head_bits,
         embed_bits=plan.model.embed_bits,
         sink_tokens=plan.model.sink_tokens,
-        layout=layout_id,
-        target=target,
+        layout=layout.LAYOUT,
         schemes=schemes,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from agq.artifact.header import ABI, FORMAT, OLDEST_ABI, header_bytes, header_hash
-from agq.artifact.layout import ALIGN, TARGETS
+from agq.artifact.layout import ALIGN, LAYOUT
 from agq.artifact.schema import ArtifactModel, LinearInfo, TensorSize
 from agq.errors import AgqError
 from agq.models import ModelSpec
@@ -66,7 +66,7 @@ class Artifact:
             if int(text) < oldest:
                 raise AgqError(f"{where} has `{key}` {text}; this agq reads {known}", hint="pack the model again")
         name = values.get("agq.layout")
-        if name not in TARGETS.values():
+        if name != LAYOUT:
             raise AgqError(f"{where} has the unknown layout `{name}`", hint="update agq, or pack the model again")
 
     def _header_problems(self) -> list[str]:

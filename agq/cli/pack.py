@@ -30,12 +30,6 @@ def pack(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", show_default=False, help=f"Default: DIR's name + {SUFFIX}, here.")
     ] = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            "--target", help="Processor it is meant for: auto, neon, dotprod, avx2, ...; one layout serves all."
-        ),
-    ] = "auto",
     weights: Annotated[
         str | None,
         typer.Option(
@@ -101,7 +95,6 @@ def pack(
             kv_bits=kv_bits,
             head_bits=head_bits,
             embed_bits=embed_bits,
-            target=target,
             weights=weights,
             progress=progress,
         )

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agq.artifact import layout
-from agq.errors import UsageError
 
 shapes = st.tuples(st.integers(1, 70), st.integers(1, 200))
 
@@ -79,11 +78,3 @@ def test_padding_is_zero() -> None:
     data = layout.pack_u4(np.full((1, 1), 15, np.uint8))
     assert data[0] == 15 and not data[1:].any()
     assert layout.pack_rows(np.ones((3, 2), np.float32)).reshape(2, 16)[:, 3:].sum() == 0
-
-
-def test_targets() -> None:
-    for name in ("auto", "scalar", "sse41", "avx2", "avxvnni", "avx512vnni", "neon", "dotprod", "i8mm"):
-        assert layout.layout_for(name) == "rl16"
-    with pytest.raises(UsageError, match="avx3") as caught:
-        layout.layout_for("avx3")
-    assert "i8mm" in caught.value.hint and caught.value.exit_code == 2

@@ -244,7 +244,7 @@ def test_tokenizer_is_needed(tmp_path: Path, content: str | None) -> None:
 def test_same_input_same_bytes(tmp_path: Path) -> None:
     folder = write_quantized(tmp_path / "q", config("bloom"))
     pack(folder, tmp_path / "a.safetensors")
-    pack(folder, tmp_path / "b.safetensors", target="neon")
+    pack(folder, tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
@@ -395,7 +395,7 @@ def test_kv_cache_scheme_of_others(tmp_path: Path) -> None:
     assert pack(folder, tmp_path / "a.safetensors", kv_bits=32).kv_bits == 32
 
 
-@pytest.mark.parametrize("options", [{"target": "avx3"}, {"weights": "int4"}, {"kv_bits": 6}, {"head_bits": 4}])
+@pytest.mark.parametrize("options", [{"weights": "int4"}, {"kv_bits": 6}, {"head_bits": 4}])
 def test_wrong_options(tmp_path: Path, options: dict) -> None:
     folder = write_folder(tmp_path / "m", config("llama"))
     with pytest.raises(UsageError):

@@ -41,7 +41,7 @@ def test_options_reach_the_artifact(agq_cli, demo_model, tmp_path):
         (["--head-bits", "5"], 2, "head of 5 bits"),
         (["--embed-bits", "5"], 2, "embedding of 5 bits"),
         (["--head-bits", "16", "--embed-bits", "8"], 2, "is its output head"),
-        (["--target", "abacus"], 2, "abacus"),
+        (["--target", "neon"], 2, "`agq pack` has no option `--target`"),
         (["-o", "no/such/folder/x"], 1, "folder does not exist"),
         (["-o", "."], 1, "`.` exists"),
     ],
