@@ -31,6 +31,9 @@ from agq.runtime.benchmark import Case, Passes  # noqa: E402
 from agq.runtime.engine import Engine  # noqa: E402
 from agq.runtime.limits import Limits, measure_limits, weight_bytes  # noqa: E402
 
+# The random model that is timed where none is named.
+_SHAPE = "tinyllama-1.1b"
+
 
 def parser(description: str, rounds: bool = True) -> argparse.ArgumentParser:
     """Options that all benchmarks have; rounds: things are measured several times."""
@@ -49,15 +52,24 @@ def add_clock_option(found: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_model_options(found: argparse.ArgumentParser, shape: str = "tinyllama-1.1b") -> None:
-    """Options of benchmarks that time a model."""
+def model_parser(description: str, scheme: str | None = None, clock: bool = True) -> argparse.ArgumentParser:
+    """`parser` with the options of benchmarks that time a model.
+
+    scheme: default of the model's scheme, None where the benchmark chooses; clock: processor time can be measured.
+    """
     from make_checkpoint import SHAPES
 
-    found.add_argument("--shape", choices=SHAPES, default=shape, help=f"random model to time (default {shape})")
+    found = parser(description)
+    found.add_argument("--shape", choices=SHAPES, default=_SHAPE, help=f"random model to time (default {_SHAPE})")
     found.add_argument("--folder", type=Path, help="a Hugging Face LLaMA folder to time instead of a random model")
     found.add_argument("--group", type=int, default=128, help="weight group size, -1: per channel (default 128)")
     found.add_argument("--isa", help="kernel library; default AGQ_ISA, else the best")
     found.add_argument("--work", type=Path, help="keep models here for later runs; default: a temporary folder")
+    if clock:
+        add_clock_option(found)
+    if scheme is not None:
+        found.add_argument("--scheme", default=scheme, help=f"of the model (default {scheme})")
+    return found
 
 
 @contextmanager

@@ -12,25 +12,11 @@ from __future__ import annotations
 
 import statistics
 
-from common import (
-    Foreign,
-    Timed,
-    add_clock_option,
-    add_model_options,
-    alternate,
-    artifact,
-    parser,
-    ratio,
-    report,
-    workplace,
-)
+from common import Foreign, Timed, alternate, artifact, model_parser, ratio, report, workplace
 
 
 def main() -> None:
-    options = parser(__doc__)
-    add_model_options(options)
-    add_clock_option(options)
-    options.add_argument("--scheme", default="W4A8")
+    options = model_parser(__doc__, "W4A8")
     options.add_argument("-t", "--threads", type=int, default=2)
     options.add_argument("--short", type=int, default=512)
     options.add_argument("--length", type=int, default=4096)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import statistics
 
-from common import Foreign, Timed, add_model_options, alternate, artifact, parser, ratio, report, workplace
+from common import Foreign, Timed, alternate, artifact, model_parser, ratio, report, workplace
 
 
 def main() -> None:
-    options = parser(__doc__)
-    add_model_options(options)
-    options.add_argument("--scheme", default="W4A8")
+    options = model_parser(__doc__, "W4A8", clock=False)
     options.add_argument("-t", "--threads", default="1,2", help="several by comma, the first is the base (default 1,2)")
     options.add_argument("-p", "--prefill", type=int, default=512)
     options.add_argument("-n", "--decode", type=int, default=64)

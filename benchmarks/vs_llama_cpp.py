@@ -27,19 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import (
-    Foreign,
-    Timed,
-    add_clock_option,
-    add_model_options,
-    alternate,
-    artifact,
-    checkpoint,
-    parser,
-    ratio,
-    report,
-    workplace,
-)
+from common import Foreign, Timed, alternate, artifact, checkpoint, model_parser, ratio, report, workplace
 
 QUANTIZED_FROM = "F16"
 
@@ -171,9 +159,7 @@ def compare(args: argparse.Namespace, work: Path, peer: Peer, threads: int, test
 
 
 def main() -> None:
-    options = parser(__doc__)
-    add_model_options(options)
-    add_clock_option(options)
+    options = model_parser(__doc__)
     options.add_argument("--peer", action="append", required=True, metavar="PEER", help="see above; repeatable")
     options.add_argument("--types", default="Q4_0,Q4_K_M,Q8_0,F16", help="of the peer (default Q4_0,Q4_K_M,Q8_0,F16)")
     options.add_argument("--schemes", default="W4A8", help="ours: W4A8, W4A4, W8A8 by comma (default W4A8)")

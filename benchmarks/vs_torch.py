@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import Foreign, Timed, add_model_options, alternate, artifact, checkpoint, parser, ratio, report, workplace
+from common import Foreign, Timed, alternate, artifact, checkpoint, model_parser, ratio, report, workplace
 
 
 class TorchModel:
@@ -48,8 +48,7 @@ class TorchModel:
 
 
 def main() -> None:
-    options = parser(__doc__)
-    add_model_options(options)
+    options = model_parser(__doc__, clock=False)
     options.add_argument("--schemes", default="W4A8", help="ours: W4A8, W4A4, W8A8 by comma (default W4A8)")
     options.add_argument("--dtypes", default="bfloat16,float32", help="of torch (default bfloat16,float32)")
     options.add_argument("-t", "--threads", default="1,2", help="several by comma (default 1,2)")

@@ -11,24 +11,11 @@ from __future__ import annotations
 
 import statistics
 
-from common import (
-    Foreign,
-    Timed,
-    add_clock_option,
-    add_model_options,
-    alternate,
-    artifact,
-    parser,
-    ratio,
-    report,
-    workplace,
-)
+from common import Foreign, Timed, alternate, artifact, model_parser, ratio, report, workplace
 
 
 def main() -> None:
-    options = parser(__doc__)
-    add_model_options(options)
-    add_clock_option(options)
+    options = model_parser(__doc__)
     options.add_argument("-t", "--threads", default="1,2", help="several by comma (default 1,2)")
     options.add_argument("-p", "--prefill", type=int, default=512)
     options.add_argument("-n", "--decode", type=int, default=64)
