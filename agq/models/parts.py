@@ -128,7 +128,7 @@ class ModelParts:
         if not self.spec.norm_affine:
             return {}
         shapes = {f"{module}.weight": (self.spec.hidden,)}
-        if self.spec.norm == "layer":
+        if self.spec.layer_norm:
             shapes[f"{module}.bias"] = (self.spec.hidden,)
         return shapes
 

@@ -195,6 +195,11 @@ class ModelSpec:
         return self.activation == "silu_gated"
 
     @property
+    def layer_norm(self) -> bool:
+        """The norms take the mean away and may have biases; an RMSNorm does neither."""
+        return self.norm == "layer"
+
+    @property
     def q_size(self) -> int:
         """Rows of the query projection."""
         return self.heads * self.head_dim

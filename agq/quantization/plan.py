@@ -73,7 +73,7 @@ class Plan:
             notes.append("4-bit activations in groups: transformers computes them, vLLM has no kernel for them")
         for step, reason in self.transforms.skipped.items():
             notes.append(f"transformation `{step}` is left out: {reason}")
-        if online := online_steps(self.recipe, self.schemes, self.transforms):
+        if online := online_steps(self.transforms):
             notes.append(f"computed at run time, by agq only: {'; '.join(online.values())}")
         if self.recipe.sink_tokens:
             notes.append(

@@ -24,6 +24,8 @@ from agq.recipe import ActivationScheme, Recipe, Scheme, WeightScheme
 from agq.safetensors.shards import Entry, write_shards
 
 SHARD_BYTES = 5_000_000_000
+# Formats of a folder that may be asked for: short name -> that of compressed-tensors.
+CT_FORMATS = {"pack": PACKED, "int": INT}
 
 
 @dataclass(frozen=True)
@@ -44,21 +46,22 @@ def module_schemes(parts: ModelParts, recipe: Recipe) -> dict[str, Scheme]:
 
 
 def choose_format(schemes: dict[str, Scheme], ct_format: str | None) -> str:
-    """compressed-tensors format of a folder: "pack-quantized", unless `ct_format` ("pack", "int") says otherwise, all
+    """compressed-tensors format of a folder: "pack-quantized", unless `ct_format` (of CT_FORMATS) says otherwise, all
     weights have 8 bits, or some are asymmetric (transformers 5.23 with compressed-tensors 0.20 cannot load packed zero
     points).
 
     Raises AgqError for another `ct_format`.
     """
-    if ct_format not in (None, "pack", "int"):
-        raise AgqError(f"unknown compressed-tensors format `{ct_format}`", hint="use `pack` or `int`")
     if ct_format is not None:
-        return PACKED if ct_format == "pack" else INT
+        if ct_format not in CT_FORMATS:
+            hint = f"use {' or '.join(f'`{name}`' for name in CT_FORMATS)}"
+            raise AgqError(f"unknown compressed-tensors format `{ct_format}`", hint=hint)
+        return CT_FORMATS[ct_format]
     weights = [scheme.weights for scheme in schemes.values()]
     return INT if all(item.bits == 8 for item in weights) or not all(item.symmetric for item in weights) else PACKED
 
 
-def online_steps(recipe: Recipe, schemes: dict[str, Scheme], transforms: TransformPlan) -> dict[str, str]:
+def online_steps(transforms: TransformPlan) -> dict[str, str]:
     """What the folder's weights rely on and other software than agq does not compute at run time: name -> words.
 
     Quantizers of activations and KV cache that others leave out are not among them: without those the model is only
@@ -191,7 +194,7 @@ def write_folder(
             agq["sink_tokens"] = recipe.sink_tokens
         if not plan.empty:
             agq["transforms"] = plan.to_dict()
-        agq["online"] = [*online_steps(recipe, schemes, plan), *runtime_formats(recipe, schemes, clips)]
+        agq["online"] = [*online_steps(plan), *runtime_formats(recipe, schemes, clips)]
         atomic_write_text(folder / "agq.json", json.dumps(agq, indent=2) + "\n")
         atomic_write_text(folder / "recipe.yaml", recipe.to_yaml())
         total = sum((folder / name).stat().st_size for name in files)

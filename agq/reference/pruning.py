@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agq.errors import AgqError
 from agq.recipe.pruning import PruningOptions
+from agq.reference.attention import Positions
 from agq.reference.decoder import ReferenceModel, finish
 
 
@@ -34,6 +35,20 @@ def log2_probability(p: Tensor) -> Tensor:
     16."""
     k = torch.round(-torch.log2(p))
     return torch.where(k < 16, torch.exp2(-k), torch.zeros_like(p))
+
+
+def layer_positions(positions: Positions, alive: Tensor, options: PruningOptions) -> Positions:
+    """Positions of the tokens that reach a layer. positions: of the whole sequence; alive: int64, ascending."""
+    return positions.of_tokens(alive, options.positions == "paper")
+
+
+def importance(shares: Tensor, options: PruningOptions) -> Tensor:
+    """What each token is worth to a layer: float32 [r], the attention that it pays to the first one, summed over heads.
+
+    shares: float32 [1, heads, r], the layer's softmax outputs of the first token.
+    """
+    shares = log2_probability(shares) if options.scores == "code-compat" else shares
+    return shares[0].double().sum(dim=0).float().cpu()
 
 
 def choose_victims(importance: Tensor, pinned: Tensor, gamma: float, tokens: int | None = None) -> Tensor:
@@ -86,12 +101,11 @@ def pruned_states(
     for index, block in enumerate(model.blocks):
         shares: list[Tensor] | None = [] if index in blocks else None
         x = block.attention_input(h)
-        c = block.context(x, positions.of_tokens(alive, options.positions == "paper"), shares)
+        c = block.context(x, layer_positions(positions, alive, options), shares)
         h = block.after_attention(h, x, c)
         if shares:
-            share = log2_probability(shares[0]) if options.scores == "code-compat" else shares[0]
-            importance = share[0].double().sum(dim=0).float().cpu()
-            victims = choose_victims(importance, pinned[alive], options.gamma, int((alive < prompt).sum()))
+            worth = importance(shares[0], options)
+            victims = choose_victims(worth, pinned[alive], options.gamma, int((alive < prompt).sum()))
             if victims.any():
                 left = finish(h[:, victims], model.final_norm, model.project_out)[0]
                 out = torch.zeros(n, left.shape[-1], device=left.device) if out is None else out

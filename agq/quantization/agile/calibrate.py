@@ -21,7 +21,7 @@ from agq.recipe.pruning import PruningOptions
 from agq.reference.attention import Positions
 from agq.reference.block import Block
 from agq.reference.decoder import Embedding, Parameters
-from agq.reference.pruning import choose_victims, log2_probability
+from agq.reference.pruning import choose_victims, importance, layer_positions
 
 
 @dataclass
@@ -64,13 +64,12 @@ def pruning_step(positions: Positions, options: PruningOptions, layers: int) -> 
         shares: list[Tensor] | None = [] if index in pruning_blocks else None
         block.capture = {}
         x = block.attention_input(hidden)
-        context = block.context(x, positions.of_tokens(alive, options.positions == "paper"), shares)
+        context = block.context(x, layer_positions(positions, alive, options), shares)
         hidden = block.after_attention(hidden, x, context)
         if shares:
-            share = log2_probability(shares[0]) if options.scores == "code-compat" else shares[0]
             pinned = torch.zeros(alive.numel(), dtype=torch.bool)
             pinned[0] = pinned[-1] = True
-            victims = choose_victims(share[0].double().sum(dim=0).float().cpu(), pinned, options.gamma)
+            victims = choose_victims(importance(shares[0], options), pinned, options.gamma)
             hidden, alive = hidden[:, ~victims], alive[~victims]
         read = block.mlp_input(hidden)
         inner = block.mlp_hidden(read)

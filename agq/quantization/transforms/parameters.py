@@ -107,14 +107,14 @@ class TransformedParameters(Parameters):
     def centred(self) -> bool:
         """The mean over channels is removed from what the blocks write to the residual stream, and with R1 from the
         embeddings (without it they stay, so that a tied head stays tied). LayerNorm does not see the difference."""
-        return self.plan.fold and self.source.norm == "layer"
+        return self.plan.fold and self.source.layer_norm
 
     @cached_property
     def r1(self) -> Tensor | None:
         """Q of the residual stream, float32 [hidden, hidden]."""
         if self.plan.r1 is None:
             return None
-        make = mean_keeping_rotation if self.source.norm == "layer" else random_rotation
+        make = mean_keeping_rotation if self.source.layer_norm else random_rotation
         rotation = make(self.source.hidden, self.plan.r1, "r1").float()
         if self.plan.turns1 is not None:
             rotation = rotation @ torch.block_diag(*torch.from_numpy(self.plan.turns1))

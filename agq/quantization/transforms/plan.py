@@ -160,7 +160,7 @@ def feasible(checkpoint: Checkpoint, options: TransformOptions) -> TransformPlan
     skipped: dict[str, str] = {}
     if (
         options.r1_layernorm
-        and spec.norm == "layer"
+        and spec.layer_norm
         and not spec.embed_norm
         and not spec.projected
         and not _no_folding(checkpoint)
@@ -209,9 +209,9 @@ def _no_folding(checkpoint: Checkpoint) -> str | None:
         return "the norms follow the residual additions (OPT-350m): their gains act on the residual stream itself"
     if spec.residual_from_norm:
         return "the residual stream starts at the norms' outputs: their gains act on it"
-    if spec.norm == "layer" and spec.norm_affine and not (spec.attention_bias and spec.mlp_bias):
+    if spec.layer_norm and spec.norm_affine and not (spec.attention_bias and spec.mlp_bias):
         return "the linears have no biases that could take up the biases of the norms"
-    if spec.norm == "layer" and spec.norm_affine and checkpoint.parts.final_norm is not None:
+    if spec.layer_norm and spec.norm_affine and checkpoint.parts.final_norm is not None:
         gain = np.abs(checkpoint.read(f"{checkpoint.parts.final_norm}.weight"))
         if gain.min() < 1e-4 * gain.max():
             return "the final norm has gains next to zero: its bias cannot be carried over"
@@ -225,7 +225,7 @@ def _no_shift(spec: ModelSpec) -> str | None:
 
 def shifted_places(spec: ModelSpec) -> tuple[str, ...]:
     """Places whose channels can be shifted: where both the writer and the readers have biases."""
-    norms = spec.norm == "layer" and spec.norm_affine and not (spec.norm_after or spec.residual_from_norm)
+    norms = spec.layer_norm and spec.norm_affine and not (spec.norm_after or spec.residual_from_norm)
     allowed = {"attention": norms and spec.attention_bias, "o": spec.attention_bias, "mlp": norms and spec.mlp_bias}
     return tuple(place for place in SHIFTED_PLACES if allowed[place])
 

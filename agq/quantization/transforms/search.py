@@ -180,7 +180,7 @@ class _Search:
         group = self.recipe.scheme.activations.group_size
         if self.residual:
             samples = [sample.to(self.device) @ rotated.r1 for sample in self.residual]
-            turns = learn_residual(samples, self.weights, _group(group, spec.hidden), steps, spec.norm == "layer")
+            turns = learn_residual(samples, self.weights, _group(group, spec.hidden), steps, spec.layer_norm)
             plan = replace(plan, turns1=turns.numpy())
             progress("rotation of the residual stream learned")
         if any(value is not None for value in self.values):
