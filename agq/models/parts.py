@@ -127,7 +127,7 @@ class ModelParts:
         """Names and shapes of a norm's tensors (none without affine parameters)."""
         if not self.spec.norm_affine:
             return {}
-        shapes = {f"{module}.weight": (self.spec.hidden,)}
+        shapes: dict[str, tuple[int, ...]] = {f"{module}.weight": (self.spec.hidden,)}
         if self.spec.layer_norm:
             shapes[f"{module}.bias"] = (self.spec.hidden,)
         return shapes

@@ -35,7 +35,8 @@ _LIMITS = {
 def _f32(value: float) -> float:
     """The float32 nearest to `value` (infinity where it is too large)."""
     try:
-        return struct.unpack("<f", struct.pack("<f", value))[0]
+        rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
+        return rounded
     except OverflowError:
         return math.copysign(math.inf, value)
 
@@ -70,7 +71,7 @@ class RopeSpec:
     high_freq_factor: float = 4.0
     original_context: int = 2048
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _one_of(self.kind, "rope.kind", ROPE_KINDS)
         _number(self.theta, "rope.theta", 1e-6, 1e15)
         _number(self.factor, "rope.factor", 1e-3, 1e6)
@@ -163,7 +164,7 @@ class ModelSpec:
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _one_of(self.family, "family", tuple(FAMILIES))
         _one_of(self.norm, "norm", NORMS)
         _one_of(self.position, "position", POSITIONS)

@@ -117,16 +117,17 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
     clips = {report["module"]: report["act_clip"] for report in layers}
     tuned = _tune(plan, parameters, work, windows, clips, progress)
     fallbacks = sum(bool(report["fallback"]) for report in layers)
+    report: dict[str, Any] = {"layers": layers, "fallbacks": fallbacks}
+    if tuned is not None:
+        report["tune"] = tuned
     document = {
         "version": __version__,
         "model_fingerprint": checkpoint.fingerprint(),
         "recipe": recipe.to_dict(),
         "scheme": recipe.scheme.to_dict(),
         "calibration": record,
-        "report": {"layers": layers, "fallbacks": fallbacks},
+        "report": report,
     }
-    if tuned is not None:
-        document["report"]["tune"] = tuned
     written: Written = write_folder(
         plan.output, parameters, recipe, plan.schemes, plan.format, work, document, clips, plan.force, statics
     )
@@ -230,8 +231,8 @@ def _tune(
     tuner = Tuner(parameters, plan.recipe, solved, scale_dtypes, clips)
     report = asdict(tune(tuner, *_tuning_text(plan, windows), progress.step))
     tensors = {}
-    for module, linear in tuner.linears.items():
-        quantized = QuantizedLinear(linear.codes.cpu(), linear.grid, plan.schemes[module])
+    for module, trained in tuner.linears.items():
+        quantized = QuantizedLinear(trained.codes.cpu(), trained.grid, plan.schemes[module])
         tensors.update(encode(module, quantized, plan.format, dtypes[module]))
     work.write_tuned(tensors, report)
     return report

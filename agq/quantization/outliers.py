@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,9 +103,7 @@ def _write(checkpoint: Checkpoint, out: Path, edits: dict[str, list[tuple[str, n
                 values[index] *= factor if values.ndim == 1 else factor[:, None]
         return values.astype(np.float32)
 
-    entries = [
-        Entry(name, "F32", checkpoint.shape(name), lambda name=name: edited(name)) for name in checkpoint.names()
-    ]
+    entries = [Entry(name, "F32", checkpoint.shape(name), partial(edited, name)) for name in checkpoint.names()]
     config = checkpoint.config | {"dtype": "float32", "torch_dtype": "float32"}
     with atomic_directory(out, overwrite=False) as folder:
         write_shards(folder, entries, _SHARD_BYTES)

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,7 @@ class WorkFolder:
 
     def write_tuned(self, tensors: RawTensors, report: dict[str, Any]) -> None:
         """Stores tensors that replace those of the blocks, whole or not at all."""
-        entries = [
-            Entry(name, dtype, array.shape, lambda array=array: array) for name, (dtype, array) in tensors.items()
-        ]
+        entries = [Entry.of(name, dtype, array) for name, (dtype, array) in tensors.items()]
         with atomic_writer(self.path / _TUNED_FILE) as file:
             write_file(file, entries, {"report": json.dumps(report)})
 
@@ -99,9 +98,7 @@ class WorkFolder:
 
     def write(self, index: int, tensors: RawTensors, reports: list[dict[str, Any]]) -> None:
         """Writes block `index`, whole or not at all."""
-        entries = [
-            Entry(name, dtype, array.shape, lambda array=array: array) for name, (dtype, array) in tensors.items()
-        ]
+        entries = [Entry.of(name, dtype, array) for name, (dtype, array) in tensors.items()]
         with atomic_writer(self._file(index)) as file:
             write_file(file, entries, {"reports": json.dumps(reports)})
 
@@ -121,10 +118,7 @@ class WorkFolder:
 
 
 def _entries(file: SafetensorsFile) -> dict[str, Entry]:
-    return {
-        name: Entry(name, info.dtype, info.shape, lambda name=name: file.raw(name))
-        for name, info in file.tensors.items()
-    }
+    return {name: Entry(name, info.dtype, info.shape, partial(file.raw, name)) for name, info in file.tensors.items()}
 
 
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

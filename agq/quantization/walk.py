@@ -247,9 +247,15 @@ def walk(
             started = time.monotonic()
             parts = all_parts.block(index)
             found = load(index)
-            block = parameters.block(index) if found is None or hidden is not None else None
-            stream = Stream(block, hidden, positions) if hidden is not None else None
-            target = Stream(parameters.block(index), floats, positions) if floats is not None else None
+            stream = target = None
+            if found is not None and hidden is None:
+                progress.block(index, time.monotonic() - started, True)
+                continue
+            block = parameters.block(index)
+            if hidden is not None and positions is not None:
+                stream = Stream(block, hidden, positions)
+                if floats is not None:
+                    target = Stream(parameters.block(index), floats, positions)
             if found is None:
                 save(index, *quantize_block(block, parts, quantizer, stream, target))
             elif stream is not None:

@@ -31,7 +31,7 @@ class Positions:
 
     @classmethod
     def of(cls, spec: ModelSpec, n: int, device: torch.device | str = "cpu") -> Positions:
-        if spec.position == "rope":
+        if spec.rope is not None:
             inverse, scaling = spec.rope.inv_freq(spec.head_dim, n)
             inverse = torch.as_tensor(inverse, dtype=torch.float32, device=device)
             angles = torch.arange(n, dtype=torch.float32, device=device)[:, None] * inverse
@@ -42,7 +42,7 @@ class Positions:
 
     def of_tokens(self, index: Tensor, renumber: bool) -> Positions:
         """Of some of the tokens (int64, ascending): at their own positions, or numbered anew from 0."""
-        if self.cos is not None:
+        if self.cos is not None and self.sin is not None:
             chosen = slice(index.numel()) if renumber else index.to(self.cos.device)
             return Positions(cos=self.cos[chosen], sin=self.sin[chosen])
         if self.slopes is not None and not renumber:

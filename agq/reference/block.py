@@ -119,11 +119,13 @@ class Block:
         if self.capture is not None:
             self.capture.update({"q*": q, "k*": k, "v*": v})
         if self.scales is not None:
-            args = (self.scales, spec.attention_scale, positions.slopes, positions.places, shares)
-            return attend_log2(q, k, v, *args).transpose(1, 2).reshape(batch, n, -1)
+            out = attend_log2(q, k, v, self.scales, spec.attention_scale, positions.slopes, positions.places, shares)
+            return out.transpose(1, 2).reshape(batch, n, -1)
         if self.softmax is not None:
-            args = (spec.attention_scale, positions.slopes, positions.places, self.softmax, shares)
-            return attend_through(q, k, v, *args).transpose(1, 2).reshape(batch, n, -1)
+            out = attend_through(
+                q, k, v, spec.attention_scale, positions.slopes, positions.places, self.softmax, shares
+            )
+            return out.transpose(1, 2).reshape(batch, n, -1)
         q, k = self.queries_keys(q), self.queries_keys(k)
         k, v = self.keys_values(k), self.keys_values(v)
         if shares is not None:

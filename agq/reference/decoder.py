@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -139,6 +140,15 @@ class Parameters:
             return Linear(weight, bias, transform, hadamard)
         return Linear(self.tensor(f"{module}.weight"), bias, activation_quantizer(None, 1.0, hadamard), hadamard)
 
+    @overload
+    def norm(self, module: str) -> Norm: ...
+
+    @overload
+    def norm(self, module: None) -> None: ...
+
+    @overload
+    def norm(self, module: str | None) -> Norm | None: ...
+
     def norm(self, module: str | None) -> Norm | None:
         """The norm `module`; None stays None."""
         if module is None:
@@ -259,9 +269,20 @@ class ReferenceModel:
         self._positions: tuple[int, Positions] | None = None
 
     @classmethod
-    def from_folder(cls, path: str | Path, fake_quant: bool = True, **options: object) -> ReferenceModel:
-        """Opens a Hugging Face folder, quantized or not. Raises AgqError for what cannot be read."""
-        return cls(open_checkpoint(path), fake_quant=fake_quant, **options)
+    def from_folder(
+        cls,
+        path: str | Path,
+        fake_quant: bool = True,
+        kv_bits: int | None = None,
+        head_bits: int | None = None,
+        device: torch.device | str = "cpu",
+        attention: list[AttentionScales] | None = None,
+        embed_bits: int | None = None,
+    ) -> ReferenceModel:
+        """Opens a Hugging Face folder, quantized or not; the rest as for the class. Raises AgqError for what cannot be
+        read."""
+        checkpoint = open_checkpoint(path)
+        return cls(checkpoint, fake_quant, kv_bits, head_bits, device, None, attention, embed_bits)
 
     def positions(self, n: int) -> Positions:
         if self._positions is None or self._positions[0] != n:

@@ -26,6 +26,11 @@ class Entry:
     shape: tuple[int, ...]
     produce: Callable[[], np.ndarray]
 
+    @classmethod
+    def of(cls, name: str, dtype: str, array: np.ndarray) -> Entry:
+        """An array that is there already."""
+        return cls(name, dtype, array.shape, lambda: array)
+
     @property
     def nbytes(self) -> int:
         return prod(self.shape) * DTYPES[self.dtype][0]

@@ -87,11 +87,17 @@ class _Absolute:
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
-        self.amax: Tensor | None = None
+        self._amax: Tensor | None = None
 
     def __call__(self, x: Tensor) -> None:
         amax = x.abs().movedim(self.dimension, 0).flatten(1).amax(dim=1)
-        self.amax = amax if self.amax is None else torch.maximum(self.amax, amax)
+        self._amax = amax if self._amax is None else torch.maximum(self._amax, amax)
+
+    @property
+    def amax(self) -> Tensor:
+        """Of all that was seen, of which there must be something."""
+        assert self._amax is not None
+        return self._amax
 
 
 def calibrate(
@@ -116,8 +122,10 @@ def calibrate(
     heads: list[dict[str, np.ndarray]] = []
     with torch.inference_mode():
         positions = Positions.of(spec, windows.shape[1], parameters.device)
-        prunes = pruning is not None and pruning.any
-        step = pruning_step(positions, pruning, spec.layers) if prunes else plain_step(positions)
+        if pruning is not None and pruning.any:
+            step = pruning_step(positions, pruning, spec.layers)
+        else:
+            step = plain_step(positions)
         embedding = Embedding(parameters)
         alive = torch.arange(windows.shape[1])
         states = [Window(embedding(window[None].to(parameters.device)), alive) for window in windows]

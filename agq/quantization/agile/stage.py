@@ -60,8 +60,6 @@ def write_arrays(folder: Path, statics: StaticRecord) -> None:
     arrays = {name: np.ascontiguousarray(array) for name, array in statics.arrays().items()}
     if not arrays:
         return
-    entries = [
-        Entry(name, _DTYPES[array.dtype.name], array.shape, lambda array=array: array) for name, array in arrays.items()
-    ]
+    entries = [Entry.of(name, _DTYPES[array.dtype.name], array) for name, array in arrays.items()]
     with atomic_writer(folder / FILE) as file:
         write_file(file, entries)

@@ -26,6 +26,7 @@ class Hessian:
         """Adds inputs x, float32 [..., columns]; target: x~ of the same shape, where `cross` is gathered."""
         x = x.reshape(-1, x.shape[-1])
         if self.cross is not None:
+            assert target is not None
             self.cross.addmm_((target.reshape(x.shape) - x).t(), x)
         columns = x.shape[1]
         for start in range(0, columns, _PANEL):

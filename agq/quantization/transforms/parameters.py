@@ -128,6 +128,7 @@ class TransformedParameters(Parameters):
 
     def r2(self, index: int) -> Tensor:
         """P of each key/value head of a block, float32 [kv_heads, head_dim, head_dim]: values v become v P."""
+        assert self.plan.r2 is not None
         heads, width = self.source.kv_heads, self.source.head_dim
         signs = random_signs(self.plan.r2, f"r2.{index}", heads * width).reshape(heads, width, 1)
         rotations = (signs * basis(width)).float()

@@ -119,9 +119,7 @@ class TransformPlan:
                 arrays[name] = ("F32", np.asarray(value, np.float32))
         if self.permutation is not None:
             arrays["permutation"] = ("I32", np.asarray(self.permutation, np.int32))
-        entries = [
-            Entry(name, dtype, array.shape, lambda array=array: array) for name, (dtype, array) in arrays.items()
-        ]
+        entries = [Entry.of(name, dtype, array) for name, (dtype, array) in arrays.items()]
         with atomic_writer(path) as file:
             write_file(file, entries, {"format": FORMAT, "plan": json.dumps(self.to_dict())})
 

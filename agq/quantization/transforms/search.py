@@ -117,7 +117,7 @@ class _Search:
             for place in self.exponents:
                 self._choose_exponents(source, index, place, inputs[place])
             if self.permutation is not None:
-                self._choose_permutation(index, inputs["down"].energy)
+                self.permutation[index] = self._permutation_of(index, inputs["down"].energy)
             for seed in self.seeds:
                 self.errors[seed] += self._error_of_seed(source, index, seed, inputs)
             if self.recipe.transforms.finer:
@@ -223,15 +223,13 @@ class _Search:
             mean = _by_value_channel(mean, self.checkpoint.spec).mean(dim=1).reshape(-1)
         self.shifts[place][index] = mean.float().cpu().numpy()
 
-    def _choose_permutation(self, index: int, energy: Tensor) -> None:
+    def _permutation_of(self, index: int, energy: Tensor) -> np.ndarray:
         """Channels in falling order of size; with a block transform dealt over its blocks forwards and backwards in
         turn (arXiv 2406.01721), without one left in that order, so that those of a group are of one size."""
         sizes = energy.cpu().numpy()
         if "down" in self.exponents:
             sizes = sizes * np.exp2(-2.0 * self.exponents["down"][index])
-        self.permutation[index] = (
-            zigzag(sizes, self.plan.hadamard) if self.plan.hadamard else np.argsort(-sizes, kind="stable")
-        )
+        return zigzag(sizes, self.plan.hadamard) if self.plan.hadamard else np.argsort(-sizes, kind="stable")
 
     def _error_of_seed(self, source: TransformedParameters, index: int, seed: int, inputs: dict[str, Input]) -> float:
         candidate = self._tried(seed)
