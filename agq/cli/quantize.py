@@ -9,6 +9,7 @@ import typer
 
 from agq.cli import pruning
 from agq.errors import UsageError
+from agq.recipe.methods import METHODS, methods_in_words
 
 _CALIBRATION = "Calibration"
 _METHOD = "Method"
@@ -105,9 +106,8 @@ def quantize(
             "--method",
             panel=_METHOD,
             env="AGQ_QUANTIZE_METHOD",
-            metavar="gptq|gptaq|rtn",
-            help="GPTQ (default), GPTAQ, which corrects the drift of earlier layers too, or round to nearest, which needs no "
-            "calibration.",
+            metavar="|".join(METHODS),
+            help=methods_in_words(),
         ),
     ] = None,
     mse: Annotated[

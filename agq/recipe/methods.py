@@ -15,7 +15,7 @@ class Method:
     """What a weight solver needs.
 
     Attributes:
-        words: what it is, for help texts.
+        words: what it is, as part of a sentence that lists all of them.
         calibrated: it reads the layers' inputs on calibration text, as a Hessian (the mean of x x^T).
         float_model: the unquantized model's inputs are computed beside the quantized model's.
         working_bytes: columns of the widest linear -> bytes that solving it takes, the Hessian itself apart.
@@ -32,14 +32,20 @@ _FACTORS = 4 * 8
 
 METHODS: dict[str, Method] = {
     "gptq": Method(
-        "GPTQ: rounding errors are made up for in the columns not yet rounded",
+        "GPTQ (default)",
         working_bytes=lambda columns: _FACTORS * columns**2,
     ),
     "gptaq": Method(
-        "GPTAQ: GPTQ that also corrects what earlier layers' errors changed",
+        "GPTAQ, which corrects the drift of earlier layers too",
         float_model=True,
         # The float32 mean of (x~ - x) x^T, and the correction that is made of it.
         working_bytes=lambda columns: (_FACTORS + 2 * 4) * columns**2,
     ),
-    "rtn": Method("round to nearest: fast, no calibration text", calibrated=False),
+    "rtn": Method("round to nearest, which needs no calibration", calibrated=False),
 }
+
+
+def methods_in_words() -> str:
+    """The methods as one sentence, for help texts."""
+    *first, last = (row.words for row in METHODS.values())
+    return f"{', '.join(first)}, or {last}."
