@@ -2,17 +2,13 @@
 model's predictions come closest to the float model's on calibration windows (KL divergence). Zero points and clips
 stay.
 
-Each scale is multiplied by exp(t). Each code is the rounding of a continuous value, which starts inside the solver's
-code, as near to the unquantized weight as that allows, so that nothing changes before the first step and a small move
-suffices where rounding was a close call (the block-wise training of EfficientQAT, arXiv 2407.11062, is the nearest
-relative; here the whole model is the objective). Roundings, of weights, activations and KV cache, are passed through by
-the gradient as if they were not there (straight-through estimator, arXiv 1308.3432). The whole model is in memory.
+What is trained of a linear stands in trained.py. The objective is that of the whole model, which is in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,7 +18,8 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from agq.models import ModelParts, ModelSpec
 from agq.numerics.hadamard import fwht, random_permutation, random_words
-from agq.numerics.quantizers import Grid, round_scale
+from agq.numerics.quantizers import Grid
+from agq.quantization.trained import TrainedLinear, straight_through
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.recipe import Recipe
 from agq.reference.attention import Positions
@@ -42,53 +39,10 @@ _DRAW = 1.5
 _PASSAGE = 32
 # Rows of logits that stand in memory at once.
 _ROWS = 512
-# How far from a code its continuous value may start. 0.5 is where another code would begin.
-_INSIDE = 0.45
 # Activations up to this many bytes are kept for the backward pass; more are computed again, a block at a time.
 KEPT_ACTIVATIONS = 1 << 30
 # The share of the learning rate that is left at the end.
 _FINAL_RATE = 0.1
-
-
-class TunedLinear:
-    """A quantized linear whose scales, and codes if `rounding`, can be trained.
-
-    codes: int8 [out, in]; grid: of them; weight: what they stand for, float32 [out, in]; dtype: that scales are stored
-        in.
-    """
-
-    def __init__(self, codes: Tensor, grid: Grid, weight: Tensor, dtype: torch.dtype, rounding: bool) -> None:
-        device = weight.device
-        self.codes, self.grid, self.dtype, self.rounding = codes.to(device), grid, dtype, rounding
-        self.scale, zero = grid.scale.to(device), grid.zero.to(device).unsqueeze(-1)
-        low, high = grid.limits
-        self.low, self.high = low - zero, high - zero
-        # Codes minus zero points, [out, groups, columns of a group].
-        self.steps = self.codes.reshape(*self.scale.shape, -1) - zero
-        if rounding:
-            wanted = weight.reshape(self.steps.shape) / self.scale.unsqueeze(-1)
-            self.steps += (wanted - self.steps).clamp_(-_INSIDE, _INSIDE)
-            self.steps.requires_grad_()
-        self.log = torch.zeros_like(self.scale).requires_grad_()
-
-    def _rounded(self) -> Tensor:
-        return torch.clamp(self.steps.detach().round(), self.low, self.high)
-
-    def weight(self) -> Tensor:
-        """float32 [out, in], differentiable in `log` and `steps`."""
-        steps = self.steps + (self._rounded() - self.steps.detach()) if self.rounding else self.steps
-        return (steps * (self.scale * self.log.exp()).unsqueeze(-1)).reshape(self.codes.shape)
-
-    def settle(self) -> tuple[Tensor, Grid]:
-        """Makes what was trained the codes and scales, rounded as they will be stored; the codes and grid from
-        before."""
-        before = self.codes, self.grid
-        with torch.no_grad():
-            self.scale = round_scale(self.scale * self.log.exp(), self.dtype)
-            self.grid = replace(self.grid, scale=self.scale.to(self.grid.scale.device))
-            self.codes = (self._rounded() - self.low + self.grid.limits[0]).reshape(self.codes.shape).to(torch.int8)
-            self.log.zero_()
-        return before
 
 
 @dataclass(frozen=True)
@@ -101,11 +55,6 @@ class TuneReport:
     after: float
     kept: bool
     changed: float
-
-
-def straight_through(transform: InputTransform) -> InputTransform:
-    """`transform` with the gradient of the identity."""
-    return lambda x: x + (transform(x.detach()) - x).detach()
 
 
 def _input(recipe: Recipe, module: str, clip: float, hadamard: int) -> InputTransform:
@@ -132,7 +81,7 @@ class Tuner:
         clips: dict[str, float],
     ) -> None:
         self.parameters, self.recipe = parameters, recipe
-        self.linears: dict[str, TunedLinear] = {}
+        self.linears: dict[str, TrainedLinear] = {}
         spec, parts = parameters.spec, parameters.parts
         self.embedding = Embedding(parameters)
         self.final_norm = parameters.norm(parts.final_norm)
@@ -148,7 +97,7 @@ class Tuner:
                 weight = old.weight
                 if module in solved:
                     rounding = recipe.tune.rounding
-                    self.linears[module] = TunedLinear(*solved[module], weight, dtypes[module], rounding)
+                    self.linears[module] = TrainedLinear(*solved[module], weight, dtypes[module], rounding)
                     weight = torch.empty(0)
                 transform = _input(recipe, module, clips.get(module, 1.0), old.hadamard)
                 block.linears[role] = Linear(weight, old.bias, transform, old.hadamard)

@@ -16,9 +16,10 @@ from agq.models import parts
 from agq.models.spec import ModelSpec
 from agq.numerics.quantizers import quantize_weight, weight_grid
 from agq.quantization.plan import plan
+from agq.quantization.trained import TrainedLinear
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
-from agq.quantization.tune import TunedLinear, Tuner, _divergence, apart, steps_worth
+from agq.quantization.tune import Tuner, _divergence, apart, steps_worth
 from agq.recipe import CalibrationSpec, Recipe, Scheme, TuneOptions
 from agq.recipe.files import apply_preset
 from agq.recipe.resolve import effective_recipe
@@ -142,7 +143,7 @@ def test_nothing_changes_before_the_first_step(bits: int, symmetric: bool) -> No
     codes = (quantize_weight(weight, grid).int() + torch.randint(-2, 3, weight.shape, generator=generator)).clamp(
         low, high
     )
-    linear = TunedLinear(codes.to(torch.int8), grid, weight, torch.bfloat16, True)
+    linear = TrainedLinear(codes.to(torch.int8), grid, weight, torch.bfloat16, True)
     grouped = (codes.reshape(24, 2, 32).float() - grid.zero.unsqueeze(-1)) * grid.scale.unsqueeze(-1)
     assert torch.equal(linear.weight(), grouped.reshape(24, 64))
     before, _ = linear.settle()
@@ -160,7 +161,7 @@ def test_codes_follow_the_gradient() -> None:
     weight = torch.randn(16, 32, generator=generator)
     x = torch.randn(256, 4, generator=generator) @ torch.randn(4, 32, generator=generator)
     grid = weight_grid(weight, 4, True, 32)
-    linear = TunedLinear(quantize_weight(weight, grid), grid, weight, torch.bfloat16, True)
+    linear = TrainedLinear(quantize_weight(weight, grid), grid, weight, torch.bfloat16, True)
 
     def loss() -> torch.Tensor:
         return ((x @ (linear.weight() - weight).t()) ** 2).mean()
