@@ -1,0 +1,166 @@
+"""Writes golden files with the agq that Python finds: packed files of tiny models, and what that version computes from them.
+
+    PYTHONPATH=TREE AGQ_ISA=scalar python tests/golden/make_golden.py OUTPUT [--folders]
+
+TREE is the source tree of the version, with compiled kernels: `make -C kernels LEVELS=scalar`. OUTPUT is `tests/golden/abiN` for the ABI of
+that version. Only the command line and the engine are used, in the form that every version has. `--folders` writes the quantized
+folders of `tests/golden/folders` instead, with the hashes of what they pack to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PROMPT = (1, 17, 5, 90, 33, 33, 64, 8, 71, 2, 40, 59)
+NEW_TOKENS = 16
+VOCABULARY = 96
+# Relative to the folder of the models, in which the commands run.
+CALIBRATION = ("--data", "text.txt", "--samples", "8", "--seq-len", "32")
+
+# name -> (model, arguments of quantize, or None to pack it as it is, arguments of pack)
+ARTIFACTS: dict[str, tuple[str, tuple[str, ...] | None, tuple[str, ...]]] = {
+    "llama-w4a8": ("llama", ("--preset", "rtn", "--scheme", "W4A8", "-g", "32"), ()),
+    "llama-w4a4": (
+        "llama",
+        ("--preset", "rtn", "--scheme", "W4A4", "-g", "32", "--act-group", "32", "--hadamard", "32", "--kv-bits", "4"),
+        (),
+    ),
+    "opt-w8a8": ("opt", ("--preset", "rtn", "--scheme", "W8A8"), ()),
+    "opt-agile": ("opt", ("--preset", "agile-a4", "-g", "32", *CALIBRATION), ()),
+    "bloom-w4a8-asym": ("bloom", ("--preset", "rtn", "--scheme", "W4A8_ASYM", "-g", "32"), ()),
+    "bloom-bf16": ("bloom-small", None, ("--weights", "bf16")),
+}
+# What ABI 4 added.
+SINKS = ("--preset", "rtn", "--scheme", "W4A4", "-g", "32", "--act-group", "32", "--sink-tokens", "4")
+FOLDERS = ("llama-w4a8", "opt-w8a8", "bloom-w4a8-asym")
+
+
+def write_models(folder: Path) -> None:
+    """Random weights in bfloat16, a tokenizer of one word per token, and a text of such words."""
+    import torch
+    from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+
+    llama = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    opt = OPTConfig(
+        vocab_size=VOCABULARY, hidden_size=64, ffn_dim=128, num_hidden_layers=1, num_attention_heads=4, max_position_embeddings=64,
+        word_embed_proj_dim=64, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    bloom = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
+    models = {
+        "llama": lambda: LlamaForCausalLM(llama),
+        "opt": lambda: OPTForCausalLM(opt),
+        "bloom": lambda: BloomForCausalLM(BloomConfig(**bloom, hidden_size=64, n_layer=1, n_head=2)),
+        "bloom-small": lambda: BloomForCausalLM(BloomConfig(**bloom, hidden_size=32, n_layer=1, n_head=2)),
+    }
+    words = {"<unk>": 0, **{f"t{index}": index for index in range(1, VOCABULARY)}}
+    tokenizer = {
+        "version": "1.0",
+        "pre_tokenizer": {"type": "Whitespace"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "<unk>"},
+    }
+    tokens = np.random.default_rng(0).integers(1, VOCABULARY, 2000)
+    (folder / "text.txt").write_text(" ".join(f"t{token}" for token in tokens))
+    for seed, (name, build) in enumerate(models.items()):
+        torch.manual_seed(seed)
+        model = build()
+        for parameter in model.parameters():
+            with torch.no_grad():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        model.to(torch.bfloat16).save_pretrained(folder / name)
+        (folder / name / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def agq(models: Path, *arguments: str | Path) -> None:
+    """Runs a command in the models' folder; its error ends the program."""
+    subprocess.run([sys.executable, "-m", "agq", *map(str, arguments)], check=True, cwd=models)
+
+
+def quantize(models: Path, model: str, options: tuple[str, ...], output: Path) -> None:
+    """A quantized folder."""
+    agq(models, "quantize", model, *options, "--threads", "1", "-o", output)
+
+
+def computed(path: Path, isa: str) -> dict[str, Any]:
+    """What the engine makes of PROMPT.
+
+    logits_sha256: of the prompt's float32 logits [12, 96] in little endian. logits: the first eight after the prompt. tokens: the
+    likeliest ones, NEW_TOKENS of them.
+    """
+    from agq.runtime.engine import Engine
+
+    with Engine(path, threads=1, context=64, isa=isa) as engine:
+        logits = engine.forward(list(PROMPT), logits="all")
+        digest = hashlib.sha256(np.ascontiguousarray(logits, "<f4").tobytes()).hexdigest()
+        first = [float(value) for value in logits[-1, :8]]
+        tokens = [int(logits[-1].argmax())]
+        while len(tokens) < NEW_TOKENS:
+            tokens.append(int(engine.forward(tokens[-1:])[-1].argmax()))
+    return {"tokens": tokens, "logits_sha256": digest, "logits": first}
+
+
+def packed_hash(path: Path) -> str:
+    """SHA-256 of a packed file without the name of the version that wrote it and the header's own hash."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    for key in ("agq.created_by", "agq.header_sha256"):
+        del header["__metadata__"][key]
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + data[start:]).hexdigest()
+
+
+def write_artifacts(models: Path, output: Path) -> dict[str, Any]:
+    """Packed files into `output`; returns what is computed from each."""
+    from agq.artifact.header import ABI
+
+    found = {}
+    artifacts = {**ARTIFACTS, "llama-sinks": ("llama", SINKS, ())} if ABI >= 4 else ARTIFACTS
+    for name, (model, options, more) in artifacts.items():
+        folder = models / model
+        if options is not None:
+            folder = models / "quantized" / name
+            quantize(models, model, options, folder)
+        path = output / f"{name}.agq.safetensors"
+        agq(models, "pack", folder, *more, "-o", path, "--force")
+        found[name] = {**computed(path, "scalar"), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"abi": ABI, "prompt": list(PROMPT), "artifacts": found}
+
+
+def write_folders(models: Path, output: Path) -> dict[str, Any]:
+    """Quantized folders into `output`; returns the hashes of what they pack to."""
+    found = {}
+    for name in FOLDERS:
+        model, options, _ = ARTIFACTS[name]
+        quantize(models, model, options or (), output / name)
+        agq(models, "pack", output / name, "-o", models / f"{name}.packed")
+        found[name] = packed_hash(models / f"{name}.packed")
+    return {"packed_hash": found}
+
+
+def main() -> None:
+    output = Path(sys.argv[1]).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("AGQ_ISA") != "scalar":
+        raise SystemExit("error: set AGQ_ISA=scalar, whose numbers are the same on every machine")
+    with tempfile.TemporaryDirectory() as name:
+        models = Path(name)
+        write_models(models)
+        (models / "quantized").mkdir()
+        write = write_folders if "--folders" in sys.argv[2:] else write_artifacts
+        expected = write(models, output)
+    (output / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
