@@ -3,9 +3,10 @@
 
     python3 scripts/compare_commits.py BASE [HEAD] [--quick] [--jobs N] [--words] [--demo]
 
-Both sides are unpacked into a temporary folder, their kernels are compiled, and every command runs in the environment of the Python
-that runs this script (it must have agq's dependencies). Compared are quantized folders and packed files byte for byte, tokens, perplexities,
-effective recipes and exit codes; `compare_cases.py` lists the commands. Exit code 1 where anything differs or cannot be compared.
+Both sides are unpacked into a temporary folder, their kernels are compiled, and every command runs in the environment
+of the Python that runs this script (it must have agq's dependencies). Compared are quantized folders and packed files
+byte by byte, tokens, perplexities, effective recipes and exit codes; `compare_cases.py` lists the commands. Exit code 1
+where anything differs or cannot be compared.
 """
 
 from __future__ import annotations
@@ -29,9 +30,27 @@ from compare_cases import Step
 
 ROOT = Path(__file__).resolve().parent.parent
 # Values of `--json` that belong to the run and not to its result.
-RUN_VALUES = ("seconds", "load_s", "prefill_tokens_per_s", "decode_tokens_per_s", "time_to_first_token_s", "peak_rss_bytes")
+RUN_VALUES = (
+    "seconds",
+    "load_s",
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "time_to_first_token_s",
+    "peak_rss_bytes",
+)
 # Values that are texts for people; with --words they are compared too.
-WORDS = ("kernel", "kernel_decode", "kernel_prefill", "accumulator", "schemes", "bos", "notes", "form", "layout", "created_by")
+WORDS = (
+    "kernel",
+    "kernel_decode",
+    "kernel_prefill",
+    "accumulator",
+    "schemes",
+    "bos",
+    "notes",
+    "form",
+    "layout",
+    "created_by",
+)
 # Texts in the list of `info`'s linears, numbers elsewhere.
 WORDS_IN_LINEARS = ("weights", "activations")
 
@@ -66,7 +85,13 @@ class Side:
         """Runs a step's command in the side's folder."""
         command = [sys.executable, "-m", "agq", *step.arguments]
         return subprocess.run(
-            command, cwd=self.work, env=self.environment(step), stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8"
+            command,
+            cwd=self.work,
+            env=self.environment(step),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
 
 
@@ -110,7 +135,7 @@ def prepare(name: str, commit: str, folder: Path) -> Side:
     where = [sys.executable, "-c", "import agq; print(agq.__file__)"]
     found = subprocess.run(where, cwd=side.work, env=side.environment(Step("", ())), capture_output=True, text=True)
     if not found.stdout.startswith(str(side.tree)):
-        stop(f"Python imports agq from {found.stdout.strip() or found.stderr.strip()[-500:]}, not from the tree of {commit}")
+        stop(f"{commit}: Python imports another agq: {found.stdout.strip() or found.stderr.strip()[-500:]}")
     return side
 
 
@@ -157,7 +182,7 @@ def printed(text: str, words: bool) -> list[Any]:
 
 
 def first_difference(base: Any, head: Any, path: str = "") -> str:
-    """Where two JSON values differ first, and their values there; empty where they are equal. Floats must be equal exactly."""
+    """Where two JSON values differ first, and their values there; empty where they are equal, floats exactly."""
     if isinstance(base, dict) and isinstance(head, dict):
         for key in dict.fromkeys((*base, *head)):
             if key not in base or key not in head:
@@ -193,7 +218,9 @@ def file_difference(base: Path, head: Path) -> str:
         parts = (safetensors_parts(one), safetensors_parts(other))
         names = [name for name in dict.fromkeys((*parts[0], *parts[1])) if parts[0].get(name) != parts[1].get(name)]
         return f"{base.name}: {len(names)} of {len(parts[0])} parts: {', '.join(names[:3]) or 'their order'}"
-    at = next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    at = next(
+        (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
     return f"{base.name}: {len(one)} and {len(other)} bytes, from byte {at}"
 
 
@@ -245,7 +272,11 @@ def work(arguments: argparse.Namespace, sides: list[Side]) -> Iterator[tuple[str
     usable = levels(sides, arguments.quick)
     if arguments.demo:
         yield "make demo", cases.demo_steps()
-    yield from ((case.name, case.steps(usable, not arguments.quick)) for case in found if not arguments.only or case.name in arguments.only)
+    yield from (
+        (case.name, case.steps(usable, not arguments.quick))
+        for case in found
+        if not arguments.only or case.name in arguments.only
+    )
     if not arguments.only:
         yield "recipes", cases.recipe_steps()
 
@@ -254,7 +285,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", help="commit, or folder with a source tree")
     parser.add_argument("head", nargs="?", default="HEAD", help="the same; default HEAD")
-    parser.add_argument("--quick", action="store_true", help="a subset, in about two minutes on a free machine of two cores")
+    parser.add_argument(
+        "--quick", action="store_true", help="a subset, in about two minutes on a free machine of two cores"
+    )
     parser.add_argument("--demo", action="store_true", help="the commands of `make demo` besides")
     parser.add_argument("--words", action="store_true", help="compare texts for people too")
     parser.add_argument("--only", action="append", metavar="CASE", help="only this case; may be repeated")
@@ -270,14 +303,18 @@ def main() -> int:
         rows: list[Row] = []
         with ThreadPoolExecutor(arguments.jobs) as pool:
             waiting = [
-                pool.submit(lambda item: list(compare_case(*item, sides, arguments.words)), item) for item in work(arguments, sides)
+                pool.submit(lambda item: list(compare_case(*item, sides, arguments.words)), item)
+                for item in work(arguments, sides)
             ]
             for future in waiting:
                 for row in future.result():
                     print(f"{row.case:24} {row.what:34} {row.difference or 'same'}", flush=True)
                     rows.append(row)
     different = sum(bool(row.difference) for row in rows)
-    print(f"\n{len(rows)} comparisons of {arguments.base} and {arguments.head}: " + (f"{different} differ" if different else "all the same"))
+    print(
+        f"\n{len(rows)} comparisons of {arguments.base} and {arguments.head}: "
+        + (f"{different} differ" if different else "all the same")
+    )
     return 1 if different else 0
 
 

@@ -1,9 +1,8 @@
-"""Any codes of any shape -> stored bytes -> the same codes; any damage of a header that its hash does not show -> one clear error."""
+"""Any codes of any shape -> stored bytes -> the same codes; any value in a header -> one clear error or none."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,9 +47,13 @@ def test_words_of_a_folder(bits: int, seed: int, rows: int, columns: int) -> Non
 def test_panels_of_a_packed_file(seed: int, rows: int, columns: int) -> None:
     four, eight = (codes_of(seed, 4, rows, columns) + 8).astype(np.uint8), codes_of(seed, 8, rows, columns)
     stored = layout.pack_u4(four)
-    assert stored.size == layout.u4_bytes(rows, columns) and np.array_equal(layout.unpack_u4(stored, rows, columns), four)
+    assert stored.size == layout.u4_bytes(rows, columns) and np.array_equal(
+        layout.unpack_u4(stored, rows, columns), four
+    )
     stored = layout.pack_i8(eight)
-    assert stored.size == layout.i8_bytes(rows, columns) and np.array_equal(layout.unpack_i8(stored, rows, columns), eight)
+    assert stored.size == layout.i8_bytes(rows, columns) and np.array_equal(
+        layout.unpack_i8(stored, rows, columns), eight
+    )
     for values in (eight, eight.astype(np.float32), eight.astype(np.uint16)):
         stored = layout.pack_rows(values)
         assert stored.nbytes == layout.rows_bytes(rows, columns, values.itemsize)
@@ -61,19 +64,24 @@ def test_panels_of_a_packed_file(seed: int, rows: int, columns: int) -> None:
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A small packed file."""
     folder = tmp_path_factory.mktemp("small")
-    tiny = config("llama", hidden_size=32, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1)
+    tiny = config(
+        "llama", hidden_size=32, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=1
+    )
     pack(write_quantized(folder / "q", tiny), folder / "a")
     return (folder / "a").read_bytes()
 
 
 VALUES = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False),
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**70), 2**70),
+        st.floats(allow_nan=False, allow_infinity=False),
         st.sampled_from(("u4", "i8", "f32", "bf16", "log2", "", "\ud800", "llama")),
     ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
     max_leaves=4,
-)  # fmt: skip
+)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -84,8 +92,10 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
-def test_any_value_anywhere_in_a_header(artifact: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """The hash fits what was put in: the checks of each value are all that stands between it and the kernels."""
+def test_any_value_anywhere_in_a_header(
+    artifact: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """The hash fits what was put in: the checks of each value alone stand between it and the kernels."""
     start = 8 + int.from_bytes(artifact[:8], "little")
     header = json.loads(artifact[8:start])
     metadata = header["__metadata__"]

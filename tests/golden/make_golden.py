@@ -1,10 +1,11 @@
-"""Writes golden files with the agq that Python finds: packed files of tiny models, and what that version computes from them.
+"""Writes golden files with the agq that Python finds: packed files of tiny models, and what it computes from them.
 
     PYTHONPATH=TREE AGQ_ISA=scalar python tests/golden/make_golden.py OUTPUT [--folders]
 
-TREE is the source tree of the version, with compiled kernels: `make -C kernels LEVELS=scalar`. OUTPUT is `tests/golden/abiN` for the ABI of
-that version. Only the command line and the engine are used, in the form that every version has. `--folders` writes the quantized
-folders of `tests/golden/folders` instead, with the hashes of what they pack to.
+TREE is the source tree of the version, with compiled kernels: `make -C kernels LEVELS=scalar`. OUTPUT is
+`tests/golden/abiN` for the ABI of that version. Only the command line and the engine are used, in the form that every
+version has. `--folders` writes the quantized folders of `tests/golden/folders` instead, with the hashes of what they
+pack to.
 """
 
 from __future__ import annotations
@@ -50,13 +51,27 @@ def write_models(folder: Path) -> None:
     from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
     llama = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     opt = OPTConfig(
-        vocab_size=VOCABULARY, hidden_size=64, ffn_dim=128, num_hidden_layers=1, num_attention_heads=4, max_position_embeddings=64,
-        word_embed_proj_dim=64, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        ffn_dim=128,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        word_embed_proj_dim=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     bloom = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
     models = {
         "llama": lambda: LlamaForCausalLM(llama),
@@ -95,8 +110,8 @@ def quantize(models: Path, model: str, options: tuple[str, ...], output: Path) -
 def computed(path: Path, isa: str) -> dict[str, Any]:
     """What the engine makes of PROMPT.
 
-    logits_sha256: of the prompt's float32 logits [12, 96] in little endian. logits: the first eight after the prompt. tokens: the
-    likeliest ones, NEW_TOKENS of them.
+    logits_sha256: of the prompt's float32 logits [12, 96] in little endian. logits: the first eight after the prompt.
+    tokens: the likeliest ones, NEW_TOKENS of them.
     """
     from agq.runtime.engine import Engine
 

@@ -1,5 +1,5 @@
-"""Files that earlier versions wrote: each still loads and gives the numbers that its own version computed; a quantized folder still packs to
-the same bytes. README.md says how they were made.
+"""Files that earlier versions wrote: each still loads and gives the numbers that its own version computed; a quantized
+folder still packs to the same bytes. README.md says how they were made.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def test_it_is_the_file_that_was_written(folder: str, name: str) -> None:
 
 @pytest.mark.parametrize(("folder", "name"), FILES)
 def test_the_same_numbers(folder: str, name: str) -> None:
-    """Scalar kernels: every bit of the logits, and the tokens, are those of the version that wrote the file, or of the commit that
-    changed the order of its arithmetic.
+    """Scalar kernels: every bit of the logits, and the tokens, are those of the version that wrote the file, or of the
+    commit that changed the order of its arithmetic.
     """
     expected = EXPECTED[folder]["artifacts"][name] | CHANGED.get(f"{folder}/{name}", {})
     found = computed(path_of(folder, name), "scalar")

@@ -25,36 +25,69 @@ def fields(**values: Any) -> st.SearchStrategy[dict[str, Any]]:
 SCHEME = st.sampled_from(((4, 8), (4, 4), (8, 8), (4, 16), (8, 16))).flatmap(
     lambda bits: st.fixed_dictionaries(
         {
-            "weights": st.fixed_dictionaries({"bits": st.just(bits[0]), "symmetric": st.booleans(), "group_size": GROUPS}),
+            "weights": st.fixed_dictionaries(
+                {"bits": st.just(bits[0]), "symmetric": st.booleans(), "group_size": GROUPS}
+            ),
             "activations": st.fixed_dictionaries(
-                {"bits": st.just(bits[1]), "symmetric": st.booleans() if bits[1] == 4 else st.just(True), "group_size": GROUPS}
+                {
+                    "bits": st.just(bits[1]),
+                    "symmetric": st.booleans() if bits[1] == 4 else st.just(True),
+                    "group_size": GROUPS,
+                }
             ),
         }
     )
 )
-PATTERNS = st.one_of(WORDS.filter(lambda text: not text.startswith("re:")), st.sampled_from(("re:.*down_proj", "re:.*(q|k)_proj$")))
+PATTERNS = st.one_of(
+    WORDS.filter(lambda text: not text.startswith("re:")), st.sampled_from(("re:.*down_proj", "re:.*(q|k)_proj$"))
+)
 RECIPES = fields(
     model=st.one_of(st.none(), WORDS),
     scheme=SCHEME,
     method=st.sampled_from(("gptq", "gptaq", "rtn")),
     gptq=fields(
-        damping=SHARE, block_size=st.integers(1, 4096), act_order=st.booleans(), mse=st.booleans(), true_sequential=st.booleans(),
-        quantized_activations=st.booleans(), alpha=SHARE,
-    ),  # fmt: skip
+        damping=SHARE,
+        block_size=st.integers(1, 4096),
+        act_order=st.booleans(),
+        mse=st.booleans(),
+        true_sequential=st.booleans(),
+        quantized_activations=st.booleans(),
+        alpha=SHARE,
+    ),
     calibration=fields(
-        data=WORDS, samples=st.integers(1, 10**6), seq_len=st.integers(1, 10**6), seed=st.integers(0, 2**40), detached=st.booleans()
+        data=WORDS,
+        samples=st.integers(1, 10**6),
+        seq_len=st.integers(1, 10**6),
+        seed=st.integers(0, 2**40),
+        detached=st.booleans(),
     ),
     overrides=st.lists(st.fixed_dictionaries({"pattern": PATTERNS, "scheme": SCHEME}), max_size=3),
     ignore=st.lists(PATTERNS, max_size=3),
     transforms=fields(
-        fold=st.booleans(), scale=st.booleans(), scale_norms=st.booleans(), shift=st.booleans(), finer=st.booleans(),
-        learn=st.integers(0, 10**4), r1=st.booleans(), r2=st.booleans(), r1_layernorm=st.booleans(), seed=st.integers(0, 2**40),
-        seeds=st.integers(1, 64), permute=st.booleans(), hadamard=st.sampled_from((0, 1, 32, 128, 16384)), bake_embed_norm=st.booleans(),
-    ),  # fmt: skip
+        fold=st.booleans(),
+        scale=st.booleans(),
+        scale_norms=st.booleans(),
+        shift=st.booleans(),
+        finer=st.booleans(),
+        learn=st.integers(0, 10**4),
+        r1=st.booleans(),
+        r2=st.booleans(),
+        r1_layernorm=st.booleans(),
+        seed=st.integers(0, 2**40),
+        seeds=st.integers(1, 64),
+        permute=st.booleans(),
+        hadamard=st.sampled_from((0, 1, 32, 128, 16384)),
+        bake_embed_norm=st.booleans(),
+    ),
     tune=fields(
-        steps=st.integers(0, 10**5), auto=st.booleans(), rounding=st.booleans(), learning_rate=st.floats(1e-12, 1),
-        rounding_rate=st.floats(1e-12, 1), temperature=st.floats(1, 100), drawn=st.floats(0, 0.999),
-    ),  # fmt: skip
+        steps=st.integers(0, 10**5),
+        auto=st.booleans(),
+        rounding=st.booleans(),
+        learning_rate=st.floats(1e-12, 1),
+        rounding_rate=st.floats(1e-12, 1),
+        temperature=st.floats(1, 100),
+        drawn=st.floats(0, 0.999),
+    ),
     pruning=st.one_of(
         st.just({}),
         st.fixed_dictionaries(
@@ -67,9 +100,13 @@ RECIPES = fields(
         ),
     ),
     agile=fields(
-        mode=st.sampled_from(("off", "trip", "code-compat")), k=st.integers(1, 3), observer=st.sampled_from(("minmax", "percentile")),
-        softmax_bits=st.sampled_from((0, 4)), four_bits=st.sampled_from(("none", "agile", "all")), windows=st.integers(1, 64),
-    ),  # fmt: skip
+        mode=st.sampled_from(("off", "trip", "code-compat")),
+        k=st.integers(1, 3),
+        observer=st.sampled_from(("minmax", "percentile")),
+        softmax_bits=st.sampled_from((0, 4)),
+        four_bits=st.sampled_from(("none", "agile", "all")),
+        windows=st.integers(1, 64),
+    ),
     act_clip=st.floats(0.5, 1),
     act_clip_search=st.booleans(),
     sink_tokens=st.integers(0, 64),
