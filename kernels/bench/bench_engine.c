@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../tests/random.h"
 #include "agq.h"
 
 static struct {
@@ -45,12 +46,6 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static uint64_t state = 0x2545f4914f6cdd1du;
-static uint64_t random_bits(void) {
-  state ^= state >> 12, state ^= state << 25, state ^= state >> 27;
-  return state * 0x2545f4914f6cdd1du;
-}
-
 static void *allocate(size_t bytes) {
   void *p = NULL;
   if (posix_memalign(&p, 64, bytes ? bytes : 64)) abort();
@@ -77,7 +72,7 @@ static agq_linear linear(int out, int in, int bits, int group) {
   l.scale_bytes = (size_t)agq_linear_scale_bytes(&l);
   uint64_t *w = allocate(l.weight_bytes);
   for (size_t i = 0; i < l.weight_bytes / 8; i++)
-    w[i] = bits == 4 ? random_bits() : random_bits() & 0x7f7f7f7f7f7f7f7fu;
+    w[i] = bits == 4 ? random_bits64() : random_bits64() & 0x7f7f7f7f7f7f7f7fu;
   uint16_t *scale = allocate(l.scale_bytes);
   const float s = 1.0f / sqrtf((float)in) / (bits == 4 ? 5 : 64);
   uint32_t u;
@@ -205,7 +200,7 @@ int main(int argc, char **argv) {
   float *inv_freq = allocate((size_t)d / 2 * sizeof *inv_freq), *logits = allocate((size_t)vocab * sizeof *logits);
   for (int i = 0; i < d / 2; i++) inv_freq[i] = powf(10000.0f, -2.0f * (float)i / (float)d);
   int32_t *tokens = allocate((size_t)context * sizeof *tokens);
-  for (int i = 0; i < context; i++) tokens[i] = (int32_t)(random_bits() % (uint64_t)vocab);
+  for (int i = 0; i < context; i++) tokens[i] = random_int(0, vocab - 1);
   if (get("both")) {
     if (prompt < 1 || decode < 1 || get("repeat") < 1) {
       fprintf(stderr, "error: both=1 needs prompt, decode and repeat of at least 1\n");

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../tests/random.h"
 #include "gemm/linear.h"
 
 static double now(void) {
@@ -130,9 +131,9 @@ static void bench(const char *label, int n, int k, int dtype, int group, int act
   float *x = malloc((size_t)m * k * 4), *y = malloc((size_t)m * n * 4);
   /* Float weights: small normal numbers in every format. */
   for (size_t i = 0; i < l.weight_bytes; i++)
-    w[i] = dtype == AGQ_U4 || dtype == AGQ_I8 ? (uint8_t)(i * 2654435761u >> 7) : 0x3c;
+    w[i] = dtype == AGQ_U4 || dtype == AGQ_I8 ? (uint8_t)random_bits() : 0x3c;
   for (size_t i = 0; i < l.scale_bytes / 2; i++) ((uint16_t *)scale)[i] = 0x3c00;
-  for (int i = 0; i < m * k; i++) x[i] = (float)((i * 7919) % 255 - 127) / 127;
+  for (int i = 0; i < m * k; i++) x[i] = random_float();
   l.weight = w;
   l.scale = scale;
   agq_act a = {0};

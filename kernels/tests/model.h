@@ -8,16 +8,6 @@
 
 #include "test.h"
 
-/* xorshift64*: seeded, the same on every machine. */
-static uint64_t model_state = 0x2545f4914f6cdd1du;
-static inline uint32_t random_bits(void) {
-  model_state ^= model_state >> 12, model_state ^= model_state << 25, model_state ^= model_state >> 27;
-  return (uint32_t)(model_state * 0x2545f4914f6cdd1du >> 32);
-}
-static inline int random_int(int lo, int hi) { return lo + (int)(random_bits() % (uint32_t)(hi - lo + 1)); }
-/* Uniform in -1..1. */
-static inline float random_float(void) { return (float)((double)random_bits() / 2147483648.0 - 1.0); }
-
 typedef struct {
   const char *name;
   int hidden, layers, heads, kv_heads, head_dim, ffn, vocab, embed_dim;

@@ -1,4 +1,4 @@
-/* test.h: what the C tests share: a seeded generator, a float16 writer, counting checks.
+/* test.h: what the C tests share: the start and the end of a program, the seed, a bfloat16 writer, counting checks.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef AGQ_TEST_H
@@ -10,16 +10,7 @@
 #include <string.h>
 
 #include "agq.h"
-
-static uint64_t test_state = 0x9e3779b97f4a7c15u;
-static inline uint32_t test_random(void) {
-  test_state = test_state * 6364136223846793005u + 1442695040888963407u;
-  return (uint32_t)(test_state >> 33) * 2u ^ (uint32_t)(test_state >> 32);
-}
-/* Uniform in lo..hi, both included. */
-static inline int test_int(int lo, int hi) { return lo + (int)(test_random() % (uint32_t)(hi - lo + 1)); }
-/* Uniform in -1..1. */
-static inline float test_float(void) { return (float)((double)test_random() / 2147483648.0 - 1.0); }
+#include "random.h"
 
 static inline uint16_t test_bf16(float f) {
   uint32_t u;
@@ -35,23 +26,40 @@ static inline void *test_alloc(size_t bytes) {
 }
 
 static long test_checks, test_failures;
+/* With AGQ_TEST_FAIL_FAST set, the first failure ends the program: a mutant is known as soon as it is seen. */
 static inline int test_expect(int ok, const char *what) {
   test_checks++;
   if (ok) return 1;
   if (test_failures++ < 20) fprintf(stderr, "FAILED: %s\n", what);
+  if (getenv("AGQ_TEST_FAIL_FAST")) exit(1);
   return 0;
 }
 
-/* Returns 1 if this machine cannot run the level (the test then ends with success), unless AGQ_TEST_REQUIRE is set. */
-static inline int test_skip(void) {
-  printf("level %s, machine: %s\n", agq_isa(), agq_cpu_features());
-  if (agq_cpu_score() > 0) return 0;
+/* Starts a program: takes the seed from AGQ_TEST_SEED (1 if it is not set) and prints it. Returns 0 if this machine cannot run
+ * the level: the program then ends with success, unless AGQ_TEST_REQUIRE is set. */
+static inline int test_begin(void) {
+  const char *given = getenv("AGQ_TEST_SEED");
+  char *end = "";
+  const unsigned long long seed = given && *given ? strtoull(given, &end, 0) : 1;
+  if (*end) {
+    fprintf(stderr, "FAILED: AGQ_TEST_SEED is '%s', not a number\n", given);
+    exit(1);
+  }
+  random_seed(seed);
+  printf("level %s, seed %llu, machine: %s\n", agq_isa(), seed, agq_cpu_features());
+  if (agq_cpu_score() > 0) return 1;
   if (getenv("AGQ_TEST_REQUIRE")) {
     fprintf(stderr, "FAILED: this machine cannot run %s\n", agq_isa());
     exit(1);
   }
   printf("skipped: this machine cannot run %s\n", agq_isa());
-  return 1;
+  return 0;
+}
+
+/* Ends a program: its exit code. */
+static inline int test_end(const char *name) {
+  printf("%s: %ld checks, %ld failed\n", name, test_checks, test_failures);
+  return test_failures != 0;
 }
 
 #endif

@@ -9,19 +9,65 @@
 #include "gemm/quantize.h"
 #include "test.h"
 
-/* A random linear and everything it points to. */
+/* A random linear, everything it points to, and what that means row by row, read by the definition of the layout (agq.h). */
 typedef struct {
   agq_linear l;
   uint8_t *weight;
   void *scale;
   int8_t *zero;
   float *bias;
+  int16_t *code;    /* [n][k]: code - zero point */
+  double *row_scale; /* [n][groups] */
+  double *dense;    /* [n][k], with float activations */
 } problem;
+
+/* Rows of inputs and outputs lie further apart than they are long; what is between them must stay as it is. */
+enum { X_GAP = 5, Y_GAP = 3 };
+static const float UNTOUCHED = 12345.5f;
 
 enum { FILL_RANDOM, FILL_MAX, FILL_MIN, FILL_MIXED, FILLS };
 
+static int code_at(const agq_linear *l, int row, int c) {
+  const uint8_t *w = l->weight;
+  const size_t panel = (size_t)(row / 16) * agq_pad32(l->in_features), r = row % 16;
+  if (l->weight_dtype == AGQ_U4) return w[panel * 8 + (size_t)(c / 8) * 64 + 4 * r + c % 4] >> (c & 4) & 15;
+  return (int8_t)w[panel * 16 + (size_t)(c / 4) * 64 + 4 * r + c % 4];
+}
+
+static double float_at(const agq_linear *l, int row, int c) {
+  const size_t at = (size_t)(row / 16) * l->in_features * 16 + (size_t)c * 16 + row % 16;
+  switch (l->weight_dtype) {
+    case AGQ_F32: return ((const float *)l->weight)[at];
+    case AGQ_F16: return agq_f16_float(((const uint16_t *)l->weight)[at]);
+    default: return agq_bf16_float(((const uint16_t *)l->weight)[at]);
+  }
+}
+
+static void read_back(problem *p) {
+  const agq_linear *l = &p->l;
+  const int n = l->out_features, k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group;
+  const int coded = l->weight_dtype == AGQ_U4 || l->weight_dtype == AGQ_I8;
+  if (coded) {
+    p->code = test_alloc((size_t)n * k * sizeof *p->code);
+    p->row_scale = test_alloc((size_t)n * groups * sizeof *p->row_scale);
+  }
+  if (l->act_bits == 32) p->dense = test_alloc((size_t)n * k * sizeof *p->dense);
+  for (int r = 0; r < n; r++)
+    for (int c = 0; c < k; c++) {
+      const size_t at = (size_t)r * k + c, s = ((size_t)(r / 16) * groups + c / group) * 16 + r % 16;
+      double scale = 1;
+      if (coded) {
+        const double stored =
+            l->scale_dtype == AGQ_BF16 ? agq_bf16_float(((const uint16_t *)l->scale)[s]) : ((const float *)l->scale)[s];
+        p->row_scale[(size_t)r * groups + c / group] = scale = stored;
+        p->code[at] = (int16_t)(code_at(l, r, c) - (l->zero ? l->zero[s] : l->weight_dtype == AGQ_U4 ? 8 : 0));
+      }
+      if (p->dense) p->dense[at] = coded ? p->code[at] * scale : float_at(l, r, c);
+    }
+}
+
 static void make(problem *p, int n, int k, int dtype, int group, int act_bits, int act_group, int act_symmetric,
-                 int asymmetric, int scale_dtype, int unit_scales, int fill) {
+                 int asymmetric, int scale_dtype, int fill) {
   memset(p, 0, sizeof *p);
   agq_linear *l = &p->l;
   *l = (agq_linear){.out_features = n,
@@ -39,29 +85,30 @@ static void make(problem *p, int n, int k, int dtype, int group, int act_bits, i
   p->weight = test_alloc(l->weight_bytes);
   p->scale = test_alloc(l->scale_bytes);
   p->zero = asymmetric ? test_alloc(l->zero_bytes) : 0;
-  p->bias = test_random() & 1 ? test_alloc((size_t)n * sizeof(float)) : 0;
+  p->bias = random_bits() & 1 ? test_alloc((size_t)n * sizeof(float)) : 0;
   const int u4 = dtype == AGQ_U4, lowest = asymmetric ? -128 : -127;
   for (size_t i = 0; i < l->weight_bytes; i++) {
-    int high = fill == FILL_MAX || (fill == FILL_MIXED && test_random() & 1), extreme = fill != FILL_RANDOM;
-    if (u4) p->weight[i] = extreme ? (high ? 0xff : 0x00) : (uint8_t)test_random();
-    else p->weight[i] = (uint8_t)(extreme ? (high ? 127 : lowest) : test_int(lowest, 127));
+    int high = fill == FILL_MAX || (fill == FILL_MIXED && random_bits() & 1), extreme = fill != FILL_RANDOM;
+    if (u4) p->weight[i] = extreme ? (high ? 0xff : 0x00) : (uint8_t)random_bits();
+    else p->weight[i] = (uint8_t)(extreme ? (high ? 127 : lowest) : random_int(lowest, 127));
   }
   for (size_t i = 0; i < l->scale_bytes / (scale_dtype == AGQ_BF16 ? 2 : 4); i++) {
-    float s = unit_scales ? 1.0f : 0.01f + 0.02f * fabsf(test_float());
+    float s = 0.01f + 0.02f * fabsf(random_float());
     if (scale_dtype == AGQ_BF16) ((uint16_t *)p->scale)[i] = test_bf16(s);
     else ((float *)p->scale)[i] = s;
   }
   for (size_t i = 0; i < l->zero_bytes; i++) {
     int extreme = fill != FILL_RANDOM;
-    p->zero[i] = (int8_t)(u4        ? (extreme ? (int)(test_random() & 1) * 15 : test_int(0, 15))
-                          : extreme ? (test_random() & 1 ? 127 : -128)
-                                    : test_int(-128, 127));
+    p->zero[i] = (int8_t)(u4        ? (extreme ? (int)(random_bits() & 1) * 15 : random_int(0, 15))
+                          : extreme ? (random_bits() & 1 ? 127 : -128)
+                                    : random_int(-128, 127));
   }
-  for (int i = 0; i < n && p->bias; i++) p->bias[i] = unit_scales ? 0 : test_float();
+  for (int i = 0; i < n && p->bias; i++) p->bias[i] = random_float();
   l->weight = p->weight;
   l->scale = p->scale;
   l->zero = p->zero;
   l->bias = p->bias;
+  read_back(p);
 }
 
 /* Floats of type f32, f16 or bf16 with small values. */
@@ -70,18 +117,19 @@ static void make_float(problem *p, int n, int k, int dtype) {
   p->l = (agq_linear){.out_features = n, .in_features = k, .weight_dtype = dtype, .act_bits = 32};
   p->l.weight_bytes = (size_t)agq_linear_weight_bytes(&p->l);
   p->weight = test_alloc(p->l.weight_bytes);
-  p->bias = test_random() & 1 ? test_alloc((size_t)n * sizeof(float)) : 0;
+  p->bias = random_bits() & 1 ? test_alloc((size_t)n * sizeof(float)) : 0;
   for (size_t i = 0; i < p->l.weight_bytes / (dtype == AGQ_F32 ? 4 : 2); i++) {
-    float f = test_float();
+    float f = random_float();
     if (dtype == AGQ_F32) ((float *)p->weight)[i] = f;
     else if (dtype == AGQ_BF16) ((uint16_t *)p->weight)[i] = test_bf16(f);
     else
       ((uint16_t *)p->weight)[i] =
-          (uint16_t)(test_random() & 0x83ff) | (uint16_t)(test_int(0, 15) << 10); /* subnormals too */
+          (uint16_t)(random_bits() & 0x83ff) | (uint16_t)(random_int(0, 15) << 10); /* subnormals too */
   }
-  for (int i = 0; i < n && p->bias; i++) p->bias[i] = test_float();
+  for (int i = 0; i < n && p->bias; i++) p->bias[i] = random_float();
   p->l.weight = p->weight;
   p->l.bias = p->bias;
+  read_back(p);
 }
 
 static void destroy(problem *p) {
@@ -89,39 +137,22 @@ static void destroy(problem *p) {
   free(p->scale);
   free(p->zero);
   free(p->bias);
+  free(p->code);
+  free(p->row_scale);
+  free(p->dense);
 }
 
-static int code_at(const agq_linear *l, int row, int c) {
-  const uint8_t *w = l->weight;
-  const size_t panel = (size_t)(row / 16) * agq_pad32(l->in_features), r = row % 16;
-  if (l->weight_dtype == AGQ_U4) return w[panel * 8 + (size_t)(c / 8) * 64 + 4 * r + c % 4] >> (c & 4) & 15;
-  return (int8_t)w[panel * 16 + (size_t)(c / 4) * 64 + 4 * r + c % 4];
-}
-
-static double weight_at(const agq_linear *l, int row, int c) {
-  const size_t at = (size_t)(row / 16) * l->in_features * 16 + (size_t)c * 16 + row % 16;
-  switch (l->weight_dtype) {
-    case AGQ_F32: return ((const float *)l->weight)[at];
-    case AGQ_F16: return agq_f16_float(((const uint16_t *)l->weight)[at]);
-    case AGQ_BF16: return agq_bf16_float(((const uint16_t *)l->weight)[at]);
-  }
-  const int group = l->group_size ? l->group_size : l->in_features, groups = l->in_features / group;
-  const size_t s = ((size_t)(row / 16) * groups + c / group) * 16 + row % 16;
-  const double scale =
-      l->scale_dtype == AGQ_BF16 ? agq_bf16_float(((const uint16_t *)l->scale)[s]) : ((const float *)l->scale)[s];
-  return (code_at(l, row, c) - (l->zero ? l->zero[s] : l->weight_dtype == AGQ_U4 ? 8 : 0)) * scale;
-}
-
-/* y by a kernel table, from quantized codes that the caller may overwrite through `codes` (plain order, [m][k]). */
+/* y[m][n + Y_GAP] by a kernel table, from x[m][k + X_GAP] or from the given codes[m][k] and scales. */
 static void compute(const agq_kernel_table *kt, const agq_linear *l, const float *x, int m, float *y,
                     const int8_t *codes, const float *scales) {
   agq_act a;
-  const size_t bytes = agq_act_workspace(l, m);
+  const size_t bytes = agq_act_workspace(l, m), ldx = (size_t)l->in_features + X_GAP, ldy = (size_t)l->out_features + Y_GAP;
   char *workspace = test_alloc(bytes);
   void *scratch = test_alloc(agq_act_scratch(l));
+  for (size_t i = 0; i < (size_t)m * ldy; i++) y[i] = UNTOUCHED;
   if (l->act_bits != 32) {
     agq_act_init(&a, kt, l, m, workspace);
-    agq_act_quantize(&a, kt, l, x, (size_t)l->in_features, 0, agq_act_token_panels(&a), scratch);
+    agq_act_quantize(&a, kt, l, x, ldx, 0, agq_act_token_panels(&a), scratch);
     if (codes) {
       for (int t = 0; t < m; t++) {
         const int p = t / a.mr, width = m - p * a.mr < a.mr ? m - p * a.mr : a.mr, i = t % a.mr;
@@ -139,8 +170,8 @@ static void compute(const agq_kernel_table *kt, const agq_linear *l, const float
   }
   /* In two ranges, as threads would. */
   const int panels = agq_panels(l->out_features), cut = panels > 2 ? panels / 2 : panels;
-  agq_linear_run(kt, l, &a, x, (size_t)l->in_features, m, y, (size_t)l->out_features, 0, cut);
-  agq_linear_run(kt, l, &a, x, (size_t)l->in_features, m, y, (size_t)l->out_features, cut, panels);
+  agq_linear_run(kt, l, &a, x, ldx, m, y, ldy, 0, cut);
+  agq_linear_run(kt, l, &a, x, ldx, m, y, ldy, cut, panels);
   free(scratch);
   free(workspace);
 }
@@ -152,134 +183,151 @@ static void describe(const char *kernel, const agq_linear *l, int m, int fill, c
            fill);
 }
 
-/* One integer problem: exact integers, the twin, widths. */
-static void check_integer(const char *kernel, problem *p, int m, int fill) {
-  const agq_linear *l = &p->l;
-  const int k = l->in_features, n = l->out_features, groups = l->act_group ? k / l->act_group : 1;
-  const int bound = l->act_bits == 8 ? 127 : l->act_symmetric ? 7 : 15;
-  float *x = test_alloc((size_t)m * k * 4), *y = test_alloc((size_t)m * n * 4), *z = test_alloc((size_t)m * n * 4);
-  int8_t *codes = test_alloc((size_t)m * k);
-  float *scales = test_alloc((size_t)m * groups * 4);
-  for (int i = 0; i < m * k; i++) {
-    x[i] = test_float();
-    codes[i] = (int8_t)(fill == FILL_RANDOM ? test_int(-bound, bound)
-                        : fill == FILL_MAX  ? bound
-                        : fill == FILL_MIN  ? -bound
-                        : test_random() & 1 ? bound
-                                            : -bound);
+/* Nothing was written between the rows of y; and a token's result does not depend on its neighbours. */
+static void check_rows(const char *kernel, const agq_linear *l, const float *x, int m, const float *y, int fill) {
+  const int n = l->out_features;
+  const size_t ldx = (size_t)l->in_features + X_GAP, ldy = (size_t)n + Y_GAP;
+  float *alone = test_alloc(ldy * 4);
+  int same = 1, untouched = 1;
+  for (int t = 0; t < m; t++) {
+    for (int i = 0; i < Y_GAP; i++) untouched &= y[t * ldy + n + i] == UNTOUCHED;
+    if (m == 1) break;
+    compute(&agq_kernels_native, l, x + t * ldx, 1, alone, 0, 0);
+    same &= !memcmp(alone, y + t * ldy, (size_t)n * 4);
   }
+  describe(kernel, l, m, fill, "result depends on the batch");
+  test_expect(same, what);
+  describe(kernel, l, m, fill, "writes behind its rows");
+  test_expect(untouched, what);
+  free(alone);
+}
+
+/* The sum of one block of the products, and of their magnitudes. At most 4096 * 255 * 127 < 2^31. */
+static void block_sums(const int16_t *w, const int8_t *a, int columns, int *sum, int *size) {
+  *sum = *size = 0;
+  for (int c = 0; c < columns; c++) {
+    const int v = w[c] * a[c];
+    *sum += v, *size += abs(v);
+  }
+}
+
+/* Scales of 1: y is the integer itself while it is below 2^24. With several weight groups all but one have scales of 0. */
+static void check_exact(const char *kernel, const problem *p, int m, int fill, const float *x) {
+  const agq_linear *l = &p->l;
+  const int k = l->in_features, n = l->out_features, groups = l->act_group ? k / l->act_group : 1, bf16 = l->scale_dtype == AGQ_BF16;
+  const int weight_group = l->group_size ? l->group_size : k, weight_groups = k / weight_group;
+  const int bound = l->act_bits == 8 ? 127 : l->act_symmetric ? 7 : 15, only = random_int(0, weight_groups - 1);
+  int8_t *codes = test_alloc((size_t)m * k);
+  float *scales = test_alloc((size_t)m * groups * 4), *y = test_alloc((size_t)m * (n + Y_GAP) * 4);
+  for (int i = 0; i < m * k; i++)
+    codes[i] = (int8_t)(fill == FILL_RANDOM  ? random_int(-bound, bound)
+                        : fill == FILL_MAX   ? bound
+                        : fill == FILL_MIN   ? -bound
+                        : random_bits() & 1 ? bound
+                                            : -bound);
   if (m > 1 && fill == FILL_RANDOM) memset(codes, 0, (size_t)k); /* a token of zeros */
   for (int i = 0; i < m * groups; i++) scales[i] = 1;
-  problem unit = *p;
-  int scale_count = (int)(l->scale_bytes / (l->scale_dtype == AGQ_BF16 ? 2 : 4));
-  unit.l.bias = 0;
-  unit.l.scale = test_alloc(l->scale_bytes);
-  for (int i = 0; i < scale_count; i++) {
-    if (l->scale_dtype == AGQ_BF16) ((uint16_t *)unit.l.scale)[i] = test_bf16(1);
-    else ((float *)unit.l.scale)[i] = 1;
+  agq_linear unit = *l;
+  unit.bias = 0;
+  unit.scale = test_alloc(l->scale_bytes);
+  for (int i = 0; i < (int)(l->scale_bytes / (bf16 ? 2 : 4)); i++) {
+    const float s = i / 16 % weight_groups == only;
+    if (bf16) ((uint16_t *)unit.scale)[i] = test_bf16(s);
+    else ((float *)unit.scale)[i] = s;
   }
-  /* Scales of 1 and one block at a time: y is the integer itself while it is below 2^24. Longer rows: rows are compared
-   * block by block by setting all but one group of scales to 0. */
   agq_act a;
   char *workspace = test_alloc(agq_act_workspace(l, m));
   agq_act_init(&a, &agq_kernels_native, l, m, workspace);
-  const int weight_group = l->group_size ? l->group_size : k, weight_groups = k / weight_group;
-  const int only = weight_groups > 1 ? test_int(0, weight_groups - 1) : -1;
-  if (only >= 0)
-    for (int i = 0; i < scale_count; i++)
-      if (i / 16 % weight_groups != only) {
-        if (l->scale_dtype == AGQ_BF16) ((uint16_t *)unit.l.scale)[i] = 0;
-        else ((float *)unit.l.scale)[i] = 0;
-      }
-  compute(&agq_kernels_native, &unit.l, x, m, y, codes, scales);
-  int exact = 1, checked = 0;
+  compute(&agq_kernels_native, &unit, x, m, y, codes, scales);
+  int exact = 1;
   for (int t = 0; t < m; t++)
     for (int r = 0; r < n; r++) {
       float f = 0;
-      for (int b = 0; b < a.blocks; b++) {
-        int64_t acc = 0;
-        const int g = b * a.block / weight_group;
-        const size_t s = ((size_t)(r / 16) * weight_groups + g) * 16 + r % 16;
-        const int zero = l->zero ? l->zero[s] : l->weight_dtype == AGQ_U4 ? 8 : 0;
-        for (int c = b * a.block; c < (b + 1) * a.block && c < k; c++)
-          acc += (code_at(l, r, c) - zero) * codes[(size_t)t * k + c];
-        if (only < 0 || g == only) f += (float)acc;
+      for (int c = only * weight_group; c < (only + 1) * weight_group; c += a.block) {
+        int sum, size;
+        block_sums(p->code + (size_t)r * k + c, codes + (size_t)t * k + c, k - c < a.block ? k - c : a.block, &sum, &size);
+        f += (float)sum;
       }
-      checked++;
-      if (y[(size_t)t * n + r] != f) exact = 0;
+      exact &= y[(size_t)t * (n + Y_GAP) + r] == f;
     }
   describe(kernel, l, m, fill, "integer part differs");
-  test_expect(exact && checked == m * n, what);
+  test_expect(exact, what);
+  free((void *)unit.scale), free(workspace), free(codes), free(scales), free(y);
+}
 
-  /* The whole of it against the twin: within 2 ulp of the sum of the blocks' magnitudes (exactly, where both have a
-   * fused multiply-add). */
+/* Tokens, and the groups of a token, of very different size; one token of zeros. */
+static void fill_tokens(float *x, int m, int k, int group) {
+  const int zero = m > 2 ? random_int(0, m - 1) : -1;
+  for (int t = 0; t < m; t++) {
+    float size = 1;
+    for (int c = 0; c < k + X_GAP; c++) {
+      if (c % (group ? group : k) == 0) size = ldexpf(1 + fabsf(random_float()), random_int(-3, 3) + (t % 7 == 5 ? 20 : 0));
+      x[t * (k + X_GAP) + c] = c >= k ? 1e30f : t == zero ? 0 : size * random_float();
+    }
+  }
+}
+
+/* One integer problem: exact integers; the whole against exact arithmetic and the twin; rows. */
+static void check_integer(const char *kernel, problem *p, int m, int fill) {
+  const agq_linear *l = &p->l;
+  const int k = l->in_features, n = l->out_features, groups = l->act_group ? k / l->act_group : 1, ldy = n + Y_GAP;
+  const int weight_group = l->group_size ? l->group_size : k, weight_groups = k / weight_group;
+  float *x = test_alloc((size_t)m * (k + X_GAP) * 4), *y = test_alloc((size_t)m * ldy * 4), *z = test_alloc((size_t)m * ldy * 4);
+  int8_t *codes = test_alloc((size_t)k);
+  float *scales = test_alloc((size_t)groups * 4);
+  fill_tokens(x, m, k, l->act_group);
+  check_exact(kernel, p, m, fill, x);
+
+  /* Within 2 ulp of the sum of the blocks' magnitudes of the twin (exactly, where both have a fused multiply-add). */
   compute(&agq_kernels_native, l, x, m, y, 0, 0);
   compute(&agq_kernels_scalar, l, x, m, z, 0, 0);
-  agq_quantize_activations(l, x, m, codes, scales, 1);
+  const int act_group = l->act_group ? l->act_group : k;
+  int close = 1;
+  for (int t = 0; t < m; t++) {
+    agq_quantize_activations(l, x + (size_t)t * (k + X_GAP), 1, codes, scales, 1);
+    for (int r = 0; r < n; r++) {
+      double size = l->bias ? fabs(l->bias[r]) : 0, exactly = l->bias ? l->bias[r] : 0;
+      for (int c = 0, length; c < k; c += length) { /* runs of columns of one weight scale and one activation scale */
+        const int weight_left = weight_group - c % weight_group, act_left = act_group - c % act_group;
+        int sum, magnitude;
+        length = weight_left < act_left ? weight_left : act_left;
+        block_sums(p->code + (size_t)r * k + c, codes + c, length, &sum, &magnitude);
+        const double scale = p->row_scale[(size_t)r * weight_groups + c / weight_group] * scales[c / act_group];
+        exactly += sum * scale, size += magnitude * scale;
+      }
+      const double native = y[(size_t)t * ldy + r], twin = z[(size_t)t * ldy + r];
+      if (!(fabs(native - twin) <= size * 2.4e-7 && fabs(native - exactly) <= size * 2e-6)) close = 0;
+    }
+  }
+  describe(kernel, l, m, fill, "result differs from exact arithmetic or from the twin");
+  test_expect(close, what);
+  check_rows(kernel, l, x, m, y, fill);
+  free(x), free(y), free(z), free(codes), free(scales);
+}
+
+static void check_float(const char *kernel, problem *p, int m) {
+  const agq_linear *l = &p->l;
+  const int k = l->in_features, n = l->out_features, ldx = k + X_GAP, ldy = n + Y_GAP;
+  float *x = test_alloc((size_t)m * ldx * 4), *y = test_alloc((size_t)m * ldy * 4), *z = test_alloc((size_t)m * ldy * 4);
+  fill_tokens(x, m, k, 0);
+  compute(&agq_kernels_native, l, x, m, y, 0, 0);
+  compute(&agq_kernels_scalar, l, x, m, z, 0, 0);
   int close = 1;
   for (int t = 0; t < m; t++)
     for (int r = 0; r < n; r++) {
       double sum = l->bias ? fabs(l->bias[r]) : 0, exactly = l->bias ? l->bias[r] : 0;
       for (int c = 0; c < k; c++) {
-        double v = weight_at(l, r, c) * codes[(size_t)t * k + c] *
-                   (double)scales[t * groups + (l->act_group ? c / l->act_group : 0)];
+        const double v = p->dense[(size_t)r * k + c] * x[(size_t)t * ldx + c];
         sum += fabs(v);
         exactly += v;
       }
-      if (fabs((double)y[(size_t)t * n + r] - z[(size_t)t * n + r]) > sum * 2.4e-7 ||
-          fabs(y[(size_t)t * n + r] - exactly) > sum * 2e-6)
-        close = 0;
+      const double native = y[(size_t)t * ldy + r], twin = z[(size_t)t * ldy + r];
+      if (!(fabs(native - twin) <= sum * 2.4e-7 * 4 && fabs(native - exactly) <= sum * 1e-5)) close = 0;
     }
-  describe(kernel, l, m, fill, "result differs from the twin");
+  describe(kernel, l, m, 0, "result differs from exact arithmetic or from the twin");
   test_expect(close, what);
-
-  /* A token's result does not depend on its neighbours. */
-  int same = 1;
-  for (int t = 0; t < m && m > 1; t++) {
-    compute(&agq_kernels_native, l, x + (size_t)t * k, 1, z, 0, 0);
-    if (memcmp(z, y + (size_t)t * n, (size_t)n * 4)) same = 0;
-  }
-  describe(kernel, l, m, fill, "result depends on the batch");
-  test_expect(same, what);
-  free((void *)unit.l.scale);
-  free(workspace);
-  free(x);
-  free(y);
-  free(z);
-  free(codes);
-  free(scales);
-}
-
-static void check_float(const char *kernel, problem *p, int m) {
-  const agq_linear *l = &p->l;
-  const int k = l->in_features, n = l->out_features;
-  float *x = test_alloc((size_t)m * k * 4), *y = test_alloc((size_t)m * n * 4), *z = test_alloc((size_t)m * n * 4);
-  for (int i = 0; i < m * k; i++) x[i] = test_float();
-  compute(&agq_kernels_native, l, x, m, y, 0, 0);
-  compute(&agq_kernels_scalar, l, x, m, z, 0, 0);
-  int close = 1, same = 1;
-  for (int t = 0; t < m; t++)
-    for (int r = 0; r < n; r++) {
-      double sum = l->bias ? fabs(l->bias[r]) : 0, exactly = l->bias ? l->bias[r] : 0;
-      for (int c = 0; c < k; c++) {
-        double v = weight_at(l, r, c) * x[(size_t)t * k + c];
-        sum += fabs(v);
-        exactly += v;
-      }
-      if (!(fabs((double)y[(size_t)t * n + r] - z[(size_t)t * n + r]) <= sum * 2.4e-7 * 4)) close = 0;
-      if (!(fabs(y[(size_t)t * n + r] - exactly) <= sum * 1e-5)) close = 0;
-    }
-  describe(kernel, l, m, 0, "result differs from the twin");
-  test_expect(close, what);
-  for (int t = 0; t < m && m > 1; t++) {
-    compute(&agq_kernels_native, l, x + (size_t)t * k, 1, z, 0, 0);
-    if (memcmp(z, y + (size_t)t * n, (size_t)n * 4)) same = 0;
-  }
-  describe(kernel, l, m, 0, "result depends on the batch");
-  test_expect(same, what);
-  free(x);
-  free(y);
-  free(z);
+  check_rows(kernel, l, x, m, y, 0);
+  free(x), free(y), free(z);
 }
 
 static void summary(const char *name) {
@@ -311,12 +359,11 @@ static void test_integer(int dtype, int act_bits) {
     for (unsigned s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
       for (int asymmetric = 0; asymmetric < 2; asymmetric++)
         for (int fill = 0; fill < FILLS; fill++) {
-          const int symmetric = act_bits == 8 || test_random() & 1;
+          const int symmetric = act_bits == 8 || random_bits() & 1;
           const int big = shapes[s][0] * shapes[s][1] > 20000;
           problem p;
           make(&p, shapes[s][0], shapes[s][1], dtype, shapes[s][2], act_bits, shapes[s][3],
-               fill == FILL_RANDOM ? symmetric : act_bits == 8, asymmetric, test_random() & 1 ? AGQ_BF16 : AGQ_F32, 0,
-               fill);
+               fill == FILL_RANDOM ? symmetric : act_bits == 8, asymmetric, random_bits() & 1 ? AGQ_BF16 : AGQ_F32, fill);
           if (decode) {
             check_integer(name, &p, 1, fill);
           } else {
@@ -325,6 +372,9 @@ static void test_integer(int dtype, int act_bits) {
             for (unsigned w = 1; w < count; w++)
               if ((!big && fill == FILL_RANDOM && s < 6) || w == 1 + (s * 7 + fill * 3 + asymmetric) % (count - 1))
                 check_integer(name, &p, widths[w], fill);
+            /* Around the largest token panel, and around two. */
+            const int around[] = {kt->mr - 1, kt->mr, kt->mr + 1, 2 * kt->mr - 1, 2 * kt->mr, 2 * kt->mr + 1};
+            for (int i = 0; i < 6 && s == 1 && fill == FILL_RANDOM; i++) check_integer(name, &p, around[i], fill);
           }
           destroy(&p);
         }
@@ -343,7 +393,7 @@ static void test_float_kernels(void) {
         if (i < 3) make_float(&p, shapes[s][0], shapes[s][1] - (variant ? 3 : 0), kinds[i]);
         else
           make(&p, shapes[s][0], shapes[s][1], kinds[i], shapes[s][2], 32, 0, 0, variant, variant ? AGQ_F32 : AGQ_BF16,
-               0, FILL_RANDOM);
+               FILL_RANDOM);
         for (unsigned w = 0; w < sizeof float_widths / sizeof float_widths[0]; w++)
           if (s < 4 || w == (s + variant) % 7) check_float(names[i], &p, float_widths[w]);
         destroy(&p);
@@ -364,17 +414,17 @@ static void test_quantize(void) {
           memset(c[0], 99, (size_t)padded);
           memset(c[1], 98, (size_t)padded);
           for (int j = 0; j < k; j++) {
-            const float r = test_float();
+            const float r = random_float();
             switch (content) {
               case 0: x[j] = r; break;
               case 1: x[j] = 0; break;
               case 2: x[j] = j == k / 2 ? 1e30f : r; break;
               case 3: x[j] = fabsf(r) + 5; break;
               case 4: x[j] = -fabsf(r) - 5; break;
-              case 5: x[j] = (float)test_int(-254, 254) * 0.5f; break; /* ties */
+              case 5: x[j] = (float)random_int(-254, 254) * 0.5f; break; /* ties */
               case 6: x[j] = r * 1e-42f; break;                         /* subnormal */
-              case 7: x[j] = test_int(0, 9) ? r : NAN; break;
-              case 8: x[j] = test_int(0, 9) ? r : -INFINITY; break;
+              case 7: x[j] = random_int(0, 9) ? r : NAN; break;
+              case 8: x[j] = random_int(0, 9) ? r : -INFINITY; break;
               default: x[j] = -0.0f; break;
             }
           }
@@ -416,7 +466,7 @@ static void test_sum_blocks(void) {
         int8_t *codes = test_alloc((size_t)block * blocks);
         int32_t sums[2][15];
         memset(sums, 0, sizeof sums);
-        for (int j = 0; j < block * blocks; j++) codes[j] = (int8_t)(fill == 0 ? test_int(-128, 127) : fill == 1 ? -128 : 127);
+        for (int j = 0; j < block * blocks; j++) codes[j] = (int8_t)(fill == 0 ? random_int(-128, 127) : fill == 1 ? -128 : 127);
         agq_kernels_native.sum_blocks(codes, block, blocks, sums[0], stride);
         agq_kernels_scalar.sum_blocks(codes, block, blocks, sums[1], stride);
         snprintf(what, sizeof what, "sum_blocks: block %d, fill %d, stride %d", block, fill, stride);
@@ -428,7 +478,7 @@ static void test_sum_blocks(void) {
 
 static void test_validation(void) {
   problem p;
-  make(&p, 40, 256, AGQ_U4, 128, 8, 0, 1, 1, AGQ_BF16, 0, FILL_RANDOM);
+  make(&p, 40, 256, AGQ_U4, 128, 8, 0, 1, 1, AGQ_BF16, FILL_RANDOM);
 #define REJECT(code, ...)                                   \
   do {                                                      \
     agq_linear l = p.l;                                     \
@@ -472,27 +522,84 @@ static void test_validation(void) {
 
 /* The public functions: threads and levels agree with the pieces. */
 static void test_forward(void) {
-  problem p;
-  make(&p, 200, 256, AGQ_U4, 128, 8, 0, 1, 0, AGQ_BF16, 0, FILL_RANDOM);
-  enum { M = 30 };
-  float x[M * 256], y[M * 200], z[M * 200];
-  for (int i = 0; i < M * 256; i++) x[i] = test_float();
-  for (int m = 1; m <= M; m += 29) {
-    compute(&agq_kernels_native, &p.l, x, m, y, 0, 0);
-    for (int threads = 1; threads <= 3; threads++) {
-      memset(z, 0, sizeof z);
-      test_expect(agq_linear_forward(&p.l, x, m, z, threads, 0) == AGQ_OK, "agq_linear_forward");
-      test_expect(!memcmp(y, z, (size_t)m * 200 * 4), "agq_linear_forward: result depends on the threads");
+  static const int bits[] = {8, 4, 32};
+  enum { M = 30, N = 200, K = 256 };
+  static float x[M * (K + X_GAP)], plain[M * K], y[M * (N + Y_GAP)], z[M * N];
+  for (int i = 0; i < 3; i++) {
+    problem p;
+    make(&p, N, K, AGQ_U4, 128, bits[i], bits[i] == 4 ? 32 : 0, bits[i] == 8, i == 2, AGQ_BF16, FILL_RANDOM);
+    fill_tokens(x, M, K, 0);
+    for (int t = 0; t < M; t++) memcpy(plain + t * K, x + t * (K + X_GAP), K * sizeof *x);
+    for (int m = 1; m <= M; m += 29) {
+      compute(&agq_kernels_native, &p.l, x, m, y, 0, 0);
+      for (int threads = 1; threads <= 3; threads++) {
+        memset(z, 0, sizeof z);
+        test_expect(agq_linear_forward(&p.l, plain, m, z, threads, 0) == AGQ_OK, "agq_linear_forward");
+        int equal = 1;
+        for (int t = 0; t < m; t++) equal &= !memcmp(y + t * (N + Y_GAP), z + t * N, N * sizeof *z);
+        test_expect(equal, "agq_linear_forward: result depends on the threads");
+      }
     }
+    test_expect(agq_linear_forward(&p.l, plain, 0, z, 1, 0) == AGQ_ERR_ARGUMENT, "agq_linear_forward: m = 0");
+    test_expect(agq_linear_forward(&p.l, plain, 1, z, 0, 0) == AGQ_ERR_ARGUMENT, "agq_linear_forward: no threads");
+    if (i == 0) test_expect(agq_linear_kernel(&p.l, 1) == agq_kernels_native.u4a8_m1.name, "agq_linear_kernel");
+    destroy(&p);
   }
-  test_expect(agq_linear_forward(&p.l, x, 0, z, 1, 0) == AGQ_ERR_ARGUMENT, "agq_linear_forward: m = 0");
-  test_expect(agq_linear_kernel(&p.l, 1) == agq_kernels_native.u4a8_m1.name, "agq_linear_kernel");
-  destroy(&p);
   summary("agq_linear_forward");
 }
 
+/* Sink tokens among others: each token's rows are those that it gets alone, from the linear or from its 8-bit form. */
+static void test_sinks(void) {
+  static const int problems[][5] = {{40, 64, AGQ_U4, 32, 32}, {33, 128, AGQ_U4, 64, 32}, {17, 96, AGQ_I8, 0, 96},
+                                    {48, 512, AGQ_U4, 32, 128}, {20, 256, AGQ_I8, 128, 64}, {31, 72, AGQ_U4, 0, 0}};
+  enum { M = 90 };
+  for (unsigned i = 0; i < sizeof problems / sizeof *problems; i++)
+    for (int m = 1; m <= M; m += m < 4 ? 1 : 43)
+      for (int pattern = 0; pattern < 4; pattern++) {
+        const int n = problems[i][0], k = problems[i][1], sinks = 5, ldy = n + Y_GAP;
+        problem p;
+        make(&p, n, k, problems[i][2], problems[i][3], 4, problems[i][4], pattern & 1, i & 1, AGQ_BF16, FILL_RANDOM);
+        p.l.act_clip = 0.9f;
+        const agq_linear eight = agq_eight_bits(&p.l);
+        test_expect(eight.act_bits == 8 && eight.act_symmetric && !eight.act_group && eight.act_clip == 1, "the 8-bit form");
+        float *x = test_alloc((size_t)m * (k + X_GAP) * 4), *y = test_alloc((size_t)m * ldy * 4), *alone = test_alloc((size_t)ldy * 4);
+        fill_tokens(x, m, k, 32);
+        int32_t position[M];
+        agq_token_panel panels[M];
+        for (int t = 0; t < m; t++) /* a prompt; several prompts in one pass; any; none below */
+          position[t] = pattern == 0 ? t : pattern == 1 ? t % 9 : pattern == 2 ? random_int(3, 6) : sinks + t;
+        agq_act a;
+        void *workspace = test_alloc(agq_act_workspace(&p.l, m)), *scratch = test_alloc(agq_act_scratch(&p.l));
+        agq_act_init(&a, &agq_kernels_native, &p.l, m, workspace);
+        agq_act_sinks(&a, &agq_kernels_native, position, sinks, panels);
+        const int count = agq_act_token_panels(&a);
+        int covered = 0;
+        for (int q = 0; q < count; q++) {
+          const agq_token_panel panel = agq_act_panel(&a, q);
+          test_expect(panel.first == covered && panel.width >= 1 && panel.width <= agq_kernels_native.mr, "panels cover all tokens");
+          for (int t = covered; t < covered + panel.width && t < m; t++)
+            test_expect(panel.eight == (position[t] < sinks), "the format of a panel");
+          covered += panel.width;
+        }
+        test_expect(covered == m, "panels cover all tokens");
+        agq_act_quantize(&a, &agq_kernels_native, &p.l, x, (size_t)k + X_GAP, 0, count / 2, scratch);
+        agq_act_quantize(&a, &agq_kernels_native, &p.l, x, (size_t)k + X_GAP, count / 2, count, scratch);
+        agq_linear_run(&agq_kernels_native, &p.l, &a, NULL, 0, m, y, (size_t)ldy, 0, agq_panels(n));
+        int right = 1;
+        for (int t = 0; t < m; t++) {
+          compute(&agq_kernels_native, position[t] < sinks ? &eight : &p.l, x + (size_t)t * (k + X_GAP), 1, alone, 0, 0);
+          right &= !memcmp(alone, y + (size_t)t * ldy, (size_t)n * 4);
+        }
+        describe("sinks", &p.l, m, pattern, "a token is not computed in its format");
+        test_expect(right, what);
+        free(x), free(y), free(alone), free(workspace), free(scratch);
+        destroy(&p);
+      }
+  summary("sink tokens");
+}
+
 int main(void) {
-  if (test_skip()) return 0;
+  if (!test_begin()) return 0;
   test_quantize();
   test_sum_blocks();
   for (int dtype = AGQ_I8; dtype <= AGQ_U4; dtype++)
@@ -500,6 +607,6 @@ int main(void) {
   test_float_kernels();
   test_validation();
   test_forward();
-  printf("%ld checks, %ld failed\n", test_checks, test_failures);
-  return test_failures != 0;
+  test_sinks();
+  return test_end("gemm");
 }

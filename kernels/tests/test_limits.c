@@ -5,7 +5,7 @@
 #include "test.h"
 
 int main(void) {
-  if (test_skip()) return 0;
+  if (!test_begin()) return 0;
   test_expect(agq_peak_name()[0] != 0, "the peak has a name");
   for (int threads = 1; threads <= 3; threads++) {
     test_expect(agq_measure_peak(threads, 1e-3) > 1e6, "peak");
@@ -15,6 +15,5 @@ int main(void) {
   test_expect(agq_measure_peak(0, 1) == 0 && agq_measure_peak(1, 0) == 0, "bad arguments of the peak");
   test_expect(agq_measure_bandwidth(0, 1, 1) == 0 && agq_measure_bandwidth(1, 1, -1) == 0, "bad arguments of the bandwidth");
   test_expect(agq_measure_bandwidth(1, (size_t)-1, 1) == 0, "an impossible buffer");
-  printf("%ld checks, %ld failures\n", test_checks, test_failures);
-  return test_failures != 0;
+  return test_end("limits");
 }

@@ -27,13 +27,13 @@ static void plain_hadamard(const float *x, float *y, int n, int block) {
 
 static void fill(float *x, int n, int content) {
   for (int i = 0; i < n; i++) {
-    const float r = test_float();
+    const float r = random_float();
     x[i] = content == 0   ? r
            : content == 1 ? 0
            : content == 2 ? (i == n / 2 ? 1e30f : r)
            : content == 3 ? fabsf(r) + 5
            : content == 4 ? -fabsf(r) - 5
-           : content == 5 ? (float)test_int(-30, 30) * 0.5f /* ties */
+           : content == 5 ? (float)random_int(-30, 30) * 0.5f /* ties */
            : content == 6 ? r * 1e-42f                      /* subnormal */
                           : (i % 2 ? 3.0e38f : -3.0e38f);   /* sums overflow */
   }
@@ -119,12 +119,12 @@ static void activations(void) {
 static void products(void) {
   enum { N = 40, K = 96, M = 21 };
   static float x[M * K], z[M * K], y[M * N], w[M * N], weight[48 * K], bias[N];
-  for (int i = 0; i < 48 * K; i++) weight[i] = test_float();
-  for (int i = 0; i < M * K; i++) x[i] = test_float();
-  for (int i = 0; i < N; i++) bias[i] = test_float();
+  for (int i = 0; i < 48 * K; i++) weight[i] = random_float();
+  for (int i = 0; i < M * K; i++) x[i] = random_float();
+  for (int i = 0; i < N; i++) bias[i] = random_float();
   uint8_t codes[48 * K / 2];
   float scales[48];
-  for (size_t i = 0; i < sizeof codes; i++) codes[i] = (uint8_t)test_int(0, 255);
+  for (size_t i = 0; i < sizeof codes; i++) codes[i] = (uint8_t)random_int(0, 255);
   for (int i = 0; i < 48; i++) scales[i] = 0.1f;
   for (int bits = 4; bits <= 32; bits *= bits == 4 ? 2 : 4) {
     agq_linear l = {.out_features = N, .in_features = K, .weight_dtype = bits == 32 ? AGQ_F32 : AGQ_U4, .scale_dtype = AGQ_F32,
@@ -204,11 +204,10 @@ static void cache(void) {
 }
 
 int main(void) {
-  if (test_skip()) return 0;
+  if (!test_begin()) return 0;
   hadamard();
   activations();
   products();
   cache();
-  printf("online: %ld checks, %ld failed\n", test_checks, test_failures);
-  return test_failures != 0;
+  return test_end("online");
 }

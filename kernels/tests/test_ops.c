@@ -246,7 +246,7 @@ static void pool(void) {
 }
 
 int main(void) {
-  if (test_skip()) return 0;
+  if (!test_begin()) return 0;
   norms();
   activations();
   rope();
@@ -254,6 +254,5 @@ int main(void) {
   heads();
   block_products();
   pool();
-  printf("ops: %ld checks, %ld failed\n", test_checks, test_failures);
-  return test_failures != 0;
+  return test_end("ops");
 }

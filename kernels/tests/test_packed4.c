@@ -50,12 +50,12 @@ static void check(int n, int k, int group, int act_group, int asymmetric, int m,
   float *y[3];
   for (int i = 0; i < 3; i++) y[i] = test_alloc((size_t)m * (size_t)n * 4);
   for (size_t i = 0; i < l.weight_bytes; i++)
-    w[i] = (uint8_t)(fill == 0 ? test_random() : fill == 1 ? 0xff : fill == 2 ? 0 : test_random() & 1 ? 0xff : 0);
-  for (size_t i = 0; i < l.scale_bytes / 4; i++) scale[i] = fill == 0 ? 0.01f + 0.02f * fabsf(test_float()) : 1;
-  for (size_t i = 0; asymmetric && i < l.zero_bytes; i++) zero[i] = (int8_t)(fill == 1 ? 0 : test_int(0, 15));
+    w[i] = (uint8_t)(fill == 0 ? random_bits() : fill == 1 ? 0xff : fill == 2 ? 0 : random_bits() & 1 ? 0xff : 0);
+  for (size_t i = 0; i < l.scale_bytes / 4; i++) scale[i] = fill == 0 ? 0.01f + 0.02f * fabsf(random_float()) : 1;
+  for (size_t i = 0; asymmetric && i < l.zero_bytes; i++) zero[i] = (int8_t)(fill == 1 ? 0 : random_int(0, 15));
   /* Integers from 0 to 15 and from -15 to 0 have the scale 1 and are their own codes. */
   for (int i = 0; i < m * k; i++)
-    x[i] = fill == 0 ? test_float() : fill == 1 ? 15 : fill == 2 ? 0 : (float)(test_random() & 1 ? 15 : 0);
+    x[i] = fill == 0 ? random_float() : fill == 1 ? 15 : fill == 2 ? 0 : (float)(random_bits() & 1 ? 15 : 0);
   l.weight = w, l.scale = scale, l.zero = zero;
   snprintf(what, sizeof what, "packed multiplier: %d x %d, group %d, act %d, zero %d, m %d, fill %d", n, k, group, act_group,
            asymmetric, m, fill);
@@ -112,11 +112,10 @@ static void test_choice(void) {
 }
 
 int main(void) {
-  if (test_skip()) return 0;
+  if (!test_begin()) return 0;
   test_every_operand();
   test_length();
   test_kernel();
   test_choice();
-  printf("%ld checks, %ld failed\n", test_checks, test_failures);
-  return test_failures != 0;
+  return test_end("packed4");
 }

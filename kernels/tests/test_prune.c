@@ -115,13 +115,12 @@ static void refusals(const test_model *t) {
 }
 
 int main(void) {
-  if (test_skip()) return 0;
+  if (!test_begin()) return 0;
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
     test_model *t = model_create(&shapes[i]);
     check(t);
     if (i == 0) refusals(t);
     model_free(t);
   }
-  printf("prune: %ld checks, %ld failed\n", test_checks, test_failures);
-  return test_failures != 0;
+  return test_end("prune");
 }

@@ -24,14 +24,14 @@ static void test_quantizer(void) {
   for (unsigned i = 0; i < sizeof ks / sizeof *ks; i++)
     for (int bits = 4; bits <= 8; bits += 4)
       for (int r = 0; r < 20; r++) {
-        const int k = ks[i], padded = agq_pad32(k), zero = r == 0 ? 0 : r == 1 ? (1 << bits) - 1 : test_int(0, (1 << bits) - 1);
-        const float scale = r == 2 ? 1e-30f : r == 3 ? 1e30f : r == 4 ? 1.0f : 0.01f + 0.02f * fabsf(test_float());
+        const int k = ks[i], padded = agq_pad32(k), zero = r == 0 ? 0 : r == 1 ? (1 << bits) - 1 : random_int(0, (1 << bits) - 1);
+        const float scale = r == 2 ? 1e-30f : r == 3 ? 1e30f : r == 4 ? 1.0f : 0.01f + 0.02f * fabsf(random_float());
         float *x = test_alloc((size_t)k * 4);
         uint8_t *e = test_alloc((size_t)k);
         int8_t *c = test_alloc((size_t)padded), *d = test_alloc((size_t)padded);
         for (int j = 0; j < k; j++) {
-          e[j] = (uint8_t)test_int(0, 3);
-          x[j] = r == 4 ? 0.5f * (float)test_int(-600, 600) : scale * 400 * test_float(); /* ties; beyond both ends */
+          e[j] = (uint8_t)random_int(0, 3);
+          x[j] = r == 4 ? 0.5f * (float)random_int(-600, 600) : scale * 400 * random_float(); /* ties; beyond both ends */
           if (r > 15) x[j] *= 1e4f;
         }
         agq_linear l = {.act_bits = bits, .act_static = 1, .act_scale = scale, .act_zero = zero, .act_exponent = e};
@@ -63,7 +63,7 @@ static int code_at(const agq_linear *l, int row, int c) {
 /* One linear with unit scales: y is an integer, exact below 2^24; `fill`: 0 random, 1 all codes at their lower ends, 2 at mixed
  * ends. */
 static void check_product(int n, int k, int group, int bits, int dtype, int m, int fill) {
-  const int u4 = dtype == AGQ_U4, zero = fill == 1 ? (bits == 4 ? 15 : 128) : test_int(0, (1 << bits) - 1);
+  const int u4 = dtype == AGQ_U4, zero = fill == 1 ? (bits == 4 ? 15 : 128) : random_int(0, (1 << bits) - 1);
   uint8_t *e = test_alloc((size_t)k);
   agq_linear l = {.out_features = n, .in_features = k, .weight_dtype = dtype, .scale_dtype = AGQ_F32, .group_size = group,
                   .act_bits = bits, .act_static = 1, .act_scale = 1, .act_zero = zero, .act_exponent = e,
@@ -74,17 +74,17 @@ static void check_product(int n, int k, int group, int bits, int dtype, int m, i
   uint8_t *w = test_alloc(l.weight_bytes);
   float *scale = test_alloc(l.scale_bytes), *x = test_alloc((size_t)m * (size_t)k * 4);
   int8_t *zeros = u4 ? test_alloc(l.zero_bytes) : 0;
-  const int groups = group ? k / group : 1, only = test_int(0, groups - 1); /* one group at a time stays below 2^24 */
-  for (int c = 0; c < k; c++) e[c] = (uint8_t)(fill == 1 ? 3 : test_int(0, 3));
+  const int groups = group ? k / group : 1, only = random_int(0, groups - 1); /* one group at a time stays below 2^24 */
+  for (int c = 0; c < k; c++) e[c] = (uint8_t)(fill == 1 ? 3 : random_int(0, 3));
   for (size_t i = 0; i < l.weight_bytes; i++) {
-    const int random = (int)test_random();
+    const int random = (int)random_bits();
     if (u4) w[i] = (uint8_t)(fill == 0 ? random : fill == 1 ? 0 : random & 1 ? 0xff : 0);
-    else w[i] = (uint8_t)(fill == 0 ? test_int(-127, 127) : fill == 1 ? -127 : random & 1 ? 127 : -127);
+    else w[i] = (uint8_t)(fill == 0 ? random_int(-127, 127) : fill == 1 ? -127 : random & 1 ? 127 : -127);
   }
   for (size_t i = 0; i < l.scale_bytes / 4; i++) scale[i] = (int)(i / 16) % groups == only;
-  for (size_t i = 0; u4 && i < l.zero_bytes; i++) zeros[i] = (int8_t)(fill == 1 ? 15 : test_int(0, 15));
+  for (size_t i = 0; u4 && i < l.zero_bytes; i++) zeros[i] = (int8_t)(fill == 1 ? 15 : random_int(0, 15));
   for (int i = 0; i < m * k; i++)
-    x[i] = fill == 0 ? 200 * test_float() : fill == 1 ? -1e6f : test_random() & 1 ? -1e6f : 1e6f;
+    x[i] = fill == 0 ? 200 * random_float() : fill == 1 ? -1e6f : random_bits() & 1 ? -1e6f : 1e6f;
   l.weight = w;
   l.scale = scale;
   l.zero = zeros;
@@ -151,10 +151,9 @@ static void test_validation(void) {
 }
 
 int main(void) {
-  if (test_skip()) return 0;
+  if (!test_begin()) return 0;
   test_quantizer();
   test_products();
   test_validation();
-  printf("%ld checks, %ld failed\n", test_checks, test_failures);
-  return test_failures != 0;
+  return test_end("static");
 }
