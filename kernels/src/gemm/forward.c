@@ -80,5 +80,5 @@ int agq_quantize_activations(const agq_linear *l, const float *x, int m, int8_t 
   }
   free(workspace);
   free(scratch);
-  return AGQ_OK;
+  return status;
 }
