@@ -43,7 +43,7 @@ class Mutant:
     old: str
     new: str
     after: str  # text of the line from which `old` is looked for; empty: from the top, and then it must stand there once
-    levels: tuple[str, ...]
+    levels: tuple[str, ...]  # it runs at the first of them that was chosen
     tests: tuple[str, ...]
 
     def apply(self, text: str) -> str:
@@ -95,19 +95,21 @@ def read_table() -> list[Mutant]:
 
 
 def default_levels() -> list[str]:
-    """Scalar, AVX2 (or SSE4.1) and the best level of this machine; NEON and SDOT, emulated."""
+    """All levels of this machine; NEON and SDOT, emulated where they must be."""
     try:
         flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1].split())
     except (OSError, TypeError):
         flags = set()
-    native = [level for level, flag in X86_LEVELS.items() if flag in flags]
-    chosen = ["scalar", *(level for level in native if level == "avx2" or level == native[-1])]
-    return [*chosen, "neon", "dotprod"]
+    return ["scalar", *(level for level, flag in X86_LEVELS.items() if flag in flags), "neon", "dotprod"]
 
 
-def make_arguments(level: str, tests: list[str]) -> list[str]:
+def make(tree: Path, level: str, tests: list[str], jobs: int) -> subprocess.CompletedProcess[str]:
+    """Compiles test programs of one level. A make that runs this script has no say in it."""
     cross = ["CROSS=aarch64-linux-gnu-", "LINK_STATIC=-static"] if level in ARM_CPUS else []
-    return ["BUILD=build", "OPTIMIZE=-O1", "CFLAGS=-w", *cross, f"LEVELS={level}", f"TESTS={' '.join(tests)}", "test-programs"]
+    variables = ["BUILD=build", "OPTIMIZE=-O1", "CFLAGS=-w", *cross, f"LEVELS={level}", f"TESTS={' '.join(tests)}"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LEVELS", "TESTS")}
+    command = ["make", "-C", str(tree), f"-j{jobs}", *variables, "test-programs"]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def architecture(level: str) -> str:
@@ -154,9 +156,7 @@ class Baseline:
         sync(self.tree)
         self.seconds: dict[tuple[str, str], float] = {}
         for level, tests in needed.items():
-            done = subprocess.run(
-                ["make", "-C", self.tree, f"-j{jobs}", *make_arguments(level, sorted(tests))], capture_output=True, text=True
-            )
+            done = make(self.tree, level, sorted(tests), jobs)
             if done.returncode:
                 raise TableError(f"level {level} does not compile:\n{done.stderr[-2000:]}")
         runs = sorted((level, test) for level, tests in needed.items() for test in tests)
@@ -184,9 +184,7 @@ class Worker:
         path = self.tree / mutant.file
         path.write_text(mutant.apply(path.read_text()))
         try:
-            done = subprocess.run(
-                ["make", "-C", self.tree, *make_arguments(level, list(mutant.tests))], capture_output=True, text=True
-            )
+            done = make(self.tree, level, list(mutant.tests), 1)
             if done.returncode:
                 raise TableError(f"{mutant.name}: does not compile (level {level}):\n{done.stderr[-1500:]}")
             for test in mutant.tests:
@@ -238,7 +236,7 @@ def parallel(work, items: list, jobs: int) -> None:
 def run(mutants: list[Mutant], levels: list[str], jobs: int) -> int:
     for mutant in mutants:  # the whole table is looked at before anything is compiled
         mutant.apply((KERNELS / mutant.file).read_text())
-    runs = [(m, level) for m in mutants for level in m.levels if level in levels]
+    runs = [(m, level) for m in mutants for level in [x for x in m.levels if x in levels][:1]]
     needed: dict[str, set[str]] = {}
     for mutant, level in runs:
         needed.setdefault(level, set()).update(mutant.tests)
@@ -270,13 +268,14 @@ def run(mutants: list[Mutant], levels: list[str], jobs: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Mutants of the kernels, each of which must turn a C test red.")
-    parser.add_argument("--levels", default="", help="levels to run (default: scalar, this machine's, neon, dotprod)")
+    parser.add_argument("--levels", default="", help="levels to choose from (default: this machine's, neon, dotprod)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", default="", help="mutants whose name, file or level holds this word")
+    parser.add_argument("--only", default="", help="mutants whose name, file or level holds this text, or one of several: 'pool|norm'")
     parser.add_argument("--list", action="store_true", help="list the mutants and stop")
     options = parser.parse_args()
     try:
-        mutants = [m for m in read_table() if options.only in f"{m.name} {m.file} {' '.join(m.levels)}"]
+        wanted = options.only.split("|")
+        mutants = [m for m in read_table() if any(w in f"{m.name} {m.file} {' '.join(m.levels)}" for w in wanted)]
         if options.list:
             for m in mutants:
                 print(f"{m.file:<28} {' '.join(m.levels):<16} {m.name}")
