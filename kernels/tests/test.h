@@ -35,6 +35,14 @@ static inline int test_expect(int ok, const char *what) {
   return 0;
 }
 
+/* With AGQ_TEST_SHARE=n a seed takes every n-th problem only, and n seeds in a row take them all: for emulators, which are slow. */
+static uint64_t test_seed;
+static inline int test_takes(unsigned problem) {
+  const char *share = getenv("AGQ_TEST_SHARE");
+  const unsigned n = share ? (unsigned)atoi(share) : 1;
+  return n <= 1 || (problem + test_seed) % n == 0;
+}
+
 /* Starts a program: takes the seed from AGQ_TEST_SEED (1 if it is not set) and prints it. Returns 0 if this machine cannot run
  * the level: the program then ends with success, unless AGQ_TEST_REQUIRE is set. */
 static inline int test_begin(void) {
@@ -45,7 +53,7 @@ static inline int test_begin(void) {
     fprintf(stderr, "FAILED: AGQ_TEST_SEED is '%s', not a number\n", given);
     exit(1);
   }
-  random_seed(seed);
+  random_seed(test_seed = seed);
   printf("level %s, seed %llu, machine: %s\n", agq_isa(), seed, agq_cpu_features());
   if (agq_cpu_score() > 0) return 1;
   if (getenv("AGQ_TEST_REQUIRE")) {
