@@ -6,6 +6,7 @@
 
 #include <math.h>
 
+#include "gemm/convert.h"
 #include "test.h"
 
 typedef struct {
@@ -20,6 +21,10 @@ typedef struct {
   float clip;   /* of the activations' range; 0: none */
   int embed8;   /* 1: an embedding of its own has 8-bit rows */
   int sinks;    /* sink_tokens */
+  int zeros;    /* 1: 4-bit weights have zero points */
+  int fixed;    /* 1: 4-bit activations are static */
+  int log2;     /* 1: integer attention */
+  int stored;   /* AGQ_F32, AGQ_F16 or AGQ_BF16: of the embedding and of learned positions */
 } test_shape;
 
 enum { MAX_LAYERS = 4, POSITION_OFFSET = 2, MAX_POSITIONS = 2048 };
@@ -34,7 +39,7 @@ typedef struct {
   agq_block blocks[MAX_LAYERS];
   dense qkv[MAX_LAYERS], out[MAX_LAYERS], up[MAX_LAYERS], down[MAX_LAYERS], head, project_in, project_out;
   float *embed, *position; /* dense [vocab][embed_dim], [MAX_POSITIONS][hidden] */
-  float *inv_freq, *slopes;
+  float *inv_freq, rope_scaling, *slopes;
   void *owned[256];
   int owned_count;
 } test_model;
@@ -59,6 +64,19 @@ static inline float from_bf16(uint16_t h) {
   return f;
 }
 
+/* n random floats as `dtype`; *dense: the same as float32. */
+static inline void *stored_vector(test_model *t, size_t n, int dtype, float spread, float **dense) {
+  *dense = random_vector(t, n, 0, spread);
+  if (dtype == AGQ_F32) return *dense;
+  uint16_t *stored = own(t, n * 2);
+  for (size_t i = 0; i < n; i++) {
+    if (dtype == AGQ_BF16) stored[i] = test_bf16((*dense)[i]), (*dense)[i] = from_bf16(stored[i]);
+    else /* exponents down to 2^-14 * spread: any bits below 0.5 */
+      stored[i] = (uint16_t)((random_bits() & 0x83ff) | (uint16_t)random_int(6, 13) << 10), (*dense)[i] = agq_f16_float(stored[i]);
+  }
+  return stored;
+}
+
 /* A random linear of `dtype` in layout rl16, and the same dequantized. */
 static inline void random_linear(test_model *t, agq_linear *l, dense *d, int out, int in, int dtype, int act_bits) {
   const int panels = (out + 15) / 16, padded = (in + 31) / 32 * 32,
@@ -74,6 +92,13 @@ static inline void random_linear(test_model *t, agq_linear *l, dense *d, int out
   if (dtype == AGQ_U4) l->group_size = t->s.group;
   l->hadamard = t->s.hadamard ? in & -in : 0;
   l->act_clip = t->s.clip;
+  if (act_bits == 4 && t->s.fixed) {
+    uint8_t *exponent = own(t, (size_t)in);
+    for (int c = 0; c < in; c++) exponent[c] = (uint8_t)random_int(0, 3);
+    l->act_group = 0, l->act_clip = 0;
+    l->act_static = 1, l->act_scale = 0.15f, l->act_zero = 7;
+    l->act_exponent = exponent, l->act_exponent_bytes = (size_t)in;
+  }
   d->w = own(t, (size_t)out * (size_t)in * sizeof(float));
   d->bias = t->s.bias ? random_vector(t, (size_t)out, 0, 0.1f) : NULL;
   l->bias = d->bias;
@@ -84,6 +109,12 @@ static inline void random_linear(test_model *t, agq_linear *l, dense *d, int out
   if (dtype != AGQ_F32) {
     l->scale_bytes = (size_t)panels * (size_t)groups * 16 * 2;
     l->scale = own(t, l->scale_bytes);
+  }
+  int8_t *zero = NULL;
+  if (dtype == AGQ_U4 && t->s.zeros) {
+    l->zero_bytes = (size_t)panels * (size_t)groups * 16;
+    l->zero = zero = own(t, l->zero_bytes);
+    for (size_t i = 0; i < l->zero_bytes; i++) zero[i] = (int8_t)random_int(4, 11);
   }
   const float spread = 1.7f / sqrtf((float)in);
   for (int r = 0; r < out; r++)
@@ -105,7 +136,7 @@ static inline void random_linear(test_model *t, agq_linear *l, dense *d, int out
         const int code = random_int(0, 15);
         uint8_t *byte = w + panel * 8 * (size_t)padded + k / 8 * 64 + lane * 4 + k % 4;
         *byte = (uint8_t)(*byte | code << (k % 8 >= 4 ? 4 : 0));
-        *value = (float)(code - 8) * from_bf16(*scale);
+        *value = (float)(code - (zero ? zero[scale - (const uint16_t *)l->scale] : 8)) * from_bf16(*scale);
       }
     }
 }
@@ -114,6 +145,15 @@ static inline agq_norm random_norm(test_model *t, int kind) {
   agq_norm n = {random_vector(t, (size_t)t->s.hidden, 1, 0.2f),
                 kind == AGQ_NORM_LAYER ? random_vector(t, (size_t)t->s.hidden, 0, 0.1f) : NULL};
   return n;
+}
+
+/* Static scales of integer attention: q and k of a size of about 3, v of about 1.5. */
+static inline void random_log2(test_model *t, agq_block *b) {
+  uint8_t *exponent = own(t, (size_t)t->s.kv_heads * (size_t)t->s.head_dim);
+  for (int c = 0; c < t->s.kv_heads * t->s.head_dim; c++) exponent[c] = (uint8_t)random_int(0, 2);
+  b->q_scale = random_vector(t, (size_t)t->s.heads, 0.03f, 0.01f);
+  b->k_scale = random_vector(t, (size_t)t->s.kv_heads, 0.03f, 0.01f);
+  b->v_scale = 0.02f, b->v_zero = 121, b->v_exponent = exponent;
 }
 
 static inline test_model *model_create(const test_shape *s) {
@@ -129,11 +169,13 @@ static inline test_model *model_create(const test_shape *s) {
   m->has_embed_norm = s->embed_norm, m->has_final_norm = s->final_norm;
   m->blocks = t->blocks;
   m->sink_tokens = s->sinks;
+  m->attention_kind = s->log2 ? AGQ_ATTENTION_LOG2 : AGQ_ATTENTION_FLOAT;
   const int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim,
             gated = s->activation == AGQ_ACTIVATION_SILU_GATED;
   for (int i = 0; i < s->layers; i++) {
     agq_block *b = &t->blocks[i];
     b->attn_norm = random_norm(t, s->norm);
+    if (s->log2) random_log2(t, b);
     b->mlp_norm = random_norm(t, s->norm);
     random_linear(t, &b->qkv, &t->qkv[i], q + 2 * kv, s->hidden, s->weights, s->act_bits);
     random_linear(t, &b->out, &t->out[i], s->hidden, q, s->weights, s->act_bits);
@@ -164,18 +206,17 @@ static inline test_model *model_create(const test_shape *s) {
     m->embed = codes, m->embed_dtype = AGQ_I8, m->embed_bytes = elements;
     m->embed_scale = scale, m->embed_scale_bytes = (size_t)s->vocab * sizeof(float);
   } else {
-    uint16_t *stored = own(t, elements * 2);
-    t->embed = own(t, elements * sizeof(float));
-    for (size_t i = 0; i < elements; i++) t->embed[i] = from_bf16(stored[i] = test_bf16(random_float()));
-    m->embed = stored, m->embed_dtype = AGQ_BF16, m->embed_bytes = elements * 2;
+    m->embed = stored_vector(t, elements, s->stored, 1, &t->embed);
+    m->embed_dtype = s->stored, m->embed_bytes = elements * (s->stored == AGQ_F32 ? 4 : 2);
   }
   if (s->position == AGQ_POSITION_LEARNED) {
-    t->position = random_vector(t, (size_t)MAX_POSITIONS * (size_t)s->hidden, 0, 0.5f);
-    m->position = t->position, m->position_dtype = AGQ_F32, m->position_offset = POSITION_OFFSET,
-    m->position_rows = MAX_POSITIONS;
-    m->position_bytes = (size_t)MAX_POSITIONS * (size_t)s->hidden * sizeof(float);
+    const size_t rows = (size_t)MAX_POSITIONS * (size_t)s->hidden;
+    m->position = stored_vector(t, rows, s->stored, 0.5f, &t->position);
+    m->position_dtype = s->stored, m->position_offset = POSITION_OFFSET, m->position_rows = MAX_POSITIONS;
+    m->position_bytes = rows * (s->stored == AGQ_F32 ? 4 : 2);
   }
   if (s->position == AGQ_POSITION_ROPE) {
+    t->rope_scaling = 1.1f;
     t->inv_freq = own(t, (size_t)s->head_dim / 2 * sizeof(float));
     for (int i = 0; i < s->head_dim / 2; i++) t->inv_freq[i] = (float)pow(10000.0, -2.0 * i / s->head_dim);
   }

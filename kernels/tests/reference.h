@@ -41,7 +41,11 @@ static inline void ref_linear(const agq_linear *l, const dense *d, const double 
   double *q = doubles((size_t)in);
   memcpy(q, x, (size_t)in * sizeof *q);
   ref_hadamard(q, in, l->hadamard);
-  for (int g = 0; g < in; g += group) fake_quantize(q + g, group, eight ? 8 : l->act_bits, clip);
+  for (int c = 0; c < in && l->act_static; c++) {
+    const double step = (double)l->act_scale * (1 << l->act_exponent[c]);
+    q[c] = (fmin(fmax(rint(q[c] / step) + l->act_zero, 0), 15) - l->act_zero) * step;
+  }
+  for (int g = 0; g < in && !l->act_static; g += group) fake_quantize(q + g, group, eight ? 8 : l->act_bits, clip);
   for (int r = 0; r < l->out_features; r++) {
     double s = d->bias ? d->bias[r] : 0;
     for (int c = 0; c < in; c++) s += (double)d->w[(size_t)r * (size_t)in + (size_t)c] * q[c];
@@ -72,46 +76,74 @@ static inline void ref_rope(const test_model *t, double *x, int position) {
   const int half = t->s.head_dim / 2;
   for (int i = 0; i < half; i++) {
     const double angle = (double)(t->inv_freq[i] * (float)position), a = x[i], b = x[i + half];
-    x[i] = a * cos(angle) - b * sin(angle);
-    x[i + half] = b * cos(angle) + a * sin(angle);
+    x[i] = (a * cos(angle) - b * sin(angle)) * (double)t->rope_scaling;
+    x[i + half] = (b * cos(angle) + a * sin(angle)) * (double)t->rope_scaling;
   }
 }
 
-/* Attention of token n - 1 over the keys and values of tokens 0..n-1, which stand in rows of qkv. */
-static inline void ref_attention(const test_model *t, const double *qkv, int n, double *out) {
+static inline void fixed_codes(double *x, int n, double step, int zero, int lo, int hi) {
+  for (int i = 0; i < n; i++) x[i] = (fmin(fmax(rint(x[i] / step) + zero, lo), hi) - zero) * step;
+}
+
+/* Integer attention: queries, keys and values of a row on their static scales. */
+static inline void ref_log2_row(const test_model *t, const agq_block *b, double *row) {
+  const int d = t->s.head_dim, heads = t->s.heads, kv_heads = t->s.kv_heads;
+  for (int h = 0; h < heads; h++) fixed_codes(row + h * d, d, (double)b->q_scale[h], 0, -127, 127);
+  for (int h = 0; h < kv_heads; h++) fixed_codes(row + (heads + h) * d, d, (double)b->k_scale[h], 0, -127, 127);
+  for (int c = 0; c < kv_heads * d; c++)
+    fixed_codes(row + (heads + kv_heads) * d + c, 1, (double)b->v_scale * (1 << b->v_exponent[c]), b->v_zero, 0, 255);
+}
+
+/* Attention of the last of `count` tokens over all of them: token j stands in row rows[j] of qkv, at place[j] for ALiBi.
+ * share[heads] (may be NULL): the probability of the first. */
+static inline void ref_attention(const test_model *t, const double *qkv, const int *rows, const int *place, int count, double *out,
+                                 double *share) {
   const int d = t->s.head_dim, heads = t->s.heads, kv_heads = t->s.kv_heads;
   const size_t row = (size_t)(heads + 2 * kv_heads) * (size_t)d;
-  double *p = doubles((size_t)n);
+  double *p = doubles((size_t)count);
   for (int h = 0; h < heads; h++) {
-    const double *q = qkv + (size_t)(n - 1) * row + h * d;
+    const double *q = qkv + (size_t)rows[count - 1] * row + h * d;
     const int kv = h / (heads / kv_heads);
     double max = -INFINITY, sum = 0;
-    for (int j = 0; j < n; j++) {
-      const double *k = qkv + (size_t)j * row + (heads + kv) * d;
+    for (int j = 0; j < count; j++) {
+      const double *k = qkv + (size_t)rows[j] * row + (heads + kv) * d;
       double s = 0;
       for (int i = 0; i < d; i++) s += q[i] * k[i];
       p[j] = s * (double)t->m.attention_scale +
-             (t->s.position == AGQ_POSITION_ALIBI ? (double)t->slopes[h] * (j - (n - 1)) : 0);
+             (t->s.position == AGQ_POSITION_ALIBI ? (double)t->slopes[h] * (place[j] - place[count - 1]) : 0);
       max = fmax(max, p[j]);
     }
-    for (int j = 0; j < n; j++) sum += p[j] = exp(p[j] - max);
+    for (int j = 0; j < count; j++) sum += p[j] = exp(p[j] - max);
+    for (int j = 0; j < count; j++) p[j] /= sum;
+    if (share) share[h] = p[0];
+    for (int j = 0; j < count && t->s.log2; j++) p[j] = rint(-log2(p[j])) < 16 ? exp2(-rint(-log2(p[j]))) : 0;
     for (int i = 0; i < d; i++) {
       double s = 0;
-      for (int j = 0; j < n; j++) s += p[j] / sum * qkv[(size_t)j * row + (heads + kv_heads + kv) * d + i];
+      for (int j = 0; j < count; j++) s += p[j] * qkv[(size_t)rows[j] * row + (heads + kv_heads + kv) * d + i];
       out[h * d + i] = s;
     }
   }
   free(p);
 }
 
-/* logits[n][vocab] of one sequence; keys and values at `kv_bits`. */
-static inline void reference(const test_model *t, const int32_t *tokens, int n, int kv_bits, double *logits) {
+/* One layer removes the tokens whose `kept` is 0, after its attention. */
+typedef struct {
+  int layer, renumber;
+  const uint8_t *kept; /* [n] */
+  double *shares;      /* [n][heads]: attention to the first token in that layer */
+} ref_pruning;
+
+/* logits[n][vocab] of one sequence; keys and values at `kv_bits`; pruning: NULL or what was removed. */
+static inline void reference(const test_model *t, const int32_t *tokens, int n, int kv_bits, const ref_pruning *pruning,
+                             double *logits) {
   const test_shape *s = &t->s;
   const agq_model *m = &t->m;
   const size_t hidden = (size_t)s->hidden, row = (size_t)(s->heads + 2 * s->kv_heads) * (size_t)s->head_dim;
   double *h = doubles((size_t)n * hidden), *x = doubles(hidden), *y = doubles(hidden), *qkv = doubles((size_t)n * row);
   double *attended = doubles((size_t)s->heads * (size_t)s->head_dim), *ffn = doubles(2 * (size_t)s->ffn),
          *e = doubles((size_t)s->embed_dim);
+  int *rows = calloc((size_t)n, sizeof *rows), *place = calloc((size_t)n, sizeof *place), count = n;
+  for (int i = 0; i < n; i++) rows[i] = place[i] = i;
   for (int i = 0; i < n; i++) {
     double *hi = h + (size_t)i * hidden;
     for (int c = 0; c < s->embed_dim; c++)
@@ -124,24 +156,32 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
   }
   for (int l = 0; l < s->layers; l++) {
     const agq_block *b = &t->blocks[l];
-    for (int i = 0; i < n; i++) {
+    const int prunes = pruning && pruning->layer == l;
+    for (int j = 0; j < count; j++) {
+      const int i = rows[j];
       double *r = qkv + (size_t)i * row;
       memcpy(x, h + (size_t)i * hidden, hidden * sizeof *x);
       if (!s->norm_after) ref_norm(t, &b->attn_norm, x, x);
       ref_linear(&b->qkv, &t->qkv[l], x, r, i < s->sinks);
-      for (int k = 0; t->inv_freq && k < s->heads + s->kv_heads; k++) ref_rope(t, r + k * s->head_dim, i);
+      for (int k = 0; t->inv_freq && k < s->heads + s->kv_heads; k++) ref_rope(t, r + k * s->head_dim, place[j]);
+      if (s->log2) {
+        ref_log2_row(t, b, r);
+        continue;
+      }
       const int group = kv_bits == 4 && s->head_dim % 128 == 0 ? 128 : s->head_dim;
       if (kv_bits == 4) ref_hadamard(r, (s->heads + s->kv_heads) * s->head_dim, s->head_dim & -s->head_dim);
       for (int k = s->heads * s->head_dim; k < (s->heads + 2 * s->kv_heads) * s->head_dim; k += group)
         fake_quantize(r + k, group, kv_bits, 1);
     }
-    for (int i = 0; i < n; i++) {
+    for (int j = 0; j < count; j++) {
+      const int i = rows[j];
       double *hi = h + (size_t)i * hidden;
-      ref_attention(t, qkv, i + 1, attended);
+      ref_attention(t, qkv, rows, place, j + 1, attended, prunes ? pruning->shares + (size_t)i * (size_t)s->heads : NULL);
       ref_linear(&b->out, &t->out[l], attended, y, i < s->sinks);
       if (s->residual_from_norm) ref_norm(t, &b->attn_norm, hi, hi);
       for (size_t c = 0; c < hidden; c++) hi[c] += y[c];
       if (s->norm_after) ref_norm(t, &b->attn_norm, hi, hi);
+      if (prunes && !pruning->kept[i]) continue; /* its state ends here */
       memcpy(x, hi, hidden * sizeof *x);
       if (!s->norm_after) ref_norm(t, &b->mlp_norm, x, x);
       ref_linear(&b->up, &t->up[l], x, ffn, i < s->sinks);
@@ -153,6 +193,15 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
       for (size_t c = 0; c < hidden; c++) hi[c] += y[c];
       if (s->norm_after) ref_norm(t, &b->mlp_norm, hi, hi);
     }
+    if (prunes) {
+      int left = 0;
+      for (int j = 0; j < count; j++)
+        if (pruning->kept[rows[j]]) {
+          place[left] = pruning->renumber ? left : place[j];
+          rows[left++] = rows[j];
+        }
+      count = left;
+    }
   }
   for (int i = 0; i < n; i++) {
     double *hi = h + (size_t)i * hidden;
@@ -161,7 +210,14 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
     else memcpy(e, hi, hidden * sizeof *e);
     ref_linear(&m->head, &t->head, e, logits + (size_t)i * (size_t)s->vocab, 0);
   }
-  free(h), free(x), free(y), free(qkv), free(attended), free(ffn), free(e);
+  free(h), free(x), free(y), free(qkv), free(attended), free(ffn), free(e), free(rows), free(place);
+}
+
+/* |x - y| / |y| over n values. */
+static inline double relative_error(const float *x, const double *y, size_t n) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < n; i++) error += ((double)x[i] - y[i]) * ((double)x[i] - y[i]), size += y[i] * y[i];
+  return sqrt(error / size);
 }
 
 #endif

@@ -2,7 +2,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
-#include "model.h"
+#include "reference.h"
 
 #define SIZES .hidden = 48, .layers = 4, .heads = 4, .head_dim = 12, .ffn = 80, .vocab = 40
 static const test_shape shapes[] = {
@@ -17,15 +17,15 @@ static const test_shape shapes[] = {
 };
 enum { N = 90, MORE = 6 };
 
-static agq_engine *engine(const test_model *t, int threads, const agq_pruning *p) {
-  const agq_options o = {threads, 2, N + MORE, N, 8, 0};
+static agq_engine *engine(const test_model *t, int threads, int kv_bits, const agq_pruning *p) {
+  const agq_options o = {threads, 2, N + MORE, N, kv_bits, 0};
   char error[256];
   agq_engine *e = agq_engine_create(&t->m, &o, error, sizeof error);
   if (!e) {
     fprintf(stderr, "%s: %s\n", t->s.name, error);
     exit(1);
   }
-  for (int i = 0; t->inv_freq && i < 2; i++) agq_engine_set_rope(e, i, t->inv_freq, 1.0f);
+  for (int i = 0; t->inv_freq && i < 2; i++) agq_engine_set_rope(e, i, t->inv_freq, t->rope_scaling);
   if (p) test_expect(agq_engine_set_pruning(e, p) == AGQ_OK, "set_pruning");
   return e;
 }
@@ -44,17 +44,17 @@ static void check(const test_model *t) {
   float *plain = test_alloc((N + MORE) * v * 4), *first = test_alloc((N + MORE) * v * 4), *logits = test_alloc((N + MORE) * v * 4);
   for (int mode = 0; mode < 8; mode++) {
     agq_pruning p = {2, layers, 0, mode & 1, mode >> 1 & 1, mode >> 2};
-    agq_engine *e = engine(t, 1, NULL);
+    agq_engine *e = engine(t, 1, 8, NULL);
     forward(e, tokens, N, all, plain);
     agq_engine_destroy(e);
-    e = engine(t, 2, &p);
+    e = engine(t, 2, 8, &p);
     forward(e, tokens, N, all, logits);
     test_expect(!memcmp(plain, logits, N * v * 4), "a ratio of 0 changes no bit");
     agq_engine_destroy(e);
 
     p.ratio = 0.3; /* 90 - 27 - 18 */
     for (int threads = 1; threads <= 3; threads++) {
-      e = engine(t, threads, &p);
+      e = engine(t, threads, 8, &p);
       float *to = threads == 1 ? first : logits;
       forward(e, tokens, N, p.protect_wanted ? some : all, to);
       const size_t rows = p.protect_wanted ? 13 : N;
@@ -90,10 +90,102 @@ static void check(const test_model *t) {
   free(plain), free(first), free(logits);
 }
 
+/* Prompts of two slots in one batch, then a token of each, give what each slot gives alone. */
+static void two_slots(const test_model *t) {
+  enum { FIRST = 50, SECOND = 31 };
+  const size_t v = (size_t)t->s.vocab;
+  int32_t tokens[2][FIRST + 1], layers[] = {0, 2}, batch[FIRST + SECOND], slots[FIRST + SECOND], later[] = {1, 0};
+  uint8_t all[FIRST + SECOND], kept[FIRST + 1], alone_kept[2][FIRST + 1];
+  const int lengths[] = {FIRST, SECOND};
+  float *alone[2], *logits = test_alloc((FIRST + SECOND) * v * 4);
+  memset(all, 1, sizeof all);
+  for (int mode = 0; mode < 4; mode++) {
+    const agq_pruning p = {2, layers, 0.3, mode & 1, mode >> 1, 0};
+    int n = 0;
+    for (int s = 0; s < 2; s++) {
+      for (int i = 0; i <= lengths[s]; i++) tokens[s][i] = random_int(0, t->s.vocab - 1);
+      for (int i = 0; i < lengths[s]; i++, n++) batch[n] = tokens[s][i], slots[n] = s;
+      alone[s] = test_alloc((size_t)(lengths[s] + 1) * v * 4);
+      agq_engine *e = engine(t, 1, 8, &p);
+      forward(e, tokens[s], lengths[s], all, alone[s]);
+      forward(e, tokens[s] + lengths[s], 1, NULL, alone[s] + (size_t)lengths[s] * v);
+      test_expect(agq_engine_survivors(e, 0, alone_kept[s]) == AGQ_OK, "survivors");
+      agq_engine_destroy(e);
+    }
+    agq_engine *e = engine(t, 2, 8, &p);
+    const agq_batch prompts = {n, batch, slots, all};
+    test_expect(agq_engine_forward(e, &prompts, logits) == AGQ_OK, "two prompts");
+    test_expect(!memcmp(logits, alone[0], FIRST * v * 4) && !memcmp(logits + FIRST * v, alone[1], SECOND * v * 4),
+                "pruned prompts are independent");
+    const int32_t next[] = {tokens[1][SECOND], tokens[0][FIRST]};
+    const agq_batch decode = {2, next, later, all};
+    test_expect(agq_engine_forward(e, &decode, logits) == AGQ_OK, "decoding two slots");
+    test_expect(!memcmp(logits, alone[1] + SECOND * v, v * 4) && !memcmp(logits + v, alone[0] + FIRST * v, v * 4),
+                "what follows pruned prompts is independent");
+    for (int s = 0; s < 2; s++) {
+      test_expect(agq_engine_survivors(e, s, kept) == AGQ_OK && !memcmp(kept, alone_kept[s], (size_t)lengths[s] + 1), "survivors of a slot");
+      free(alone[s]);
+    }
+    agq_engine_destroy(e);
+  }
+  free(logits);
+}
+
+static double log2_share(double p) {
+  const double k = rint(-log2(p));
+  return k < 16 ? exp2(-k) : 0;
+}
+
+/* Attention to the first token over all heads, in each row of shares[n][heads], times `factor`. */
+static double importance(const double *shares, int heads, int log2_scores, double factor) {
+  double sum = 0;
+  for (int h = 0; h < heads; h++) sum += log2_scores ? log2_share(shares[h] * factor) : shares[h] * factor;
+  return sum;
+}
+
+/* One layer prunes: those that attend least to the first token are gone, as many as there should be, and all logits, of the
+ * prompt and of what follows, are those of a reference that removes the same tokens. */
+static void against_reference(const test_model *t, int layer, int renumber, int log2_scores, int sinks) {
+  const size_t v = (size_t)t->s.vocab;
+  int32_t tokens[N + MORE], layers[1] = {layer};
+  uint8_t all[N + MORE], kept[N + MORE];
+  const agq_pruning p = {1, layers, 0.4, renumber ? AGQ_PRUNE_RENUMBER : AGQ_PRUNE_KEEP_POSITIONS,
+                         log2_scores ? AGQ_PRUNE_LOG2 : AGQ_PRUNE_FLOAT, 0};
+  for (int i = 0; i < N + MORE; i++) tokens[i] = random_int(0, t->s.vocab - 1), all[i] = 1;
+  test_model used = *t;
+  used.m.sink_tokens = sinks; /* stay, though float activations have no other format for them */
+  float *logits = test_alloc((N + MORE) * v * 4);
+  double *expected = doubles((N + MORE) * v), *shares = doubles((size_t)(N + MORE) * (size_t)t->s.heads);
+  agq_engine *e = engine(&used, 2, 32, &p);
+  forward(e, tokens, N, all, logits);
+  for (int i = 0; i < MORE; i++) forward(e, tokens + N + i, 1, NULL, logits + (size_t)(N + i) * v);
+  test_expect(agq_engine_survivors(e, 0, kept) == AGQ_OK, "survivors");
+  const ref_pruning r = {layer, renumber, kept, shares};
+  reference(&used, tokens, N + MORE, 32, &r, expected);
+  const double error = relative_error(logits, expected, (N + MORE) * v);
+  if (!test_expect(error < 1e-5, "logits with pruning equal the reference's"))
+    fprintf(stderr, "  %s, layer %d, renumber %d, log2 %d: error %g\n", t->s.name, layer, renumber, log2_scores, error);
+  int count = 0, least = 1;
+  double most_removed = 0, least_kept = INFINITY;
+  for (int i = 0; i < N + MORE; i++) {
+    const double *share = shares + (size_t)i * (size_t)t->s.heads;
+    count += !kept[i];
+    if (!kept[i]) most_removed = fmax(most_removed, importance(share, t->s.heads, log2_scores, 1 - 1e-4));
+    else if (i >= (sinks > 1 ? sinks : 1) && i < N - 1) least_kept = fmin(least_kept, importance(share, t->s.heads, log2_scores, 1 + 1e-4));
+    if (!kept[i]) least &= i >= sinks && i > 0 && i < N - 1;
+  }
+  test_expect(least, "first and last, sink tokens and what follows the prompt stay");
+  const int candidates = sinks ? N - sinks - 1 : N - 2, asked = (int)(0.4 * N);
+  test_expect(count == (asked < candidates ? asked : candidates), "a part of the prompt is removed");
+  test_expect(most_removed <= least_kept, "removed are those that attend least to the first token");
+  agq_engine_destroy(e);
+  free(logits), free(expected), free(shares);
+}
+
 static void refusals(const test_model *t) {
   int32_t layers[] = {0, 4}, tokens[N + 1] = {0};
   agq_pruning p = {2, layers, 0.5, 0, 0, 1};
-  agq_engine *e = engine(t, 1, NULL);
+  agq_engine *e = engine(t, 1, 8, NULL);
   test_expect(agq_engine_set_pruning(e, &p) == AGQ_ERR_ARGUMENT && strstr(agq_engine_error(e), "layer 4"), "layer out of range");
   layers[1] = 3, p.ratio = 1;
   test_expect(agq_engine_set_pruning(e, &p) == AGQ_ERR_ARGUMENT, "ratio out of range");
@@ -117,9 +209,17 @@ static void refusals(const test_model *t) {
 int main(void) {
   if (!test_begin()) return 0;
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    if (!test_takes((unsigned)i)) continue;
     test_model *t = model_create(&shapes[i]);
     check(t);
+    two_slots(t);
     if (i == 0) refusals(t);
+    model_free(t);
+    test_shape plain = shapes[i];
+    plain.weights = AGQ_F32, plain.act_bits = 32, plain.head = AGQ_F32;
+    t = model_create(&plain);
+    for (int mode = 0; mode < 4; mode++)
+      for (int layer = 0; layer < 4; layer += 1 + (mode & 1)) against_reference(t, layer, mode & 1, mode >> 1, mode == 2 ? 60 : 0);
     model_free(t);
   }
   return test_end("prune");
