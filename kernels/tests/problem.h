@@ -203,6 +203,15 @@ static inline void check_rows(const char *kernel, const agq_linear *l, const flo
   free(alone);
 }
 
+/* The sum of one block of the products, and of their magnitudes. At most 4096 * 255 * 127 < 2^31. */
+static inline void block_sums(const int16_t *w, const int8_t *a, int columns, int *sum, int *size) {
+  *sum = *size = 0;
+  for (int c = 0; c < columns; c++) {
+    const int v = w[c] * a[c];
+    *sum += v, *size += abs(v);
+  }
+}
+
 /* Tokens, and the groups of a token, of very different size; one token of zeros. */
 static inline void fill_tokens(float *x, int m, int k, int group) {
   const int zero = m > 2 ? random_int(0, m - 1) : -1;

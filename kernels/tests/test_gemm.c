@@ -4,15 +4,6 @@
 #define _POSIX_C_SOURCE 200809L
 #include "problem.h"
 
-/* The sum of one block of the products, and of their magnitudes. At most 4096 * 255 * 127 < 2^31. */
-static void block_sums(const int16_t *w, const int8_t *a, int columns, int *sum, int *size) {
-  *sum = *size = 0;
-  for (int c = 0; c < columns; c++) {
-    const int v = w[c] * a[c];
-    *sum += v, *size += abs(v);
-  }
-}
-
 /* Scales of 1: y is the integer itself while it is below 2^24. With several weight groups all but one have scales of 0. */
 static void check_exact(const char *kernel, const problem *p, int m, int fill, const float *x) {
   const agq_linear *l = &p->l;
@@ -125,10 +116,25 @@ static void test_integer(unsigned s, int dtype, int act_bits) {
       }
 }
 
+/* More than is worked on at once: tokens of several chunks (linear.c); rows of which few or only one fit the buffer that interleaves
+ * them. */
+static void test_long(int dtype, int act_bits) {
+  static const int problems[][4] = {{20, 4096, 0, 230}, {5, 10240, 128, 9}, {5, 69632, 128, 3}};
+  for (unsigned i = 0; i < sizeof problems / sizeof *problems; i++) {
+    problem p;
+    if (!test_takes(i)) continue;
+    make(&p, problems[i][0], problems[i][1], dtype, problems[i][2], act_bits, 0, act_bits == 8, (int)i & 1, AGQ_BF16, FILL_RANDOM);
+    check_integer(agq_linear_kernel(&p.l, problems[i][3]), &p, problems[i][3], FILL_RANDOM);
+    destroy(&p);
+  }
+}
+
 int main(void) {
   if (!test_begin()) return 0;
   for (unsigned s = 0; s < SHAPES; s++)
-    for (int dtype = AGQ_I8; dtype <= AGQ_U4; dtype++)
+    for (int dtype = AGQ_I8; dtype <= AGQ_U4 && test_takes(s); dtype++)
       for (int bits = 8; bits >= 4; bits -= 4) test_integer(s, dtype, bits);
+  test_long(AGQ_U4, 8);
+  test_long(AGQ_I8, 4);
   return test_end("gemm");
 }

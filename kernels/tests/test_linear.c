@@ -92,7 +92,9 @@ static void test_validation(void) {
   REJECT(AGQ_ERR_ARGUMENT, l.in_features = -256);
   REJECT(AGQ_ERR_ARGUMENT, l.group_size = 100);
   REJECT(AGQ_ERR_ARGUMENT, l.group_size = 96);
+  REJECT(AGQ_ERR_ARGUMENT, l.group_size = 16);
   REJECT(AGQ_ERR_ARGUMENT, l.act_group = -32);
+  REJECT(AGQ_ERR_ARGUMENT, l.act_group = 16);
   REJECT(AGQ_ERR_ARGUMENT, l.weight_dtype = 9);
   REJECT(AGQ_ERR_ARGUMENT, l.scale_dtype = AGQ_F16);
   REJECT(AGQ_ERR_ARGUMENT, l.weight = 0);

@@ -9,6 +9,7 @@
 #include "model.h"
 #include "ops/attention.h"
 #include "ops/ops.h"
+#include "problem.h"
 #include "threads/pool.h"
 
 static void report(const char *what, double error, double bound) {
@@ -38,7 +39,9 @@ static void norms(void) {
     for (int kind = AGQ_NORM_NONE; kind <= AGQ_NORM_LAYER; kind++)
       for (int bare = 0; bare < 2; bare++) {
         float x[200], w[200], b[200], y[200];
-        for (int i = 0; i < n; i++) x[i] = 3 * random_float() + 1, w[i] = random_float(), b[i] = random_float();
+        /* Rows of three sizes: in the smallest one eps is most of the variance. */
+        const float size = n % 3 == 0 ? 3e-3f : n % 3 == 1 ? 3 : 300;
+        for (int i = 0; i < n; i++) x[i] = size * (random_float() + 0.3f), w[i] = random_float(), b[i] = random_float();
         const agq_norm norm = {bare ? NULL : w, bare ? NULL : b};
         agq_norm_row(kind, &norm, 1e-5f, x, y, n);
         /* One feature alone: the layer norm's difference from the mean is all rounding. */
@@ -119,22 +122,36 @@ static void rows(void) {
   const uint16_t brains[] = {0x3f80, 0xc000, 0x0001};
   agq_to_float_row(AGQ_BF16, brains, y, 3);
   test_expect(y[0] == 1 && y[1] == -2 && y[2] == 9.18354962e-41f, "bf16 to float");
-  test_shape shape = {.group = 32};
-  test_model *t = calloc(1, sizeof *t);
-  t->s = shape;
-  for (int dtype = AGQ_F32; dtype <= AGQ_I8; dtype += AGQ_I8)
-    for (int in = 30; in <= 34; in += 2) {
-      agq_linear l;
-      dense d;
-      random_linear(t, &l, &d, 21, in, dtype, 32);
-      int equal = 1;
-      for (int r = 0; r < 21; r++) {
-        agq_panel_row(&l, r, y);
-        equal &= !memcmp(y, d.w + r * in, (size_t)in * 4);
+  int8_t bytes[50];
+  for (int i = 0; i < 50; i++) bytes[i] = (int8_t)random_int(-128, 127);
+  agq_scaled_row(bytes, 0.37f, y, 50);
+  int equal = 1;
+  for (int i = 0; i < 50; i++) equal &= y[i] == (float)bytes[i] * 0.37f;
+  test_expect(equal, "8-bit rows to float");
+  test_expect(agq_float_bytes(AGQ_F32) == 4 && agq_float_bytes(AGQ_F16) == 2 && agq_float_bytes(AGQ_BF16) == 2 &&
+                  agq_float_bytes(AGQ_I8) == 0,
+              "bytes of a float");
+}
+
+/* Rows of a matrix in panels: all formats, groups, zero points, widths that are no multiple of anything. */
+static void panel_rows(void) {
+  static const int widths[][2] = {{30, 0}, {33, 0}, {34, 0}, {96, 32}, {128, 64}};
+  float y[128];
+  for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
+    for (int dtype = AGQ_F32; dtype <= AGQ_I8; dtype++)
+      for (int variant = 0; variant < 2; variant++) {
+        const int k = widths[w][0], n = 21;
+        problem p;
+        if (dtype == AGQ_I8) make(&p, n, k, AGQ_I8, widths[w][1], 32, 0, 0, variant, variant ? AGQ_F32 : AGQ_BF16, FILL_RANDOM);
+        else make_float(&p, n, k, dtype);
+        int right = 1;
+        for (int r = 0; r < n; r++) {
+          agq_panel_row(&p.l, r, y);
+          for (int c = 0; c < k; c++) right &= y[c] == (float)p.dense[r * k + c];
+        }
+        test_expect(right, "rows of a matrix in panels");
+        destroy(&p);
       }
-      test_expect(equal, "rows of a matrix in panels");
-    }
-  model_free(t);
 }
 
 static void heads(void) {
@@ -207,6 +224,50 @@ static void loop_task(void *arg, int thread, int begin, int end) {
   atomic_fetch_sub(&l->busy[thread], 1);
 }
 
+/* Threads that wait for each other inside their chunks. */
+typedef struct {
+  int threads;
+  double deadline;
+  atomic_int arrived, seen[400], finished[400];
+  int by[400];
+} meeting;
+
+static double seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* As many chunks as there are threads go on together. Then workers are slower than the caller. */
+static void meeting_task(void *arg, int thread, int begin, int end) {
+  meeting *m = arg;
+  (void)end;
+  m->by[begin] = thread;
+  atomic_fetch_add(&m->seen[begin], 1);
+  const int until = (atomic_fetch_add(&m->arrived, 1) / m->threads + 1) * m->threads;
+  while (atomic_load(&m->arrived) < until && seconds() < m->deadline) {}
+  if (thread && m->threads > 2) nanosleep(&(struct timespec){0, 20000000}, NULL);
+  atomic_store(&m->finished[begin], 1);
+}
+
+static void meetings(void) {
+  static meeting m;
+  for (int threads = 2; threads <= 4; threads++) {
+    agq_pool *p = agq_pool_create(threads);
+    const int items = threads == 2 ? 400 : threads; /* two: race for chunk after chunk */
+    memset(&m, 0, sizeof m);
+    m.threads = threads, m.deadline = seconds() + (threads == 2 ? 0.5 : 10);
+    agq_pool_run(p, meeting_task, &m, items, 1);
+    int once = 1, done = 1, numbers = 0;
+    for (int i = 0; i < items; i++)
+      once &= atomic_load(&m.seen[i]) == 1, done &= atomic_load(&m.finished[i]), numbers |= 1 << m.by[i];
+    test_expect(once, "no chunk twice, none left out");
+    test_expect(done, "all chunks are done when the loop ends");
+    if (threads > 2) test_expect(numbers == (1 << threads) - 1, "threads that run at once have numbers of their own");
+    agq_pool_destroy(p);
+  }
+}
+
 static void pool(void) {
   enum { MOST = 500 };
   static atomic_int seen[MOST];
@@ -251,8 +312,10 @@ int main(void) {
   activations();
   rope();
   rows();
+  panel_rows();
   heads();
   block_products();
+  meetings();
   pool();
   return test_end("ops");
 }
