@@ -51,7 +51,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tag_and_content(wheel: Path, repository: Path) -> None:
     assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert "agq/lib/libagq-scalar.so" in names
+    assert {"agq/lib/libagq-scalar.so", "agq/py.typed"} <= names
     assert len([name for name in names if name.startswith("agq/lib/libagq-")]) >= 4
     configs = repository / "configs"
     recipes = {f"agq/configs/{path.relative_to(configs)}" for path in configs.rglob("*.yaml")}
