@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agq.cli import pruning
+from agq.cli.options import Group, with_options
 from agq.errors import UsageError
+from agq.recipe.changes import RecipeChanges
+from agq.recipe.declaration import section
 from agq.reporting import console
+
+if TYPE_CHECKING:
+    from agq.evaluation.pruning_search import SearchResult
+
+
+_WINDOWS = Group(
+    RecipeChanges,
+    section(RecipeChanges.options(), "calibration"),
+    {
+        "samples": "Windows. Default 128, with --search-pruning 8.",
+        "detached": "Every second window with detached punctuation, as WikiText has it. Default as the recipe says, "
+        "else no.",
+    },
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -17,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command("calibrate")(calibrate)
 
 
+@with_options(changes=_WINDOWS)
 def calibrate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", show_default=False, help="Recipe name, local folder or hub id.")
@@ -31,51 +49,8 @@ def calibrate(
             help="Default `<model>-calibration.safetensors`, with --search-pruning `<model>-pruning.yaml`.",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            envvar="AGQ_CALIBRATION_DATA",
-            metavar="wikitext2|c4|FILE",
-            show_default=False,
-            help="Calibration text, or several, separated by commas. Default wikitext2.",
-        ),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            "--samples",
-            envvar="AGQ_CALIBRATION_SAMPLES",
-            min=1,
-            show_default=False,
-            help="Windows. Default 128, with --search-pruning 8.",
-        ),
-    ] = None,
-    seq_len: Annotated[
-        int | None,
-        typer.Option(
-            "--seq-len",
-            envvar="AGQ_CALIBRATION_SEQ_LEN",
-            min=1,
-            show_default=False,
-            help="Tokens per window. Default 2048, at most the model's context.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed", envvar="AGQ_CALIBRATION_SEED", show_default=False, help="Of the choice of windows. Default 0."
-        ),
-    ] = None,
-    detached: Annotated[
-        bool | None,
-        typer.Option(
-            "--detached/--no-detached",
-            envvar="AGQ_CALIBRATION_DETACHED",
-            show_default=False,
-            help="Every second window with detached punctuation, as WikiText has it. Default as the recipe says, else no.",
-        ),
-    ] = None,
+    *,
+    changes: RecipeChanges,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -129,11 +104,28 @@ def calibrate(
     if search_pruning:
         if device not in (None, "cpu"):
             raise UsageError("--search-pruning computes on the CPU")
-        given = {"data": data, "samples": samples, "seq_len": seq_len, "seed": seed, "detached": detached}
-        given |= {"force": force, "recipe": recipe}
-        _search(model, output, sparsity or [0.1], positions or "safe", scores or "fp", given, json_output)
+        from agq.evaluation.pruning_search import search_pruning as find
+
+        with console.progress("search", unit="evaluations") as bar:
+
+            def report(done: int, total: int) -> None:
+                bar.total = total
+                bar.advance(done - bar.done)
+
+            found = find(
+                model,
+                output,
+                sparsities=sparsity or [0.1],
+                positions=positions or "safe",
+                scores=scores or "fp",
+                changes=changes,
+                recipe=recipe,
+                force=force,
+                report=report,
+            )
+        _show_search(found, json_output)
         return
-    from agq.calibration.calibrate import calibrate as gather
+    from agq.calibration.calibrate import collect
     from agq.reporting.output import human_size, print_json
     from agq.reporting.progress import Progress
 
@@ -146,19 +138,7 @@ def calibrate(
             def block(self, index: int, seconds: float, resumed: bool) -> None:
                 bar.advance(note=f"block {index}")
 
-        result = gather(
-            model,
-            output,
-            recipe=recipe,
-            data=data,
-            samples=samples,
-            seq_len=seq_len,
-            seed=seed,
-            detached=detached,
-            force=force,
-            device=device,
-            progress=Shown(),
-        )
+        result = collect(model, output, changes, recipe=recipe, force=force, device=device, progress=Shown())
     console.say(
         f"{result.windows} windows of {result.tokens} tokens; attention to the first token by block: "
         + " ".join(f"{value:.1%}" for value in result.attention)
@@ -175,27 +155,9 @@ def calibrate(
         )
 
 
-def _search(
-    model: str,
-    output: Path | None,
-    sparsities: list[float],
-    positions: str,
-    scores: str,
-    given: dict[str, Any],
-    json_output: bool,
-) -> None:
-    from agq.evaluation.pruning_search import search_pruning
+def _show_search(result: SearchResult, json_output: bool) -> None:
     from agq.reporting.output import print_json, print_table
 
-    with console.progress("search", unit="evaluations") as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.advance(done - bar.done)
-
-        result = search_pruning(
-            model, output, sparsities=sparsities, positions=positions, scores=scores, report=report, **given
-        )
     console.say(f"{result.windows} windows of {result.seq_len} tokens; choice in `{result.path}`")
     if json_output:
         print_json(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from agq.cli import failures
 from agq.cli.speed import report_speed
 from agq.errors import AgqError
 from agq.reporting import console
@@ -42,9 +43,8 @@ def converse(session: Session) -> int:
             try:
                 _answer(session, line)
             except AgqError as error:
-                console.error(
-                    error.message, "/clear forgets the conversation" if "context" in error.message else error.hint
-                )
+                message, hint = failures.worded(error)
+                console.error(message, "/clear forgets the conversation" if "context" in message else hint)
 
 
 def _read_line() -> str:

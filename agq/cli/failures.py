@@ -69,7 +69,7 @@ def report(exception: Exception) -> int:
         console.error(message, hint)
         return 2
     if isinstance(exception, AgqError):
-        console.error(exception.message, exception.hint)
+        console.error(*worded(exception))
         return exception.exit_code
     known = _known(exception)
     if known is not None:
@@ -81,6 +81,13 @@ def report(exception: Exception) -> int:
         "run again with AGQ_DEBUG=1 for the traceback, and report it",
     )
     return 2
+
+
+def worded(error: AgqError) -> tuple[str, str | None]:
+    """(message, hint) of the library's error, options named as they are typed."""
+    from agq.cli.options import in_flags
+
+    return in_flags(error.message), in_flags(error.hint) if error.hint is not None else None
 
 
 def _trace(exception: BaseException) -> None:

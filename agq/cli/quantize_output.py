@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agq.cli.options import in_flags
 from agq.reporting import console
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def show_plan(plan: Plan) -> None:
         }
     )
     for note in plan.notes:
-        console.say(f"note: {note}")
+        console.say(f"note: {in_flags(note)}")
 
 
 def _transforms_text(plan: Plan) -> str | None:
@@ -86,7 +87,7 @@ def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
 
     console.say(f"quantizing `{plan.model}` with {plan.recipe.method.upper()}: {plan.recipe.scheme.describe()}")
     for note in plan.notes:
-        console.say(f"note: {note}")
+        console.say(f"note: {in_flags(note)}")
     with console.progress("quantize", total=plan.checkpoint.spec.layers, unit="blocks") as bar:
 
         class Shown(Progress):

@@ -1,4 +1,4 @@
-"""Which layers should prune: `agq calibrate --search-pruning`. On calibration text only; imports torch.
+"""Which layers should prune (the search of `agq calibrate`). On calibration text only; imports torch.
 
 Candidates are all layers from a start to the last but one: pruning in the last layer saves nothing when text is
 generated. For a sparsity (share of (token, layer) pairs that is not computed) pruning can start early and remove
@@ -23,6 +23,7 @@ from agq.evaluation.scorers import ReferenceScorer, default_rows
 from agq.files import atomic_write_text
 from agq.hub import find_model
 from agq.recipe import Recipe
+from agq.recipe.changes import RecipeChanges
 from agq.recipe.pruning import PruningOptions
 from agq.recipe.resolve import adjust_recipe
 from agq.text.calibration import calibration_windows, fit_seq_len
@@ -133,12 +134,8 @@ def search_pruning(
     sparsities: Sequence[float] = (0.1,),
     positions: str = "safe",
     scores: str = "fp",
+    changes: RecipeChanges | None = None,
     recipe: Recipe | None = None,
-    data: str | None = None,
-    samples: int | None = None,
-    seq_len: int | None = None,
-    seed: int | None = None,
-    detached: bool | None = None,
     force: bool = True,
     report: Callable[[int, int], None] | None = None,
 ) -> SearchResult:
@@ -147,26 +144,26 @@ def search_pruning(
     Args:
         model: a recipe's name, a folder (quantized or not) or a hub id. output: by default `<model>-pruning.yaml`.
         sparsities: shares of (token, layer) pairs to be left out; the best choice for the first is written.
-        samples: windows, by default 8; data, seq_len, seed, detached: instead of the recipe's calibration section.
+        changes: of the recipe's calibration section; by default 8 windows.
         force: replace an existing file. report: see `search`.
 
     Raises:
         AgqError: model or text unreadable, a sparsity that cannot be reached.
     """
     folder, named = find_model(str(model))
-    texts = {"data": data, "samples": samples or WINDOWS, "seq_len": seq_len, "seed": seed, "detached": detached}
-    recipe = adjust_recipe(recipe or named or Recipe(), **texts)
+    changes = changes or RecipeChanges()
+    recipe = adjust_recipe(recipe or named or Recipe(), changes.but(samples=changes.samples or WINDOWS))
     path = Path(output) if output is not None else Path(f"{Path(model).name.partition('@')[0]}-pruning.yaml")
     if path.is_dir():
         raise AgqError(f"`{path}` is a folder", hint="name a file, such as pruning.yaml")
     if path.exists() and not force:
-        raise AgqError(f"`{path}` exists already", hint="choose another path, or pass `--force`")
+        raise AgqError(f"`{path}` exists already", hint="choose another path, or pass `force: true`")
     if not path.parent.is_dir():
         raise AgqError(f"`{path.parent}` is not a folder", hint="create it first")
     scorer = ReferenceScorer(folder, device="cpu")
     try:
         checkpoint = scorer.checkpoint
-        spec = fit_seq_len(recipe.calibration, checkpoint, explicit=seq_len is not None)
+        spec = fit_seq_len(recipe.calibration, checkpoint, explicit=changes.seq_len is not None)
         choices = candidates_for(sparsities, spec.seq_len, checkpoint.spec.layers, positions, scores)
         tokens, record = calibration_windows(spec, checkpoint)
         candidates = search(scorer, tokens, choices, report)
@@ -181,7 +178,8 @@ def _document(choice: Candidate, record: dict[str, Any]) -> str:
     import yaml
 
     head = (
-        f"# agq calibrate --search-pruning: sparsity {choice.sparsity:.4f}, loss of all tokens "
-        f"{choice.increase:+.4f} +- {choice.stderr:.4f} nats\n# on {record['source']}, tokens {record['tokens_sha256']}\n"
+        f"# agq calibrate, search of pruning: sparsity {choice.sparsity:.4f}, loss of all tokens "
+        f"{choice.increase:+.4f} +- {choice.stderr:.4f} nats\n"
+        f"# on {record['source']}, tokens {record['tokens_sha256']}\n"
     )
     return head + yaml.safe_dump({"pruning": choice.options.to_dict()}, sort_keys=False)

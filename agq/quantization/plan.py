@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,7 +17,9 @@ from agq.quantization.checks import Needs, check_memory, check_schemes, estimate
 from agq.quantization.transforms.plan import TransformPlan, feasible
 from agq.quantization.tune import steps_worth, training_length
 from agq.quantization.writer import choose_format, module_schemes, online_steps
-from agq.recipe import CalibrationSpec, Recipe, Scheme, no_sinks
+from agq.recipe import Recipe, Scheme, no_sinks
+from agq.recipe.changes import RecipeChanges, RunOptions
+from agq.recipe.declaration import section
 from agq.recipe.resolve import effective_recipe, fit_hadamard
 from agq.system.devices import torch_device
 from agq.system.memory import available_memory
@@ -57,7 +58,7 @@ class Plan:
         if asymmetric and self.format != PACKED:
             notes.append(
                 "asymmetric weights are stored as one byte a code, the form that transformers loads; "
-                "`--ct-format pack` packs them"
+                "`ct_format: pack` packs them"
             )
         elif asymmetric:
             notes.append(
@@ -68,7 +69,7 @@ class Plan:
             any(scheme.weights.bits == 4 and scheme.activations.bits == 8 for scheme in schemes)
             and self.format == PACKED
         ):
-            notes.append("W4A8 packed: vLLM on Arm CPUs wants `--ct-format int` (one byte a weight)")
+            notes.append("W4A8 packed: vLLM on Arm CPUs wants `ct_format: int` (one byte a weight)")
         if any(scheme.activations.bits == 4 and scheme.activations.group_size > 0 for scheme in schemes):
             notes.append("4-bit activations in groups: transformers computes them, vLLM has no kernel for them")
         for step, reason in self.transforms.skipped.items():
@@ -97,39 +98,45 @@ def default_output(model: str, recipe: Recipe) -> Path:
 def plan(
     model: str,
     output: str | Path | None = None,
+    changes: RecipeChanges | None = None,
+    run: RunOptions | None = None,
     *,
     recipe: Recipe | None = None,
-    preset: str | None = None,
-    calibration: str | Path | None = None,
-    ct_format: str | None = None,
     force: bool = False,
-    device: str | None = None,
     check_space: bool = True,
-    **options: Any,
 ) -> Plan:
-    """Checks everything that can be checked before any work; see `quantize` for the arguments.
+    """Checks everything that can be checked before any work.
 
-    Raises AgqError or UsageError.
+    Args:
+        model: a recipe's name, a local folder or a hub id. output: the folder to write, by default `<model>-<scheme>`.
+        changes: of the recipe. run: how it is done. recipe: what to start from; None: the one that `model` names, else
+            the defaults.
+        force: a model folder may stand at `output`. check_space: memory and disk must be enough.
+
+    Raises AgqError; UsageError: changes that are wrong or contradict each other.
     """
+    changes, run = changes or RecipeChanges(), run or RunOptions()
+    calibration = run.calibration
     folder, named = find_model(str(model))
-    given = {key for key, value in options.items() if value is not None}
     # A recipe file of the user's is done as it is; agq's own name a model, and the best way of quantizing it is the
     # preset's.
     automatic = recipe is None and not str(model).endswith((".yaml", ".yml"))
-    recipe = effective_recipe(recipe or named, preset, automatic, **options)
-    texts = given & {field.name for field in fields(CalibrationSpec)}
+    chosen = automatic or changes.preset is not None
+    recipe = effective_recipe(recipe or named, changes, automatic)
+    given = changes.given()
+    texts = sorted(option.name for option in section(changes.options(), "calibration") if option.name in given)
     if calibration is not None and texts:
-        raise UsageError(
-            f"`--calibration` brings its own windows; `--{sorted(texts)[0].replace('_', '-')}` does not go with it"
-        )
+        raise UsageError(f"`calibration:` brings its own windows; `{texts[0]}:` does not go with it")
     if not recipe.calibrated:
         if texts:
             raise UsageError(
-                "`--method rtn` reads no calibration text",
-                hint="leave the options about data away, or use `--method gptq`",
+                "`method: rtn` reads no calibration text",
+                hint="leave the options about data away, or use `method: gptq`",
             )
         if calibration is not None and not recipe.gptq.mse:
-            raise UsageError("`--method rtn` uses calibration statistics only for the clip search", hint="add `--mse`")
+            raise UsageError(
+                "`method: rtn` uses calibration statistics only for the clip search", hint="add `mse: true`"
+            )
     checkpoint = open_checkpoint(folder)
     if checkpoint.quantization is not None:
         raise AgqError(f"`{folder}` is quantized already", hint="start from the unquantized model")
@@ -144,15 +151,15 @@ def plan(
     if recipe.sink_tokens and all(scheme.activations.bits != 4 for scheme in schemes.values()):
         raise no_sinks(recipe.sink_tokens)
     _check_overrides(checkpoint, recipe)
-    if options.get("hadamard") is None and (automatic or preset is not None):
+    if changes.hadamard is None and chosen:
         recipe = fit_hadamard(recipe, checkpoint.spec.ffn)
     transforms = feasible(checkpoint, recipe.transforms)
-    if options.get("shift") is None and (automatic or preset is not None):
+    if changes.shift is None and chosen:
         # Presets ask for shifts because they serve all families; that a LLaMA has none is no news to its user.
         transforms = replace(
             transforms, skipped={step: why for step, why in transforms.skipped.items() if step != "shift"}
         )
-    format = choose_format(schemes, ct_format)
+    format = choose_format(schemes, run.ct_format)
     statistics = None
     fitted = False
     if calibration is not None:
@@ -192,7 +199,7 @@ def plan(
     if check_space:
         check_memory(needs, available_memory())
         ensure_free_space(target, needs.output)
-    place = torch_device(device)
+    place = torch_device(run.device)
     name = Path(model).name if Path(model).exists() else str(model)
     recipe = replace(recipe, model=name)
     return Plan(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from agq import structured
 from agq.errors import AgqError
+from agq.structured import setting
 
 MODES = ("off", "trip", "code-compat")
 OBSERVERS = ("minmax", "percentile")
@@ -45,29 +46,20 @@ class AgileOptions:
         windows: calibration windows whose activations are looked at, from the first on.
     """
 
-    mode: str = "off"
-    k: int = 3
-    observer: str = "minmax"
+    mode: str = setting("off", choices=MODES)
+    k: int = setting(3, least=0, most=MOST_K, hint="the engine computes up to 3")
+    observer: str = setting("minmax", choices=OBSERVERS)
     percentile: float = 0.99999
     softmax_bits: int = 4
-    four_bits: str = "none"
-    windows: int = 16
+    four_bits: str = setting("none", choices=tuple(FOUR_BIT_ROLES))
+    windows: int = setting(16, least=1)
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("mode", self.mode, MODES),
-            ("observer", self.observer, OBSERVERS),
-            ("four_bits", self.four_bits, tuple(FOUR_BIT_ROLES)),
-        ):
-            if value not in choices:
-                raise AgqError(f"{name} is `{value}`", hint=f"one of {', '.join(choices)}")
-        if not 0 <= self.k <= MOST_K:
-            raise AgqError(f"k is {self.k}, not between 0 and {MOST_K}", hint="the engine computes up to 3")
+        structured.check(self)
         if not 0.5 < self.percentile <= 1:
             raise AgqError(f"percentile is {self.percentile}, not above 0.5 and at most 1", hint="0.99999 is 99.999 %")
         if self.softmax_bits not in (0, 4):
             raise AgqError(f"softmax_bits is {self.softmax_bits}", hint="use 4 (powers of two), or 0 for none")
-        structured.check_positive(self, "windows")
 
     @property
     def active(self) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from agq import structured
 from agq.errors import AgqError
+from agq.recipe.declaration import CALIBRATION, METHOD, TRANSFORMATIONS, option
+from agq.structured import setting
 
 
 @dataclass(frozen=True)
@@ -15,14 +17,31 @@ class CalibrationSpec:
     with detached punctuation, as WikiText has it (agq/text/detached.py).
     """
 
-    data: str = "wikitext2"
-    samples: int = 128
-    seq_len: int = 2048
-    seed: int = 0
-    detached: bool = False
+    data: str = option(
+        "wikitext2",
+        "Calibration text, or several, separated by commas. Default wikitext2.",
+        panel=CALIBRATION,
+        env="AGQ_CALIBRATION_DATA",
+        metavar="wikitext2|c4|FILE",
+    )
+    samples: int = option(128, "Windows. Default 128.", panel=CALIBRATION, env="AGQ_CALIBRATION_SAMPLES", least=1)
+    seq_len: int = option(
+        2048,
+        "Tokens per window. Default 2048, at most the model's context.",
+        panel=CALIBRATION,
+        env="AGQ_CALIBRATION_SEQ_LEN",
+        least=1,
+    )
+    seed: int = option(0, "Of the choice of windows. Default 0.", panel=CALIBRATION, env="AGQ_CALIBRATION_SEED")
+    detached: bool = option(
+        False,
+        "Every second window with detached punctuation, as WikiText has it. Default as the preset says.",
+        panel=CALIBRATION,
+        env="AGQ_CALIBRATION_DETACHED",
+    )
 
     def __post_init__(self) -> None:
-        structured.check_positive(self, "samples", "seq_len")
+        structured.check(self)
 
 
 @dataclass(frozen=True)
@@ -40,20 +59,27 @@ class GptqOptions:
         alpha: weight of GPTAQ's second term (arXiv 2504.02692), for method gptaq.
     """
 
-    damping: float = 0.01
-    block_size: int = 128
-    act_order: bool = True
-    mse: bool = True
-    true_sequential: bool = True
-    quantized_activations: bool = True
-    alpha: float = 0.25
+    damping: float = option(
+        0.01,
+        "GPTQ: share of the mean diagonal added to the Hessian. Default 0.01.",
+        words="damp",
+        panel=METHOD,
+        least=0,
+        most=1,
+    )
+    block_size: int = option(128, "GPTQ: columns between two lazy updates. Default 128.", panel=METHOD, least=1)
+    act_order: bool = option(
+        True, "GPTQ visits channels by falling energy; groups stay in place. Default on.", panel=METHOD
+    )
+    mse: bool = option(True, "Search the clip of each weight scale.", panel=METHOD)
+    true_sequential: bool = option(
+        True, "Each linear is calibrated on the quantized ones before it. Default on.", panel=METHOD
+    )
+    quantized_activations: bool = option(True, "Calibrate with the activation quantizers on. Default on.", panel=METHOD)
+    alpha: float = option(0.25, "GPTAQ: weight of its second term. Default 0.25.", panel=METHOD, least=0, most=1)
 
     def __post_init__(self) -> None:
-        structured.check_positive(self, "block_size")
-        if not 0 <= self.damping <= 1:
-            raise AgqError(f"damping is {self.damping}, not between 0 and 1")
-        if not 0 <= self.alpha <= 1:
-            raise AgqError(f"alpha is {self.alpha}, not between 0 and 1")
+        structured.check(self)
 
 
 @dataclass(frozen=True)
@@ -81,26 +107,63 @@ class TransformOptions:
     """
 
     fold: bool = False
-    scale: bool = False
-    scale_norms: bool = False
-    shift: bool = False
-    finer: bool = False
-    learn: int = 0
-    r1: bool = False
-    r2: bool = False
+    scale: bool = option(
+        False,
+        "Scale attention values and feed-forward channels by powers of two. Costs nothing at run time.",
+        panel=TRANSFORMATIONS,
+    )
+    scale_norms: bool = option(
+        False,
+        "The same for what the norms put out, where the residual stream is not rotated.",
+        panel=TRANSFORMATIONS,
+    )
+    shift: bool = option(
+        False,
+        "Take the mean from channels, through biases (OPT, BLOOM). Costs nothing at run time.",
+        panel=TRANSFORMATIONS,
+    )
+    finer: bool = option(
+        False, "4-bit inputs that lose too much in groups of 32, or with 8 bits.", panel=TRANSFORMATIONS
+    )
+    learn: int = option(
+        0,
+        "Steps of learning the rotations on calibration text; 0: none.",
+        name="rot_steps",
+        panel=TRANSFORMATIONS,
+        least=0,
+    )
+    r1: bool = option(False, "Rotate the residual stream. Costs nothing at run time.", panel=TRANSFORMATIONS)
+    r2: bool = option(False, "Rotate the values of each head. Costs nothing at run time.", panel=TRANSFORMATIONS)
     r1_layernorm: bool = False
-    seed: int = 0
-    seeds: int = 1
-    permute: bool = False
-    hadamard: int = 0
-    bake_embed_norm: bool = False
+    seed: int = option(0, "Of the rotations. Default 0.", name="rot_seed", panel=TRANSFORMATIONS, least=0)
+    seeds: int = option(
+        1,
+        "Seeds to try; the best on calibration text is taken.",
+        name="rot_seeds",
+        panel=TRANSFORMATIONS,
+        least=1,
+    )
+    permute: bool = option(
+        False,
+        "Deal the feed-forward's channels over the blocks of {hadamard} by size; without it sort them.",
+        panel=TRANSFORMATIONS,
+    )
+    hadamard: int = option(
+        0,
+        "Blocks of a transform of the feed-forward's hidden layer at run time, such as 128; 0: none.",
+        panel=TRANSFORMATIONS,
+        metavar="N",
+        least=0,
+    )
+    bake_embed_norm: bool = option(
+        False,
+        "BLOOM: the embedding norm becomes part of the table, which {r1} needs. Only agq runs the result.",
+        panel=TRANSFORMATIONS,
+    )
 
     def __post_init__(self) -> None:
-        structured.check_positive(self, "seeds")
-        for name in ("seed", "learn"):
-            if getattr(self, name) < 0:
-                raise AgqError(f"{name} is {getattr(self, name)}, not 0 or a positive number")
-        if self.hadamard < 0 or self.hadamard & (self.hadamard - 1) or self.hadamard > 1 << 14:
+        structured.check(self)
+        if self.hadamard & (self.hadamard - 1) or self.hadamard > 1 << 14:
             raise AgqError(
                 f"a Hadamard block of {self.hadamard} is not available", hint="use a power of two, or 0 for none"
             )
@@ -131,22 +194,19 @@ class TuneOptions:
             tokens that are replaced by draws from the float model's predictions.
     """
 
-    steps: int = 0
+    steps: int = setting(0, least=0)
     auto: bool = False
     rounding: bool = True
     learning_rate: float = 1e-3
     rounding_rate: float = 2e-3
-    temperature: float = 4.0
+    temperature: float = setting(4.0, least=1, most=100)
     drawn: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise AgqError(f"steps is {self.steps}, not 0 or a positive number")
+        structured.check(self)
         for name in ("learning_rate", "rounding_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise AgqError(f"{name} is {getattr(self, name)}, not between 0 and 1")
-        if not 1 <= self.temperature <= 100:
-            raise AgqError(f"temperature is {self.temperature}, not between 1 and 100")
         if not 0 <= self.drawn < 1:
             raise AgqError(f"drawn is {self.drawn}, not from 0 to below 1")
 

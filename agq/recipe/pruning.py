@@ -15,6 +15,7 @@ from typing import Any
 
 from agq import structured
 from agq.errors import AgqError
+from agq.recipe.declaration import PRUNING, option
 from agq.structured import Place
 
 POSITIONS = ("safe", "paper")
@@ -36,8 +37,20 @@ class PruningOptions:
 
     layers: str = ""
     beta: float = 0.0
-    positions: str = "safe"
-    scores: str = "fp"
+    positions: str = option(
+        "safe",
+        "What is left keeps its positions (safe, default), or is numbered anew in each layer.",
+        name="prune_positions",
+        panel=PRUNING,
+        metavar="safe|paper",
+    )
+    scores: str = option(
+        "fp",
+        "Importance from the softmax as computed (fp, default), or after the 4-bit log2 quantizer.",
+        name="prune_scores",
+        panel=PRUNING,
+        metavar="fp|code-compat",
+    )
 
     def __post_init__(self) -> None:
         blocks = _parse_layers(self.layers)
@@ -51,8 +64,8 @@ class PruningOptions:
             raise AgqError(f"pruning: unknown scores `{self.scores}`", hint=f"use {' or '.join(SCORES)}")
 
     @classmethod
-    def parse(cls, text: str, **more: str) -> PruningOptions:
-        """`LAYERS:BETA` of the command line: "13-32:0.2". more: positions, scores. Raises AgqError."""
+    def parse(cls, text: str, positions: str = "safe", scores: str = "fp") -> PruningOptions:
+        """`LAYERS:BETA`: "13-32:0.2". Raises AgqError."""
         layers, colon, beta = text.strip().rpartition(":")
         try:
             value = float(beta)
@@ -60,7 +73,7 @@ class PruningOptions:
             value = math.nan
         if not colon or not layers or math.isnan(value):
             raise AgqError(f"`{text}` does not say what to prune", hint=f"write LAYERS:BETA, {_EXAMPLE}")
-        return cls(layers, value, **more)
+        return cls(layers, value, positions, scores)
 
     @classmethod
     def from_dict(cls, data: Any, place: Place | None = None) -> PruningOptions:

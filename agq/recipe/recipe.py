@@ -8,7 +8,8 @@ from typing import Any
 from agq import structured
 from agq.errors import AgqError
 from agq.recipe.agile import AgileOptions
-from agq.recipe.methods import METHODS
+from agq.recipe.declaration import METHOD, option
+from agq.recipe.methods import METHODS, methods_in_words
 from agq.recipe.options import CalibrationSpec, GptqOptions, TransformOptions, TuneOptions
 from agq.recipe.pruning import PruningOptions
 from agq.recipe.schemes import (
@@ -21,11 +22,16 @@ from agq.recipe.schemes import (
     pattern_matches,
     read_override,
 )
-from agq.structured import Place
+from agq.structured import Path, Place, setting
 
 KV_BITS = (4, 8, 32)
 # Attention sinks are the first few tokens: more would be another recipe. Also the limit of the C library (agq.h).
 MAX_SINK_TOKENS = 64
+
+
+def _overrides(data: Any, place: Place, path: Path) -> tuple[Override, ...]:
+    items = structured.sequence(data, place, path)
+    return tuple(read_override(item, place, (*path, index)) for index, item in enumerate(items))
 
 
 @dataclass(frozen=True)
@@ -47,38 +53,48 @@ class Recipe:
     """
 
     model: str | None = None
-    scheme: Scheme = Scheme(WeightScheme(4), ActivationScheme(8, True))
-    method: str = "gptq"
+    scheme: Scheme = setting(Scheme(WeightScheme(4), ActivationScheme(8, True)), read=Scheme.from_dict)
+    method: str = option(
+        "gptq",
+        methods_in_words(),
+        panel=METHOD,
+        env="AGQ_QUANTIZE_METHOD",
+        metavar="|".join(METHODS),
+    )
     gptq: GptqOptions = GptqOptions()
     calibration: CalibrationSpec = CalibrationSpec()
-    overrides: tuple[Override, ...] = ()
+    overrides: tuple[Override, ...] = setting((), read=_overrides)
     ignore: tuple[str, ...] = ("lm_head",)
     transforms: TransformOptions = TransformOptions()
     tune: TuneOptions = TuneOptions()
     pruning: PruningOptions = PruningOptions()
     agile: AgileOptions = AgileOptions()
-    act_clip: float = 1.0
+    act_clip: float = setting(1.0, least=0.5, most=1)
     act_clip_search: bool = False
-    sink_tokens: int = 0
-    kv_bits: int = 8
-    head_bits: int = 8
+    sink_tokens: int = option(
+        0,
+        "First tokens of a sequence (attention sinks) that keep 8-bit activations where the others have 4: 0 (default) "
+        "to 64.",
+        metavar="N",
+        least=0,
+        most=MAX_SINK_TOKENS,
+    )
+    kv_bits: int = option(8, "KV cache at run time: 4, 8 (default) or 32.")
+    head_bits: int = option(8, "Output head at run time: 8 (default), 16 or 32.")
     seed: int = 0
 
     def __post_init__(self) -> None:
+        structured.check(self)
         if self.method not in METHODS:
             raise AgqError(f"unknown method `{self.method}`", hint=f"methods: {', '.join(METHODS)}")
         if self.kv_bits not in KV_BITS:
             raise AgqError(f"a KV cache of {self.kv_bits} bits is not available", hint="use 4, 8 or 32")
-        if not 0.5 <= self.act_clip <= 1:
-            raise AgqError(f"act_clip is {self.act_clip}, not between 0.5 and 1")
         if self.head_bits not in (8, 16, 32):
             raise AgqError(f"an output head of {self.head_bits} bits is not available", hint="use 8, 16 or 32")
         if not self.scheme.quantized:
             raise AgqError("scheme W16A16 quantizes nothing", hint=f"schemes: {', '.join(SCHEMES)}")
         for pattern in self.ignore:
             check_pattern(pattern)
-        if not 0 <= self.sink_tokens <= MAX_SINK_TOKENS:
-            raise AgqError(f"sink_tokens is {self.sink_tokens}, not between 0 and {MAX_SINK_TOKENS}")
         if self.agile.active:
             self._check_agile()
         schemes = (self.scheme, *(item.scheme for item in self.overrides))
@@ -94,7 +110,7 @@ class Recipe:
         if self.tune.active:
             raise AgqError(
                 "scales are tuned with dynamic activations, static ones (`agile`) are set afterwards",
-                hint="use `--tune 0`",
+                hint="use `tune: 0`",
             )
         schemes = [self.scheme, *(item.scheme for item in self.overrides if item.scheme.quantized)]
         if any(scheme.weights.bits != 4 or scheme.activations.bits != 8 for scheme in schemes):
@@ -105,7 +121,7 @@ class Recipe:
         if self.sink_tokens:
             raise AgqError(
                 f"static activations (`agile`) are the same for all tokens: no sink_tokens {self.sink_tokens}",
-                hint="use dynamic 4-bit activations (W4A4), or `--sink-tokens 0`",
+                hint="use dynamic 4-bit activations (W4A4), or `sink_tokens: 0`",
             )
         if self.act_clip != 1 or self.act_clip_search or self.kv_bits == 4:
             raise AgqError(
@@ -134,25 +150,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only; `from_dict` of it gives an equal recipe."""
-        return {
-            "model": self.model,
-            "scheme": self.scheme.to_dict(),
-            "method": self.method,
-            "gptq": structured.plain(self.gptq),
-            "calibration": structured.plain(self.calibration),
-            "overrides": [{"pattern": item.pattern, "scheme": item.scheme.to_dict()} for item in self.overrides],
-            "ignore": list(self.ignore),
-            "transforms": structured.plain(self.transforms),
-            "tune": structured.plain(self.tune),
-            "pruning": self.pruning.to_dict(),
-            "agile": structured.plain(self.agile),
-            "act_clip": self.act_clip,
-            "act_clip_search": self.act_clip_search,
-            "sink_tokens": self.sink_tokens,
-            "kv_bits": self.kv_bits,
-            "head_bits": self.head_bits,
-            "seed": self.seed,
-        }
+        return structured.plain(self)
 
     @classmethod
     def from_dict(cls, data: Any, place: Place | None = None) -> Recipe:
@@ -164,43 +162,14 @@ class Recipe:
         Raises:
             AgqError: unknown key (with the valid ones), a value of the wrong type or out of range.
         """
-        place = place or structured.in_recipe
-        table = structured.table(data, structured.names(cls), place, ())
-        values: dict[str, Any] = {}
-        for name, value in table.items():
-            path = (name,)
-            if name == "scheme":
-                values[name] = Scheme.from_dict(value, place, path)
-            elif name in _TABLES:
-                values[name] = structured.build(_TABLES[name], value, place, path)
-            elif name == "overrides":
-                values[name] = tuple(
-                    read_override(item, place, (name, i))
-                    for i, item in enumerate(structured.sequence(value, place, path))
-                )
-            elif name == "ignore":
-                values[name] = tuple(structured.sequence(value, place, path))
-                if not all(isinstance(item, str) for item in values[name]):
-                    raise AgqError(f"{place(path)} is not a list of names")
-            else:
-                values[name] = structured.typed(cls, name, value, place, path)
-        return structured.at(place, (), lambda: cls(**values))
+        return structured.build(cls, data, place or structured.in_recipe, ())
 
     def to_yaml(self) -> str:
         """The recipe as a YAML document that `load_recipe` reads."""
         import yaml
 
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=False)
-
-
-_TABLES = {
-    "gptq": GptqOptions,
-    "calibration": CalibrationSpec,
-    "transforms": TransformOptions,
-    "tune": TuneOptions,
-    "pruning": PruningOptions,
-    "agile": AgileOptions,
-}
+        text: str = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=False)
+        return text
 
 
 def no_sinks(count: int) -> AgqError:

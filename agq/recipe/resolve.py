@@ -1,143 +1,81 @@
-"""From a recipe and the options of a command line or call to the recipe that is run."""
+"""From a recipe and what a command line, a call or a sweep's row asks for to the recipe that is run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 from agq.errors import AgqError, UsageError
+from agq.recipe.changes import RecipeChanges
 from agq.recipe.files import apply_preset
-from agq.recipe.options import CalibrationSpec, GptqOptions, TransformOptions, TuneOptions
+from agq.recipe.options import TransformOptions, TuneOptions
 from agq.recipe.pruning import PruningOptions
 from agq.recipe.recipe import Recipe
 from agq.recipe.schemes import ActivationScheme, Override, Scheme, WeightScheme
 
-
-def adjust_scheme(
-    scheme: Scheme,
-    name: str | None = None,
-    weight_bits: int | None = None,
-    act_bits: int | None = None,
-    group_size: int | None = None,
-    asym: bool | None = None,
-    act_group: int | None = None,
-    act_symmetric: bool | None = None,
-) -> Scheme:
-    """`scheme` with what is not None replaced. New bits take the defaults of their width for what is not given.
-
-    Raises UsageError when `name` comes with bits, AgqError for widths that do not exist.
-    """
-    if name is not None and (weight_bits is not None or act_bits is not None):
-        raise UsageError(
-            "`--scheme` already says the bits", hint="use either `--scheme` or `--weight-bits` and `--act-bits`"
-        )
-    if name is not None:
-        scheme = Scheme.parse(name)
-    elif weight_bits is not None or act_bits is not None:
-        fresh = Scheme.of(
-            scheme.weights.bits if weight_bits is None else weight_bits,
-            scheme.activations.bits if act_bits is None else act_bits,
-        )
-        scheme = Scheme(
-            scheme.weights if weight_bits in (None, scheme.weights.bits) else fresh.weights,
-            scheme.activations if act_bits in (None, scheme.activations.bits) else fresh.activations,
-        )
-    weights, activations = scheme.weights, scheme.activations
-    if group_size is not None:
-        weights = WeightScheme(weights.bits, weights.symmetric, group_size)
-    if asym is not None:
-        weights = WeightScheme(weights.bits, not asym, weights.group_size)
-    if act_group is not None or act_symmetric is not None:
-        if activations.bits == 16:
-            raise UsageError(
-                "`--act-group` and `--act-symmetric` need quantized activations", hint="add `--act-bits 8` or 4"
-            )
-        activations = ActivationScheme(
-            activations.bits,
-            activations.symmetric if act_symmetric is None else act_symmetric,
-            activations.group_size if act_group is None else act_group,
-        )
-    return Scheme(weights, activations)
-
-
-def _changed(item: Any, **values: Any) -> Any:
-    return replace(item, **{key: value for key, value in values.items() if value is not None})
-
-
-def adjust_transforms(
-    options: TransformOptions,
-    *,
-    rotate: bool | None = None,
-    r1: bool | None = None,
-    r2: bool | None = None,
-    rot_seed: int | None = None,
-    rot_seeds: int | None = None,
-    scale: bool | None = None,
-    scale_norms: bool | None = None,
-    shift: bool | None = None,
-    finer: bool | None = None,
-    rot_steps: int | None = None,
-    hadamard: int | None = None,
-    permute: bool | None = None,
-    bake_embed_norm: bool | None = None,
-) -> TransformOptions:
-    """`options` with what is not None replaced. rotate: r1 and r2 (and folding, which r1 needs) at once."""
-    if rotate is not None:
-        options = replace(options, fold=rotate, r1=rotate, r2=rotate, bake_embed_norm=rotate)
-    if rotate is not None or r1 is not None:
-        options = replace(options, r1_layernorm=False)
-    return _changed(
-        options,
-        fold=True if r1 else None,
-        r1=r1,
-        r2=r2,
-        seed=rot_seed,
-        seeds=rot_seeds,
-        scale=scale,
-        scale_norms=scale_norms,
-        shift=shift,
-        finer=finer,
-        learn=rot_steps,
-        hadamard=hadamard,
-        permute=permute,
-        bake_embed_norm=bake_embed_norm,
-    )
-
-
 # Schemes that have a preset of their own, by the bits of weights and activations.
 _PRESETS = {(4, 8): "w4a8", (4, 4): "w4a4-offline", (4, 16): "w4a16", (8, 8): "w8a8"}
-_SCHEME_OPTIONS = ("scheme", "weight_bits", "act_bits", "group_size", "asym", "act_group", "act_symmetric")
 # What a preset that was not asked for leaves alone.
 _FORMATS = ("scheme", "overrides", "kv_bits")
 
 
+def _usage(function: Callable[[Recipe, RecipeChanges], Recipe]) -> Callable[[Recipe, RecipeChanges], Recipe]:
+    """What a recipe's own checks refuse is a wrong option here: AgqError becomes UsageError."""
+
+    @wraps(function)
+    def checked(recipe: Recipe, changes: RecipeChanges) -> Recipe:
+        try:
+            return function(recipe, changes)
+        except UsageError:
+            raise
+        except AgqError as error:
+            raise UsageError(error.message, error.hint) from error
+
+    return checked
+
+
 def effective_recipe(
-    recipe: Recipe | None, preset: str | None = None, automatic: bool | None = None, **options: Any
+    recipe: Recipe | None, changes: RecipeChanges | None = None, automatic: bool | None = None
 ) -> Recipe:
-    """The recipe that is run: `recipe` (None: the defaults), the preset's sections in place of its own, and the options
-    on top.
+    """The recipe that is run: `recipe` (None: the defaults), the preset's sections in place of its own, and the other
+    changes on top.
 
     Where no preset is named and `automatic` (by default without a recipe), or where it is called "auto", the scheme
     chooses one, which leaves the number formats alone. An explicit method then means that method with nothing else, and
     so do transformations that are declined.
 
-    Raises AgqError for an unknown preset, UsageError for options that are wrong or contradict each other.
+    Raises AgqError for an unknown preset, UsageError for changes that are wrong or contradict each other.
     """
+    changes = changes or RecipeChanges()
+    preset = changes.preset
     if preset == "auto" or (preset is None and automatic is None and recipe is None):
         automatic, preset = True, None
     base = recipe or Recipe()
     if preset is not None:
-        return adjust_recipe(apply_preset(base, preset), **options)
-    plain = options.get("method") is not None or options.get("transforms") is False
+        return adjust_recipe(apply_preset(base, preset), changes)
+    plain = changes.method is not None or changes.transforms is False
     if not automatic or plain:
-        return adjust_recipe(base, **options)
-    scheme = adjust_recipe(base, **{key: options.get(key) for key in _SCHEME_OPTIONS}).scheme
+        return adjust_recipe(base, changes)
+    scheme = adjust_recipe(replace(base, sink_tokens=0), _formats(changes)).scheme
     name = _PRESETS.get((scheme.weights.bits, scheme.activations.bits))
     if name is None:
-        return adjust_recipe(base, **options)
-    return adjust_recipe(apply_preset(base, name, without=_FORMATS), **options)
+        return adjust_recipe(base, changes)
+    return adjust_recipe(apply_preset(base, name, without=_FORMATS), changes)
+
+
+def _formats(changes: RecipeChanges) -> RecipeChanges:
+    """Those of the changes that the scheme follows from."""
+    return RecipeChanges(
+        scheme=changes.scheme,
+        weight_bits=changes.weight_bits,
+        act_bits=changes.act_bits,
+        group_size=changes.group_size,
+        asym=changes.asym,
+        act_group=changes.act_group,
+        act_symmetric=changes.act_symmetric,
+    )
 
 
 def fit_hadamard(recipe: Recipe, ffn: int) -> Recipe:
@@ -150,19 +88,98 @@ def fit_hadamard(recipe: Recipe, ffn: int) -> Recipe:
     return replace(recipe, transforms=replace(recipe.transforms, hadamard=block))
 
 
-def adjust_clip(recipe: Recipe, act_clip: str | float | None) -> Recipe:
-    """act_clip: a share of the range, or "search". Raises UsageError for anything else."""
+@_usage
+def adjust_recipe(recipe: Recipe, changes: RecipeChanges) -> Recipe:
+    """`recipe` with everything that was given in place of its own value.
+
+    transforms False: none of the recipe's transformations. overrides and ignore are added before the recipe's (the
+    first match counts). pruning takes the place of the whole section. Raises UsageError.
+    """
+    parsed = [item if isinstance(item, Override) else Override.parse(item) for item in changes.overrides or ()]
+    values: dict[str, Any] = {
+        "scheme": adjust_scheme(recipe.scheme, changes),
+        "overrides": (*parsed, *recipe.overrides),
+        "ignore": (*dict.fromkeys([*(changes.ignore or ()), *recipe.ignore]),),
+        "transforms": adjust_rotations(
+            TransformOptions() if changes.transforms is False else recipe.transforms, changes
+        ),
+        "tune": adjust_tuning(recipe.tune, changes.tune),
+        "pruning": _pruning(recipe.pruning, changes),
+        **_clip(changes.act_clip),
+    }
+    given = changes.given()
+    sections: dict[str, dict[str, Any]] = {}
+    for option in changes.options():
+        if option.path and option.name in given:
+            *above, key = option.path
+            (sections.setdefault(above[0], {}) if above else values)[key] = given[option.name]
+    for name, section in sections.items():
+        values[name] = replace(values.get(name, getattr(recipe, name)), **section)
+    return replace(recipe, **values)
+
+
+def adjust_scheme(scheme: Scheme, changes: RecipeChanges) -> Scheme:
+    """`scheme` with what was given replaced. New bits take the defaults of their width for what is not given.
+
+    Raises UsageError where a scheme's name comes with bits, AgqError for widths that do not exist.
+    """
+    weight_bits, act_bits = changes.weight_bits, changes.act_bits
+    if changes.scheme is not None and (weight_bits is not None or act_bits is not None):
+        raise UsageError(
+            "`scheme:` already says the bits", hint="use either `scheme:` or `weight_bits:` and `act_bits:`"
+        )
+    if changes.scheme is not None:
+        scheme = Scheme.parse(changes.scheme)
+    elif weight_bits is not None or act_bits is not None:
+        fresh = Scheme.of(
+            scheme.weights.bits if weight_bits is None else weight_bits,
+            scheme.activations.bits if act_bits is None else act_bits,
+        )
+        scheme = Scheme(
+            scheme.weights if weight_bits in (None, scheme.weights.bits) else fresh.weights,
+            scheme.activations if act_bits in (None, scheme.activations.bits) else fresh.activations,
+        )
+    weights, activations = scheme.weights, scheme.activations
+    if changes.group_size is not None:
+        weights = WeightScheme(weights.bits, weights.symmetric, changes.group_size)
+    if changes.asym is not None:
+        weights = WeightScheme(weights.bits, not changes.asym, weights.group_size)
+    if changes.act_group is not None or changes.act_symmetric is not None:
+        if activations.bits == 16:
+            raise UsageError(
+                "`act_group:` and `act_symmetric: true` need quantized activations", hint="add `act_bits: 8` or 4"
+            )
+        activations = ActivationScheme(
+            activations.bits,
+            activations.symmetric if changes.act_symmetric is None else changes.act_symmetric,
+            activations.group_size if changes.act_group is None else changes.act_group,
+        )
+    return Scheme(weights, activations)
+
+
+def adjust_rotations(options: TransformOptions, changes: RecipeChanges) -> TransformOptions:
+    """What the options about rotations mean beyond themselves. rotate: r1 and r2 (and folding, which r1 needs) at
+    once."""
+    rotate, r1 = changes.rotate, changes.r1
+    if rotate is not None:
+        options = replace(options, fold=rotate, r1=rotate, r2=rotate, bake_embed_norm=rotate)
+    if rotate is not None or r1 is not None:
+        options = replace(options, r1_layernorm=False)
+    return replace(options, fold=True) if r1 else options
+
+
+def _clip(act_clip: str | float | None) -> dict[str, Any]:
+    """A share of the range, or "search". Raises UsageError for anything else."""
     if act_clip is None:
-        return recipe
+        return {}
     if act_clip == "search":
-        return replace(recipe, act_clip=1.0, act_clip_search=True)
+        return {"act_clip": 1.0, "act_clip_search": True}
     try:
-        share = float(act_clip)
+        return {"act_clip": float(act_clip), "act_clip_search": False}
     except ValueError:
         raise UsageError(
-            f"`--act-clip {act_clip}` is neither a number nor `search`", hint="for example `--act-clip 0.9`"
+            f"`act_clip: {act_clip}` is neither a number nor `search`", hint="for example `act_clip: 0.9`"
         ) from None
-    return replace(recipe, act_clip=share, act_clip_search=False)
 
 
 def adjust_tuning(options: TuneOptions, tune: int | str | None) -> TuneOptions:
@@ -175,95 +192,21 @@ def adjust_tuning(options: TuneOptions, tune: int | str | None) -> TuneOptions:
         return replace(options, steps=int(tune), auto=False)
     except ValueError:
         raise UsageError(
-            f"`--tune {tune}` is neither a number of steps nor `auto`", hint="for example `--tune 200`"
+            f"`tune: {tune}` is neither a number of steps nor `auto`", hint="for example `tune: 200`"
         ) from None
 
 
-def _usage(function: Callable[..., Recipe]) -> Callable[..., Recipe]:
-    """What a recipe's own checks refuse is a wrong option here: AgqError becomes UsageError."""
-
-    @wraps(function)
-    def checked(*arguments: Any, **options: Any) -> Recipe:
-        try:
-            return function(*arguments, **options)
-        except UsageError:
-            raise
-        except AgqError as error:
-            raise UsageError(error.message, error.hint) from error
-
-    return checked
+def _pruning(options: PruningOptions, changes: RecipeChanges) -> PruningOptions:
+    return pruning_asked_for(changes) or options
 
 
-@_usage
-def adjust_recipe(
-    recipe: Recipe,
-    *,
-    scheme: str | None = None,
-    weight_bits: int | None = None,
-    act_bits: int | None = None,
-    group_size: int | None = None,
-    asym: bool | None = None,
-    act_group: int | None = None,
-    act_symmetric: bool | None = None,
-    method: str | None = None,
-    data: str | None = None,
-    samples: int | None = None,
-    seq_len: int | None = None,
-    seed: int | None = None,
-    detached: bool | None = None,
-    overrides: Sequence[str | Override] | None = None,
-    ignore: Sequence[str] | None = None,
-    mse: bool | None = None,
-    act_order: bool | None = None,
-    true_sequential: bool | None = None,
-    damping: float | None = None,
-    block_size: int | None = None,
-    quantized_activations: bool | None = None,
-    kv_bits: int | None = None,
-    head_bits: int | None = None,
-    alpha: float | None = None,
-    act_clip: str | float | None = None,
-    sink_tokens: int | None = None,
-    transforms: bool | None = None,
-    tune: int | str | None = None,
-    pruning: str | PruningOptions | None = None,
-    **steps: Any,
-) -> Recipe:
-    """`recipe` with every option that is not None in place of its own value.
-
-    transforms False: none of the recipe's transformations. tune: steps of the tuning, or "auto". pruning: LAYERS:BETA
-    (recipe_pruning), which `run` does with prompts. steps: see adjust_transforms.
-    overrides and ignore are added before the recipe's (the first match counts). Raises UsageError.
-    """
-    parsed = [item if isinstance(item, Override) else Override.parse(item) for item in overrides or ()]
-    gptq: GptqOptions = _changed(
-        recipe.gptq,
-        mse=mse,
-        act_order=act_order,
-        true_sequential=true_sequential,
-        damping=damping,
-        block_size=block_size,
-        quantized_activations=quantized_activations,
-        alpha=alpha,
-    )
-    if transforms is False:
-        recipe = replace(recipe, transforms=TransformOptions())
-    recipe = adjust_clip(recipe, act_clip)
-    calibration: CalibrationSpec = _changed(
-        recipe.calibration, data=data, samples=samples, seq_len=seq_len, seed=seed, detached=detached
-    )
-    return _changed(
-        recipe,
-        scheme=adjust_scheme(recipe.scheme, scheme, weight_bits, act_bits, group_size, asym, act_group, act_symmetric),
-        method=method,
-        gptq=gptq,
-        calibration=calibration,
-        overrides=(*parsed, *recipe.overrides),
-        ignore=(*dict.fromkeys([*(ignore or ()), *recipe.ignore]),),
-        kv_bits=kv_bits,
-        head_bits=head_bits,
-        sink_tokens=sink_tokens,
-        transforms=adjust_transforms(recipe.transforms, **steps),
-        tune=adjust_tuning(recipe.tune, tune),
-        pruning=PruningOptions.parse(pruning) if isinstance(pruning, str) else pruning,
-    )
+def pruning_asked_for(changes: RecipeChanges) -> PruningOptions | None:
+    """The token pruning that was given; None: none was. Raises AgqError; UsageError: only details of it."""
+    if changes.pruning is None:
+        for name in ("prune_positions", "prune_scores"):
+            if getattr(changes, name) is not None:
+                raise UsageError(f"`{name}:` needs `pruning:`")
+        return None
+    found = PruningOptions.parse(changes.pruning) if isinstance(changes.pruning, str) else changes.pruning
+    details = {"positions": changes.prune_positions, "scores": changes.prune_scores}
+    return replace(found, **{name: value for name, value in details.items() if value is not None})

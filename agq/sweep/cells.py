@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,12 @@ def make_cell(
         kl, same_top1, ratio (against the unquantized model on the windows of kl), reference_ratio; or `error`, the
         reason why this model cannot be quantized that way.
     """
-    record: dict[str, Any] = {"model": model.name, "row": row.name, "options": row.options, "prune": row.prune}
+    record: dict[str, Any] = {
+        "model": model.name,
+        "row": row.name,
+        "options": row.options.to_dict(),
+        "prune": row.prune,
+    }
     folder = artifact.with_suffix(".folder")
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -47,7 +51,7 @@ def make_cell(
             folder = source
             if not baseline.exists():
                 say("packing")
-                record.update(_pack(source, baseline, weights="f32", kv_bits=32, head_bits=32))
+                record.update(_pack(source, baseline, floats=True))
         else:
             say("quantizing")
             started = time.monotonic()
@@ -65,19 +69,22 @@ def make_cell(
 
 
 def _quantize(sweep: Sweep, model: ModelEntry, row: Row, source: Path, folder: Path) -> dict[str, Any]:
-    from agq.quantization.quantize import quantize
+    from agq.quantization.execute import execute
+    from agq.quantization.plan import plan
     from agq.recipe import Recipe
+    from agq.recipe.resolve import adjust_recipe
 
-    recipe = Recipe()
-    recipe = replace(recipe, calibration=replace(recipe.calibration, seq_len=model.seq_len, **sweep.calibration))
-    report = quantize(source, folder, recipe=recipe, force=True, resume=False, **{"preset": "auto", **row.options})
+    recipe = adjust_recipe(Recipe(), sweep.calibration.but(seq_len=model.seq_len))
+    changes = row.options.changes.but(preset=row.options.changes.preset or "auto")
+    report = execute(plan(str(source), folder, changes, row.options.run, recipe=recipe, force=True), resume=False)
     return {"bits_per_weight": report.bits_per_weight, "fallbacks": report.fallbacks}
 
 
-def _pack(source: Path, artifact: Path, **options: Any) -> dict[str, Any]:
+def _pack(source: Path, artifact: Path, floats: bool = False) -> dict[str, Any]:
+    """floats: nothing is quantized, neither the KV cache nor the head."""
     from agq.artifact.pack import pack
 
-    report = pack(source, artifact, **options)
+    report = pack(source, artifact, weights="f32", kv_bits=32, head_bits=32) if floats else pack(source, artifact)
     return {
         "bits_per_weight": report.bits_per_weight,
         "bits_per_parameter": report.bits_per_weight_overall,
@@ -101,11 +108,12 @@ def _measure(
     from agq.recipe.pruning import PruningOptions
 
     found: dict[str, Any] = {"texts": {}}
-    common = {"seq_len": model.seq_len, "threads": threads}
     pruning = PruningOptions.parse(row.prune) if row.prune else None
     for text in sweep.texts:
         say(f"perplexity on {text.name}")
-        result = evaluate_perplexity(artifact, text.data, max_windows=text.windows, pruning=pruning, **common).to_dict()
+        result = evaluate_perplexity(
+            artifact, text.data, model.seq_len, max_windows=text.windows, pruning=pruning, threads=threads
+        ).to_dict()
         kept = (
             "ppl",
             "ppl_stderr",
@@ -128,19 +136,29 @@ def _measure(
     if row.options and not row.prune:
         say("divergence from the unquantized model")
         result = evaluate_perplexity(
-            artifact, first.data, max_windows=sweep.divergence_windows, baseline=baseline, **common
+            artifact,
+            first.data,
+            model.seq_len,
+            max_windows=sweep.divergence_windows,
+            baseline=baseline,
+            threads=threads,
         ).to_dict()
         found.update(
             {key: result[key] for key in ("kl", "kl_stderr", "same_top1", "same_top1_stderr", "ratio", "ratio_stderr")}
         )
     if sweep.reference_windows and not row.prune:
         say("torch reference")
-        found["reference_ratio"] = _reference_ratio(sweep, found["texts"], folder, artifact, common)
+        found["reference_ratio"] = _reference_ratio(sweep, found["texts"], folder, artifact, model.seq_len, threads)
     return found
 
 
 def _reference_ratio(
-    sweep: Sweep, measured: dict[str, dict[str, Any]], folder: Path, artifact: Path, common: dict[str, Any]
+    sweep: Sweep,
+    measured: dict[str, dict[str, Any]],
+    folder: Path,
+    artifact: Path,
+    seq_len: int,
+    threads: int | None,
 ) -> float:
     """Perplexity of the packed file over that of the folder in torch, on the first `reference_windows` of every text
     together.
@@ -152,8 +170,8 @@ def _reference_ratio(
         known = measured[text.name]
         windows = min(sweep.reference_windows, known["windows"])
         if windows < known["windows"]:
-            known = evaluate_perplexity(artifact, text.data, max_windows=windows, **common).to_dict()
-        reference = evaluate_perplexity(folder, text.data, max_windows=windows, **common)
+            known = evaluate_perplexity(artifact, text.data, seq_len, max_windows=windows, threads=threads).to_dict()
+        reference = evaluate_perplexity(folder, text.data, seq_len, max_windows=windows, threads=threads)
         difference += known["tokens"] * math.log(known["ppl"] / reference.ppl)
         tokens += known["tokens"]
     return math.exp(difference / tokens)

@@ -1,23 +1,40 @@
 """What a sweep compares: models, texts and rows, read from YAML. Plain data, no torch, no numpy.
 
-A row is a name and the options of `agq.quantize` that make it (`preset`, `scheme`, `method`, `overrides`, ...); the row
-without options is the unquantized model, which the others are compared with.
+A row is a name and the options that make it: those of a recipe (`agq.recipe.changes`), as `preset`, `scheme`, `method`,
+`overrides`, and how it is run. The row without options is the unquantized model, which the others are compared with.
+The fields of the dataclasses are the keys of the YAML, with their types and limits.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agq import structured
 from agq.errors import AgqError
 from agq.files import sha256_file
+from agq.recipe import Recipe
+from agq.recipe.changes import RecipeChanges, RunOptions
+from agq.recipe.declaration import section
 from agq.recipe.files import located, split_sources
+from agq.recipe.resolve import adjust_recipe
+from agq.structured import setting
 
 BASELINE = "bf16"
+
+
+class _Entry:
+    """What has a name and limits."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise AgqError("the name is empty")
+        structured.check(self)
 
 
 @dataclass(frozen=True)
@@ -25,12 +42,12 @@ class Twin:
     """A copy of a model with injected activation outliers that leave its function as it is
     (agq/quantization/outliers.py)."""
 
-    seed: int
+    seed: int = 0
     strengths: tuple[float, ...] = (8.0, 16.0, 30.0, 60.0)
 
 
 @dataclass(frozen=True)
-class ModelEntry:
+class ModelEntry(_Entry):
     """name: in the table; path: folder, recipe name or hub id; seq_len: tokens per window of calibration and
     evaluation;
     twin: of which outlier-injected copy this is, None: the model itself; rows: names of its rows, None: all; speed:
@@ -38,28 +55,58 @@ class ModelEntry:
 
     name: str
     path: str
-    seq_len: int = 2048
+    seq_len: int = setting(2048, least=2)
     twin: Twin | None = None
     rows: tuple[str, ...] | None = None
     speed: bool = True
 
 
 @dataclass(frozen=True)
-class TextEntry:
-    """name: in the table; data: as of `agq eval-ppl --data`; windows: the first so many are scored, None: all."""
+class TextEntry(_Entry):
+    """name: in the table; data: as `agq eval-ppl` takes it; windows: the first so many are scored, None: all."""
 
     name: str
     data: str
-    windows: int | None = None
+    windows: int | None = setting(None, least=1)
 
 
 @dataclass(frozen=True)
-class Row:
-    """name: in the table; options: arguments of `agq.quantize`; ablation: belongs to the second table; prune: token
-    pruning of the evaluation, as of `agq eval-ppl --prune`."""
+class RowOptions:
+    """changes: of the recipe. run: how it is quantized and written."""
+
+    changes: RecipeChanges = RecipeChanges()
+    run: RunOptions = RunOptions()
+
+    def __bool__(self) -> bool:
+        return bool(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was given, by name."""
+        return {**self.changes.given(), **self.run.given()}
+
+
+def _row_options(data: Any, place: structured.Place, path: structured.Path) -> RowOptions:
+    kinds = (RecipeChanges, RunOptions)
+    table = structured.table(data or {}, tuple(name for kind in kinds for name in structured.names(kind)), place, path)
+    parts = [{name: table[name] for name in structured.names(kind) if name in table} for kind in kinds]
+    return RowOptions(RecipeChanges.read(parts[0], place, path), RunOptions.read(parts[1], place, path))
+
+
+def _calibration(data: Any, place: structured.Place, path: structured.Path) -> RecipeChanges:
+    """The section of a recipe but for the windows' length, which is the model's."""
+    names = [option.name for option in section(RecipeChanges.options(), "calibration") if option.name != "seq_len"]
+    found = RecipeChanges.read(structured.table(data or {}, tuple(names), place, path), place, path)
+    structured.at(place, path, lambda: adjust_recipe(Recipe(), found))
+    return found
+
+
+@dataclass(frozen=True)
+class Row(_Entry):
+    """name: in the table; options: what makes it; ablation: belongs to the second table; prune: token pruning of the
+    evaluation, LAYERS:BETA as `agq eval-ppl` takes it."""
 
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: RowOptions = setting(RowOptions(), read=_row_options)
     ablation: bool = False
     prune: str | None = None
 
@@ -82,12 +129,15 @@ class Sweep:
     models: tuple[ModelEntry, ...]
     texts: tuple[TextEntry, ...]
     rows: tuple[Row, ...]
-    calibration: dict[str, Any]
-    divergence_windows: int = 4
-    reference_windows: int = 2
-    prefill: int = 256
-    decode: int = 32
-    threads: int | None = None
+    calibration: RecipeChanges = setting(RecipeChanges(), read=_calibration)
+    divergence_windows: int = setting(4, least=1)
+    reference_windows: int = setting(2, least=0)
+    prefill: int = setting(256, least=0)
+    decode: int = setting(32, least=0)
+    threads: int | None = setting(None, least=1)
+
+    def __post_init__(self) -> None:
+        structured.check(self)
 
     def rows_of(self, model: ModelEntry) -> list[Row]:
         """The rows of a model, the unquantized one first."""
@@ -101,12 +151,12 @@ class Sweep:
             "version": version,
             "model": fingerprint,
             "seq_len": model.seq_len,
-            "row": [_by_content(row.options), row.prune],
+            "row": [_by_content(row.options.to_dict()), row.prune],
             "texts": [
                 [text.name, text.data if text.name not in texts else texts[text.name], text.windows]
                 for text in self.texts
             ],
-            "calibration": _by_content(self.calibration),
+            "calibration": _by_content(self.calibration.given()),
             "windows": [self.divergence_windows, self.reference_windows],
             "speed": [self.prefill, self.decode, self.threads],
         }
@@ -119,26 +169,6 @@ def _by_content(options: dict[str, Any]) -> dict[str, Any]:
         return options
     parts = [sha256_file(part) if Path(part).is_file() else part for part in split_sources(options["data"])]
     return {**options, "data": parts}
-
-
-_KEYS = {
-    "sweep": (
-        "models",
-        "texts",
-        "rows",
-        "calibration",
-        "divergence_windows",
-        "reference_windows",
-        "prefill",
-        "decode",
-        "threads",
-    ),
-    "model": ("name", "path", "seq_len", "twin", "rows", "speed"),
-    "twin": ("seed", "strengths"),
-    "text": ("name", "data", "windows"),
-    "row": ("name", "options", "ablation", "prune"),
-    "calibration": ("data", "samples", "seed"),
-}
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -160,29 +190,38 @@ def load_sweep(path: Path) -> Sweep:
 
 def parse_sweep(data: Any, folder: Path) -> Sweep:
     """A sweep from parsed YAML. Raises AgqError as `load_sweep`."""
-    table = structured.table(data, _KEYS["sweep"], _place, ())
+    place = _places(data)
+    keys = structured.names(Sweep)
+    table = structured.table(data, keys, place, ())
     for name in ("models", "texts", "rows"):
         if not table.get(name):
-            raise AgqError(f"the sweep has no `{name}`", hint=f"keys: {', '.join(_KEYS['sweep'])}")
-    calibration = dict(structured.table(table.get("calibration") or {}, _KEYS["calibration"], _place, ("calibration",)))
-    if isinstance(calibration.get("data"), str):
-        calibration["data"] = located(calibration["data"], folder)
-    rows = tuple(_row(item, ("rows", i), folder) for i, item in enumerate(table["rows"]))
-    names = [row.name for row in rows]
+            raise AgqError(f"the sweep has no `{name}`", hint=f"keys: {', '.join(keys)}")
+    sweep = structured.build(Sweep, table, place, ())
+    names = [row.name for row in sweep.rows]
     if len(set(names)) != len(names):
         raise AgqError("two rows of the sweep have the same name")
-    if not any(row.baseline for row in rows):
-        rows = (Row(BASELINE), *rows)
-    models = tuple(_model(item, ("models", i), folder, names) for i, item in enumerate(table["models"]))
-    texts = tuple(_text(item, ("texts", i), folder) for i, item in enumerate(table["texts"]))
-    numbers = {}
-    for name, least in (("divergence_windows", 1), ("reference_windows", 0), ("prefill", 0), ("decode", 0)):
-        if name in table:
-            value = table[name]
-            if type(value) is not int or value < least:
-                raise AgqError(f"`{name}` of the sweep is {value!r}, not a number from {least} on")
-            numbers[name] = value
-    return Sweep(models, texts, rows, calibration, threads=table.get("threads"), **numbers)
+    for index, model in enumerate(sweep.models):
+        for name in model.rows or ():
+            if name not in names:
+                raise AgqError(
+                    f"{place(('models', index))}: the sweep has no row `{name}`", hint=f"rows: {', '.join(names)}"
+                )
+    rows = tuple(
+        replace(row, options=replace(row.options, changes=_located(row.options.changes, folder))) for row in sweep.rows
+    )
+    return replace(
+        sweep,
+        models=tuple(
+            replace(model, path=located(model.path, folder), rows=model.rows or None) for model in sweep.models
+        ),
+        texts=tuple(replace(text, data=located(text.data, folder)) for text in sweep.texts),
+        rows=rows if any(row.baseline for row in rows) else (Row(BASELINE), *rows),
+        calibration=_located(sweep.calibration, folder),
+    )
+
+
+def _located(changes: RecipeChanges, folder: Path) -> RecipeChanges:
+    return changes if changes.data is None else changes.but(data=located(changes.data, folder))
 
 
 def select(sweep: Sweep, models: list[str] | None, rows: list[str] | None) -> Sweep:
@@ -201,49 +240,15 @@ def select(sweep: Sweep, models: list[str] | None, rows: list[str] | None) -> Sw
     )
 
 
-def _place(path: tuple[Any, ...]) -> str:
-    return "the sweep" + "".join(f"[{part}]" if isinstance(part, int) else f" `{part}`" for part in path)
+def _places(data: Any) -> structured.Place:
+    """Words for a place in the sweep: an entry by its name, where it has one."""
 
+    def place(path: structured.Path) -> str:
+        if len(path) < 2 or not isinstance(path[1], int):
+            return f"the sweep, `{structured.dotted(path)}`" if path else "the sweep"
+        entry = data[path[0]][path[1]]
+        name = entry.get("name") if isinstance(entry, dict) else None
+        where = f"{path[0].removesuffix('s')} `{name}` of the sweep" if name else f"the sweep, `{path[0]}[{path[1]}]`"
+        return f"{where}, `{structured.dotted(path[2:])}`" if path[2:] else where
 
-def _named(item: Any, kind: str, path: tuple[Any, ...]) -> dict[str, Any]:
-    table = structured.table(item, _KEYS[kind], _place, path)
-    if not isinstance(table.get("name"), str) or not table["name"]:
-        raise AgqError(f"{_place(path)}: `name` is missing")
-    return table
-
-
-def _model(item: Any, path: tuple[Any, ...], folder: Path, rows: list[str]) -> ModelEntry:
-    table = _named(item, "model", path)
-    if not isinstance(table.get("path"), str):
-        raise AgqError(f"{_place(path)}: `path` is missing")
-    twin = None
-    if table.get("twin") is not None:
-        values = structured.table(table["twin"], _KEYS["twin"], _place, (*path, "twin"))
-        twin = Twin(
-            int(values.get("seed", 0)), tuple(float(value) for value in values.get("strengths", Twin(0).strengths))
-        )
-    wanted = table.get("rows")
-    for name in wanted or ():
-        if name not in rows:
-            raise AgqError(f"{_place(path)}: the sweep has no row `{name}`", hint=f"rows: {', '.join(rows)}")
-    return ModelEntry(
-        table["name"], located(table["path"], folder), int(table.get("seq_len", 2048)), twin, tuple(wanted) if wanted else None,
-        bool(table.get("speed", True)),
-    )  # fmt: skip
-
-
-def _text(item: Any, path: tuple[Any, ...], folder: Path) -> TextEntry:
-    table = _named(item, "text", path)
-    if not isinstance(table.get("data"), str):
-        raise AgqError(f"{_place(path)}: `data` is missing")
-    return TextEntry(table["name"], located(table["data"], folder), table.get("windows"))
-
-
-def _row(item: Any, path: tuple[Any, ...], folder: Path) -> Row:
-    table = _named(item, "row", path)
-    options = table.get("options") or {}
-    if not isinstance(options, dict):
-        raise AgqError(f"{_place(path)}: `options` is not a table of arguments of quantize")
-    if isinstance(options.get("data"), str):
-        options = {**options, "data": located(options["data"], folder)}
-    return Row(table["name"], dict(options), bool(table.get("ablation", False)), table.get("prune"))
+    return place

@@ -55,9 +55,9 @@ def test_three_perplexities(call, demo_model, fp32_artifact, text) -> None:
         (["--prune", "a-5:0.2"], "does not name layers"),
         (["--prune", "3-5:1.2"], "not at least 0 and below 1"),
         (["--prune", "3:0.2", "--prune-positions", "none"], "use safe or paper"),
-        (["--prune", "3:0.2", "--method", "llama.cpp"], "--method gptq"),
+        (["--prune", "3:0.2", "--method", "llama.cpp"], "`--method gptq`"),
         (["--prune", "3:0.2", "--baseline", DEMO_MODEL], "exclude each other"),
-        (["--prune-positions", "paper"], "needs --prune"),
+        (["--prune-positions", "paper"], "needs `--prune`"),
     ],
 )
 def test_refusals(call, demo_model, text, options: list, words: str) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from agq.quantization.execute import QuantizeReport
+from agq.quantization.plan import Plan, plan
 from agq.quantization.quantize import quantize
+from agq.recipe.changes import RecipeChanges, RunOptions
+from agq.recipe.declaration import given_to
 from tests.support import REPOSITORY
 
 TEXT = REPOSITORY / "demo" / "text" / "calibration.txt"
@@ -42,6 +45,12 @@ def quantized(model: Path, output: Path, **options: Any) -> QuantizeReport:
     if options.get("method") != "rtn":
         options = {"data": str(TEXT), "samples": 4, "seq_len": 128} | options
     return quantize(model, output, **options)
+
+
+def planned(model: Path, output: Path, **options: Any) -> Plan:
+    """The plan that `agq.quantize` would execute with these keywords."""
+    changes, run = given_to(quantize, options, RecipeChanges, RunOptions)
+    return plan(str(model), output, changes, run)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

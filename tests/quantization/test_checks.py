@@ -13,6 +13,7 @@ from agq.quantization.checks import check_memory, check_schemes, estimate
 from agq.quantization.plan import plan
 from agq.quantization.writer import module_schemes
 from agq.recipe import Override, Recipe, Scheme
+from agq.recipe.changes import RecipeChanges
 from tests.transforms.transform_support import random_model
 
 
@@ -67,7 +68,7 @@ def test_output_estimate_is_near_what_is_written(short_model: Path, tmp_path: Pa
     """Work folder and output together."""
     from tests.quantization.quantization_support import quantized
 
-    made = plan(str(short_model), tmp_path / "out", scheme="W4A8", method="rtn")
+    made = plan(str(short_model), tmp_path / "out", RecipeChanges(scheme="W4A8", method="rtn"))
     written = quantized(short_model, tmp_path / "out", scheme="W4A8", method="rtn").total_bytes
     assert written < made.needs.output < 1.5 * written
 
@@ -107,8 +108,10 @@ def test_hidden_states_go_to_files_where_memory_is_short(short_model: Path, tmp_
 def test_contradictions_are_found_before_any_work(
     short_model: Path, tmp_path: Path, options: dict, message: str
 ) -> None:
+    from tests.quantization.quantization_support import planned
+
     with pytest.raises(AgqError, match=message):
-        plan(str(short_model), tmp_path / "out", **options)
+        planned(short_model, tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
 
 

@@ -16,19 +16,19 @@ from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError, UsageError
 from agq.numerics.hadamard import fwht
 from agq.numerics.quantizers import fake_quantize
-from agq.quantization.plan import plan
 from agq.quantization.transforms.search import _gather
 from agq.quantization.tune import _input
 from agq.quantization.walk import BlockQuantizer
 from agq.recipe import ActivationScheme, Recipe, Scheme
 from agq.recipe.agile import AgileOptions
+from agq.recipe.changes import RecipeChanges
 from agq.recipe.files import load_recipe
 from agq.recipe.resolve import adjust_recipe, effective_recipe
 from agq.reference.attention import Positions
 from agq.reference.decoder import Embedding, Parameters, activation_quantizer
 from agq.reference.stream import HiddenStates
 from agq.reporting.progress import Progress
-from tests.quantization.quantization_support import quantized
+from tests.quantization.quantization_support import planned, quantized
 
 W4A4 = Scheme.parse("W4A4")
 
@@ -54,10 +54,13 @@ def test_recipe_goes_around(tmp_path: Path) -> None:
     assert Recipe.from_dict(recipe.to_dict()) == recipe and Recipe.from_dict({}).sink_tokens == 0
     (tmp_path / "r.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "r.yaml") == recipe
-    assert adjust_recipe(recipe, sink_tokens=0) == Recipe(scheme=W4A4) and adjust_recipe(recipe) == recipe
-    assert effective_recipe(None, scheme="W4A4", sink_tokens=2).sink_tokens == 2
+    assert (
+        adjust_recipe(recipe, RecipeChanges(sink_tokens=0)) == Recipe(scheme=W4A4)
+        and adjust_recipe(recipe, RecipeChanges()) == recipe
+    )
+    assert effective_recipe(None, RecipeChanges(scheme="W4A4", sink_tokens=2)).sink_tokens == 2
     # Some linears with 4-bit activations are enough.
-    assert adjust_recipe(Recipe(), overrides=["re:.*down_proj=W4A4"], sink_tokens=1).sink_tokens == 1
+    assert adjust_recipe(Recipe(), RecipeChanges(overrides=["re:.*down_proj=W4A4"], sink_tokens=1)).sink_tokens == 1
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,7 @@ def test_recipe_goes_around(tmp_path: Path) -> None:
 )
 def test_options_that_are_refused(short_model: Path, tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(AgqError, match=message) as caught:
-        plan(str(short_model), tmp_path / "out", **options)
+        planned(short_model, tmp_path / "out", **options)
     assert "\n" not in caught.value.message
 
 
@@ -90,7 +93,7 @@ def test_recipes_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AgqError, match="static activations"):
         Recipe(agile=AgileOptions(mode="trip"), sink_tokens=1)
     with pytest.raises(UsageError, match="not between 0 and 64"):
-        adjust_recipe(Recipe(scheme=W4A4), sink_tokens=100)
+        adjust_recipe(Recipe(scheme=W4A4), RecipeChanges(sink_tokens=100))
 
 
 @pytest.mark.slow
@@ -153,7 +156,7 @@ def test_searches_leave_them_out(short_model: Path) -> None:
     sample = torch.randn(1, 65, checkpoint.spec.hidden, generator=torch.Generator().manual_seed(2))
     sample[:, 0, 7] = 1e4
     clips = []
-    for options, read in ((recipe, sample), (adjust_recipe(recipe, sink_tokens=0), sample[:, 1:])):
+    for options, read in ((recipe, sample), (adjust_recipe(recipe, RecipeChanges(sink_tokens=0)), sample[:, 1:])):
         quantizer = BlockQuantizer(options, lambda module: torch.bfloat16, Progress())
         quantizer.choose_clip(parameters.block(0), parts, ("q", "k", "v"), read)
         clips.append(quantizer.clips)

@@ -21,6 +21,7 @@ from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
 from agq.quantization.tune import Tuner, _divergence, apart, steps_worth
 from agq.recipe import CalibrationSpec, Recipe, Scheme, TuneOptions
+from agq.recipe.changes import RecipeChanges
 from agq.recipe.files import apply_preset
 from agq.recipe.resolve import effective_recipe
 from agq.reference.attention import Positions
@@ -89,7 +90,11 @@ def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple
     from agq.quantization.execute import calibration_tokens
     from agq.reference.decoder import ReferenceModel
 
-    made = plan(str(short_model), folders[0].parent / "unused", data=str(TEXT), samples=16, seq_len=256, detached=False)
+    made = plan(
+        str(short_model),
+        folders[0].parent / "unused",
+        RecipeChanges(data=str(TEXT), samples=16, seq_len=256, detached=False),
+    )
     windows = calibration_tokens(made)[0][:4]
     original = ReferenceModel.from_folder(short_model)
     for folder, expected in zip(folders, (report(folders[1])["before"], report(folders[1])["after"]), strict=True):
@@ -250,18 +255,18 @@ def test_automatic_steps_follow_size_and_text(demo_model: Path) -> None:
 
 
 def test_presets_tune_small_models(demo_model: Path, tmp_path: Path) -> None:
-    made = plan(str(demo_model), tmp_path / "out", data=str(TEXT), samples=16, seq_len=256)
+    made = plan(str(demo_model), tmp_path / "out", RecipeChanges(data=str(TEXT), samples=16, seq_len=256))
     assert made.recipe.tune == TuneOptions(steps=64)
-    declined = plan(str(demo_model), tmp_path / "out", data=str(TEXT), samples=16, seq_len=256, tune="0")
+    declined = plan(str(demo_model), tmp_path / "out", RecipeChanges(data=str(TEXT), samples=16, seq_len=256, tune="0"))
     assert declined.recipe.tune.steps == 0
-    assert effective_recipe(None, None, method="gptq").tune == TuneOptions()
+    assert effective_recipe(None, RecipeChanges(method="gptq")).tune == TuneOptions()
 
 
 def test_other_words_than_numbers_are_refused() -> None:
     with pytest.raises(UsageError, match="neither a number of steps nor `auto`"):
-        effective_recipe(None, None, tune="often")
+        effective_recipe(None, RecipeChanges(tune="often"))
     with pytest.raises(UsageError, match="not 0 or a positive number"):
-        effective_recipe(None, None, tune="-3")
+        effective_recipe(None, RecipeChanges(tune="-3"))
 
 
 def test_static_activations_are_not_tuned() -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from agq.quantization.plan import plan
 from agq.recipe import Recipe, Scheme, TransformOptions
+from agq.recipe.changes import RecipeChanges
 from agq.recipe.resolve import adjust_recipe, effective_recipe, fit_hadamard
 from tests.quantization.quantization_support import TEXT
 from tests.transforms.transform_support import random_model
@@ -16,43 +17,41 @@ from tests.transforms.transform_support import random_model
 
 def test_nothing_given_changes_nothing() -> None:
     recipe = Recipe(scheme=Scheme.parse("W4A4"), act_clip=0.9, transforms=TransformOptions(fold=True, r1=True, seed=3))
-    assert adjust_recipe(recipe) == recipe
-    assert adjust_recipe(recipe, transforms=True) == recipe
+    assert adjust_recipe(recipe, RecipeChanges()) == recipe
+    assert adjust_recipe(recipe, RecipeChanges(transforms=True)) == recipe
 
 
 def test_rotations_and_their_parts() -> None:
-    both = adjust_recipe(Recipe(), rotate=True).transforms
+    both = adjust_recipe(Recipe(), RecipeChanges(rotate=True)).transforms
     assert both == TransformOptions(fold=True, r1=True, r2=True, bake_embed_norm=True)
-    assert adjust_recipe(Recipe(transforms=both), rotate=False).transforms == TransformOptions()
-    assert adjust_recipe(Recipe(), rotate=True, r2=False).transforms.r2 is False
-    one = adjust_recipe(Recipe(), r1=True, rot_seed=7, rot_seeds=3).transforms
+    assert adjust_recipe(Recipe(transforms=both), RecipeChanges(rotate=False)).transforms == TransformOptions()
+    assert adjust_recipe(Recipe(), RecipeChanges(rotate=True, r2=False)).transforms.r2 is False
+    one = adjust_recipe(Recipe(), RecipeChanges(r1=True, rot_seed=7, rot_seeds=3)).transforms
     assert (one.fold, one.r1, one.r2, one.seed, one.seeds) == (True, True, False, 7, 3)
-    had = adjust_recipe(Recipe(), hadamard=64, permute=True).transforms
+    had = adjust_recipe(Recipe(), RecipeChanges(hadamard=64, permute=True)).transforms
     assert (had.hadamard, had.permute) == (64, True)
-    assert adjust_recipe(Recipe(transforms=had), hadamard=0).transforms == TransformOptions(permute=True)
-    assert adjust_recipe(Recipe(transforms=had), transforms=False, scale=True).transforms == TransformOptions(
-        scale=True
-    )
+    assert adjust_recipe(Recipe(transforms=had), RecipeChanges(hadamard=0)).transforms == TransformOptions(permute=True)
+    none_but_scale = RecipeChanges(transforms=False, scale=True)
+    assert adjust_recipe(Recipe(transforms=had), none_but_scale).transforms == TransformOptions(scale=True)
 
 
 def test_clip_is_a_number_or_a_search() -> None:
-    assert adjust_recipe(Recipe(), act_clip="0.9").act_clip == 0.9
-    searched = adjust_recipe(Recipe(act_clip=0.9), act_clip="search")
+    assert adjust_recipe(Recipe(), RecipeChanges(act_clip="0.9")).act_clip == 0.9
+    searched = adjust_recipe(Recipe(act_clip=0.9), RecipeChanges(act_clip="search"))
     assert searched.act_clip_search and searched.act_clip == 1.0
-    assert not adjust_recipe(searched, act_clip=1).act_clip_search
+    assert not adjust_recipe(searched, RecipeChanges(act_clip=1)).act_clip_search
 
 
 def test_new_bits_take_their_own_defaults() -> None:
-    assert adjust_recipe(Recipe(), act_bits=4).scheme == Scheme.parse("W4A4")
-    assert adjust_recipe(Recipe(), weight_bits=8).scheme == Scheme.parse("W8A8")
-    assert adjust_recipe(Recipe(), scheme="W4A4", act_group=-1, act_symmetric=True, group_size=64).scheme == Scheme.of(
-        4, 4, 64, True, -1, True
-    )
+    assert adjust_recipe(Recipe(), RecipeChanges(act_bits=4)).scheme == Scheme.parse("W4A4")
+    assert adjust_recipe(Recipe(), RecipeChanges(weight_bits=8)).scheme == Scheme.parse("W8A8")
+    changes = RecipeChanges(scheme="W4A4", act_group=-1, act_symmetric=True, group_size=64)
+    assert adjust_recipe(Recipe(), changes).scheme == Scheme.of(4, 4, 64, True, -1, True)
 
 
 def test_scheme_chooses_its_preset_unless_told_otherwise() -> None:
     def settled(preset: str | None = None, automatic: bool = True, **options) -> Recipe:
-        return effective_recipe(Recipe(), preset, automatic, **options)
+        return effective_recipe(Recipe(), RecipeChanges(preset=preset, **options), automatic)
 
     w4a8 = settled()
     assert w4a8.transforms.r1 and w4a8.transforms.scale and not w4a8.transforms.hadamard
@@ -67,7 +66,8 @@ def test_scheme_chooses_its_preset_unless_told_otherwise() -> None:
     assert settled(scheme="W4A4", transforms=False) == plain
     assert settled(scheme="W4A4", method="gptq") == plain
     assert settled(automatic=False, scheme="W4A4") == plain
-    assert settled("auto", False, scheme="W4A4") == settled(scheme="W4A4") == effective_recipe(None, scheme="W4A4")
+    alone = effective_recipe(None, RecipeChanges(scheme="W4A4"))
+    assert settled("auto", False, scheme="W4A4") == settled(scheme="W4A4") == alone
     assert settled("w4a4-mixed").scheme_for("model.layers.0.mlp.down_proj").name == "W4A8"
     assert settled("w4a4-mixed").scheme_for("model.layers.0.mlp.up_proj").name == "W4A4"
     rounded = settled("w4a8", method="rtn")
@@ -75,7 +75,7 @@ def test_scheme_chooses_its_preset_unless_told_otherwise() -> None:
 
 
 def test_presets_block_is_cut_to_the_model() -> None:
-    recipe = effective_recipe(None, "w4a4")
+    recipe = effective_recipe(None, RecipeChanges(preset="w4a4"))
     assert fit_hadamard(recipe, 1408).transforms.hadamard == 128
     assert fit_hadamard(recipe, 96).transforms.hadamard == 32
     assert fit_hadamard(recipe, 99).transforms.hadamard == 0
@@ -86,9 +86,8 @@ def test_every_family_has_a_default(tmp_path: Path) -> None:
     reasons = {"opt-350m": "follow the residual additions", "bloom": "gelu", "opt": None, "llama-gqa": None}
     for name, reason in reasons.items():
         model = random_model(tmp_path / name, name)
-        made = plan(
-            str(model), tmp_path / "out", preset="w4a4", group_size=-1, act_group=-1, data=str(TEXT), seq_len=32
-        )
+        changes = RecipeChanges(preset="w4a4", group_size=-1, act_group=-1, data=str(TEXT), seq_len=32)
+        made = plan(str(model), tmp_path / "out", changes)
         notes = " ".join(made.notes)
         assert made.transforms.hadamard == made.recipe.transforms.hadamard > 0
         assert (made.transforms.r1 is not None) == (name != "opt-350m")

@@ -1,0 +1,109 @@
+"""What a command line, a call or a sweep's row asks for, beside the recipe that it starts from: settings objects that
+are passed on as they are. Each field is an option, None where nothing was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agq.recipe.declaration import (
+    CALIBRATION,
+    METHOD,
+    OUTPUT,
+    PRUNING,
+    TRANSFORMATIONS,
+    Changes,
+    changes_of,
+    option,
+)
+from agq.recipe.pruning import PruningOptions
+from agq.recipe.recipe import Recipe
+from agq.recipe.schemes import Override
+
+
+@changes_of(Recipe)
+class RecipeChanges(Changes):
+    """What is to be different from a recipe: every option that the recipe's dataclasses declare, and these, which set
+    more or less than one of its values (`agq.recipe.resolve` says how)."""
+
+    scheme: str | None = option(None, "W4A8 (default), W4A4, W8A8, W4A16, W8A16; W4A8_ASYM for asymmetric weights.")
+    weight_bits: int | None = option(None, "4 or 8, instead of {scheme}.")
+    act_bits: int | None = option(None, "4, 8 or 16, instead of {scheme}.")
+    group_size: int | None = option(
+        None,
+        "Columns per weight scale; -1: one per output channel. Default 128 for 4 bits, -1 for 8.",
+        words="group-size,g",
+    )
+    asym: bool | None = option(None, "Asymmetric or symmetric weights. Default symmetric.", words="asym/sym")
+    act_group: int | None = option(
+        None, "Channels per activation scale; -1: per token. Default 128 for 4 bits, -1 for 8."
+    )
+    act_symmetric: bool | None = option(
+        None,
+        "Asymmetric or symmetric 4-bit activations. Default asymmetric.",
+        words="act-asym/act-sym",
+        inverted=True,
+    )
+    overrides: tuple[str | Override, ...] | None = option(
+        None,
+        "Another scheme for some linears: 're:.*down_proj=W4A8'. May be repeated.",
+        words="override",
+        env="AGQ_OVERRIDES",
+        metavar="PATTERN=SCHEME",
+    )
+    ignore: tuple[str, ...] | None = option(
+        None, "Linears that stay in floating point. May be repeated.", metavar="PATTERN"
+    )
+    preset: str | None = option(
+        None,
+        "A whole way of quantizing: w4a8, w4a4, w4a4-mixed, w4a16, w8a8, gptq, rtn, plain. Default: the one of the "
+        "scheme.",
+        env="AGQ_PRESET",
+        metavar="NAME",
+    )
+    act_clip: str | float | None = option(
+        None,
+        "Share of the range that 4-bit activations cover; `search` chooses it for each input.",
+        metavar="X|search",
+    )
+    transforms: bool | None = option(None, "None at all. Default: as preset and recipe say.", panel=TRANSFORMATIONS)
+    rotate: bool | None = option(None, "Both rotations, {r1} and {r2}, norms folded.", panel=TRANSFORMATIONS)
+    tune: int | str | None = option(
+        None,
+        "Steps, each on one window of calibration text, that train scales and rounding towards the original model's "
+        "predictions after the solver. Holds the whole model in memory. 0: none; `auto`, with most presets: up to 512, "
+        "none for large models.",
+        panel=METHOD,
+        metavar="STEPS|auto",
+        last=True,
+    )
+    pruning: str | PruningOptions | None = option(
+        None,
+        "Remove the share BETA of the prompt's tokens in these layers (counted from 1) together: `13-32:0.2`.",
+        words="prune",
+        panel=PRUNING,
+        metavar="LAYERS:BETA",
+    )
+
+    if TYPE_CHECKING:  # the options that changes_of adds
+
+        def __init__(self, **given: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Changes):
+    """How a model is quantized and written, beside the recipe."""
+
+    calibration: str | Path | None = option(
+        None, "Statistics file of `agq calibrate`: its windows are used.", panel=CALIBRATION, metavar="FILE"
+    )
+    ct_format: str | None = option(
+        None,
+        "compressed-tensors form. Default pack; int for 8-bit and asymmetric weights.",
+        panel=OUTPUT,
+        metavar="pack|int",
+    )
+    device: str | None = option(None, "Default cuda where there is one.", panel=OUTPUT, metavar="cpu|cuda")
