@@ -15,13 +15,13 @@ from agq.files import cache_dir
 _RELEVANT = (".safetensors", ".json", ".jinja")
 
 
-def folder_key(folder: Path, **options: object) -> str:
+def folder_key(folder: Path) -> str:
     """Hex digest of what decides on the artifact: names, sizes and times of the folder's files, agq's version and
-    the artifact's, pack options.
+    the artifact's.
     """
     from agq.version import __version__
 
-    digest = hashlib.sha256(f"{__version__}\0{ABI}\0{folder.resolve()}\0{sorted(options.items())}".encode())
+    digest = hashlib.sha256(f"{__version__}\0{ABI}\0{folder.resolve()}".encode())
     for path in sorted(folder.iterdir()):
         if path.suffix in _RELEVANT and path.is_file():
             status = path.stat()
@@ -29,17 +29,16 @@ def folder_key(folder: Path, **options: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def packed_path(folder: Path, **options: object) -> Path:
+def packed_path(folder: Path) -> Path:
     """Where the folder's artifact lies in the cache, whether or not it is there."""
-    return cache_dir() / "packed" / f"{folder.resolve().name}-{folder_key(folder, **options)}.agq.safetensors"
+    return cache_dir() / "packed" / f"{folder.resolve().name}-{folder_key(folder)}.agq.safetensors"
 
 
-def open_model(path: str | os.PathLike, say: Callable[[str], None], **options: object) -> Artifact:
+def open_model(path: str | os.PathLike, say: Callable[[str], None]) -> Artifact:
     """Opens an artifact; a model folder is packed into the cache first, unless it has not changed since.
 
     Args:
         say: is told when something is packed, and where to.
-        options: of agq.pack.
 
     Raises:
         AgqError: no such file or folder, and whatever open_artifact and pack raise.
@@ -51,7 +50,7 @@ def open_model(path: str | os.PathLike, say: Callable[[str], None], **options: o
                 f"`{path}` does not exist", hint="give a packed artifact (`agq pack` makes one) or a model folder"
             )
         return open_artifact(path)
-    target = packed_path(path, **options)
+    target = packed_path(path)
     if target.exists():
         try:
             return open_artifact(target)
@@ -66,5 +65,5 @@ def open_model(path: str | os.PathLike, say: Callable[[str], None], **options: o
         raise AgqError(
             f"cannot make the cache folder `{target.parent}`: {error.strerror}", hint="AGQ_CACHE_DIR names another one"
         ) from error
-    pack(path, target, **options)
+    pack(path, target)
     return open_artifact(target)

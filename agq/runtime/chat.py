@@ -1,10 +1,10 @@
 """Rendering a model's chat template, with the names and functions that transformers gives to templates.
 
-jinja2 is imported on first use only: `agq run` without `--chat` does not need it.
+jinja2 is imported on first use only: `agq run` without a conversation does not need it.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -61,14 +61,19 @@ def _compile(template: str) -> Any:
         raise AgqError(f"the chat template cannot be read: {error.message} (line {error.lineno})") from error
 
 
-def render(template: str, messages: Sequence[Message], add_generation_prompt: bool = True, **values: Any) -> str:
+def render(
+    template: str,
+    messages: Sequence[Message],
+    values: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = True,
+) -> str:
     """The prompt of a conversation.
 
     Args:
         template: a Jinja template as in tokenizer_config.json; runs in a sandbox.
         messages: [{"role": "system" | "user" | "assistant", "content": text}, ...].
-        add_generation_prompt: end with the beginning of an answer.
         values: further names for the template: bos_token, eos_token, ...
+        add_generation_prompt: end with the beginning of an answer.
 
     Raises:
         AgqError: a template that cannot be read, or that refuses the messages (such as a system message that it does
@@ -79,7 +84,13 @@ def render(template: str, messages: Sequence[Message], add_generation_prompt: bo
     compiled = _compile(template)
     try:
         return compiled.render(
-            messages=list(messages), add_generation_prompt=add_generation_prompt, tools=None, documents=None, **values
+            {
+                "messages": list(messages),
+                "add_generation_prompt": add_generation_prompt,
+                "tools": None,
+                "documents": None,
+                **(values or {}),
+            }
         )
     except TemplateError as error:
         raise AgqError(f"the chat template refuses this conversation: {error}") from error
@@ -98,7 +109,7 @@ class ChatTemplate:
         if not artifact.has("chat_template"):
             raise AgqError(
                 f"`{artifact.path}` has no chat template: it is no chat model",
-                hint="leave out --chat and write the text that the model is to continue",
+                hint="leave out `chat: true` and write the text that the model is to continue",
             )
         try:
             self.template = artifact.document("chat_template").decode("utf-8")
@@ -113,7 +124,7 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt of a conversation, ready for an answer, with its special tokens as text."""
-        return render(self.template, messages, **self.values)
+        return render(self.template, messages, self.values)
 
     def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
         """Token ids of the prompt. The template writes BOS where the model wants one; the tokenizer adds no second

@@ -298,13 +298,13 @@ def check_speculation(engine: Engine, sampler: Sampler, speculate: int) -> None:
     if not sampler.greedy:
         raise UsageError(
             "prompt look-up needs greedy sampling: it returns exactly the likeliest tokens",
-            hint="leave out --speculate or --temp",
+            hint="leave out `speculate:` or `temp:`",
         )
     rope = getattr(engine.spec, "rope", None)
     if rope is not None and rope.kind == "dynamic":
         raise UsageError(
             "prompt look-up does not go with dynamic RoPE scaling: earlier tokens would depend on the proposed ones",
-            hint="leave out --speculate",
+            hint="leave out `speculate:`",
         )
 
 
@@ -313,10 +313,9 @@ def end_tokens(artifact: Artifact) -> list[int]:
     return list(artifact.info.special["eos_ids"]) or list(artifact.spec.eos_ids)
 
 
-def generate(engine: Engine, tokenizer: Tokenizer, prompt: str | Sequence[int], **options: Any) -> Generation:
-    """Generates text: `for piece in (generation := generate(engine, tokenizer, "Once")): print(piece.text)`; then
-    `generation.statistics`. Options: see Generation."""
-    return Generation(engine, tokenizer, prompt, **options)
+# Generates text: `for piece in (generation := generate(engine, tokenizer, "Once")): print(piece.text)`; then
+# `generation.statistics`.
+generate = Generation
 
 
 def load_tokenizer(artifact: Artifact) -> Tokenizer:

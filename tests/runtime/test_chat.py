@@ -50,7 +50,7 @@ def test_same_text_as_transformers(demo_model: Path, name: str, conversation: st
     expected = tokenizer.apply_chat_template(
         CONVERSATIONS[conversation], chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=True
     )
-    assert render(TEMPLATES[name], CONVERSATIONS[conversation], bos_token="<s>", eos_token="</s>") == expected
+    assert render(TEMPLATES[name], CONVERSATIONS[conversation], {"bos_token": "<s>", "eos_token": "</s>"}) == expected
 
 
 def test_date() -> None:
@@ -62,7 +62,7 @@ def test_date() -> None:
 def test_refusal_is_the_templates_own_words() -> None:
     wrong = [{"role": "assistant", "content": "x"}]
     with pytest.raises(AgqError, match="roles must alternate"):
-        render(TEMPLATES["llama-2"], wrong, bos_token="", eos_token="")
+        render(TEMPLATES["llama-2"], wrong, {"bos_token": "", "eos_token": ""})
 
 
 @pytest.mark.parametrize(
