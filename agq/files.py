@@ -130,7 +130,7 @@ def check_absent_or_empty(path: Path) -> None:
     """Refuses an output folder that already holds something (AgqError)."""
     if path.is_dir():
         if any(path.iterdir()):
-            raise AgqError(f"output folder `{path}` is not empty", hint="choose another one, or pass `--force`")
+            raise AgqError(f"output folder `{path}` is not empty", hint="choose another one, or pass `force: true`")
     elif path.exists():
         raise AgqError(f"`{path}` exists and is not a folder")
 

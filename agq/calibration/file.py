@@ -1,4 +1,4 @@
-"""The statistics file that `agq calibrate` writes and `agq quantize --calibration` reads. Numpy only; layout in
+"""The statistics file that `agq calibrate` writes and `agq quantize` reads. Numpy only; layout in
 statistics.py."""
 
 from __future__ import annotations

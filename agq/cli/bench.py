@@ -87,9 +87,9 @@ def bench(
     isas: list[str | None] = [None] if isa is None else [item.strip() for item in isa.split(",")]
 
     from agq.cli.bench_output import Printer
+    from agq.cli.startup import first_token
     from agq.runtime import benchmark
     from agq.runtime.cache import open_model
-    from agq.runtime.startup import first_token
 
     cases = benchmark.plan(*counts, many, isas, batches)
     artifact = open_model(model, console.say)

@@ -63,7 +63,7 @@ class Evaluation:
         return self.result.ppl
 
     def to_dict(self) -> dict[str, Any]:
-        """The object of `--json`."""
+        """JSON types."""
         record: dict[str, Any] = {
             **self.result.to_dict(),
             "model": self.model,
@@ -131,7 +131,7 @@ def evaluate_perplexity(
     """
     started = time.monotonic()
     if max_windows is not None and max_windows < 1:
-        raise UsageError(f"{max_windows} windows say nothing", hint="--max-windows is at least 1")
+        raise UsageError(f"{max_windows} windows say nothing", hint="`max_windows:` is at least 1")
     check_method(method, DEFAULT_SEQ_LEN.get(method, 2) if seq_len is None else seq_len, stride)
     if pruning is not None:
         check_pruned(method, baseline)
@@ -206,7 +206,8 @@ def make_plan(
     if is_named(source, "c4", "c4-new"):
         if method not in WINDOWED:
             raise UsageError(
-                f"data set {source} is not defined for method {method}", hint=f"use --method {' or '.join(WINDOWED)}"
+                f"data set {source} is not defined for method {method}",
+                hint=f"use {' or '.join(f'`method: {name}`' for name in WINDOWED)}",
             )
         return _plan_c4(source, tokenizer, method, seq_len, stride, max_windows)
     if method == "lm-eval":
@@ -281,7 +282,7 @@ def _window_length(scorer: Scorer, seq_len: int | None, method: str) -> tuple[in
         if not scorer.extends:
             raise AgqError(
                 f"windows of {seq_len} tokens are longer than the {context} positions of the model",
-                hint=f"use --seq-len {context} or less",
+                hint=f"use `seq_len: {context}` or less",
             )
         return seq_len, [f"windows of {seq_len} tokens are longer than the model's context of {context}"]
     return seq_len, []

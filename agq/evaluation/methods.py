@@ -74,13 +74,13 @@ def check_method(method: str, seq_len: int, stride: int | None) -> None:
     least = 4 if method == "llama.cpp" else 2
     if seq_len < least:
         raise UsageError(
-            f"windows of {seq_len} tokens cannot be scored", hint=f"--seq-len is at least {least} with {method}"
+            f"windows of {seq_len} tokens cannot be scored", hint=f"`seq_len:` is at least {least} with {method}"
         )
     if stride is not None and method != "strided":
-        raise UsageError(f"--stride has no meaning with method {method}", hint="use --method strided")
+        raise UsageError(f"`stride:` has no meaning with method {method}", hint="use `method: strided`")
     if stride is not None and not 1 <= stride <= seq_len:
         raise UsageError(
-            f"stride {stride} is not between 1 and the window of {seq_len} tokens", hint="choose a smaller --stride"
+            f"stride {stride} is not between 1 and the window of {seq_len} tokens", hint="choose a smaller `stride:`"
         )
 
 
@@ -117,7 +117,7 @@ def plan_tokens(
     if count == 0:
         raise AgqError(
             f"the text has {len(ids)} tokens, which does not fill one window of {seq_len}",
-            hint=f"use a longer text or --seq-len {len(ids)} or less",
+            hint=f"use a longer text or `seq_len: {len(ids)}` or less",
         )
     windows = []
     for index in range(count if max_windows is None else min(count, max_windows)):

@@ -52,7 +52,7 @@ class PerplexityResult:
         ppl: as the method defines it (lm-eval: per word). ppl_stderr: its standard error, ppl x that of the mean log
             likelihood, as llama.cpp prints (tokens taken as independent).
         nll: mean negative log likelihood per scored token, nats. token_ppl: exp of it.
-        tokens: tokens scored. text_tokens: tokens of the text. windows: computed. windows_total: without --max-windows.
+        tokens: tokens scored. text_tokens: tokens of the text. windows: computed. windows_total: of the whole text.
         bos: what was done about BOS. add_bos: whether a window holds one. stride: of strided.
         words, bytes, byte_ppl, bits_per_byte: of lm-eval.
     """

@@ -74,9 +74,9 @@ class PruningResult:
 def check_pruned(method: str, baseline: object) -> None:
     """UsageError for what pruning is not measured with."""
     if method != METHOD:
-        raise UsageError(f"pruned perplexities are defined for method {METHOD}", hint=f"use --method {METHOD}")
+        raise UsageError(f"pruned perplexities are defined for method {METHOD}", hint=f"use `method: {METHOD}`")
     if baseline is not None:
-        raise UsageError("--prune and --baseline exclude each other", hint="the unpruned model is measured anyway")
+        raise UsageError("`pruning:` and `baseline:` exclude each other", hint="the unpruned model is measured anyway")
 
 
 def evaluate_pruned(

@@ -153,6 +153,6 @@ def check_memory(needs: Needs, free: int) -> bool:
         raise AgqError(
             f"not enough memory: about {needs.working / 1e9:.1f} GB needed for one decoder block, "
             f"{free / 1e9:.1f} GB free",
-            hint=f"close other programs, or use method `{FALLBACK}`, which needs less",
+            hint=f"close other programs, or use `method: {FALLBACK}`, which needs less",
         )
     return needs.working + needs.hidden <= free

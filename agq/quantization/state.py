@@ -63,7 +63,7 @@ class WorkFolder:
             except (OSError, ValueError) as error:
                 raise AgqError(
                     f"the state file `{state}` of an interrupted run cannot be read: {error}",
-                    hint="start afresh with `--no-resume`",
+                    hint="start afresh with `resume: false`",
                 ) from error
             _check_same(flatten(found), flatten(key), path)
         else:
@@ -129,5 +129,5 @@ def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path)
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     raise AgqError(
         f"an interrupted run of other settings left `{path}`: {listed}{more}",
-        hint="repeat that run's settings to resume it, or start afresh with `--no-resume`",
+        hint="repeat that run's settings to resume it, or start afresh with `resume: false`",
     )

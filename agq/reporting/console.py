@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def use_color(stream: TextIO) -> bool:
-    """`--color`, else NO_COLOR (no-color.org), FORCE_COLOR, else whether the stream is a terminal that understands
+    """The setting, else NO_COLOR (no-color.org), FORCE_COLOR, else whether the stream is a terminal that understands
     colour.
     """
     if settings.color != "auto":
@@ -232,7 +232,7 @@ class _Bar(Progress):
 
 @contextmanager
 def progress(label: str, total: int | None = None, unit: str = "steps") -> Iterator[Progress]:
-    """Progress on stderr: a bar on a terminal, lines every ten seconds elsewhere, nothing with `--no-progress` or `-q`.
+    """Progress on stderr: a bar on a terminal, lines every ten seconds elsewhere, nothing where the settings say so.
 
     Usage: `with progress("pack", total=12, unit="layers") as bar: bar.advance(note="layer 3")`.
     """
@@ -263,6 +263,6 @@ def traceback_of(exception: BaseException) -> str:
     return "".join(traceback.format_exception(exception)).rstrip()
 
 
-def show_traceback(exception: BaseException, **_: Any) -> None:
+def show_traceback(exception: BaseException) -> None:
     """Prints the traceback on stderr."""
     _line(traceback_of(exception))

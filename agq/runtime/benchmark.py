@@ -108,7 +108,7 @@ def plan(
     """All combinations; 0 tokens means no such test."""
     kinds = [("prefill", count) for count in prefill if count] + [("decode", count) for count in decode if count]
     if not kinds:
-        raise UsageError("nothing to measure", hint="give a number of tokens to --prefill or --decode")
+        raise UsageError("nothing to measure", hint="give a number of tokens: `prefill: 512` or `decode: 64`")
     return [
         Case(kind, count, depth, number, isa, batch)
         for isa in isas

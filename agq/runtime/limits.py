@@ -59,7 +59,7 @@ def measure_limits(library: Library, threads: int, weight_bytes: int, seconds: f
     peak = library.c.agq_measure_peak(threads, seconds)
     if bandwidth <= 0 or peak <= 0:
         raise AgqError(
-            "the limits of this machine cannot be measured", hint="is there memory left? --no-limits skips it"
+            "the limits of this machine cannot be measured", hint="is there memory left? `limits: false` skips it"
         )
     return Limits(bandwidth, peak, text(library.c.agq_peak_name()))
 

@@ -111,7 +111,7 @@ class Session:
             self._text = generation.prompt + generation.tokens
 
     def statistics(self, generation: Generation) -> dict[str, Any]:
-        """The object that `run --json` ends with."""
+        """The object that the JSON lines of `agq run` end with."""
         engine, pruned = self.engine, {}
         if engine.pruning is not None:
             kept = engine.survivors()[: len(generation.prompt)]

@@ -18,7 +18,7 @@ def check_available() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise AgqError(
-            "the plot needs matplotlib, which is not installed", hint="pip install 'agq[plot]', or pass `--no-plot`"
+            "the plot needs matplotlib, which is not installed", hint="pip install 'agq[plot]', or use `plot: false`"
         ) from None
 
 

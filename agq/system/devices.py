@@ -19,6 +19,6 @@ def torch_device(name: str | None = None) -> torch.device:
         raise UsageError(f"unknown device `{name}`", hint="use `cpu` or `cuda`")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise AgqError(
-            f"there is no CUDA device `{name}` that PyTorch {torch.__version__} can use", hint="use `--device cpu`"
+            f"there is no CUDA device `{name}` that PyTorch {torch.__version__} can use", hint="use `device: cpu`"
         )
     return torch.device(name)

@@ -23,7 +23,7 @@ def fit_seq_len(spec: CalibrationSpec, checkpoint: Checkpoint, explicit: bool) -
     if explicit:
         raise AgqError(
             f"calibration windows of {spec.seq_len} tokens are longer than the model's context of {context}",
-            hint=f"use `--seq-len {context}` or less",
+            hint=f"use `seq_len: {context}` or less",
         )
     return replace(spec, seq_len=context)
 

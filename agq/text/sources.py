@@ -25,7 +25,7 @@ C4_FILES = {"train": "en/c4-train.00000-of-01024.json.gz", "validation": "en/c4-
 NAMED = ("wikitext2", "c4", "random-tokens")
 SPLITS = ("train", "validation", "test")
 JOINT = "\n\n"
-_OFFLINE_HINT = "pass a local text or jsonl file instead, for example --data FILE"
+_OFFLINE_HINT = "pass a local text or jsonl file instead, for example `data: FILE`"
 
 
 class Text(NamedTuple):
@@ -75,7 +75,7 @@ def load_text(
     if split not in SPLITS:
         raise UsageError(f"unknown split `{split}`", hint=f"splits: {', '.join(SPLITS)}")
     if is_named(name, "wikitext2"):
-        rows = _dataset(WIKITEXT2[0], WIKITEXT2[1], split=split)["text"]
+        rows = _dataset(WIKITEXT2[0], WIKITEXT2[1], split)["text"]
         text = "".join(row or " \n" for row in rows) if raw else JOINT.join(rows)
         return Text(
             text,
@@ -103,7 +103,7 @@ def load_documents(source: str | os.PathLike[str], split: str = "train", text_fi
     name = os.fspath(source)
     if is_named(name, "c4"):
         part = "train" if split == "train" else "validation"
-        documents = _dataset(C4, None, split=part, data_files={part: C4_FILES[part]})["text"]
+        documents = _dataset(C4, None, part, {part: C4_FILES[part]})["text"]
         digest = hashlib.sha256()
         for document in documents:
             digest.update(document.encode("utf-8") + b"\0")
@@ -181,16 +181,16 @@ def _json_lines(data: bytes, path: Path, field: str) -> Iterator[str]:
             raise AgqError(f"{where}: not a JSON object", hint="one JSON object a line is expected")
         if field not in row:
             names = ", ".join(f"`{name}`" for name in row) or "none"
-            raise AgqError(f"{where}: no field `{field}`", hint=f"its fields: {names}; choose one with --text-field")
+            raise AgqError(f"{where}: no field `{field}`", hint=f"its fields: {names}; choose one with `text_field:`")
         if not isinstance(row[field], str):
-            raise AgqError(f"{where}: field `{field}` is not a text", hint="choose another one with --text-field")
+            raise AgqError(f"{where}: field `{field}` is not a text", hint="choose another one with `text_field:`")
         found += 1
         yield row[field]
     if not found:
         raise AgqError(f"`{path}` holds no documents")
 
 
-def _dataset(path: str, name: str | None, **arguments: Any) -> Any:
+def _dataset(path: str, name: str | None, split: str, files: dict[str, str] | None = None) -> Any:
     """One split of a hub data set. AgqError with a way out when it cannot be had."""
     from agq.hub import offline_if_unreachable
 
@@ -204,7 +204,7 @@ def _dataset(path: str, name: str | None, **arguments: Any) -> Any:
         datasets.disable_progress_bars()
     label = f"{path} {name}" if name else path
     try:
-        return datasets.load_dataset(path, name, **arguments)
+        return datasets.load_dataset(path, name, **({"split": split} | ({"data_files": files} if files else {})))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise  # the command line words these

@@ -72,7 +72,7 @@ class TextTokenizer:
     def require_bos(self) -> int:
         """BOS's id, or AgqError."""
         if self.bos_id is None:
-            raise AgqError("the model's tokenizer has no BOS token", hint="use --no-add-bos")
+            raise AgqError("the model's tokenizer has no BOS token", hint="use `add_bos: false`")
         return self.bos_id
 
     def special_ids(self) -> set[int]:

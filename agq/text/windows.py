@@ -94,7 +94,7 @@ def token_windows(
     """
     if samples < 1 or seq_len < 1:
         raise UsageError(
-            f"{samples} windows of {seq_len} tokens cannot be cut", hint="--samples and --seq-len are at least 1"
+            f"{samples} windows of {seq_len} tokens cannot be cut", hint="`samples:` and `seq_len:` are at least 1"
         )
     names = split_sources(os.fspath(source))
     for name in names:
@@ -102,7 +102,7 @@ def token_windows(
     if samples < len(names):
         raise UsageError(
             f"{samples} windows cannot be cut out of {len(names)} texts",
-            hint=f"--samples is at least {len(names)} then",
+            hint=f"`samples:` is at least {len(names)} then",
         )
     sources = [_source(name, text_field) for name in names]
     if detached and samples >= 2 * len(names):
@@ -142,7 +142,7 @@ class _Source:
             return _random_tokens(tokenizer, samples, seq_len, seed)
         ids = tokenizer.encode(self.form(self.text.text) if self.form else self.text.text)
         if len(ids) < seq_len + 1:
-            shorter = f" or --seq-len {len(ids) - 1} or less" if len(ids) > 1 else ""
+            shorter = f" or `seq_len: {len(ids) - 1}` or less" if len(ids) > 1 else ""
             raise AgqError(
                 f"{self.text.label} has {len(ids)} tokens; windows of {seq_len} need at least {seq_len + 1}",
                 hint=f"use a longer text{shorter}",
@@ -173,7 +173,7 @@ def check_source(source: str, scheme: Scheme | None, detached: bool = False) -> 
             hint="use wikitext2, c4 or a text file; random-tokens is for W8A8",
         )
     if detached:
-        raise AgqError("random tokens have no punctuation to detach", hint="leave `--detached` away, or use a text")
+        raise AgqError("random tokens have no punctuation to detach", hint="leave `detached: true` away, or use a text")
 
 
 def random_crops(
@@ -201,7 +201,7 @@ def random_crops(
             if misses > patience and not windows:
                 raise AgqError(
                     f"no document has more than {seq_len} tokens; the longest that was drawn has {longest}",
-                    hint=f"use --seq-len {longest - 1} or less",
+                    hint=f"use `seq_len: {longest - 1}` or less",
                 )
             continue
         start = generator.randint(0, len(ids) - seq_len - 1)

@@ -156,7 +156,7 @@ def test_max_windows_and_bos_are_recorded():
 def test_errors():
     with pytest.raises(AgqError, match="has 7 tokens, which does not fill one window of 8") as caught:
         plan_tokens("gptq", counting(7), 8)
-    assert "--seq-len 7" in caught.value.hint
+    assert "`seq_len: 7`" in caught.value.hint
     with pytest.raises(AgqError, match="at least 2"):
         plan_tokens("strided", counting(1), 8)
     for method, seq_len, stride in (

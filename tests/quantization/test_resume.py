@@ -115,6 +115,6 @@ def test_work_folder_of_other_settings_is_refused_by_name(short_model: Path, tmp
         quantized(short_model, tmp_path / "out", scheme="W4A8", progress=StopAfter(0))
     with pytest.raises(AgqError, match=r"recipe\.gptq\.damping") as caught:
         quantized(short_model, tmp_path / "out", scheme="W4A8", damping=0.02)
-    assert "--no-resume" in caught.value.hint
+    assert "`resume: false`" in caught.value.hint
     report = quantized(short_model, tmp_path / "out", scheme="W4A8", damping=0.02, resume=False)
     assert report.resumed == 0

@@ -70,7 +70,7 @@ def test_offline_data_sets_become_a_hint(monkeypatch):
     for name in ("wikitext2", "c4"):
         with pytest.raises(AgqError, match="cannot be loaded") as caught:
             load_text(name)
-        assert "--data FILE" in caught.value.hint
+        assert "`data: FILE`" in caught.value.hint
 
 
 def test_rows_of_the_data_sets(monkeypatch):

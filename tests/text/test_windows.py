@@ -91,7 +91,7 @@ def test_text_too_short_says_the_numbers(tokenizer, tmp_path):
     count = len(tokenizer.encode(path.read_text()))
     with pytest.raises(AgqError, match=f"has {count} tokens; windows of {count} need at least {count + 1}") as caught:
         token_windows(path, tokenizer, 1, count)
-    assert f"--seq-len {count - 1}" in caught.value.hint
+    assert f"`seq_len: {count - 1}`" in caught.value.hint
     assert token_windows(path, tokenizer, 1, count - 1).tokens.shape == (1, count - 1)
     for samples, seq_len in ((0, 8), (1, 0)):
         with pytest.raises(UsageError):
