@@ -198,6 +198,8 @@ _WORDS = [
     (r"Input should be a valid boolean.*|.* is not a valid boolean.*", "neither true nor false"),
     (r"Input should be greater than or equal to (\S+)", r"less than \1, which is the least"),
     (r"Input should be less than or equal to (\S+)", r"more than \1, which is the most"),
+    (r"(\S+) is not in the range ([^<>]+)<=x<=(\S+)", r"\1 is not between \2 and \3"),
+    (r"(\S+) is not in the range x>=(\S+)", r"\1 is less than \2, which is the least"),
     (r"Got unexpected extra argument(s|\(s\))? ?\((.*)\)", r"unexpected argument `\2`"),
 ]
 

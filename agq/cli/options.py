@@ -34,6 +34,7 @@ COMMAND_OPTIONS = {
     "baseline": "baseline",
     "batch": "batch",
     "chat": "chat",
+    "context": "context",
     "decode": "decode",
     "force": "force",
     "limits": "limits/no-limits",

@@ -66,7 +66,7 @@ def _group_error(wrong: dict[tuple[str, int], list[tuple[str, int]]]) -> AgqErro
     hint = f"sizes that divide them all: {', '.join([*fitting, '-1 (one scale for the whole row)'])}"
     options = [
         option
-        for kind, option in (("group size", "-g"), ("activation group size", "--act-group"))
+        for kind, option in (("group size", "group_size:"), ("activation group size", "act_group:"))
         if any(found == kind for found, _ in wrong)
     ]
     return AgqError("; ".join(messages), hint=f"{hint} (`{'`, `'.join(options)}`)")

@@ -23,9 +23,7 @@ _LINE_INTERVAL = 10.0  # seconds between progress lines where there is no termin
 
 @dataclass
 class Settings:
-    """verbosity: -1 (`-q`: errors and warnings) or less (`-qq`: errors only), 0, 1 (`-v`), 2 (`-vv`). color: auto,
-    always or never.
-    """
+    """verbosity: -1 (errors and warnings) or less (errors only), 0, 1, 2 (details). color: auto, always or never."""
 
     verbosity: int = 0
     color: str = "auto"
@@ -95,13 +93,13 @@ def _line(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """A message of the ordinary course: hidden by `-q`."""
+    """A message of the ordinary course: hidden below verbosity 0."""
     if settings.verbosity >= 0:
         _line(text)
 
 
 def detail(text: str, level: int = 1) -> None:
-    """A message for `-v` (level 1) or `-vv` (2)."""
+    """A message for verbosity `level` and above."""
     if settings.verbosity >= level:
         _line(paint(text, "dim"))
 

@@ -226,7 +226,7 @@ class Engine:
 
     def _larger_context(self) -> str:
         return (
-            f", or use a larger context (-c), up to the model's {self.spec.context}"
+            f", or use a larger `context:`, up to the model's {self.spec.context}"
             if self.context < self.spec.context
             else ""
         )

@@ -160,7 +160,7 @@ class Generation:
         if count < context:
             return
         most = self._engine.spec.context
-        hint = f"shorten it, or use a larger context (-c, up to the model's {most})" if context < most else "shorten it"
+        hint = f"shorten it, or use a larger `context:`, up to the model's {most}" if context < most else "shorten it"
         raise AgqError(
             f"the prompt has {count} tokens, but the context holds {context}, the generated text included", hint=hint
         )

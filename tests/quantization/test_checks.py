@@ -28,7 +28,7 @@ def test_all_layers_whose_groups_do_not_divide_are_named(tmp_path: Path) -> None
     for linear in parts.block_linears():
         assert linear.module in caught.value.message
     assert "group size 128" in caught.value.message and "activation group size 128" in caught.value.message
-    assert "-g" in caught.value.hint and "--act-group" in caught.value.hint and "-1" in caught.value.hint
+    assert "`group_size:`" in caught.value.hint and "`act_group:`" in caught.value.hint and "-1" in caught.value.hint
     with pytest.raises(AgqError) as caught:
         check_schemes(parts, replace(recipe(), scheme=Scheme.of(4, 8, 32)))
     assert "down_proj" not in caught.value.message and "q_proj" in caught.value.message  # 96 is a multiple of 32

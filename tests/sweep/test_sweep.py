@@ -154,6 +154,75 @@ def test_wrong_definitions(data: dict, message: str, tmp_path: Path) -> None:
         parse_sweep(data, tmp_path)
 
 
+MODEL = {"name": "a", "path": "b"}
+TEXT = {"name": "t", "data": "x"}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("models", [MODEL | {"speed": "no"}], "model `a` of the sweep, `speed`: 'no' is not true or false"),
+        ("models", [MODEL | {"seq_len": 64.0}], "`seq_len`: 64.0 is not a whole number"),
+        ("models", [MODEL | {"seq_len": "64"}], "`seq_len`: '64' is not a whole number"),
+        ("models", [MODEL | {"seq_len": 1}], "seq_len is 1, not 2 or more"),
+        ("models", [MODEL | {"rows": "r"}], "`rows` is not a list"),
+        ("models", [MODEL | {"rows": ["q"]}], "no row `q`"),
+        ("models", [MODEL | {"twin": {"seed": "1"}}], "`twin.seed`: '1' is not a whole number"),
+        ("models", [MODEL | {"twin": {"strengths": "8"}}], "`twin.strengths` is not a list"),
+        ("models", [MODEL | {"twin": {"strengths": [8, "x"]}}], "`twin.strengths[1]`: 'x' is not a number"),
+        ("models", [MODEL | {"twin": {"strength": [8]}}], "`twin.strength`: unknown key"),
+        ("models", [MODEL | {"name": ""}], "the name is empty"),
+        ("texts", [TEXT | {"windows": 2.5}], "text `t` of the sweep, `windows`: 2.5 is not a whole number"),
+        ("texts", [TEXT | {"windows": 0}], "windows is 0, not a positive number"),
+        ("rows", [{"name": "r", "ablation": "off"}], "row `r` of the sweep, `ablation`: 'off' is not true or false"),
+        ("rows", [{"name": "r", "prune": 3}], "`prune`: 3 is not a text"),
+        ("rows", [{"name": "r", "options": ["mse"]}], "row `r` of the sweep, `options`: expected a table"),
+        ("rows", [{"name": "r", "options": {"rot_step": 1}}], "row `r` of the sweep, `options.rot_step`: unknown key"),
+        ("rows", [{"name": "r", "options": {"mse": "no"}}], "`options.mse`: 'no' is not true or false"),
+        ("rows", [{"name": "r", "options": {"mse": 1}}], "`options.mse`: 1 is not true or false"),
+        ("rows", [{"name": "r", "options": {"samples": "8"}}], "`options.samples`: '8' is not a whole number"),
+        ("rows", [{"name": "r", "options": {"tune": [1]}}], "`options.tune`: [1] is not a whole number or a text"),
+        ("rows", [{"name": "r", "options": {"overrides": "a=W4A8"}}], "`options.overrides` is not a list"),
+        ("rows", [{"name": "r", "options": {"force": True}}], "`options.force`: unknown key"),
+        ("calibration", {"sample": 3}, "the sweep, `calibration.sample`: unknown key"),
+        ("calibration", {"seq_len": 3}, "`calibration.seq_len`: unknown key"),
+        ("calibration", {"samples": "3"}, "the sweep, `calibration.samples`: '3' is not a whole number"),
+        ("calibration", {"samples": 0}, "samples is 0, not a positive number"),
+        ("threads", "2", "the sweep, `threads`: '2' is not a whole number"),
+        ("threads", True, "`threads`: True is not a whole number"),
+        ("threads", 0, "threads is 0, not a positive number"),
+        ("decode", 2.0, "`decode`: 2.0 is not a whole number"),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(part: str, value: object, message: str, tmp_path: Path) -> None:
+    data = {"models": [MODEL], "texts": [TEXT], "rows": [{"name": "r", "options": {"scheme": "W4A8"}}], part: value}
+    with pytest.raises(AgqError) as caught:
+        parse_sweep(data, tmp_path)
+    assert message in caught.value.message
+
+
+def test_an_unknown_option_of_a_row_names_the_nearest(tmp_path: Path) -> None:
+    data = {"models": [MODEL], "texts": [TEXT], "rows": [{"name": "r", "options": {"rot_step": 1}}]}
+    with pytest.raises(AgqError) as caught:
+        parse_sweep(data, tmp_path)
+    assert "did you mean `rot_steps`?" in caught.value.hint
+
+
+def test_options_of_rows_keep_their_values(tmp_path: Path) -> None:
+    """What the key of a finished entry is made from: as it stands in the file."""
+    options = {"scheme": "W4A4", "tune": "0", "act_clip": 1.0, "overrides": ["re:.*=W4A8"], "ct_format": "int"}
+    given = {"models": [MODEL], "texts": [TEXT], "rows": [{"name": "r", "options": options}, {"name": "base"}]}
+    sweep = parse_sweep(given | {"calibration": {"samples": 3, "data": "./x.txt"}}, tmp_path)
+    assert json.loads(json.dumps(sweep.rows[0].options.to_dict())) == options
+    assert sweep.rows[1].baseline and not sweep.rows[1].options
+    assert sweep.calibration.given() == {"samples": 3, "data": str(tmp_path / "x.txt")}
+
+
+@pytest.mark.parametrize("name", ["demo", "models"])
+def test_sweeps_of_the_repository_are_read(repository: Path, name: str) -> None:
+    assert len(load_sweep(repository / "configs" / "sweeps" / f"{name}.yaml").rows) >= 5
+
+
 def test_relative_paths_are_those_of_the_file(repository: Path) -> None:
     sweep = load_sweep(repository / "configs" / "sweeps" / "demo.yaml")
     assert Path(sweep.models[0].path) == repository / "demo" / "llama-demo"
