@@ -36,7 +36,7 @@ def write_json(path: Path, sweep: Sweep, records: list[dict[str, Any]]) -> None:
     """All records, with what they were measured on."""
     document = {
         "version": __version__,
-        "calibration": sweep.calibration,
+        "calibration": sweep.calibration.given(),
         "texts": [vars(text) for text in sweep.texts],
         "records": records,
     }
@@ -108,7 +108,7 @@ def _protocol(sweep: Sweep) -> str:
     )
     calibration = ", ".join(
         f"{key} {' and '.join(Path(part).name for part in split_sources(value)) if key == 'data' else value}"
-        for key, value in sweep.calibration.items()
+        for key, value in sweep.calibration.given().items()
     )
     return (
         f"Perplexity: GPTQ protocol, non-overlapping windows of the model's length, computed by the C kernels from the packed file. "

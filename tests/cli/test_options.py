@@ -169,6 +169,7 @@ COLLECTING = {
     ("recipe/declaration.py", "option"),
     ("recipe/declaration.py", "but"),
     ("recipe/changes.py", "__init__"),
+    ("cli/options.py", "with_options"),
     ("cli/options.py", "command"),
     ("cli/quantize.py", "_option"),
 }
