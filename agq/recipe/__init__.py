@@ -1,6 +1,7 @@
 """What is to be done to a model, as plain data: number formats (`schemes`), weight solvers (`methods`), options of each
-step (`options`, `agile`, `pruning`), the Recipe that holds them (`recipe`), recipes and presets on disk (`files`), and
-from these and a call's options to the recipe that is run (`resolve`). No torch, no numpy.
+step (`options`, `agile`, `pruning`), the Recipe that holds them (`recipe`), what a call asks for beside it (`changes`,
+derived from the fields by `declaration`), recipes and presets on disk (`files`), and from these to the recipe that is
+run (`resolve`). No torch, no numpy.
 """
 
 from agq.recipe.agile import AgileOptions

@@ -70,17 +70,18 @@ def option(
     panel: str = "",
     metavar: str | None = None,
     env: str | None = None,
+    least: float | None = None,
+    most: float | None = None,
     inverted: bool = False,
     last: bool = False,
-    **limits: Any,
 ) -> Any:
     """A dataclass field that is an option. name: where it is not the field's. words: where they are not the name's.
-    limits: of `structured.setting`. The others: see Option."""
+    The others: see Option."""
     declared = {
         "help": help, "name": name, "words": words, "panel": panel, "metavar": metavar, "env": env,
         "inverted": inverted, "last": last,
     }  # fmt: skip
-    return structured.setting(default, **limits, more={_KEY: declared})
+    return structured.setting(default, least=least, most=most, more={_KEY: declared})
 
 
 def options_in(kind: Any, path: tuple[str, ...] | None = ()) -> list[Option]:

@@ -166,7 +166,6 @@ def test_help_has_the_headings_in_order(agq_cli) -> None:
 COLLECTING = {
     ("quantization/quantize.py", "quantize"),
     ("calibration/calibrate.py", "calibrate"),
-    ("recipe/declaration.py", "option"),
     ("recipe/declaration.py", "but"),
     ("recipe/changes.py", "__init__"),
     ("cli/options.py", "with_options"),
