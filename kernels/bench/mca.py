@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parent.parent
-FLAGS = {"neon": ["-march=armv8-a"], "dotprod": ["-march=armv8.2-a+dotprod"], "i8mm": ["-march=armv8.2-a+dotprod+i8mm"]}
+INTEGER_KERNELS = ["neon", "dotprod", "dotprod_wide", "i8mm"]  # kernels/src/gemm/arm
 BINUTILS = "aarch64-linux-gnu-"
 CORES = {"neon": ["cortex-a72", "neoverse-n1"], "dotprod": ["neoverse-n1"], "i8mm": ["neoverse-v1"]}
 EMULATED = {"neon": "cortex-a72", "dotprod": "cortex-a76", "i8mm": "max"}
@@ -100,38 +100,21 @@ def run(command: list[str], **more) -> str:
 def build(cc: list[str], level: str, folder: Path) -> tuple[Path, set[str]]:
     """The program, and the names of the functions that the integer kernels' files define."""
     program = folder / f"arm_trace_{level}"
-    sources = [str(p) for d in ("gemm", "ops", "cpu", "threads") for p in sorted((KERNELS / "src" / d).glob("*.c"))]
-    objects, kernels = [], set()
-    for source in [*sources, str(KERNELS / "bench" / "arm_trace.c")]:
-        target = folder / f"{level}_{Path(source).parent.name}_{Path(source).stem}.o"
-        run(
-            [
-                *cc,
-                "-O3",
-                "-std=c11",
-                "-ffp-contract=off",
-                "-fno-math-errno",
-                "-pthread",
-                f"-I{KERNELS}/include",
-                f"-I{KERNELS}/src",
-                *FLAGS[level],
-                f"-DAGQ_ISA_{level.upper()}=1",
-                f'-DAGQ_ISA_NAME="{level}"',
-                "-c",
-                source,
-                "-o",
-                str(target),
-            ]
-        )
-        objects.append(str(target))
-        if re.fullmatch(r"arm_(neon|dot|dot_\w+|i8mm)|packed4\w*", Path(source).stem):
-            kernels |= {
-                line.split()[-1]
-                for line in run([f"{BINUTILS}nm", str(target)]).splitlines()
-                if line.split()[-2] in "tT"
-            }
+    run(["make", "-C", str(KERNELS), "objects", f"LEVELS={level}", f"BUILD={folder}", f"CC={shlex.join(cc)}"])
+    compiled = folder / "aarch64" / level
+    main = folder / f"arm_trace_{level}.o"
+    run([*cc, "-O3", "-std=c11", f"-I{KERNELS}/include", "-c", str(KERNELS / "bench" / "arm_trace.c"), "-o", str(main)])
+    kernels = set()
+    for target in [
+        *(compiled / "gemm" / "arm" / f"{name}.o" for name in INTEGER_KERNELS),
+        *(compiled / "experiments" / "packed4").glob("*.o"),
+    ]:
+        kernels |= {
+            line.split()[-1] for line in run([f"{BINUTILS}nm", str(target)]).splitlines() if line.split()[-2] in "tT"
+        }
     linker = shutil.which("aarch64-linux-gnu-gcc")
-    run([linker or cc[0], "-static", "-o", str(program), *objects, "-pthread", "-lm"])
+    objects = sorted(map(str, compiled.rglob("*.o")))
+    run([linker or cc[0], "-static", "-o", str(program), str(main), *objects, "-pthread", "-lm"])
     return program, kernels
 
 

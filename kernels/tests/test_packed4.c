@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
-#include "gemm/packed4.h"
+#include "experiments/packed4/packed4.h"
 #include "problem.h"
 
 static void test_every_operand(void) {

@@ -1,4 +1,4 @@
-/* packed4_body.h: the walk of the SIMD packed 4-bit multipliers over panels, blocks and tokens. Included by one file per
+/* body.h: the walk of the SIMD packed 4-bit multipliers over panels, blocks and tokens. Included by one file per
  * architecture after it has defined vi, N, UNITS, CHUNK, mul16, add16, shr16, pairs, codes4, widen, INLINE, vi_load, vi_store, vi_zero.
  *
  * SPDX-License-Identifier: Apache-2.0 */

@@ -1,4 +1,4 @@
-/* x86_vec.h: the vectors of the x86 level that is being compiled, under common names.
+/* vec.h: the vectors of the x86 level that is being compiled, under common names.
  *
  * One 32-bit lane = one output row; a weight panel of 16 rows is AGQ_NV vectors. Levels differ in vector length and in
  * how an (unsigned weight byte) x (signed activation byte) product of four columns is accumulated: with vpdpbusd

@@ -1,4 +1,4 @@
-/* packed4.c: the portable packed 4-bit multiplier, and what its SIMD versions share; see packed4.h.
+/* scalar.c: the portable packed 4-bit multiplier, and what its SIMD versions share; see packed4.h.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "packed4.h"

@@ -1,4 +1,4 @@
-/* arm_dot_wide.c: SDOT micro-kernel for 4-bit weights and eight tokens or more.
+/* dotprod_wide.c: SDOT micro-kernel for 4-bit weights and eight tokens or more.
  *
  * SDOT, unpacking and storing a vector take the same two pipes (Neoverse-N1). So weights are unpacked once for all tokens of a
  * panel, to bytes in L1, a chunk of columns at a time. With nothing to unpack a tile may be small, 4 rows x 12 tokens, and then its
@@ -7,8 +7,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
 
-#include "arm_common.h"
-#include "arm_kernels.h"
+#include "common.h"
+#include "kernels.h"
 
 #define CHUNK 1024 /* columns: the weights of 16 rows take 16 KB of L1, 12 tokens 12 KB */
 #define BLOCKS 16  /* of a chunk, at most */

@@ -1,4 +1,4 @@
-/* arm_neon.c: integer micro-kernels for Armv8.0 (Cortex-A53, A72: no SDOT).
+/* neon.c: integer micro-kernels for Armv8.0 (Cortex-A53, A72: no SDOT).
  *
  * The widening multiply-accumulate SMLAL makes 8 products of 8-bit operands per instruction, and the A72 can start one each
  * cycle: 8 products per cycle is the limit; everything else (unpacking, broadcasting activations) fits beside it on the second
@@ -11,8 +11,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(AGQ_ISA_NEON)
 
-#include "arm_common.h"
-#include "arm_kernels.h"
+#include "common.h"
+#include "kernels.h"
 
 #define RUN_A8 128  /* columns that are summed in 16 bits */
 #define RUN_A4 1024

@@ -1,10 +1,10 @@
-/* packed4_arm.c: the packed 4-bit multiplier on NEON (Armv8.0 and later); see packed4.h and packed4_x86.c, whose lanes these are. Three
+/* arm.c: the packed 4-bit multiplier on NEON (Armv8.0 and later); see packed4.h and x86.c, whose lanes these are. Three
  * instructions for sixteen products: MUL, ADD, USRA.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(AGQ_ISA_NEON) || defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
 
-#include "arm_common.h"
+#include "gemm/arm/common.h"
 #include "packed4.h"
 
 #define CHUNK (4 * AGQ_PACKED4_TERMS)
@@ -46,5 +46,5 @@ AGQ_INLINE void widen(const vi *all, const vi *high, int32_t *out) {
   rows8(high, out + 8);
 }
 
-#include "packed4_body.h"
+#include "body.h"
 #endif

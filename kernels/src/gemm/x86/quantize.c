@@ -1,12 +1,12 @@
-/* x86_quantize.c: activations to codes, bit-equal to quantize.c; see quantize.h.
+/* quantize.c: activations to codes, bit-equal to scalar/quantize.c; see quantize.h.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "x86_vec.h"
+#include "vec.h"
 
 #if defined(AGQ_X86)
-#include "x86_kernels.h"
+#include "kernels.h"
 
-/* min and max return their second operand when the first is a NaN, as the comparisons in quantize.c do. */
+/* min and max return their second operand when the first is a NaN, as the comparisons in scalar/quantize.c do. */
 INLINE void emit(const float *x, int n, float inv, float lo, float hi, int8_t *codes) {
   const vf vinv = vf_set(inv), vlo = vf_set(lo), vhi = vf_set(hi);
   int i = 0;

@@ -1,7 +1,7 @@
 /* quantize.c: portable quantization of activations; see quantize.h.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "quantize.h"
+#include "gemm/quantize.h"
 
 #include <string.h>
 

@@ -1,11 +1,11 @@
-/* scalar.c: portable twins of every kernel. They define the result; each SIMD kernel is tested against them.
+/* kernels.c: portable twins of every kernel. They define the result; each SIMD kernel is tested against them.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "convert.h"
-#include "gemm.h"
-#include "linear.h"
-#include "packed4.h"
-#include "quantize.h"
+#include "gemm/convert.h"
+#include "gemm/gemm.h"
+#include "gemm/linear.h"
+#include "experiments/packed4/packed4.h"
+#include "gemm/quantize.h"
 
 static inline float load_scale(const void *p, int i, int bf16) {
   return bf16 ? agq_bf16_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];

@@ -1,14 +1,14 @@
-/* arm_dot.c: integer micro-kernels on SDOT (Armv8.2 dotprod: Cortex-A76, Neoverse-N1), also the one-token kernels of i8mm.
+/* dotprod.c: integer micro-kernels on SDOT (Armv8.2 dotprod: Cortex-A76, Neoverse-N1), also the one-token kernels of i8mm.
  *
  * A unit of layout rl16 is what SDOT wants: a 32-bit lane holds four columns of one row, so accumulators are rows and there is
  * nothing to add across lanes. Two pipes start an SDOT each per cycle: 32 products. Unpacking four bits takes the same pipes, so from
- * some tokens on arm_dot_wide.c does it apart.
+ * some tokens on dotprod_wide.c does it apart.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
 
-#include "arm_common.h"
-#include "arm_kernels.h"
+#include "common.h"
+#include "kernels.h"
 
 /* Four columns of 4*NV rows for NT tokens (1, or a multiple of 4). */
 AGQ_INLINE void columns4(int32x4_t (*c)[4], const int8x16_t *w, const int8_t *a, const int NV, const int NT) {

@@ -1,4 +1,4 @@
-/* x86_tile.c: integer kernels for several tokens (prefill and batches).
+/* tile.c: integer kernels for several tokens (prefill and batches).
  *
  * A call takes a few weight panels and one token panel. Columns go by in chunks: the chunk's weights are unpacked once
  * to bytes in L1, then every register tile (up to AGQ_TILE_TOKENS tokens) of the token panel multiplies them. Float
@@ -7,10 +7,10 @@
  * sum(a).
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "x86_vec.h"
+#include "vec.h"
 
 #if defined(AGQ_X86)
-#include "x86_kernels.h"
+#include "kernels.h"
 
 #define CHUNK 256 /* columns unpacked at once */
 #define SHORT 128 /* the same of short blocks, whose float sums want room in L1 too, where vpdpbusd is fast enough to feel it */

@@ -1,4 +1,4 @@
-/* arm_common.h: what the Arm micro-kernels share: the walk over panels, blocks and tokens, the float epilogue, the stores.
+/* common.h: what the Arm micro-kernels share: the walk over panels, blocks and tokens, the float epilogue, the stores.
  *
  * An integer kernel gives one always-inlined function that accumulates ROWS x NT products of one block (int32, exact); the rest
  * is here. The running sums f of a panel live in a small buffer in L1, so that one pass over a panel serves all its tokens.
@@ -10,7 +10,7 @@
 #include <arm_neon.h>
 #include <string.h>
 
-#include "gemm.h"
+#include "gemm/gemm.h"
 
 #define AGQ_INLINE static inline __attribute__((always_inline))
 #define AGQ_NOINLINE static __attribute__((noinline)) /* own registers: the compilers spill less */

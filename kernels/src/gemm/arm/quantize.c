@@ -1,13 +1,13 @@
-/* arm_quantize.c: one token of activations to codes and scales, bit-equal to quantize.c.
+/* quantize.c: one token of activations to codes and scales, bit-equal to scalar/quantize.c.
  *
  * The same divisions and products are rounded in the same places; FCVTNS rounds half to even. FMINNM and FMAXNM choose the bound
- * where the other operand is a NaN, as the comparisons of quantize.c do.
+ * where the other operand is a NaN, as the comparisons of scalar/quantize.c do.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(AGQ_ISA_NEON) || defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
 
-#include "arm_common.h"
-#include "arm_kernels.h"
+#include "common.h"
+#include "kernels.h"
 
 AGQ_INLINE int32x4_t clamp_rint(float32x4_t v, float32x4_t lo, float32x4_t hi) {
   return vcvtnq_s32_f32(vmaxnmq_f32(vminnmq_f32(v, hi), lo));

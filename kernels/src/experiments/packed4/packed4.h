@@ -10,8 +10,8 @@
 #ifndef AGQ_PACKED4_H
 #define AGQ_PACKED4_H
 
-#include "convert.h"
-#include "gemm.h"
+#include "gemm/convert.h"
+#include "gemm/gemm.h"
 
 #define AGQ_PACKED4_TERMS 128 /* 128 * 225 = 28800 is also a positive int16 */
 

@@ -1,12 +1,12 @@
-/* x86_m1.c: integer kernels for one token (decode). Weights are unpacked in registers; RV vectors of rows go side by
- * side so that the accumulators' latency is hidden. See x86_tile.c for the operands and the depth of int16
+/* m1.c: integer kernels for one token (decode). Weights are unpacked in registers; RV vectors of rows go side by
+ * side so that the accumulators' latency is hidden. See tile.c for the operands and the depth of int16
  * accumulation.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "x86_vec.h"
+#include "vec.h"
 
 #if defined(AGQ_X86)
-#include "x86_kernels.h"
+#include "kernels.h"
 
 /* Where the accumulators of AGQ_VL rows start: -(zero + offset) * sum. */
 INLINE vi start(const int8_t *zeros, int at, int offset, int symmetric, int sum) {

@@ -1,13 +1,13 @@
-/* x86_float.c: float activations (unquantized, W4A16 and W8A16 models). A chunk of columns is converted to float32 once
+/* float.c: float activations (unquantized, W4A16 and W8A16 models). A chunk of columns is converted to float32 once
  * in L1 and multiplied by a batch of tokens, whose accumulators lie in L1 between chunks; see gemm.h for the order of
  * the sums.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "x86_vec.h"
+#include "vec.h"
 
 #if defined(AGQ_X86)
-#include "x86_kernels.h"
-#include "linear.h"
+#include "kernels.h"
+#include "gemm/linear.h"
 
 #define CHUNK 64  /* columns */
 #define BATCH 32  /* tokens whose accumulators are held */

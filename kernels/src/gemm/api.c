@@ -1,4 +1,4 @@
-/* forward.c: single products for tests and benchmarks (agq_linear_forward, agq_quantize_activations of agq.h).
+/* api.c: single products for tests and benchmarks (agq_linear_forward, agq_quantize_activations of agq.h).
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* cpu.c: what this library is. Everything in src/cpu is compiled without the level's instructions, so that a program may load a
+/* cpu.c: what this library is. Everything in src/isa is compiled without the level's instructions, so that a program may load a
  * library that the machine cannot run and ask it (agq_cpu_score) whether it may go on.
  *
  * SPDX-License-Identifier: Apache-2.0 */

@@ -1,11 +1,11 @@
-/* x86_table.c: the kernels of this x86 level.
+/* table.c: the kernels of this x86 level.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "x86_vec.h"
+#include "vec.h"
 
 #if defined(AGQ_X86)
-#include "packed4.h"
-#include "x86_kernels.h"
+#include "experiments/packed4/packed4.h"
+#include "kernels.h"
 
 #define STRING(x) #x
 #define TEXT(x) STRING(x)

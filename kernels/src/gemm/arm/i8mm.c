@@ -1,4 +1,4 @@
-/* arm_i8mm.c: the kernels of the level "i8mm" (Armv8.6, or 8.2 with the extension: Neoverse-V1, N2, Cortex-A510 and later).
+/* i8mm.c: the kernels of the level "i8mm" (Armv8.6, or 8.2 with the extension: Neoverse-V1, N2, Cortex-A510 and later).
  *
  * SMMLA multiplies 2 rows x 8 columns by 8 columns x 2 tokens: 32 products. The low nibbles of a vector are 4 rows x 4 columns,
  * the high ones the same rows x the next 4: interleaving their 32-bit lanes gives 2 rows x 8 columns each. Tokens likewise.
@@ -7,8 +7,8 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(AGQ_ISA_I8MM)
 
-#include "arm_common.h"
-#include "arm_kernels.h"
+#include "common.h"
+#include "kernels.h"
 
 AGQ_INLINE int8x16_t zip_low(int8x16_t a, int8x16_t b) {
   return vreinterpretq_s8_s32(vzip1q_s32(vreinterpretq_s32_s8(a), vreinterpretq_s32_s8(b)));

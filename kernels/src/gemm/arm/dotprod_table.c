@@ -1,10 +1,10 @@
-/* arm_dotprod.c: the kernels of the level "dotprod". 4-bit activations use those for 8: SDOT has no narrower form, and its
+/* dotprod_table.c: the kernels of the level "dotprod". 4-bit activations use those for 8: SDOT has no narrower form, and its
  * accumulator never needs widening.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(AGQ_ISA_DOTPROD)
 
-#include "arm_kernels.h"
+#include "kernels.h"
 
 const agq_kernel_table agq_kernels_native = {
     .isa = "dotprod",

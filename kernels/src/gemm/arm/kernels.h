@@ -1,13 +1,13 @@
-/* arm_kernels.h: Arm functions that more than one level uses.
+/* kernels.h: Arm functions that more than one level uses.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef AGQ_ARM_KERNELS_H
 #define AGQ_ARM_KERNELS_H
 
-#include "gemm.h"
-#include "packed4.h"
+#include "gemm/gemm.h"
+#include "experiments/packed4/packed4.h"
 
-/* Float activations and quantization: Armv8.0 (arm_float.c, arm_quantize.c). */
+/* Float activations and quantization: Armv8.0 (float.c, quantize.c). */
 void agq_arm_f32(const agq_float_tile *t);
 void agq_arm_f16(const agq_float_tile *t);
 void agq_arm_bf16(const agq_float_tile *t);
@@ -24,13 +24,13 @@ void agq_arm_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sum
   .float_name = "float_16x4_neon", .quantize_row = agq_arm_quantize_row, \
   .quantize_static = agq_arm_quantize_static, .sum_blocks = agq_arm_sum_blocks
 
-/* SDOT kernels (arm_dot.c): both 4-bit and 8-bit activations. */
+/* SDOT kernels (dotprod.c): both 4-bit and 8-bit activations. */
 void agq_dot_u4(const agq_tile *t);
 void agq_dot_i8(const agq_tile *t);
 void agq_dot_u4_m1(const agq_tile *t);
 void agq_dot_i8_m1(const agq_tile *t);
 
-/* The same for 4-bit weights and 8, 12 or more tokens (arm_dot_wide.c). */
+/* The same for 4-bit weights and 8, 12 or more tokens (dotprod_wide.c). */
 #define AGQ_DOT_PANELS 4 /* weight panels that share what is prepared for the tokens */
 int agq_dot_wide(const agq_tile *t); /* it can, and is faster */
 void agq_dot_u4_wide(const agq_tile *t);

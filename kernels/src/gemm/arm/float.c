@@ -1,13 +1,13 @@
-/* arm_float.c: float activations (Armv8.0): weights f32, f16, bf16, or codes that are turned into floats on the way.
+/* float.c: float activations (Armv8.0): weights f32, f16, bf16, or codes that are turned into floats on the way.
  *
  * 16 rows x NT tokens; columns ascending, one fused multiply-add each, so the result equals the scalar twin's bit for bit.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #if defined(AGQ_ISA_NEON) || defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
 
-#include "arm_common.h"
-#include "arm_kernels.h"
-#include "linear.h"
+#include "common.h"
+#include "kernels.h"
+#include "gemm/linear.h"
 
 /* Rows 4v .. 4v+3 of column c. */
 AGQ_INLINE float32x4_t load4(const void *w, size_t c, int v, const int dtype) {

@@ -1,10 +1,10 @@
-/* x86_kernels.h: the x86 kernels of the level that is being compiled.
+/* kernels.h: the x86 kernels of the level that is being compiled.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef AGQ_X86_KERNELS_H
 #define AGQ_X86_KERNELS_H
 
-#include "gemm.h"
+#include "gemm/gemm.h"
 
 /* Kinds of integer products: weight format x activation bits; the last one for codes down to -128 (agq_tile.lowest). */
 enum { AGQ_U4A8, AGQ_U4A4, AGQ_I8A8, AGQ_I8A4, AGQ_I8A8_LOWEST };
