@@ -47,48 +47,6 @@ static double measure_clock(void) {
   return best;
 }
 
-/* The integer peak of the level: independent accumulators, operands in registers. */
-#if defined(__x86_64__)
-#define REPEAT10(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9)
-#if defined(AGQ_ISA_AVX512VNNI)
-#define PEAK_NAME "vpdpbusd zmm"
-#define PEAK_MACS 64
-#define PEAK(i) "vpdpbusd %%zmm14,%%zmm15,%%zmm" #i "\n"
-#elif defined(AGQ_ISA_AVXVNNI)
-#define PEAK_NAME "vpdpbusd ymm"
-#define PEAK_MACS 32
-#define PEAK(i) "%{vex%} vpdpbusd %%ymm14,%%ymm15,%%ymm" #i "\n"
-#elif defined(AGQ_ISA_AVX2)
-#define PEAK_NAME "vpmaddubsw + vpaddw ymm"
-#define PEAK_MACS 32
-#define PEAK(i) "vpmaddubsw %%ymm14,%%ymm15,%%ymm12\nvpaddw %%ymm12,%%ymm" #i ",%%ymm" #i "\n"
-#else
-#define PEAK_NAME "pmaddubsw + paddw xmm"
-#define PEAK_MACS 16
-#define PEAK(i) "movdqa %%xmm14,%%xmm12\npmaddubsw %%xmm15,%%xmm12\npaddw %%xmm12,%%xmm" #i "\n"
-#endif
-static void peak_loop(long n) {
-  for (long i = 0; i < n; i++)
-    __asm__ volatile(REPEAT10(PEAK)::
-                         : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm12",
-                           "xmm14", "xmm15");
-}
-static double measure_peak(void) { /* MAC per second */
-  double best = 0;
-  for (int r = 0; r < 2000; r++) {
-    const long n = 3000;
-    const double begin = now();
-    peak_loop(n);
-    const double rate = 10.0 * PEAK_MACS * (double)n / (now() - begin);
-    if (rate > best) best = rate;
-  }
-  return best;
-}
-#else
-#define PEAK_NAME "none measured for this architecture"
-static double measure_peak(void) { return 0; }
-#endif
-
 static double measure_bandwidth(void) {
   const size_t n = (size_t)96 << 20;
   uint64_t *p = malloc(n);
@@ -188,9 +146,9 @@ int main(int argc, char **argv) {
     return 0;
   }
   clock_hz = measure_clock();
-  peak = measure_peak();
+  peak = agq_measure_peak(1, 0.1);
   printf("%s: clock %.2f GHz, integer peak (%s) %.1f MAC/cycle, memory read %.1f GB/s\n", agq_isa(), clock_hz * 1e-9,
-         PEAK_NAME, peak / clock_hz, measure_bandwidth() * 1e-9);
+         agq_peak_name(), peak / clock_hz, measure_bandwidth() * 1e-9);
   static const struct {
     const char *name;
     int dtype, group, act_bits, act_group, multiplier;

@@ -170,7 +170,7 @@ typedef struct agq_engine agq_engine;
 
 /* The library. */
 int agq_abi_version(void);
-const char *agq_isa(void);          /* "scalar", "sse41", "avx2", "avxvnni", "avx512vnni", "neon", "dotprod", "i8mm" */
+const char *agq_isa(void);          /* a level by its name: "scalar", "avx2", "neon" ... (src/isa/levels.def) */
 int agq_cpu_score(void);            /* 0: this CPU cannot run this library; else the higher the better. Safe on any CPU of the architecture */
 const char *agq_cpu_features(void); /* space-separated features found on this CPU */
 

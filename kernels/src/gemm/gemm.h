@@ -90,13 +90,26 @@ typedef struct {
 
 typedef void (*agq_float_fn)(const agq_float_tile *t);
 
+/* The name of a kernel, which `info` and `bench` show: <weights><activations>_<rows>x<tokens>_<level>
+ *   weights        a weight format by its name: u4, i8, f32, f16, bf16
+ *   activations    s8, s4: codes of 8, 4 bits with their sign; u4: of 4 bits from 0 on (packed multiplier); f32: floats
+ *   rows, tokens   of one register tile
+ *   level          whose instructions it uses: the library's level or one of its ancestors
+ * as in u4s8_32x12_avx512vnni. tests/test_names.c parses it. */
+#define AGQ_NAME(weights, activations, tile, level) weights activations "_" tile "_" level
+
 typedef struct {
-  const char *name;        /* e.g. "u4s8_16x12_avx512vnni": what `info` prints */
+  const char *name;        /* AGQ_NAME */
   agq_tile_fn run;         /* any width in 1..mr */
   int mr;                  /* most tokens in one call */
   int step;                /* panels it likes to be given at once (>= 1); must accept any panels >= 1 */
   const char *accumulator; /* "int32", "int16 over 32 columns, then int32", ... */
 } agq_kernel;
+
+typedef struct {
+  const char *name;        /* AGQ_NAME */
+  agq_float_fn run;
+} agq_float_kernel;
 
 /* What quantizes the inputs of a linear with static activations: operand = (rint(clamp(x * 2^-e * inverse, lo, hi)) + offset) * 2^shift
  * with e = exponent[column], shift = e with 4 bits and 0 with 8. */
@@ -108,7 +121,7 @@ typedef struct {
   const uint8_t *exponent; /* [k], 0..3 */
 } agq_static;
 
-/* The kernels of one instruction-set level. Every field is set (a level without its own version names the scalar twin). */
+/* The kernels of one instruction-set level. Every field is set: what a level does not replace is its parent's (table.c). */
 typedef struct {
   const char *isa;
   int mr;                  /* token panel width that quantization uses for m > 1 */
@@ -116,8 +129,7 @@ typedef struct {
   agq_kernel u4a8, u4a4, i8a8, i8a4;              /* tiles; also take width 1 */
   agq_kernel u4a8_m1, u4a4_m1, i8a8_m1, i8a4_m1;  /* decode: width 1 only */
   agq_kernel packed4;                             /* agq_linear.multiplier: u4 x 4-bit activations, any width */
-  agq_float_fn f32, f16, bf16, u4, i8;            /* float activations */
-  const char *float_name;
+  agq_float_kernel f32, f16, bf16, u4, i8;        /* float activations */
   /* One token: x[k] -> codes (plain order, k_padded long, padding 0) and scales; see quantize.h for the formulas. */
   void (*quantize_row)(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes, float *scales);
   /* The same with a static scale (act_static of agq.h). */

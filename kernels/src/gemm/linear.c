@@ -231,13 +231,13 @@ static void run_integer(const agq_kernel_table *kt, const agq_linear *l, const a
   }
 }
 
-static agq_float_fn float_kernel(const agq_kernel_table *kt, int dtype) {
+static const agq_float_kernel *float_kernel(const agq_kernel_table *kt, int dtype) {
   switch (dtype) {
-    case AGQ_F32: return kt->f32;
-    case AGQ_F16: return kt->f16;
-    case AGQ_BF16: return kt->bf16;
-    case AGQ_I8: return kt->i8;
-    default: return kt->u4;
+    case AGQ_F32: return &kt->f32;
+    case AGQ_F16: return &kt->f16;
+    case AGQ_BF16: return &kt->bf16;
+    case AGQ_I8: return &kt->i8;
+    default: return &kt->u4;
   }
 }
 
@@ -250,7 +250,7 @@ void agq_linear_run(const agq_kernel_table *kt, const agq_linear *l, const agq_a
     run_integer(kt, l, a, y, ldy, begin, end);
     return;
   }
-  const agq_float_fn run = float_kernel(kt, l->weight_dtype);
+  const agq_float_fn run = float_kernel(kt, l->weight_dtype)->run;
   int chunk = (int)(FLOAT_CHUNK_BYTES / ((size_t)l->in_features * sizeof(float)));
   chunk = chunk < 16 ? 16 : chunk;
   for (int i = 0; i < m; i += chunk) {
@@ -261,7 +261,7 @@ void agq_linear_run(const agq_kernel_table *kt, const agq_linear *l, const agq_a
 }
 
 const char *agq_linear_kernel(const agq_linear *l, int m) {
-  return l->act_bits == 32 ? agq_kernels_native.float_name : integer_kernel(&agq_kernels_native, l, m)->name;
+  return l->act_bits == 32 ? float_kernel(&agq_kernels_native, l->weight_dtype)->name : integer_kernel(&agq_kernels_native, l, m)->name;
 }
 
 const char *agq_linear_accumulator(const agq_linear *l) {

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "agq.h"
+#include "isa/features.h"
 #include "threads/pool.h"
 
 static double now(void) {
@@ -71,16 +72,16 @@ double agq_measure_bandwidth(int threads, size_t bytes, double seconds) {
 /* --- multiplying: independent accumulators, operands in registers */
 
 #define REPEAT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9)
-#if defined(__x86_64__) && !defined(AGQ_ISA_SCALAR)
-#if defined(AGQ_ISA_AVX512VNNI)
+#if defined(AGQ_HAS_X86)
+#if AGQ_VECTOR_BYTES == 64
 #define NAME "vpdpbusd zmm"
 #define MACS 64
 #define ONE(i) "vpdpbusd %%zmm14,%%zmm15,%%zmm" #i "\n"
-#elif defined(AGQ_ISA_AVXVNNI)
+#elif defined(AGQ_HAS_DPBUSD)
 #define NAME "vpdpbusd ymm"
 #define MACS 32
 #define ONE(i) "%{vex%} vpdpbusd %%ymm14,%%ymm15,%%ymm" #i "\n"
-#elif defined(AGQ_ISA_AVX2)
+#elif AGQ_VECTOR_BYTES == 32
 #define NAME "vpmaddubsw + vpaddw ymm"
 #define MACS 32
 #define ONE(i) "vpmaddubsw %%ymm14,%%ymm15,%%ymm12\nvpaddw %%ymm12,%%ymm" #i ",%%ymm" #i "\n"
@@ -90,12 +91,12 @@ double agq_measure_bandwidth(int threads, size_t bytes, double seconds) {
 #define ONE(i) "movdqa %%xmm14,%%xmm12\npmaddubsw %%xmm15,%%xmm12\npaddw %%xmm12,%%xmm" #i "\n"
 #endif
 #define CLOBBERS "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm12", "xmm14", "xmm15"
-#elif defined(__aarch64__) && !defined(AGQ_ISA_SCALAR)
-#if defined(AGQ_ISA_I8MM)
+#elif defined(AGQ_HAS_NEON)
+#if defined(AGQ_HAS_SMMLA)
 #define NAME "smmla"
 #define MACS 32
 #define ONE(i) "smmla v" #i ".4s, v30.16b, v31.16b\n"
-#elif defined(AGQ_ISA_DOTPROD)
+#elif defined(AGQ_HAS_SDOT)
 #define NAME "sdot"
 #define MACS 16
 #define ONE(i) "sdot v" #i ".4s, v30.16b, v31.16b\n"
@@ -115,7 +116,7 @@ static void multiply_task(void *arg, int thread, int begin, int end) {
   (void)arg, (void)thread;
   for (int i = begin; i < end; i++)
     for (int n = 0; n < STEPS; n++) __asm__ volatile(REPEAT(ONE) ::: CLOBBERS);
-#if defined(__x86_64__) && !defined(AGQ_ISA_SSE41)
+#if defined(AGQ_HAS_X86) && AGQ_VECTOR_BYTES > 16
   __asm__ volatile("vzeroupper"); /* the compiler does not know that the upper halves were written */
 #endif
 }

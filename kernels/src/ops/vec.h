@@ -11,24 +11,17 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(AGQ_ISA_SCALAR)
-#define VW 4
-#elif defined(__AVX512F__)
+#include "isa/features.h"
+
+#define VW (AGQ_VECTOR_BYTES / 4) /* floats of a vector */
+#if defined(AGQ_HAS_X86)
 #include <immintrin.h>
-#define VW 16
-#elif defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-#define VW 8
-#elif defined(__SSE4_1__)
-#include <smmintrin.h>
-#define VW 4
+#if VW == 4
 #define AGQ_VEC_SSE41 1
-#elif defined(__aarch64__)
+#endif
+#elif defined(AGQ_HAS_NEON)
 #include <arm_neon.h>
-#define VW 4
 #define AGQ_VEC_NEON 1
-#else
-#define VW 4
 #endif
 
 typedef float vf __attribute__((vector_size(4 * VW), may_alias));

@@ -37,9 +37,6 @@ VINLINE vf vexp(vf x) {
   return (vf)((vi)p + ((vi)t << 23));
 }
 
-/* 1 / (1 + e^-x) */
-VINLINE vf vsigmoid(vf x) { return vset(1.0f) / (vset(1.0f) + vexp(-x)); }
-
 VINLINE vf vsilu(vf x) { return x / (vset(1.0f) + vexp(-x)); }
 
 /* x/2 (1 + tanh y) = x / (1 + e^-2y), without the cancellation of 1 + tanh; y = 0.79788456 x (1 + 0.044715 x^2) as

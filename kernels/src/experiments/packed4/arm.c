@@ -2,7 +2,9 @@
  * instructions for sixteen products: MUL, ADD, USRA.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#if defined(AGQ_ISA_NEON) || defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
+#include "isa/features.h"
+
+#if defined(AGQ_HAS_NEON)
 
 #include "gemm/arm/common.h"
 #include "packed4.h"

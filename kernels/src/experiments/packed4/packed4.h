@@ -51,6 +51,8 @@ void agq_packed4_store(const agq_tile *t, int panel, int token, float (*f)[AGQ_P
  * that token. */
 int agq_packed4_least(const int8_t *a, int stride, int columns);
 
+/* What the SIMD ones sum in. */
+#define AGQ_PACKED4_SUMS "16-bit fields over 512 columns, then int32"
 void agq_packed4_scalar(const agq_tile *t);
 void agq_packed4_native(const agq_tile *t); /* of the SIMD levels */
 

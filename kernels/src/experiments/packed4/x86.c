@@ -7,7 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "gemm/x86/vec.h"
 
-#if defined(AGQ_X86)
+#if defined(AGQ_HAS_X86)
 #include "packed4.h"
 
 #define CHUNK (4 * AGQ_PACKED4_TERMS) /* columns between two widenings: a lane takes every fourth */
@@ -18,7 +18,7 @@ INLINE long long load8(const uint16_t *p) {
   return x;
 }
 
-#if defined(AGQ_ISA_AVX512VNNI)
+#if AGQ_VB == 64
 #define N 2     /* vectors of pairs for the rows of a panel */
 #define UNITS 2 /* units of 8 columns that lie side by side in a vector */
 INLINE vi mul16(vi a, vi b) { return _mm512_mullo_epi16(a, b); }
@@ -50,7 +50,7 @@ INLINE void rows8(const vi *s, int32_t *out) {
   _mm256_storeu_si256(p, _mm256_add_epi32(_mm256_loadu_si256(p), _mm256_hadd_epi32(x, y)));
 }
 
-#elif defined(AGQ_ISA_AVX2) || defined(AGQ_ISA_AVXVNNI)
+#elif AGQ_VB == 32
 #define N 2
 #define UNITS 1
 INLINE vi mul16(vi a, vi b) { return _mm256_mullo_epi16(a, b); }

@@ -5,7 +5,9 @@
  * some tokens on dotprod_wide.c does it apart.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#if defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
+#include "isa/features.h"
+
+#if defined(AGQ_HAS_SDOT)
 
 #include "common.h"
 #include "kernels.h"

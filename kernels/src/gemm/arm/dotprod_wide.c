@@ -5,7 +5,9 @@
  * float sums stay in registers over all blocks of the chunk: f of gemm.h, or g where several blocks share the outer scale.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#if defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
+#include "isa/features.h"
+
+#if defined(AGQ_HAS_SDOT)
 
 #include "common.h"
 #include "kernels.h"

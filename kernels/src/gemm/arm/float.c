@@ -3,7 +3,9 @@
  * 16 rows x NT tokens; columns ascending, one fused multiply-add each, so the result equals the scalar twin's bit for bit.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#if defined(AGQ_ISA_NEON) || defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
+#include "isa/features.h"
+
+#if defined(AGQ_HAS_NEON)
 
 #include "common.h"
 #include "kernels.h"

@@ -1,11 +1,13 @@
-/* i8mm.c: the kernels of the level "i8mm" (Armv8.6, or 8.2 with the extension: Neoverse-V1, N2, Cortex-A510 and later).
+/* i8mm.c: integer micro-kernels on SMMLA (Armv8.6, or 8.2 with the extension: Neoverse-V1, N2, Cortex-A510 and later).
  *
  * SMMLA multiplies 2 rows x 8 columns by 8 columns x 2 tokens: 32 products. The low nibbles of a vector are 4 rows x 4 columns,
  * the high ones the same rows x the next 4: interleaving their 32-bit lanes gives 2 rows x 8 columns each. Tokens likewise.
  * One token has nothing to pair: SDOT.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#if defined(AGQ_ISA_I8MM)
+#include "isa/features.h"
+
+#if defined(AGQ_HAS_SMMLA)
 
 #include "common.h"
 #include "kernels.h"
@@ -112,21 +114,7 @@ TOKENS(i8_tokens, i8_tile)
 /* `finish` takes the zero point off, hence nothing to correct in the epilogue. */
 AGQ_ARM_KERNEL(mmla_u4, u4_tokens, 8, 0, 8, 0)
 AGQ_ARM_KERNEL(mmla_i8, i8_tokens, 16, 0, 0, 0)
-static void i8mm_u4(const agq_tile *t) { (t->width == 1 ? agq_dot_u4_m1 : mmla_u4)(t); }
-static void i8mm_i8(const agq_tile *t) { (t->width == 1 ? agq_dot_i8_m1 : mmla_i8)(t); }
-
-const agq_kernel_table agq_kernels_native = {
-    .isa = "i8mm",
-    .mr = 16,
-    .u4a8 = {"u4s8_8x8_i8mm", i8mm_u4, 16, 1, "int32"},
-    .u4a4 = {"u4s8_8x8_i8mm", i8mm_u4, 16, 1, "int32"},
-    .i8a8 = {"i8s8_8x8_i8mm", i8mm_i8, 16, 1, "int32"},
-    .i8a4 = {"i8s8_8x8_i8mm", i8mm_i8, 16, 1, "int32"},
-    .u4a8_m1 = {"u4s8_16x1_dotprod", agq_dot_u4_m1, 1, 1, "int32"},
-    .u4a4_m1 = {"u4s8_16x1_dotprod", agq_dot_u4_m1, 1, 1, "int32"},
-    .i8a8_m1 = {"i8s8_16x1_dotprod", agq_dot_i8_m1, 1, 1, "int32"},
-    .i8a4_m1 = {"i8s8_16x1_dotprod", agq_dot_i8_m1, 1, 1, "int32"},
-    AGQ_ARM_FLOAT_KERNELS,
-};
+void agq_i8mm_u4(const agq_tile *t) { (t->width == 1 ? agq_dot_u4_m1 : mmla_u4)(t); }
+void agq_i8mm_i8(const agq_tile *t) { (t->width == 1 ? agq_dot_i8_m1 : mmla_i8)(t); }
 
 #endif

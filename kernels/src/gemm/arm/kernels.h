@@ -1,11 +1,10 @@
-/* kernels.h: Arm functions that more than one level uses.
+/* kernels.h: the Arm kernels.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef AGQ_ARM_KERNELS_H
 #define AGQ_ARM_KERNELS_H
 
 #include "gemm/gemm.h"
-#include "experiments/packed4/packed4.h"
 
 /* Float activations and quantization: Armv8.0 (float.c, quantize.c). */
 void agq_arm_f32(const agq_float_tile *t);
@@ -18,11 +17,13 @@ void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int gro
 void agq_arm_quantize_static(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
 void agq_arm_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride);
 
-#define AGQ_ARM_FLOAT_KERNELS                                                                          \
-  .packed4 = {"u4u4_packed_neon", agq_packed4_native, AGQ_MAX_MR, 8, "16-bit fields over 512 columns, then int32"}, \
-  .f32 = agq_arm_f32, .f16 = agq_arm_f16, .bf16 = agq_arm_bf16, .u4 = agq_arm_u4, .i8 = agq_arm_i8,    \
-  .float_name = "float_16x4_neon", .quantize_row = agq_arm_quantize_row, \
-  .quantize_static = agq_arm_quantize_static, .sum_blocks = agq_arm_sum_blocks
+/* Integers with SMLAL (neon.c). */
+void agq_neon_u4a8(const agq_tile *t);
+void agq_neon_u4a4(const agq_tile *t);
+void agq_neon_i8(const agq_tile *t);
+void agq_neon_u4a8_m1(const agq_tile *t);
+void agq_neon_u4a4_m1(const agq_tile *t);
+void agq_neon_i8_m1(const agq_tile *t);
 
 /* SDOT kernels (dotprod.c): both 4-bit and 8-bit activations. */
 void agq_dot_u4(const agq_tile *t);
@@ -30,7 +31,11 @@ void agq_dot_i8(const agq_tile *t);
 void agq_dot_u4_m1(const agq_tile *t);
 void agq_dot_i8_m1(const agq_tile *t);
 
-/* The same for 4-bit weights and 8, 12 or more tokens (dotprod_wide.c). */
+/* SMMLA (i8mm.c): two tokens and more. */
+void agq_i8mm_u4(const agq_tile *t);
+void agq_i8mm_i8(const agq_tile *t);
+
+/* SDOT for 4-bit weights and 8, 12 or more tokens (dotprod_wide.c). */
 #define AGQ_DOT_PANELS 4 /* weight panels that share what is prepared for the tokens */
 int agq_dot_wide(const agq_tile *t); /* it can, and is faster */
 void agq_dot_u4_wide(const agq_tile *t);

@@ -9,7 +9,9 @@
  *   codes -128..127 times -127..127: 2 products                                                 (W8A8)
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#if defined(AGQ_ISA_NEON)
+#include "isa/features.h"
+
+#if defined(AGQ_HAS_NEON)
 
 #include "common.h"
 #include "kernels.h"
@@ -161,8 +163,8 @@ AGQ_ARM_KERNEL(u4_short, u4_tokens, 8, 8, 8, 1)
 AGQ_ARM_KERNEL(u4a8_longer, u4a8_long_tokens, 8, 8, 8, 1)
 AGQ_ARM_KERNEL(u4a4_longer, u4a4_long_tokens, 8, 8, 8, 1)
 AGQ_ARM_KERNEL(neon_i8, i8_tokens, 16, 0, 0, 1)
-static void neon_u4a8(const agq_tile *t) { (t->block <= RUN_A8 ? u4_short : u4a8_longer)(t); }
-static void neon_u4a4(const agq_tile *t) { (t->block <= RUN_A4 ? u4_short : u4a4_longer)(t); }
+void agq_neon_u4a8(const agq_tile *t) { (t->block <= RUN_A8 ? u4_short : u4a8_longer)(t); }
+void agq_neon_u4a4(const agq_tile *t) { (t->block <= RUN_A4 ? u4_short : u4a4_longer)(t); }
 
 /* ---- one token ---------------------------------------------------------------------------------------------------------------
  * Codes are used as they lie, 0..15, so that unpacking is one AND and one shift per vector. For W4A8 they would overflow 16 bits;
@@ -293,19 +295,9 @@ AGQ_INLINE void i8_m1(const agq_tile *t, const agq_m1_case which) {
 }
 AGQ_ARM_M1(neon_i8_m1, i8_m1)
 
-const agq_kernel_table agq_kernels_native = {
-    .isa = "neon",
-    .mr = 16,
-    .grain = 4,
-    .u4a8 = {"u4s8_8x4_neon", neon_u4a8, 16, 1, "int16 over 128 columns, then int32"},
-    .u4a4 = {"u4s4_8x4_neon", neon_u4a4, 16, 1, "int16 over 1024 columns, then int32"},
-    .i8a8 = {"i8s8_8x4_neon", neon_i8, 16, 1, "int16 over 2 products, then int32"},
-    .i8a4 = {"i8s8_8x4_neon", neon_i8, 16, 1, "int16 over 2 products, then int32"},
-    .u4a8_m1 = {"u4s8_16x1_neon", neon_u4a8_m1, 1, 1, "int16 over 128 columns, then int32"},
-    .u4a4_m1 = {"u4s4_16x1_neon", neon_u4a4_m1, 1, 1, "int16 over 1024 columns, then int32"},
-    .i8a8_m1 = {"i8s8_16x1_neon", neon_i8_m1, 1, 1, "int16 over 2 products, then int32"},
-    .i8a4_m1 = {"i8s8_16x1_neon", neon_i8_m1, 1, 1, "int16 over 2 products, then int32"},
-    AGQ_ARM_FLOAT_KERNELS,
-};
+void agq_neon_i8(const agq_tile *t) { neon_i8(t); }
+void agq_neon_u4a8_m1(const agq_tile *t) { neon_u4a8_m1(t); }
+void agq_neon_u4a4_m1(const agq_tile *t) { neon_u4a4_m1(t); }
+void agq_neon_i8_m1(const agq_tile *t) { neon_i8_m1(t); }
 
 #endif

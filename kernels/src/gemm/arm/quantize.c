@@ -4,7 +4,9 @@
  * where the other operand is a NaN, as the comparisons of scalar/quantize.c do.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#if defined(AGQ_ISA_NEON) || defined(AGQ_ISA_DOTPROD) || defined(AGQ_ISA_I8MM)
+#include "isa/features.h"
+
+#if defined(AGQ_HAS_NEON)
 
 #include "common.h"
 #include "kernels.h"

@@ -1,11 +1,10 @@
 /* kernels.c: portable twins of every kernel. They define the result; each SIMD kernel is tested against them.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include "kernels.h"
+
 #include "gemm/convert.h"
-#include "gemm/gemm.h"
 #include "gemm/linear.h"
-#include "experiments/packed4/packed4.h"
-#include "gemm/quantize.h"
 
 static inline float load_scale(const void *p, int i, int bf16) {
   return bf16 ? agq_bf16_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];
@@ -65,8 +64,8 @@ static inline void integer_tile(const agq_tile *t, int u4) {
   }
 }
 
-static void tile_u4(const agq_tile *t) { integer_tile(t, 1); }
-static void tile_i8(const agq_tile *t) { integer_tile(t, 0); }
+void agq_scalar_u4(const agq_tile *t) { integer_tile(t, 1); }
+void agq_scalar_i8(const agq_tile *t) { integer_tile(t, 0); }
 
 /* Float activations. */
 static inline void write_rows(const agq_float_tile *t, int token, int panel, const float *f) {
@@ -124,37 +123,8 @@ static inline void dequant_tile(const agq_float_tile *t, int u4) {
   }
 }
 
-static void float_f32(const agq_float_tile *t) { float_tile(t, AGQ_F32); }
-static void float_f16(const agq_float_tile *t) { float_tile(t, AGQ_F16); }
-static void float_bf16(const agq_float_tile *t) { float_tile(t, AGQ_BF16); }
-static void float_u4(const agq_float_tile *t) { dequant_tile(t, 1); }
-static void float_i8(const agq_float_tile *t) { dequant_tile(t, 0); }
-
-#define TABLE                                                   \
-  {                                                             \
-      .isa = "scalar",                                          \
-      .mr = 4,                                                  \
-      .u4a8 = {"u4s8_scalar", tile_u4, AGQ_MAX_MR, 1, "int32"}, \
-      .u4a4 = {"u4s4_scalar", tile_u4, AGQ_MAX_MR, 1, "int32"}, \
-      .i8a8 = {"s8s8_scalar", tile_i8, AGQ_MAX_MR, 1, "int32"}, \
-      .i8a4 = {"s8s4_scalar", tile_i8, AGQ_MAX_MR, 1, "int32"}, \
-      .u4a8_m1 = {"u4s8_m1_scalar", tile_u4, 1, 1, "int32"},    \
-      .u4a4_m1 = {"u4s4_m1_scalar", tile_u4, 1, 1, "int32"},    \
-      .i8a8_m1 = {"s8s8_m1_scalar", tile_i8, 1, 1, "int32"},    \
-      .i8a4_m1 = {"s8s4_m1_scalar", tile_i8, 1, 1, "int32"},    \
-      .packed4 = {"u4u4_packed_scalar", agq_packed4_scalar, AGQ_MAX_MR, 1, "16-bit fields over 128 columns, then int32"}, \
-      .f32 = float_f32,                                         \
-      .f16 = float_f16,                                         \
-      .bf16 = float_bf16,                                       \
-      .u4 = float_u4,                                           \
-      .i8 = float_i8,                                           \
-      .float_name = "f32_scalar",                               \
-      .quantize_row = agq_quantize_row_scalar,                  \
-      .quantize_static = agq_quantize_static_scalar,            \
-      .sum_blocks = agq_sum_blocks_scalar,                      \
-  }
-
-const agq_kernel_table agq_kernels_scalar = TABLE;
-#if defined(AGQ_ISA_SCALAR)
-const agq_kernel_table agq_kernels_native = TABLE;
-#endif
+void agq_scalar_float_f32(const agq_float_tile *t) { float_tile(t, AGQ_F32); }
+void agq_scalar_float_f16(const agq_float_tile *t) { float_tile(t, AGQ_F16); }
+void agq_scalar_float_bf16(const agq_float_tile *t) { float_tile(t, AGQ_BF16); }
+void agq_scalar_float_u4(const agq_float_tile *t) { dequant_tile(t, 1); }
+void agq_scalar_float_i8(const agq_float_tile *t) { dequant_tile(t, 0); }

@@ -5,25 +5,15 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "vec.h"
 
-#if defined(AGQ_X86)
+#if defined(AGQ_HAS_X86)
 #include "kernels.h"
 #include "gemm/linear.h"
 
 #define CHUNK 64  /* columns */
 #define BATCH 32  /* tokens whose accumulators are held */
-#if defined(AGQ_ISA_AVX512VNNI)
-#define TOKENS 8  /* register tile: TOKENS x RV vectors of rows */
-#define PANELS 2
-#define RV 2
-#elif defined(AGQ_ISA_AVX2) || defined(AGQ_ISA_AVXVNNI)
-#define TOKENS 6
-#define PANELS 1
-#define RV 2
-#else
-#define TOKENS 3
-#define PANELS 1
-#define RV 2
-#endif
+#define TOKENS AGQ_FLOAT_TOKENS /* register tile: TOKENS x RV vectors of rows */
+#define RV (AGQ_FLOAT_ROWS / AGQ_VL)
+#define PANELS (AGQ_VB == 64 ? 2 : 1)
 #define ONE_PANELS (4 * PANELS) /* panels side by side for one token */
 
 /* c[W][R vectors] += w[columns][stride floats] * x[token][column], columns ascending. `acc` is [token][acc_stride

@@ -5,23 +5,39 @@
 #define AGQ_X86_KERNELS_H
 
 #include "gemm/gemm.h"
+#include "isa/features.h"
 
 /* Kinds of integer products: weight format x activation bits; the last one for codes down to -128 (agq_tile.lowest). */
 enum { AGQ_U4A8, AGQ_U4A4, AGQ_I8A8, AGQ_I8A4, AGQ_I8A8_LOWEST };
 
-/* Tokens of one register tile, and of one token panel: the panel is cut into tiles that share the unpacked weights. */
-#if defined(AGQ_ISA_AVX512VNNI)
+/* Rows and tokens of one register tile, of integers and of floats, and tokens of one token panel: the panel is cut into
+ * tiles that share the unpacked weights. */
+#if AGQ_VECTOR_BYTES == 64
+#define AGQ_TILE_ROWS 32
 #define AGQ_TILE_TOKENS 12
 #define AGQ_X86_MR 48
 #define AGQ_X86_STEP 4
-#elif defined(AGQ_ISA_AVXVNNI)
+#define AGQ_FLOAT_ROWS 32
+#define AGQ_FLOAT_TOKENS 8
+#elif defined(AGQ_HAS_DPBUSD)
+#define AGQ_TILE_ROWS 16
 #define AGQ_TILE_TOKENS 6
 #define AGQ_X86_MR 36
 #define AGQ_X86_STEP 2
+#define AGQ_FLOAT_ROWS 16
+#define AGQ_FLOAT_TOKENS 6
 #else
+#define AGQ_TILE_ROWS 16
 #define AGQ_TILE_TOKENS 5
 #define AGQ_X86_MR 40
 #define AGQ_X86_STEP 1
+#if AGQ_VECTOR_BYTES == 32
+#define AGQ_FLOAT_ROWS 16
+#define AGQ_FLOAT_TOKENS 6
+#else
+#define AGQ_FLOAT_ROWS 8
+#define AGQ_FLOAT_TOKENS 3
+#endif
 #endif
 
 void agq_x86_tile_u4a8(const agq_tile *t);

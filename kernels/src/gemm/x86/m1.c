@@ -5,7 +5,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "vec.h"
 
-#if defined(AGQ_X86)
+#if defined(AGQ_HAS_X86)
 #include "kernels.h"
 
 /* Where the accumulators of AGQ_VL rows start: -(zero + offset) * sum. */

@@ -3,7 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "vec.h"
 
-#if defined(AGQ_X86)
+#if defined(AGQ_HAS_X86)
 #include "kernels.h"
 
 /* min and max return their second operand when the first is a NaN, as the comparisons in scalar/quantize.c do. */

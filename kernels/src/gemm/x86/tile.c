@@ -9,15 +9,15 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "vec.h"
 
-#if defined(AGQ_X86)
+#if defined(AGQ_HAS_X86)
 #include "kernels.h"
 
 #define CHUNK 256 /* columns unpacked at once */
 #define SHORT 128 /* the same of short blocks, whose float sums want room in L1 too, where vpdpbusd is fast enough to feel it */
 
-#if defined(AGQ_ISA_AVX512VNNI)
+#if AGQ_VB == 64
 #define MAX_PANELS 4
-#elif defined(AGQ_ISA_AVXVNNI)
+#elif defined(AGQ_HAS_DPBUSD)
 #define MAX_PANELS 2
 #else
 #define MAX_PANELS 1
@@ -224,7 +224,7 @@ static const tile_fn tiles[KINDS][AGQ_TILE_TOKENS + 1] = {ROW(AGQ_U4A8), ROW(AGQ
 #else
 #define TILE(rv, w) static void tile_##rv##_##w(const tile_args *s) { tile(rv, w, s); }
 #define TILES6(rv) TILE(rv, 1) TILE(rv, 2) TILE(rv, 3) TILE(rv, 4) TILE(rv, 5) TILE(rv, 6)
-#if defined(AGQ_ISA_AVX512VNNI)
+#if AGQ_VB == 64
 #define TILES12(rv) TILES6(rv) TILE(rv, 7) TILE(rv, 8) TILE(rv, 9) TILE(rv, 10) TILE(rv, 11) TILE(rv, 12)
 TILES12(1) TILES12(2) TILES6(4)
 #define ROW(rv) {0, tile_##rv##_1, tile_##rv##_2, tile_##rv##_3, tile_##rv##_4, tile_##rv##_5, tile_##rv##_6, \
@@ -379,11 +379,11 @@ INLINE void panel_group(const agq_tile *t, int kind, int panel, int panels) {
 
 static void run(const agq_tile *t, int kind) {
   int p = 0;
-#if defined(AGQ_ISA_AVX512VNNI)
+#if AGQ_VB == 64
   if (t->width <= WIDE_TOKENS)
     for (; p + 4 <= t->panels; p += 4) panel_group(t, kind, p, 4);
   for (; p + 2 <= t->panels; p += 2) panel_group(t, kind, p, 2);
-#elif defined(AGQ_ISA_AVXVNNI)
+#elif defined(AGQ_HAS_DPBUSD)
   if (t->width <= WIDE_TOKENS)
     for (; p + 2 <= t->panels; p += 2) panel_group(t, kind, p, 2);
 #endif

@@ -8,18 +8,23 @@
 #ifndef AGQ_X86_VEC_H
 #define AGQ_X86_VEC_H
 
-#if defined(AGQ_ISA_SSE41) || defined(AGQ_ISA_AVX2) || defined(AGQ_ISA_AVXVNNI) || defined(AGQ_ISA_AVX512VNNI)
-#define AGQ_X86 1
+#include "isa/features.h"
+
+#if defined(AGQ_HAS_X86)
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
-#if defined(AGQ_ISA_AVX512VNNI)
+#define AGQ_VB AGQ_VECTOR_BYTES /* bytes of a vector */
+#if !defined(AGQ_HAS_DPBUSD)
+#define AGQ_MADDUBS 1
+#endif
+
+#if AGQ_VB == 64
 typedef __m512i vi;
 typedef __m512 vf;
-#define AGQ_VB 64 /* bytes of a vector */
 INLINE vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
 INLINE void vi_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
 INLINE vi vi_zero(void) { return _mm512_setzero_si512(); }
@@ -70,10 +75,9 @@ INLINE vi vi_shr32(vi a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n
 INLINE vi vi_shl32(vi a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi vi_sra32(vi a, int n) { return _mm512_sra_epi32(a, _mm_cvtsi32_si128(n)); }
 
-#elif defined(AGQ_ISA_AVX2) || defined(AGQ_ISA_AVXVNNI)
+#elif AGQ_VB == 32
 typedef __m256i vi;
 typedef __m256 vf;
-#define AGQ_VB 32
 INLINE vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 INLINE void vi_store(void *p, vi a) { _mm256_storeu_si256((__m256i *)p, a); }
 INLINE vi vi_zero(void) { return _mm256_setzero_si256(); }
@@ -117,14 +121,13 @@ INLINE void vf_store4_s8(int8_t *p, vf a, vf b, vf c, vf d) {
 INLINE vi vi_shr32(vi a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi vi_shl32(vi a, int n) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)); }
 INLINE vi vi_sra32(vi a, int n) { return _mm256_sra_epi32(a, _mm_cvtsi32_si128(n)); }
-#if defined(AGQ_ISA_AVXVNNI)
+#if defined(AGQ_HAS_DPBUSD)
 INLINE vi vi_dot(vi c, vi u, vi s) { return _mm256_dpbusd_avx_epi32(c, u, s); }
 INLINE __m128i vi_sum32(__m128i s, const int8_t *p) {
   s = _mm_dpbusd_avx_epi32(s, _mm_set1_epi8(1), _mm_loadu_si128((const __m128i *)p));
   return _mm_dpbusd_avx_epi32(s, _mm_set1_epi8(1), _mm_loadu_si128((const __m128i *)p + 1));
 }
 #else
-#define AGQ_MADDUBS 1
 INLINE vi vi_set16(int x) { return _mm256_set1_epi16((short)x); }
 INLINE vi vi_add16(vi a, vi b) { return _mm256_add_epi16(a, b); }
 INLINE vi vi_maddubs(vi u, vi s) { return _mm256_maddubs_epi16(u, s); }
@@ -135,10 +138,8 @@ INLINE vi vi_abs8(vi a) { return _mm256_abs_epi8(a); }
 #endif
 
 #else /* SSE4.1 */
-#define AGQ_MADDUBS 1
 typedef __m128i vi;
 typedef __m128 vf;
-#define AGQ_VB 16
 INLINE vi vi_load(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 INLINE void vi_store(void *p, vi a) { _mm_storeu_si128((__m128i *)p, a); }
 INLINE vi vi_zero(void) { return _mm_setzero_si128(); }
@@ -209,10 +210,10 @@ INLINE __m128i vi_sum32(__m128i s, const int8_t *p) {
 
 /* c += v in 16-bit or 32-bit lanes. As an instruction, because compilers otherwise reassociate the sums of an unrolled
  * loop into many partial ones, which then spill. */
-#if defined(AGQ_ISA_AVX2)
+#if defined(AGQ_MADDUBS) && AGQ_VB == 32
 #define ACCUMULATE16(c, v) __asm__("vpaddw %1, %0, %0" : "+x"(c) : "x"(v))
 #define ACCUMULATE32(c, v) __asm__("vpaddd %1, %0, %0" : "+x"(c) : "x"(v))
-#elif defined(AGQ_ISA_SSE41)
+#elif defined(AGQ_MADDUBS)
 #define ACCUMULATE16(c, v) __asm__("paddw %1, %0" : "+x"(c) : "x"(v))
 #define ACCUMULATE32(c, v) __asm__("paddd %1, %0" : "+x"(c) : "x"(v))
 #endif
@@ -227,7 +228,7 @@ INLINE __m128i vi_sum32(__m128i s, const int8_t *p) {
     return _mm_cvtss_f32(_mm_##OP##_ss(a, _mm_shuffle_ps(a, a, 1)));                                                \
   }                                                                                                                 \
   INLINE float NAME(vf v) { return NAME##_128(AGQ_HALVES(v, OP)); }
-#if defined(AGQ_ISA_AVX512VNNI)
+#if AGQ_VB == 64
 #define AGQ_HALVES(v, OP) \
   _mm_##OP##_ps(_mm_##OP##_ps(_mm512_castps512_ps128(v), _mm512_extractf32x4_ps(v, 1)), \
                 _mm_##OP##_ps(_mm512_extractf32x4_ps(v, 2), _mm512_extractf32x4_ps(v, 3)))
