@@ -65,7 +65,8 @@ static void check_table(const agq_kernel_table *kt) {
     int one; /* takes one token only */
   } integers[] = {{&kt->u4a8, "u4", "s8", 0},    {&kt->u4a4, "u4", "s4", 0},    {&kt->i8a8, "i8", "s8", 0},
                   {&kt->i8a4, "i8", "s4", 0},    {&kt->u4a8_m1, "u4", "s8", 1}, {&kt->u4a4_m1, "u4", "s4", 1},
-                  {&kt->i8a8_m1, "i8", "s8", 1}, {&kt->i8a4_m1, "i8", "s4", 1}, {&kt->packed4, "u4", "u4", 0}};
+                  {&kt->i8a8_m1, "i8", "s8", 1}, {&kt->i8a4_m1, "i8", "s4", 1}, {&kt->packed4, "u4", "u4", 0},
+                  {&kt->any, "any", "s8", 0}};
   for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
     const agq_kernel *k = integers[i].kernel;
     check(k->name, integers[i].weights, integers[i].activations, k->mr);
@@ -75,7 +76,7 @@ static void check_table(const agq_kernel_table *kt) {
   const struct {
     const agq_float_kernel *kernel;
     const char *weights;
-  } floats[] = {{&kt->f32, "f32"}, {&kt->f16, "f16"}, {&kt->bf16, "bf16"}, {&kt->u4, "u4"}, {&kt->i8, "i8"}};
+  } floats[] = {{&kt->f32, "f32"}, {&kt->f16, "f16"}, {&kt->bf16, "bf16"}, {&kt->u4, "u4"}, {&kt->i8, "i8"}, {&kt->any_float, "any"}};
   for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
     check(floats[i].kernel->name, floats[i].weights, "f32", 64);
     test_expect(floats[i].kernel->run != NULL, floats[i].weights);

@@ -23,11 +23,11 @@
 #define AGQ_GEMM_H
 
 #include "agq.h"
+#include "layout.h"
 
 /* The pointer's value is computed here: kept in a register through the loops before, it would crowd them. */
 #define AGQ_HERE(pointer) __asm__ volatile("" : "+r"(pointer))
 
-#define AGQ_PANEL 16
 #define AGQ_MAX_MR 64
 
 /* Tokens [first, first + width) of a pass in which sink tokens are among others. */
@@ -70,6 +70,7 @@ typedef struct {
   const float *bias;       /* of the first row, or NULL; at least `rows` long */
   float *y; size_t ldy;    /* y[token*ldy + row] */
   int rows;                /* valid rows in these panels (the last panel may be partial): only those are written */
+  const struct agq_format *format; /* of the weights (formats/formats.h) */
 } agq_tile;
 
 typedef void (*agq_tile_fn)(const agq_tile *t);
@@ -91,7 +92,7 @@ typedef struct {
 typedef void (*agq_float_fn)(const agq_float_tile *t);
 
 /* The name of a kernel, which `info` and `bench` show: <weights><activations>_<rows>x<tokens>_<level>
- *   weights        a weight format by its name: u4, i8, f32, f16, bf16
+ *   weights        a weight format by its name: u4, i8, f32, f16, bf16; any: every integer format, by its `unpack`
  *   activations    s8, s4: codes of 8, 4 bits with their sign; u4: of 4 bits from 0 on (packed multiplier); f32: floats
  *   rows, tokens   of one register tile
  *   level          whose instructions it uses: the library's level or one of its ancestors
@@ -130,6 +131,8 @@ typedef struct {
   agq_kernel u4a8_m1, u4a4_m1, i8a8_m1, i8a4_m1;  /* decode: width 1 only */
   agq_kernel packed4;                             /* agq_linear.multiplier: u4 x 4-bit activations, any width */
   agq_float_kernel f32, f16, bf16, u4, i8;        /* float activations */
+  agq_kernel any;                                 /* integer formats without kernels of their own, any activations and width */
+  agq_float_kernel any_float;
   /* One token: x[k] -> codes (plain order, k_padded long, padding 0) and scales; see quantize.h for the formulas. */
   void (*quantize_row)(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes, float *scales);
   /* The same with a static scale (act_static of agq.h). */

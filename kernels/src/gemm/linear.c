@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "formats/formats.h"
+
 #include "ops/ops.h"
 #include "quantize.h"
 #include "shape.h"
@@ -164,12 +166,11 @@ void agq_act_rotate(const agq_linear *l, const float *x, size_t ldx, int begin, 
 }
 
 static const agq_kernel *integer_kernel(const agq_kernel_table *kt, const agq_linear *l, int m) {
-  if (l->multiplier == AGQ_MULTIPLIER_PACKED) return &kt->packed4;
+  const agq_format *format = agq_format_of(l->weight_dtype);
+  if (l->multiplier == AGQ_MULTIPLIER_PACKED) return agq_format_kernel(kt, format->packed);
   /* Static 4-bit operands are shifted by up to 3 bits: too long for the kernels that count on |a| <= 15. */
-  const int eight = l->act_bits == 8 || l->act_static;
-  if (l->weight_dtype == AGQ_U4)
-    return eight ? (m == 1 ? &kt->u4a8_m1 : &kt->u4a8) : (m == 1 ? &kt->u4a4_m1 : &kt->u4a4);
-  return eight ? (m == 1 ? &kt->i8a8_m1 : &kt->i8a8) : (m == 1 ? &kt->i8a4_m1 : &kt->i8a4);
+  const int four = l->act_bits == 4 && !l->act_static;
+  return agq_format_kernel(kt, (m == 1 ? format->one : format->many)[four]);
 }
 
 /* What token panels of one format are given to. */
@@ -185,7 +186,7 @@ static format format_of(const agq_kernel_table *kt, const agq_linear *l, const a
       .w_stride = s.panel_bytes, .scale_stride = s.scale_panel_bytes, .zero_stride = s.zero_panel_bytes,
       .scale_bf16 = l->scale_dtype == AGQ_BF16, .block = s.block, .blocks = s.blocks, .group_blocks = s.group_blocks,
       .a_scale_stride = a->scales_per_token, .act_blocks = s.act_blocks, .ldy = ldy,
-      .lowest = l->act_static && l->act_bits == 8,
+      .lowest = l->act_static && l->act_bits == 8, .format = agq_format_of(l->weight_dtype),
   };
   return (format){integer_kernel(kt, l, a->m), t};
 }
@@ -232,13 +233,7 @@ static void run_integer(const agq_kernel_table *kt, const agq_linear *l, const a
 }
 
 static const agq_float_kernel *float_kernel(const agq_kernel_table *kt, int dtype) {
-  switch (dtype) {
-    case AGQ_F32: return &kt->f32;
-    case AGQ_F16: return &kt->f16;
-    case AGQ_BF16: return &kt->bf16;
-    case AGQ_I8: return &kt->i8;
-    default: return &kt->u4;
-  }
+  return agq_format_floats(kt, agq_format_of(dtype)->floats);
 }
 
 void agq_linear_run(const agq_kernel_table *kt, const agq_linear *l, const agq_act *a, const float *x, size_t ldx,

@@ -5,9 +5,6 @@
 
 #include "gemm.h"
 
-static inline int agq_panels(int rows) { return (rows + AGQ_PANEL - 1) / AGQ_PANEL; }
-static inline int agq_pad32(int k) { return (k + 31) & ~31; }
-
 /* Bytes of workspace (64-byte aligned parts) for the activations of up to m tokens of this linear. Float activations: the
  * transformed rows, 0 without `hadamard`. */
 size_t agq_act_workspace(const agq_linear *l, int m);

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "formats/formats.h"
+
 static int gcd(int a, int b) {
   while (b) {
     int r = a % b;
@@ -25,24 +27,24 @@ int agq_linear_shape(const agq_linear *l, agq_shape *s) {
   if (k < 1 || n < 1 || k > limit || n > limit) return AGQ_ERR_ARGUMENT;
   if (l->hadamard < 0 || (l->hadamard && (l->hadamard & (l->hadamard - 1) || k % l->hadamard))) return AGQ_ERR_ARGUMENT;
   if (!(l->act_clip >= 0 && l->act_clip <= 1)) return AGQ_ERR_ARGUMENT;
-  const int integer_weight = l->weight_dtype == AGQ_U4 || l->weight_dtype == AGQ_I8;
-  if (l->weight_dtype < AGQ_F32 || l->weight_dtype > AGQ_U4) return AGQ_ERR_ARGUMENT;
+  const agq_format *format = agq_format_of(l->weight_dtype);
+  if (!format) return AGQ_ERR_ARGUMENT;
   if (l->act_bits != 32 && l->act_bits != 8 && l->act_bits != 4) return AGQ_ERR_UNSUPPORTED;
 
-  if (!integer_weight) {
+  if (!format->integer) {
     if (l->act_bits != 32 || l->act_static) return AGQ_ERR_UNSUPPORTED; /* integer activations need integer weights */
-    s->panel_bytes = (size_t)k * AGQ_PANEL * (l->weight_dtype == AGQ_F32 ? 4 : 2);
+    s->panel_bytes = agq_format_bytes(format, (size_t)k);
     return AGQ_OK;
   }
   if (l->scale_dtype != AGQ_F32 && l->scale_dtype != AGQ_BF16) return AGQ_ERR_ARGUMENT;
   if (!good_group(l->group_size, k)) return AGQ_ERR_ARGUMENT;
   const int k_padded = agq_pad32(k), group = l->group_size ? l->group_size : k;
   s->groups = k / group;
-  s->panel_bytes = (size_t)k_padded * AGQ_PANEL / (l->weight_dtype == AGQ_U4 ? 2 : 1);
+  s->panel_bytes = agq_format_bytes(format, (size_t)k_padded);
   s->scale_panel_bytes = (size_t)s->groups * AGQ_PANEL * (l->scale_dtype == AGQ_F32 ? 4 : 2);
   s->zero_panel_bytes = (size_t)s->groups * AGQ_PANEL;
   if (l->multiplier != AGQ_MULTIPLIER_DEFAULT && l->multiplier != AGQ_MULTIPLIER_PACKED) return AGQ_ERR_ARGUMENT;
-  if (l->multiplier && (l->weight_dtype != AGQ_U4 || l->act_bits != 4 || l->act_static)) return AGQ_ERR_UNSUPPORTED;
+  if (l->multiplier && (!format->packed || l->act_bits != 4 || l->act_static)) return AGQ_ERR_UNSUPPORTED;
   if (l->act_bits == 32) return l->act_static ? AGQ_ERR_ARGUMENT : AGQ_OK;
 
   s->integer = 1;
@@ -52,7 +54,7 @@ int agq_linear_shape(const agq_linear *l, agq_shape *s) {
     if (l->act_static != 1 || l->act_symmetric || !(l->act_scale >= 1e-30f && l->act_scale <= 1e30f)) return AGQ_ERR_ARGUMENT;
     if (l->act_zero < 0 || l->act_zero >= 1 << l->act_bits) return AGQ_ERR_ARGUMENT;
     if (l->act_group && l->act_group != k) return AGQ_ERR_UNSUPPORTED;
-    if (l->act_bits == 8 && (l->weight_dtype != AGQ_I8 || l->zero)) return AGQ_ERR_UNSUPPORTED;
+    if (l->act_bits == 8 && (!format->static8 || l->zero)) return AGQ_ERR_UNSUPPORTED;
   } else if (!l->act_symmetric && l->act_bits != 4) {
     return AGQ_ERR_UNSUPPORTED;
   }

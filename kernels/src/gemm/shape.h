@@ -4,7 +4,9 @@
 #ifndef AGQ_SHAPE_H
 #define AGQ_SHAPE_H
 
-#include "linear.h"
+#include <stddef.h>
+
+#include "agq.h"
 
 /* Longest block whose int32 accumulator cannot overflow: |code - zero| <= 255, |activation| <= 128, and
  * 255 * 128 * 65536 < 2^31. */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "engine.h"
+#include "formats/formats.h"
 #include "ops/attention_log2.h"
 #include "ops/ops.h"
 
@@ -25,16 +26,12 @@ static int fail(message e, int code, const char *format, ...) {
   return code;
 }
 
-static const char *dtype_name(int dtype) {
-  static const char *const names[] = {"f32", "f16", "bf16", "i8", "u4"};
-  return dtype >= AGQ_F32 && dtype <= AGQ_U4 ? names[dtype] : "?";
-}
-
 static int check_linear(const agq_linear *l, const char *name, int64_t out, int64_t in, message e) {
   if (l->out_features != out || l->in_features != in)
     return fail(e, AGQ_ERR_ARGUMENT, "%s: shape is %d x %d, the model needs %lld x %lld", name, l->out_features,
                 l->in_features, (long long)out, (long long)in);
-  const int quantized = l->weight_dtype == AGQ_I8 || l->weight_dtype == AGQ_U4;
+  const agq_format *format = agq_format_of(l->weight_dtype);
+  const int quantized = format && format->integer;
   const int64_t weight = agq_linear_weight_bytes(l), scale = agq_linear_scale_bytes(l), zero = agq_linear_zero_bytes(l);
   const struct {
     const char *what;
@@ -55,7 +52,7 @@ static int check_linear(const agq_linear *l, const char *name, int64_t out, int6
   if (status == AGQ_OK) return AGQ_OK;
   return fail(e, status,
               "%s: no kernel computes %d x %d %s weights, group size %d, %s, with %d-bit %s activations, group size %d",
-              name, l->out_features, l->in_features, dtype_name(l->weight_dtype), l->group_size,
+              name, l->out_features, l->in_features, format ? format->name : "?", l->group_size,
               l->zero ? "asymmetric" : "symmetric", l->act_bits,
               l->act_bits == 32  ? "float"
               : l->act_symmetric ? "symmetric"
@@ -194,8 +191,9 @@ static int check_ends(const agq_model *m, message e) {
   if (status == AGQ_OK) status = check_linear(&m->head, "head", m->vocab, out ? m->embed_dim : m->hidden, e);
   if (status != AGQ_OK) return status;
   if (!m->embed_in_head) return check_embed(m, e);
-  if (m->head.weight_dtype == AGQ_U4)
-    return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from u4 weights");
+  const agq_format *format = agq_format_of(m->head.weight_dtype);
+  if (!format->embeds)
+    return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from %s weights", format->name);
   if (m->head.hadamard)
     return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from weights behind a Hadamard transform");
   if (m->head.in_features != m->embed_dim)

@@ -1,20 +1,13 @@
 /* rows.c: reading rows of stored matrices as floats.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include "formats/formats.h"
 #include "gemm/convert.h"
-#include "gemm/linear.h"
 #include "ops.h"
 
 int agq_float_bytes(int dtype) {
-  switch (dtype) {
-    case AGQ_F32:
-      return 4;
-    case AGQ_F16:
-    case AGQ_BF16:
-      return 2;
-    default:
-      return 0;
-  }
+  const agq_format *format = agq_format_of(dtype);
+  return format && !format->integer ? format->bits / 8 : 0;
 }
 
 void agq_to_float_row(int dtype, const void *x, float *y, int n) {

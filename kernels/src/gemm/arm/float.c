@@ -9,7 +9,7 @@
 
 #include "common.h"
 #include "kernels.h"
-#include "gemm/linear.h"
+#include "formats/formats.h"
 
 /* Rows 4v .. 4v+3 of column c. */
 AGQ_INLINE float32x4_t load4(const void *w, size_t c, int v, const int dtype) {
@@ -45,7 +45,7 @@ static void write_rows(const agq_float_tile *t, int token, int p, const float32x
 
 AGQ_INLINE void float_tile(const agq_float_tile *t, int p, int token, const int NT, const int dtype) {
   const int k = t->l->in_features;
-  const char *w = (const char *)t->l->weight + (size_t)p * k * AGQ_PANEL * (dtype == AGQ_F32 ? 4 : 2);
+  const char *w = (const char *)t->l->weight + (size_t)p * k * AGQ_PANEL * (agq_formats[dtype].bits / 8);
   const float *x = t->x + (size_t)token * t->ldx;
   float32x4_t f[4][4];
   int c = 0;
@@ -68,8 +68,8 @@ AGQ_INLINE void float_tile(const agq_float_tile *t, int p, int token, const int 
 }
 
 /* Code of column j (of the 8 or 4 of a unit) in every lane of u, as a float without its zero point. */
-AGQ_INLINE float32x4_t code4(uint32x4_t u, float32x4_t zero, int j, const int u4) {
-  if (u4) {
+AGQ_INLINE float32x4_t code4(uint32x4_t u, float32x4_t zero, int j, const agq_format *format) {
+  if (format->bits == 4) {
     const int shift = 8 * (j & 3) + (j & 4);
     const uint32x4_t c = vshlq_u32(u, vdupq_n_s32(-shift));
     return vsubq_f32(vcvtq_f32_u32(vandq_u32(c, vdupq_n_u32(15))), zero);
@@ -78,10 +78,10 @@ AGQ_INLINE float32x4_t code4(uint32x4_t u, float32x4_t zero, int j, const int u4
   return vsubq_f32(vcvtq_f32_s32(vshrq_n_s32(c, 24)), zero);
 }
 
-AGQ_INLINE void codes_tile(const agq_float_tile *t, int p, int token, const int NT, const int u4) {
+AGQ_INLINE void codes_tile(const agq_float_tile *t, int p, int token, const int NT, const agq_format *format) {
   const agq_linear *l = t->l;
-  const int k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group, unit = u4 ? 8 : 4;
-  const uint8_t *w = (const uint8_t *)l->weight + (size_t)p * agq_pad32(k) * AGQ_PANEL / (u4 ? 2 : 1);
+  const int k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group, unit = agq_format_unit(format);
+  const uint8_t *w = (const uint8_t *)l->weight + (size_t)p * agq_pad32(k) * AGQ_PANEL / (8 / format->bits);
   const float *x = t->x + (size_t)token * t->ldx;
   float32x4_t f[4][4];
   AGQ_UNROLL for (int i = 0; i < 16; i++) f[i / 4][i % 4] = vdupq_n_f32(0);
@@ -90,7 +90,7 @@ AGQ_INLINE void codes_tile(const agq_float_tile *t, int p, int token, const int 
     float32x4_t s[4][4], zero[4];
     AGQ_UNROLL for (int i = 0; i < 16; i++) s[i / 4][i % 4] = vdupq_n_f32(0);
     AGQ_UNROLL for (int v = 0; v < 4; v++) {
-      zero[v] = vdupq_n_f32(u4 ? 8 : 0);
+      zero[v] = vdupq_n_f32((float)format->symmetric_zero);
       if (l->zero) {
         int32_t four;
         memcpy(&four, l->zero + at + 4 * v, 4);
@@ -103,19 +103,19 @@ AGQ_INLINE void codes_tile(const agq_float_tile *t, int p, int token, const int 
       float32x4_t xs[4][2];
       AGQ_UNROLL for (int n = 0; n < NT; n++) {
         xs[n][0] = vld1q_f32(x + n * t->ldx + c);
-        if (u4) xs[n][1] = vld1q_f32(x + n * t->ldx + c + 4);
+        if (unit == 8) xs[n][1] = vld1q_f32(x + n * t->ldx + c + 4);
       }
       AGQ_UNROLL for (int v = 0; v < 4; v++) {
         const uint32x4_t u = vreinterpretq_u32_u8(vld1q_u8(w + 16 * v));
         AGQ_UNROLL for (int j = 0; j < unit; j++) {
-          const float32x4_t ws = code4(u, zero[v], j, u4);
+          const float32x4_t ws = code4(u, zero[v], j, format);
           AGQ_UNROLL for (int n = 0; n < NT; n++) s[n][v] = madd_lane(s[n][v], ws, xs[n][j / 4], j % 4);
         }
       }
     }
     for (int j = 0; c < end; c++, j++) /* a row that is not a whole number of units is one group */
       AGQ_UNROLL for (int v = 0; v < 4; v++) {
-        const float32x4_t ws = code4(vreinterpretq_u32_u8(vld1q_u8(w + 16 * v)), zero[v], j, u4);
+        const float32x4_t ws = code4(vreinterpretq_u32_u8(vld1q_u8(w + 16 * v)), zero[v], j, format);
         AGQ_UNROLL for (int n = 0; n < NT; n++) s[n][v] = vfmaq_n_f32(s[n][v], ws, x[n * t->ldx + c]);
       }
     AGQ_UNROLL for (int v = 0; v < 4; v++) {
@@ -137,7 +137,7 @@ AGQ_INLINE void codes_tile(const agq_float_tile *t, int p, int token, const int 
 FLOAT_KERNEL(agq_arm_f32, float_tile, AGQ_F32)
 FLOAT_KERNEL(agq_arm_f16, float_tile, AGQ_F16)
 FLOAT_KERNEL(agq_arm_bf16, float_tile, AGQ_BF16)
-FLOAT_KERNEL(agq_arm_u4, codes_tile, 1)
-FLOAT_KERNEL(agq_arm_i8, codes_tile, 0)
+FLOAT_KERNEL(agq_arm_u4, codes_tile, &agq_formats[AGQ_U4])
+FLOAT_KERNEL(agq_arm_i8, codes_tile, &agq_formats[AGQ_I8])
 
 #endif

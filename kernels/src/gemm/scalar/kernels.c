@@ -3,14 +3,14 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "kernels.h"
 
+#include "formats/formats.h"
 #include "gemm/convert.h"
-#include "gemm/linear.h"
 
 static inline float load_scale(const void *p, int i, int bf16) {
   return bf16 ? agq_bf16_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];
 }
 
-/* Integer kernels: one panel of 16 rows times one token at a time. `u4` is a constant at every call. */
+/* Integer kernels: one panel of 16 rows times one token at a time. The format is a constant at every call. */
 static inline void panel_u4(const uint8_t *w, const int8_t *a, int stride, int columns, int32_t *acc) {
   for (int k = 0; k < columns; k += 8, w += 64, a += 2 * stride) {
     for (int r = 0; r < AGQ_PANEL; r++) {
@@ -31,8 +31,8 @@ static inline void panel_i8(const int8_t *w, const int8_t *a, int stride, int co
   }
 }
 
-static inline void integer_tile(const agq_tile *t, int u4) {
-  const size_t block_bytes = (size_t)t->block * AGQ_PANEL / (u4 ? 2 : 1);
+static inline void integer_tile(const agq_tile *t, const agq_format *format) {
+  const size_t block_bytes = agq_format_bytes(format, (size_t)t->block);
   const int tokens_first = agq_tokens_first(t), outer = agq_outer_blocks(t);
   for (int p = 0; p < t->panels; p++) {
     const uint8_t *w = t->w + p * t->w_stride;
@@ -44,9 +44,9 @@ static inline void integer_tile(const agq_tile *t, int u4) {
       for (int b = 0; b < t->blocks; b++) {
         int group = b / t->group_blocks;
         int32_t sum = t->sums[(size_t)b * t->width + i], acc[AGQ_PANEL];
-        for (int r = 0; r < AGQ_PANEL; r++) acc[r] = -(zero ? zero[group * AGQ_PANEL + r] : u4 ? 8 : 0) * sum;
+        for (int r = 0; r < AGQ_PANEL; r++) acc[r] = -(zero ? zero[group * AGQ_PANEL + r] : format->symmetric_zero) * sum;
         const int8_t *a = t->a + (size_t)b * t->block * t->width + 4 * i;
-        if (u4) panel_u4(w + b * block_bytes, a, 4 * t->width, t->block, acc);
+        if (format->bits == 4) panel_u4(w + b * block_bytes, a, 4 * t->width, t->block, acc);
         else panel_i8((const int8_t *)w + b * block_bytes, a, 4 * t->width, t->block, acc);
         float as = t->act_blocks ? t->a_scale[(size_t)i * t->a_scale_stride + b / t->act_blocks] : 1;
         for (int r = 0; r < AGQ_PANEL; r++) {
@@ -64,8 +64,8 @@ static inline void integer_tile(const agq_tile *t, int u4) {
   }
 }
 
-void agq_scalar_u4(const agq_tile *t) { integer_tile(t, 1); }
-void agq_scalar_i8(const agq_tile *t) { integer_tile(t, 0); }
+void agq_scalar_u4(const agq_tile *t) { integer_tile(t, &agq_formats[AGQ_U4]); }
+void agq_scalar_i8(const agq_tile *t) { integer_tile(t, &agq_formats[AGQ_I8]); }
 
 /* Float activations. */
 static inline void write_rows(const agq_float_tile *t, int token, int panel, const float *f) {
@@ -95,10 +95,10 @@ static inline void float_tile(const agq_float_tile *t, int dtype) {
 }
 
 /* Integer weights, float activations: per group the sum of (code - zero) * x, then one multiply-add with the scale. */
-static inline void dequant_tile(const agq_float_tile *t, int u4) {
+static inline void dequant_tile(const agq_float_tile *t, const agq_format *format) {
   const agq_linear *l = t->l;
   const int k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group;
-  const size_t panel_bytes = (size_t)agq_pad32(k) * AGQ_PANEL / (u4 ? 2 : 1);
+  const size_t panel_bytes = agq_format_bytes(format, (size_t)agq_pad32(k));
   for (int p = t->panel; p < t->panel + t->panels; p++) {
     const uint8_t *w = (const uint8_t *)l->weight + p * panel_bytes;
     const size_t at = (size_t)p * groups * AGQ_PANEL;
@@ -107,11 +107,11 @@ static inline void dequant_tile(const agq_float_tile *t, int u4) {
       float f[AGQ_PANEL] = {0};
       for (int g = 0; g < groups; g++) {
         float sum[AGQ_PANEL] = {0}, zero[AGQ_PANEL];
-        for (int r = 0; r < AGQ_PANEL; r++) zero[r] = l->zero ? l->zero[at + g * AGQ_PANEL + r] : u4 ? 8 : 0;
+        for (int r = 0; r < AGQ_PANEL; r++) zero[r] = (float)(l->zero ? l->zero[at + g * AGQ_PANEL + r] : format->symmetric_zero);
         for (int c = g * group; c < (g + 1) * group; c++)
           for (int r = 0; r < AGQ_PANEL; r++) {
-            int code = u4 ? w[(size_t)(c / 8) * 64 + 4 * r + c % 4] >> (c & 4) & 15
-                          : (int8_t)w[(size_t)(c / 4) * 64 + 4 * r + c % 4];
+            int code = format->bits == 4 ? w[(size_t)(c / 8) * 64 + 4 * r + c % 4] >> (c & 4) & 15
+                                         : (int8_t)w[(size_t)(c / 4) * 64 + 4 * r + c % 4];
             sum[r] = agq_madd((float)code - zero[r], x[c], sum[r]);
           }
         for (int r = 0; r < AGQ_PANEL; r++)
@@ -126,5 +126,5 @@ static inline void dequant_tile(const agq_float_tile *t, int u4) {
 void agq_scalar_float_f32(const agq_float_tile *t) { float_tile(t, AGQ_F32); }
 void agq_scalar_float_f16(const agq_float_tile *t) { float_tile(t, AGQ_F16); }
 void agq_scalar_float_bf16(const agq_float_tile *t) { float_tile(t, AGQ_BF16); }
-void agq_scalar_float_u4(const agq_float_tile *t) { dequant_tile(t, 1); }
-void agq_scalar_float_i8(const agq_float_tile *t) { dequant_tile(t, 0); }
+void agq_scalar_float_u4(const agq_float_tile *t) { dequant_tile(t, &agq_formats[AGQ_U4]); }
+void agq_scalar_float_i8(const agq_float_tile *t) { dequant_tile(t, &agq_formats[AGQ_I8]); }

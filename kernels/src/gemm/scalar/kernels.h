@@ -13,5 +13,8 @@ void agq_scalar_float_f16(const agq_float_tile *t);
 void agq_scalar_float_bf16(const agq_float_tile *t);
 void agq_scalar_float_u4(const agq_float_tile *t);
 void agq_scalar_float_i8(const agq_float_tile *t);
+/* Any integer format (any.c). */
+void agq_any_tile(const agq_tile *t);
+void agq_any_float(const agq_float_tile *t);
 
 #endif

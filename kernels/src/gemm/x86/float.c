@@ -7,13 +7,15 @@
 
 #if defined(AGQ_HAS_X86)
 #include "kernels.h"
-#include "gemm/linear.h"
+#include "formats/formats.h"
 
 #define CHUNK 64  /* columns */
 #define BATCH 32  /* tokens whose accumulators are held */
 #define TOKENS AGQ_FLOAT_TOKENS /* register tile: TOKENS x RV vectors of rows */
 #define RV (AGQ_FLOAT_ROWS / AGQ_VL)
 #define PANELS (AGQ_VB == 64 ? 2 : 1)
+/* agq_formats[dtype].integer, written so that the compiler sees it before it inlines. */
+#define CODED(dtype) ((dtype) == AGQ_U4 || (dtype) == AGQ_I8)
 #define ONE_PANELS (4 * PANELS) /* panels side by side for one token */
 
 /* c[W][R vectors] += w[columns][stride floats] * x[token][column], columns ascending. `acc` is [token][acc_stride
@@ -79,8 +81,9 @@ INLINE void multiply_one(const int N, const float *w, int stride, int columns, c
 INLINE void convert(const agq_linear *l, const int dtype, int panel, int column, int n, const vf *zero, float *to,
                     int stride) {
   const size_t k = (size_t)l->in_features, first = ((size_t)panel * k + column) * AGQ_PANEL;
-  if (dtype == AGQ_U4 || dtype == AGQ_I8) {
-    const int per_unit = dtype == AGQ_U4 ? 8 : 4;
+  const agq_format *format = &agq_formats[dtype];
+  if (CODED(dtype)) {
+    const int per_unit = agq_format_unit(format);
     const uint8_t *w = (const uint8_t *)l->weight + (size_t)panel * agq_pad32(l->in_features) * 64 / per_unit;
     /* Groups and chunks start at multiples of a unit; only the end of a row may cut one. */
     for (int c = 0; c < n; c += per_unit) {
@@ -91,8 +94,8 @@ INLINE void convert(const agq_linear *l, const int dtype, int panel, int column,
 #pragma GCC unroll 8
         for (int j = 0; j < per_unit; j++) {
           if (c + j >= n) break;
-          const vi code = dtype == AGQ_U4 ? vi_and(vi_shr32(v, 8 * (j & 3) + (j & 4)), vi_set32(15))
-                                          : vi_sra32(vi_shl32(v, 24 - 8 * j), 24);
+          const vi code = format->bits == 4 ? vi_and(vi_shr32(v, 8 * (j & 3) + (j & 4)), vi_set32(15))
+                                            : vi_sra32(vi_shl32(v, 24 - 8 * j), 24);
           vf_store(to + (size_t)(c + j) * stride + i * AGQ_VL, vf_sub(vf_from_int(code), zero[i]));
         }
       }
@@ -125,7 +128,7 @@ static void write_out(const agq_float_tile *t, int token, int tokens, int panel,
 /* Panels [panel, panel + P) times tokens [token, token + tokens), tokens <= BATCH. */
 INLINE void float_panels(const agq_float_tile *t, const int dtype, int panel, const int P, int token, int tokens) {
   const agq_linear *l = t->l;
-  const int k = l->in_features, coded = dtype == AGQ_U4 || dtype == AGQ_I8, vectors = P * AGQ_NV,
+  const int k = l->in_features, coded = CODED(dtype), vectors = P * AGQ_NV,
             R = vectors < RV ? vectors : RV;
   const int group = coded && l->group_size ? l->group_size : k, groups = k / group;
   const float *x = t->x + token * t->ldx;
@@ -141,7 +144,7 @@ INLINE void float_panels(const agq_float_tile *t, const int dtype, int panel, co
       for (int i = 0; i < tokens * vectors; i++) part[i] = vf_zero();
       for (int i = 0; i < vectors; i++) {
         const size_t at = ((size_t)(panel + i / AGQ_NV) * groups + g) * AGQ_PANEL + i % AGQ_NV * AGQ_VL;
-        zero[i] = l->zero ? vf_from_int(vi_from_s8(l->zero + at)) : vf_set(dtype == AGQ_U4 ? 8 : 0);
+        zero[i] = l->zero ? vf_from_int(vi_from_s8(l->zero + at)) : vf_set((float)agq_formats[dtype].symmetric_zero);
       }
     }
     for (int c = g * group; c < (g + 1) * group; c += CHUNK) {

@@ -4,11 +4,16 @@
 #ifndef AGQ_X86_KERNELS_H
 #define AGQ_X86_KERNELS_H
 
-#include "gemm/gemm.h"
+#include "formats/formats.h"
 #include "isa/features.h"
 
 /* Kinds of integer products: weight format x activation bits; the last one for codes down to -128 (agq_tile.lowest). */
 enum { AGQ_U4A8, AGQ_U4A4, AGQ_I8A8, AGQ_I8A4, AGQ_I8A8_LOWEST };
+#define AGQ_KIND_U4(kind) ((kind) == AGQ_U4A8 || (kind) == AGQ_U4A4)
+/* TRAIT(row of the weights): a choice between constants, also where the kind is not one. */
+#define AGQ_OF_KIND(u4, TRAIT) ((u4) ? TRAIT(&agq_formats[AGQ_U4]) : TRAIT(&agq_formats[AGQ_I8]))
+#define AGQ_BITS(format) (format)->bits
+#define AGQ_SYMMETRIC_ZERO(format) (format)->symmetric_zero
 
 /* Rows and tokens of one register tile, of integers and of floats, and tokens of one token panel: the panel is cut into
  * tiles that share the unpacked weights. */

@@ -144,9 +144,9 @@ INLINE void dot_i8(const uint8_t *const *w, size_t at, const int8_t *a, int unit
 
 /* P panels, all columns. */
 INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind) {
-  const int u4 = kind == AGQ_U4A8 || kind == AGQ_U4A4, symmetric = u4 ? 8 : 0;
+  const int u4 = AGQ_KIND_U4(kind), symmetric = AGQ_OF_KIND(u4, AGQ_SYMMETRIC_ZERO);
   const int offset = u4 ? 0 : kind == AGQ_I8A4 ? 128 : I8A8_OFFSET;
-  const int units = t->block / (u4 ? 8 : 4);
+  const int units = t->block / AGQ_OF_KIND(u4, agq_format_unit);
   const size_t block_bytes = (size_t)units * 64;
   const uint8_t *w[4];
   for (int p = 0; p < P; p++) w[p] = t->w + (panel + p) * t->w_stride;

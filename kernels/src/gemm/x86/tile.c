@@ -253,9 +253,9 @@ INLINE void unpack(int kind, const uint8_t *w, size_t stride, int panels, int co
     const uint8_t *from = w + p * stride;
     uint8_t *to = u + p * 64;
     if (ahead)
-      for (int i = 0; i < columns / (kind == AGQ_U4A8 || kind == AGQ_U4A4 ? 8 : 4); i++)
+      for (int i = 0; i < columns / AGQ_OF_KIND(AGQ_KIND_U4(kind), agq_format_unit); i++)
         __builtin_prefetch(from + ahead + 64 * i);
-    if (kind == AGQ_U4A8 || kind == AGQ_U4A4) {
+    if (AGQ_KIND_U4(kind)) {
       for (int k = 0; k < columns; k += 8, from += 64, to += 2 * step)
         for (int i = 0; i < 64; i += AGQ_VB) {
           const vi q = vi_load(from + i);
@@ -317,14 +317,14 @@ INLINE void prepare(const agq_tile *t, block *k, const place *here, int u4, int 
     }
   }
   const int32_t *sums = t->sums + (size_t)here->b * width;
-  const int factor = t->zero ? 1 : -(offset + (u4 ? 8 : 0));
+  const int factor = t->zero ? 1 : -(offset + AGQ_OF_KIND(u4, AGQ_SYMMETRIC_ZERO));
   for (int i = 0; i < width; i++) k->init[i] = factor * sums[i];
 }
 
 INLINE void panel_group(const agq_tile *t, int kind, int panel, int panels) {
-  const int u4 = kind == AGQ_U4A8 || kind == AGQ_U4A4, vectors = panels * AGQ_NV, width = t->width;
+  const int u4 = AGQ_KIND_U4(kind), vectors = panels * AGQ_NV, width = t->width;
   const int offset = u4 || (kind != AGQ_I8A4 && KINDS > 1) ? 0 : 128;
-  const int column_bytes = u4 ? 8 : 16, whole = t->block <= CHUNK;
+  const int column_bytes = 2 * AGQ_OF_KIND(u4, AGQ_BITS), whole = t->block <= CHUNK;
   const int chunk = width <= NARROW || (KINDS == 1 && t->block <= SHORT) ? SHORT : CHUNK, most = t->block < chunk ? chunk / t->block : 1;
   const int tokens_first = agq_tokens_first(t);
   const uint8_t *w = t->w + panel * t->w_stride;
