@@ -95,8 +95,10 @@ static void bench(const char *label, int n, int k, int dtype, int group, int act
   l.weight = w;
   l.scale = scale;
   agq_act a = {0};
-  void *workspace = aligned_alloc(64, agq_act_workspace(&l, m) + 64);
-  void *row = aligned_alloc(64, agq_act_scratch(&l));
+  agq_prepared p;
+  if (agq_linear_prepare(&p, &agq_kernels_native, &l, 0) != AGQ_OK) abort();
+  void *workspace = aligned_alloc(64, agq_act_workspace(&p, m) + 64);
+  void *row = aligned_alloc(64, agq_act_scratch(&p));
   double quantize = 1e9, product = 0, spent = 0;
   const double macs = (double)n * k * m;
   /* Short pieces of work, the best time of each kind: what disturbs the machine for longer than a piece is left out.
@@ -109,14 +111,14 @@ static void bench(const char *label, int n, int k, int dtype, int group, int act
   for (int r = 0; r < 3000 && (r < 5 || spent < 0.3); r++) {
     double t0 = now();
     if (act_bits != 32) {
-      agq_act_init(&a, &agq_kernels_native, &l, m, workspace);
-      agq_act_quantize(&a, &agq_kernels_native, &l, x, (size_t)k, 0, agq_act_token_panels(&a), row);
+      agq_act_init(&a, &p, m, workspace);
+      agq_act_quantize(&a, &p, x, (size_t)k, 0, agq_act_token_panels(&a), row);
     }
     double t1 = now();
     if (t1 - t0 < quantize) quantize = t1 - t0;
     for (int i = 0; i < panels / piece; i++) {
       t0 = now();
-      agq_linear_run(&agq_kernels_native, &l, &a, x, (size_t)k, m, y, (size_t)n, i * piece, (i + 1) * piece);
+      agq_linear_run(&p, &a, x, (size_t)k, m, y, (size_t)n, i * piece, (i + 1) * piece);
       t1 = now();
       if (t1 - t0 < best[i]) best[i] = t1 - t0;
       spent += t1 - t0;

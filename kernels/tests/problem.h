@@ -147,13 +147,15 @@ static inline void destroy(problem *p) {
 static inline void compute(const agq_kernel_table *kt, const agq_linear *l, const float *x, int m, float *y,
                     const int8_t *codes, const float *scales) {
   agq_act a;
-  const size_t bytes = agq_act_workspace(l, m), ldx = (size_t)l->in_features + X_GAP, ldy = (size_t)l->out_features + Y_GAP;
+  agq_prepared prepared;
+  test_expect(agq_linear_prepare(&prepared, kt, l, 0) == AGQ_OK, "agq_linear_prepare");
+  const size_t bytes = agq_act_workspace(&prepared, m), ldx = (size_t)l->in_features + X_GAP, ldy = (size_t)l->out_features + Y_GAP;
   char *workspace = test_alloc(bytes);
-  void *scratch = test_alloc(agq_act_scratch(l));
+  void *scratch = test_alloc(agq_act_scratch(&prepared));
   for (size_t i = 0; i < (size_t)m * ldy; i++) y[i] = UNTOUCHED;
   if (l->act_bits != 32) {
-    agq_act_init(&a, kt, l, m, workspace);
-    agq_act_quantize(&a, kt, l, x, ldx, 0, agq_act_token_panels(&a), scratch);
+    agq_act_init(&a, &prepared, m, workspace);
+    agq_act_quantize(&a, &prepared, x, ldx, 0, agq_act_token_panels(&a), scratch);
     if (codes) {
       for (int t = 0; t < m; t++) {
         const int p = t / a.mr, width = m - p * a.mr < a.mr ? m - p * a.mr : a.mr, i = t % a.mr;
@@ -171,8 +173,8 @@ static inline void compute(const agq_kernel_table *kt, const agq_linear *l, cons
   }
   /* In two ranges, as threads would. */
   const int panels = agq_panels(l->out_features), cut = panels > 2 ? panels / 2 : panels;
-  agq_linear_run(kt, l, &a, x, ldx, m, y, ldy, 0, cut);
-  agq_linear_run(kt, l, &a, x, ldx, m, y, ldy, cut, panels);
+  agq_linear_run(&prepared, &a, x, ldx, m, y, ldy, 0, cut);
+  agq_linear_run(&prepared, &a, x, ldx, m, y, ldy, cut, panels);
   free(scratch);
   free(workspace);
 }

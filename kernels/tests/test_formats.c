@@ -141,6 +141,7 @@ static void test_unpack(const agq_format *f) {
 
 /* Rows that contradict themselves, and the numbers of agq.h. */
 static void test_rows(void) {
+  test_expect(agq_formats[AGQ_U4].symmetric_zero == 8 && agq_formats[AGQ_I8].symmetric_zero == 0, "as agq.h says");
   test_expect(agq_format_of(-1) == NULL && agq_format_of(AGQ_U4 + 1) == NULL, "no row for unknown numbers");
   for (int dtype = AGQ_F32; dtype <= AGQ_U4; dtype++) {
     const agq_format *f = agq_format_of(dtype);

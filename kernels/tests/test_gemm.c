@@ -29,8 +29,10 @@ static void check_exact(const char *kernel, const problem *p, int m, int fill, c
     else ((float *)unit.scale)[i] = s;
   }
   agq_act a;
-  char *workspace = test_alloc(agq_act_workspace(l, m));
-  agq_act_init(&a, &agq_kernels_native, l, m, workspace);
+  agq_prepared prepared;
+  test_expect(agq_linear_prepare(&prepared, &agq_kernels_native, l, 0) == AGQ_OK, "agq_linear_prepare");
+  char *workspace = test_alloc(agq_act_workspace(&prepared, m));
+  agq_act_init(&a, &prepared, m, workspace);
   compute(&agq_kernels_native, &unit, x, m, y, codes, scales);
   int exact = 1;
   for (int t = 0; t < m; t++)

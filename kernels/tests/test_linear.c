@@ -171,9 +171,11 @@ static void test_sinks(void) {
         for (int t = 0; t < m; t++) /* a prompt; several prompts in one pass; any; none below */
           position[t] = pattern == 0 ? t : pattern == 1 ? t % 9 : pattern == 2 ? random_int(3, 6) : sinks + t;
         agq_act a;
-        void *workspace = test_alloc(agq_act_workspace(&p.l, m)), *scratch = test_alloc(agq_act_scratch(&p.l));
-        agq_act_init(&a, &agq_kernels_native, &p.l, m, workspace);
-        agq_act_sinks(&a, &agq_kernels_native, position, sinks, panels);
+        agq_prepared prepared;
+        test_expect(agq_linear_prepare(&prepared, &agq_kernels_native, &p.l, 1) == AGQ_OK, "agq_linear_prepare");
+        void *workspace = test_alloc(agq_act_workspace(&prepared, m)), *scratch = test_alloc(agq_act_scratch(&prepared));
+        agq_act_init(&a, &prepared, m, workspace);
+        agq_act_sinks(&a, &prepared, position, sinks, panels);
         const int count = agq_act_token_panels(&a);
         int covered = 0;
         for (int q = 0; q < count; q++) {
@@ -184,9 +186,9 @@ static void test_sinks(void) {
           covered += panel.width;
         }
         test_expect(covered == m, "panels cover all tokens");
-        agq_act_quantize(&a, &agq_kernels_native, &p.l, x, (size_t)k + X_GAP, 0, count / 2, scratch);
-        agq_act_quantize(&a, &agq_kernels_native, &p.l, x, (size_t)k + X_GAP, count / 2, count, scratch);
-        agq_linear_run(&agq_kernels_native, &p.l, &a, NULL, 0, m, y, (size_t)ldy, 0, agq_panels(n));
+        agq_act_quantize(&a, &prepared, x, (size_t)k + X_GAP, 0, count / 2, scratch);
+        agq_act_quantize(&a, &prepared, x, (size_t)k + X_GAP, count / 2, count, scratch);
+        agq_linear_run(&prepared, &a, NULL, 0, m, y, (size_t)ldy, 0, agq_panels(n));
         int right = 1;
         for (int t = 0; t < m; t++) {
           compute(&agq_kernels_native, position[t] < sinks ? &eight : &p.l, x + (size_t)t * (k + X_GAP), 1, alone, 0, 0);

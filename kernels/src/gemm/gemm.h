@@ -39,12 +39,10 @@ typedef struct {
 /* Activations of m tokens, quantized for linears with equal (in_features, act_bits, act_group, act_symmetric, hadamard, act_clip, block). */
 typedef struct {
   int m, k, k_padded;      /* tokens, columns, columns padded up to 32 */
-  int bits;                /* 4 or 8: bounds of the codes: |a| <= 15 or <= 127 (static: |a| <= 120, or -128..127) */
   int mr;                  /* tokens per token panel: at most the table's mr, balanced so that the last one is not thin */
   const agq_token_panel *panels; /* [panel_count], where sink tokens are among the m; NULL: panels of mr, all alike */
   int panel_count;
   int block, blocks;       /* block length and number */
-  int act_blocks;          /* blocks per activation scale; 0: one scale per token */
   int8_t *codes;           /* token panel that starts at token i at codes + i*k_padded; padding columns are 0 */
   float *scales;           /* [m][scales_per_token] */
   int scales_per_token;

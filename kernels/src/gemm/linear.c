@@ -5,11 +5,8 @@
 
 #include <string.h>
 
-#include "formats/formats.h"
-
 #include "ops/ops.h"
 #include "quantize.h"
-#include "shape.h"
 
 /* Codes of the tokens that are worked on while the weights pass by once: they should stay in L2 beside a panel of
  * weights. */
@@ -18,63 +15,6 @@
 #define FLOAT_CHUNK_BYTES (512 << 10)
 
 static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
-
-size_t agq_act_workspace(const agq_linear *l, int m) {
-  agq_shape s;
-  if (agq_linear_shape(l, &s) != AGQ_OK) return 0;
-  if (!s.integer) return l->hadamard ? align64((size_t)m * (size_t)l->in_features * sizeof(float)) : 0;
-  return align64((size_t)m * agq_pad32(l->in_features)) + align64((size_t)m * s.act_scales * sizeof(float)) +
-         align64((size_t)m * s.blocks * sizeof(int32_t));
-}
-
-size_t agq_act_scratch(const agq_linear *l) {
-  return align64((size_t)agq_pad32(l->in_features)) +
-         (l->hadamard ? align64((size_t)l->in_features * sizeof(float)) : 0);
-}
-
-static float clip_of(const agq_linear *l) { return l->act_clip == 0 ? 1.0f : l->act_clip; }
-
-void agq_act_init(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, int m, void *workspace) {
-  agq_shape s;
-  agq_linear_shape(l, &s);
-  memset(a, 0, sizeof *a);
-  a->m = m;
-  a->k = l->in_features;
-  a->k_padded = agq_pad32(a->k);
-  a->bits = l->act_bits;
-  /* Token panels of equal width, so that the last one is not a thin rest. */
-  int panels = (m + kt->mr - 1) / kt->mr;
-  a->mr = (m + panels - 1) / panels;
-  if (panels > 1 && kt->grain) a->mr = (a->mr + kt->grain - 1) / kt->grain * kt->grain;
-  a->block = s.block;
-  a->blocks = s.blocks;
-  a->act_blocks = s.act_blocks;
-  a->scales_per_token = s.act_scales;
-  char *p = workspace;
-  a->codes = (int8_t *)p;
-  p += align64((size_t)m * a->k_padded);
-  a->scales = (float *)p;
-  p += align64((size_t)m * s.act_scales * sizeof(float));
-  a->sums = (int32_t *)p;
-}
-
-int agq_act_compatible(const agq_linear *p, const agq_linear *q) {
-  agq_shape a, b;
-  if (agq_linear_shape(p, &a) != AGQ_OK || agq_linear_shape(q, &b) != AGQ_OK) return 0;
-  return a.integer == b.integer && p->in_features == q->in_features && p->act_bits == q->act_bits &&
-         a.act_scales == b.act_scales && p->act_symmetric == q->act_symmetric && a.block == b.block &&
-         p->hadamard == q->hadamard && clip_of(p) == clip_of(q) && p->act_static == q->act_static &&
-         (!p->act_static || (p->act_scale == q->act_scale && p->act_zero == q->act_zero &&
-                             !memcmp(p->act_exponent, q->act_exponent, (size_t)p->in_features)));
-}
-
-int agq_act_token_panels(const agq_act *a) { return a->panels ? a->panel_count : (a->m + a->mr - 1) / a->mr; }
-
-agq_token_panel agq_act_panel(const agq_act *a, int panel) {
-  if (a->panels) return a->panels[panel];
-  const int first = panel * a->mr, rest = a->m - first;
-  return (agq_token_panel){first, rest < a->mr ? rest : a->mr, 0};
-}
 
 agq_linear agq_eight_bits(const agq_linear *l) {
   agq_linear eight = *l;
@@ -86,14 +26,110 @@ agq_linear agq_eight_bits(const agq_linear *l) {
   return eight;
 }
 
-void agq_act_sinks(agq_act *a, const agq_kernel_table *kt, const int32_t *position, int sinks, agq_token_panel *panels) {
+static const agq_kernel *integer_kernel(const agq_kernel_table *kt, const agq_linear *l, int m) {
+  const agq_format *format = agq_format_of(l->weight_dtype);
+  if (l->multiplier == AGQ_MULTIPLIER_PACKED) return agq_format_kernel(kt, format->packed);
+  /* Static 4-bit operands are shifted by up to 3 bits: too long for the kernels that count on |a| <= 15. */
+  const int four = agq_dynamic_four_bits(l);
+  return agq_format_kernel(kt, (m == 1 ? format->one : format->many)[four]);
+}
+
+static const agq_float_kernel *float_kernel(const agq_kernel_table *kt, const agq_linear *l) {
+  return agq_format_floats(kt, agq_format_of(l->weight_dtype)->floats);
+}
+
+static int prepare_scheme(agq_scheme *s, const agq_kernel_table *kt, const agq_linear *l) {
+  const int status = agq_linear_shape(l, &s->shape);
+  if (status != AGQ_OK) return status;
+  s->bits = l->act_bits;
+  s->group = l->act_group;
+  s->symmetric = l->act_symmetric;
+  s->clip = l->act_clip == 0 ? 1.0f : l->act_clip;
+  if (!s->shape.integer) return AGQ_OK;
+  s->one = integer_kernel(kt, l, 1);
+  s->many = integer_kernel(kt, l, 2);
+  return AGQ_OK;
+}
+
+int agq_linear_prepare(agq_prepared *p, const agq_kernel_table *kt, const agq_linear *l, int sinks) {
+  memset(p, 0, sizeof *p);
+  int status = prepare_scheme(&p->own, kt, l);
+  if (status != AGQ_OK) return status;
+  p->l = *l;
+  p->kernels = kt;
+  p->format = agq_format_of(l->weight_dtype);
+  p->floats = float_kernel(kt, l);
+  if (l->act_static) p->fixed = agq_static_of(l);
+  if (sinks && agq_dynamic_four_bits(l)) {
+    const agq_linear eight = agq_eight_bits(l);
+    status = prepare_scheme(&p->eight, kt, &eight);
+  }
+  return status;
+}
+
+agq_prepared agq_linear_slice(const agq_prepared *p, int begin, int end) {
+  agq_prepared part = *p;
+  const agq_shape *s = &p->own.shape;
+  part.l.out_features = (end - begin) * AGQ_PANEL;
+  part.l.weight = (const char *)p->l.weight + (size_t)begin * s->panel_bytes;
+  if (p->l.scale) part.l.scale = (const char *)p->l.scale + (size_t)begin * s->scale_panel_bytes;
+  if (p->l.zero) part.l.zero = p->l.zero + (size_t)begin * s->zero_panel_bytes;
+  if (p->l.bias) part.l.bias = p->l.bias + (size_t)begin * AGQ_PANEL;
+  return part;
+}
+
+size_t agq_act_workspace(const agq_prepared *p, int m) {
+  const agq_shape *s = &p->own.shape;
+  const size_t k = (size_t)p->l.in_features;
+  if (!s->integer) return p->l.hadamard ? align64((size_t)m * k * sizeof(float)) : 0;
+  return align64((size_t)m * agq_pad32(p->l.in_features)) + align64((size_t)m * s->act_scales * sizeof(float)) +
+         align64((size_t)m * s->blocks * sizeof(int32_t));
+}
+
+size_t agq_act_scratch(const agq_prepared *p) {
+  return align64((size_t)agq_pad32(p->l.in_features)) +
+         (p->l.hadamard ? align64((size_t)p->l.in_features * sizeof(float)) : 0);
+}
+
+void agq_act_init(agq_act *a, const agq_prepared *p, int m, void *workspace) {
+  const agq_shape *s = &p->own.shape;
+  const int mr = p->kernels->mr, grain = p->kernels->grain;
+  memset(a, 0, sizeof *a);
+  a->m = m;
+  a->k = p->l.in_features;
+  a->k_padded = agq_pad32(a->k);
+  /* Token panels of equal width, so that the last one is not a thin rest. */
+  const int panels = (m + mr - 1) / mr;
+  a->mr = (m + panels - 1) / panels;
+  if (panels > 1 && grain) a->mr = (a->mr + grain - 1) / grain * grain;
+  a->block = s->block;
+  a->blocks = s->blocks;
+  a->scales_per_token = s->act_scales;
+  char *at = workspace;
+  a->codes = (int8_t *)at;
+  at += align64((size_t)m * a->k_padded);
+  a->scales = (float *)at;
+  at += align64((size_t)m * s->act_scales * sizeof(float));
+  a->sums = (int32_t *)at;
+}
+
+int agq_act_token_panels(const agq_act *a) { return a->panels ? a->panel_count : (a->m + a->mr - 1) / a->mr; }
+
+agq_token_panel agq_act_panel(const agq_act *a, int panel) {
+  if (a->panels) return a->panels[panel];
+  const int first = panel * a->mr, rest = a->m - first;
+  return (agq_token_panel){first, rest < a->mr ? rest : a->mr, 0};
+}
+
+void agq_act_sinks(agq_act *a, const agq_prepared *p, const int32_t *position, int sinks, agq_token_panel *panels) {
+  const int most = p->kernels->mr;
   int any = 0, count = 0;
   for (int i = 0; i < a->m; i++) any |= position[i] < sinks;
   if (!any) return;
   for (int begin = 0, end; begin < a->m; begin = end) { /* runs of tokens of one format */
     const int eight = position[begin] < sinks;
     for (end = begin + 1; end < a->m && (position[end] < sinks) == eight; end++) {}
-    const int number = (end - begin + kt->mr - 1) / kt->mr, mr = (end - begin + number - 1) / number;
+    const int number = (end - begin + most - 1) / most, mr = (end - begin + number - 1) / number;
     for (int i = begin; i < end; i += mr) panels[count++] = (agq_token_panel){i, end - i < mr ? end - i : mr, eight};
   }
   a->panels = panels;
@@ -117,23 +153,19 @@ static void interleave(const int8_t *rows, size_t stride, int count, int k, int8
   }
 }
 
-void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *l, const float *x, size_t ldx,
-                      int begin, int end, void *scratch) {
+void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t ldx, int begin, int end, void *scratch) {
   _Alignas(64) int8_t buffer[ROWS_BYTES];
+  const agq_kernel_table *kt = p->kernels;
   int8_t *row = scratch;
-  float *rotated = l->hadamard ? (float *)((char *)scratch + align64((size_t)a->k_padded)) : 0;
+  float *rotated = p->l.hadamard ? (float *)((char *)scratch + align64((size_t)a->k_padded)) : 0;
   const size_t stride = (size_t)a->k_padded;
   /* Several rows in the buffer if they fit; else one in the caller's scratch. */
-  const agq_static fixed = l->act_static ? agq_static_of(l) : (agq_static){0};
-  const agq_linear sink = agq_eight_bits(l);
-  agq_shape sink_shape = {0};
-  if (a->panels) agq_linear_shape(&sink, &sink_shape);
   const int together = stride * ROWS <= ROWS_BYTES ? ROWS : stride * 2 <= ROWS_BYTES ? (int)(ROWS_BYTES / stride) : 1;
-  for (int p = begin; p < end; p++) {
-    const agq_token_panel panel = agq_act_panel(a, p);
+  for (int q = begin; q < end; q++) {
+    const agq_token_panel panel = agq_act_panel(a, q);
     const int width = panel.width, first = panel.first;
-    const int block = panel.eight ? sink_shape.block : a->block, blocks = panel.eight ? sink_shape.blocks : a->blocks;
-    const agq_linear *as = panel.eight ? &sink : l;
+    const agq_scheme *as = panel.eight ? &p->eight : &p->own;
+    const int block = as->shape.block, blocks = as->shape.blocks;
     int8_t *codes = a->codes + (size_t)first * a->k_padded;
     int32_t *sums = a->sums + (size_t)first * a->blocks;
     for (int i = 0; i < width; i += together) {
@@ -143,15 +175,15 @@ void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *
         const size_t token = (size_t)first + i + j;
         const float *from = x + token * ldx;
         if (rotated) {
-          agq_hadamard_row(from, rotated, a->k, l->hadamard);
+          agq_hadamard_row(from, rotated, a->k, p->l.hadamard);
           from = rotated;
         }
-        if (l->act_static) {
-          kt->quantize_static(from, a->k, a->k_padded, &fixed, out + j * stride);
-          a->scales[token] = l->act_scale;
+        if (p->l.act_static) {
+          kt->quantize_static(from, a->k, a->k_padded, &p->fixed, out + j * stride);
+          a->scales[token] = p->l.act_scale;
         } else {
-          kt->quantize_row(from, a->k, a->k_padded, as->act_bits, as->act_group, as->act_symmetric, clip_of(as),
-                           out + j * stride, a->scales + token * a->scales_per_token);
+          kt->quantize_row(from, a->k, a->k_padded, as->bits, as->group, as->symmetric, as->clip, out + j * stride,
+                           a->scales + token * a->scales_per_token);
         }
         kt->sum_blocks(out + j * stride, block, blocks, sums + i + j, width);
       }
@@ -160,56 +192,44 @@ void agq_act_quantize(agq_act *a, const agq_kernel_table *kt, const agq_linear *
   }
 }
 
-void agq_act_rotate(const agq_linear *l, const float *x, size_t ldx, int begin, int end, float *rows) {
-  for (int t = begin; t < end; t++)
-    agq_hadamard_row(x + (size_t)t * ldx, rows + (size_t)t * (size_t)l->in_features, l->in_features, l->hadamard);
+void agq_act_rotate(const agq_prepared *p, const float *x, size_t ldx, int begin, int end, float *rows) {
+  const int k = p->l.in_features;
+  for (int t = begin; t < end; t++) agq_hadamard_row(x + (size_t)t * ldx, rows + (size_t)t * (size_t)k, k, p->l.hadamard);
 }
 
-static const agq_kernel *integer_kernel(const agq_kernel_table *kt, const agq_linear *l, int m) {
-  const agq_format *format = agq_format_of(l->weight_dtype);
-  if (l->multiplier == AGQ_MULTIPLIER_PACKED) return agq_format_kernel(kt, format->packed);
-  /* Static 4-bit operands are shifted by up to 3 bits: too long for the kernels that count on |a| <= 15. */
-  const int four = l->act_bits == 4 && !l->act_static;
-  return agq_format_kernel(kt, (m == 1 ? format->one : format->many)[four]);
-}
-
-/* What token panels of one format are given to. */
+/* What token panels of one scheme are given to. */
 typedef struct {
   const agq_kernel *kernel;
   agq_tile t;
-} format;
+} call;
 
-static format format_of(const agq_kernel_table *kt, const agq_linear *l, const agq_act *a, size_t ldy) {
-  agq_shape s;
-  agq_linear_shape(l, &s);
+static call call_of(const agq_prepared *p, const agq_scheme *as, const agq_act *a, size_t ldy) {
+  const agq_shape *s = &as->shape;
   const agq_tile t = {
-      .w_stride = s.panel_bytes, .scale_stride = s.scale_panel_bytes, .zero_stride = s.zero_panel_bytes,
-      .scale_bf16 = l->scale_dtype == AGQ_BF16, .block = s.block, .blocks = s.blocks, .group_blocks = s.group_blocks,
-      .a_scale_stride = a->scales_per_token, .act_blocks = s.act_blocks, .ldy = ldy,
-      .lowest = l->act_static && l->act_bits == 8, .format = agq_format_of(l->weight_dtype),
+      .w_stride = s->panel_bytes, .scale_stride = s->scale_panel_bytes, .zero_stride = s->zero_panel_bytes,
+      .scale_bf16 = p->l.scale_dtype == AGQ_BF16, .block = s->block, .blocks = s->blocks, .group_blocks = s->group_blocks,
+      .a_scale_stride = a->scales_per_token, .act_blocks = s->act_blocks, .ldy = ldy,
+      .lowest = p->l.act_static && as->bits == 8, .format = p->format,
   };
-  return (format){integer_kernel(kt, l, a->m), t};
+  return (call){a->m == 1 ? as->one : as->many, t};
 }
 
-static void run_integer(const agq_kernel_table *kt, const agq_linear *l, const agq_act *a, float *y, size_t ldy, int begin,
-                        int end) {
-  format formats[2] = {format_of(kt, l, a, ldy)};
-  if (a->panels) {
-    const agq_linear eight = agq_eight_bits(l);
-    formats[1] = format_of(kt, &eight, a, ldy);
-  }
+static void run_integer(const agq_prepared *prepared, const agq_act *a, float *y, size_t ldy, int begin, int end) {
+  const agq_linear *l = &prepared->l;
+  call calls[2] = {call_of(prepared, &prepared->own, a, ldy)};
+  if (a->panels) calls[1] = call_of(prepared, &prepared->eight, a, ldy);
   const int token_panels = agq_act_token_panels(a);
   /* Loops: a chunk of tokens whose codes fit L2; then the weights once; for each few panels of them all tokens of the
    * chunk. */
   int chunk = (int)(CHUNK_BYTES / ((size_t)a->k_padded * a->mr));
   if (chunk < 1) chunk = 1;
-  const int step = a->m == 1 ? end - begin : formats[0].kernel->step;
+  const int step = a->m == 1 ? end - begin : calls[0].kernel->step;
   for (int c = 0; c < token_panels; c += chunk) {
     const int last = c + chunk < token_panels ? c + chunk : token_panels;
     for (int p = begin; p < end; p += step) {
       const int row = p * AGQ_PANEL;
       for (int f = 0; f <= (a->panels != 0); f++) {
-        agq_tile *t = &formats[f].t;
+        agq_tile *t = &calls[f].t;
         t->panels = end - p < step ? end - p : step;
         t->rows = l->out_features - row < t->panels * AGQ_PANEL ? l->out_features - row : t->panels * AGQ_PANEL;
         t->w = (const uint8_t *)l->weight + p * t->w_stride;
@@ -220,43 +240,36 @@ static void run_integer(const agq_kernel_table *kt, const agq_linear *l, const a
       for (int q = c; q < last; q++) {
         const agq_token_panel panel = agq_act_panel(a, q);
         const size_t token = (size_t)panel.first;
-        agq_tile *t = &formats[panel.eight].t;
+        agq_tile *t = &calls[panel.eight].t;
         t->width = panel.width;
         t->a = a->codes + token * a->k_padded;
         t->sums = a->sums + token * a->blocks;
         t->a_scale = a->scales + token * a->scales_per_token;
         t->y = y + token * ldy + row;
-        formats[panel.eight].kernel->run(t);
+        calls[panel.eight].kernel->run(t);
       }
     }
   }
 }
 
-static const agq_float_kernel *float_kernel(const agq_kernel_table *kt, int dtype) {
-  return agq_format_floats(kt, agq_format_of(dtype)->floats);
-}
-
-void agq_linear_run(const agq_kernel_table *kt, const agq_linear *l, const agq_act *a, const float *x, size_t ldx,
-                    int m, float *y, size_t ldy, int begin, int end) {
-  agq_shape s;
-  agq_linear_shape(l, &s);
+void agq_linear_run(const agq_prepared *p, const agq_act *a, const float *x, size_t ldx, int m, float *y, size_t ldy, int begin,
+                    int end) {
   if (begin >= end || m < 1) return;
-  if (s.integer) {
-    run_integer(kt, l, a, y, ldy, begin, end);
+  if (p->own.shape.integer) {
+    run_integer(p, a, y, ldy, begin, end);
     return;
   }
-  const agq_float_fn run = float_kernel(kt, l->weight_dtype)->run;
-  int chunk = (int)(FLOAT_CHUNK_BYTES / ((size_t)l->in_features * sizeof(float)));
+  int chunk = (int)(FLOAT_CHUNK_BYTES / ((size_t)p->l.in_features * sizeof(float)));
   chunk = chunk < 16 ? 16 : chunk;
   for (int i = 0; i < m; i += chunk) {
-    agq_float_tile t = {.l = l, .panel = begin, .panels = end - begin, .x = x + i * ldx, .ldx = ldx,
+    agq_float_tile t = {.l = &p->l, .panel = begin, .panels = end - begin, .x = x + i * ldx, .ldx = ldx,
                         .m = m - i < chunk ? m - i : chunk, .y = y + i * ldy, .ldy = ldy};
-    run(&t);
+    p->floats->run(&t);
   }
 }
 
 const char *agq_linear_kernel(const agq_linear *l, int m) {
-  return l->act_bits == 32 ? float_kernel(&agq_kernels_native, l->weight_dtype)->name : integer_kernel(&agq_kernels_native, l, m)->name;
+  return l->act_bits == 32 ? float_kernel(&agq_kernels_native, l)->name : integer_kernel(&agq_kernels_native, l, m)->name;
 }
 
 const char *agq_linear_accumulator(const agq_linear *l) {

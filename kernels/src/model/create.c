@@ -29,23 +29,34 @@ static void *take(arena *a, size_t count, size_t size) {
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-/* Most bytes that the quantized input of any linear takes, and the most scratch that its making wants. */
-static size_t act_bytes(const agq_model *m, int batch, size_t *scratch) {
-  size_t bytes = larger(agq_act_workspace(&m->head, batch), 64);
-  *scratch = agq_act_scratch(&m->head);
-  const agq_linear *ends[] = {&m->project_in, &m->project_out};
-  for (int i = 0; i < 2; i++)
-    if (ends[i]->in_features) {
-      bytes = larger(bytes, agq_act_workspace(ends[i], batch));
-      *scratch = larger(*scratch, agq_act_scratch(ends[i]));
-    }
+/* All linears of the model, which has been checked. */
+static int prepare(agq_engine *e, const agq_kernel_table *kt) {
+  const agq_model *m = &e->model;
+  e->linears = calloc((size_t)m->layers, sizeof *e->linears);
+  if (!e->linears) return 0;
+  agq_linear_prepare(&e->head, kt, &m->head, 0);
+  if (m->project_in.in_features) agq_linear_prepare(&e->project_in, kt, &m->project_in, 0);
+  if (m->project_out.in_features) agq_linear_prepare(&e->project_out, kt, &m->project_out, 0);
   for (int i = 0; i < m->layers; i++) {
     const agq_block *b = &m->blocks[i];
-    const agq_linear *linears[] = {&b->qkv, &b->out, &b->up, &b->down};
-    for (int j = 0; j < 4; j++) {
-      bytes = larger(bytes, agq_act_workspace(linears[j], batch));
-      *scratch = larger(*scratch, agq_act_scratch(linears[j]));
-    }
+    agq_linear_prepare(&e->linears[i].qkv, kt, &b->qkv, m->sink_tokens);
+    agq_linear_prepare(&e->linears[i].out, kt, &b->out, m->sink_tokens);
+    agq_linear_prepare(&e->linears[i].up, kt, &b->up, m->sink_tokens);
+    agq_linear_prepare(&e->linears[i].down, kt, &b->down, m->sink_tokens);
+  }
+  return 1;
+}
+
+/* Most bytes that the quantized input of any linear takes, and the most scratch that its making wants. */
+static size_t act_bytes(const agq_engine *e, size_t *scratch) {
+  const agq_prepared *ends[] = {&e->head, &e->project_in, &e->project_out};
+  size_t bytes = 64;
+  *scratch = 0;
+  for (int i = 0; i < 3 + 4 * e->model.layers; i++) {
+    const agq_block_linears *b = e->linears + (i - 3) / 4;
+    const agq_prepared *linears[] = {&b->qkv, &b->out, &b->up, &b->down}, *p = i < 3 ? ends[i] : linears[(i - 3) % 4];
+    bytes = larger(bytes, agq_act_workspace(p, e->options.batch));
+    *scratch = larger(*scratch, agq_act_scratch(p));
   }
   return bytes;
 }
@@ -107,7 +118,7 @@ static void place(agq_engine *e, arena *a) {
   a->used = larger(larger(attention.used, feed.used), leave.used);
   a->overflow = attention.overflow | feed.overflow | leave.overflow;
   size_t act_scratch;
-  const size_t act = act_bytes(m, e->options.batch, &act_scratch);
+  const size_t act = act_bytes(e, &act_scratch);
   e->act_memory = take(a, act, 1);
   e->token_panels = take(a, m->sink_tokens ? batch : 0, sizeof *e->token_panels);
   /* With few (token, kv head) pairs, attention is cut into key ranges so that all threads have work. */
@@ -160,8 +171,7 @@ agq_engine *agq_engine_create(const agq_model *model, const agq_options *options
   if (e) {
     e->model = *model;
     e->options = *options;
-    e->kernels = options->scalar ? &agq_kernels_scalar : &agq_kernels_native;
-    if (allocate(e)) {
+    if (prepare(e, options->scalar ? &agq_kernels_scalar : &agq_kernels_native) && allocate(e)) {
       e->pool = agq_pool_create(options->threads);
       if (e->pool) return e;
       if (error && error_size) snprintf(error, error_size, "cannot start %d threads", options->threads);
@@ -182,6 +192,7 @@ void agq_engine_destroy(agq_engine *e) {
   agq_pool_destroy(e->pool);
   free(e->kv_memory);
   free(e->memory);
+  free(e->linears);
   free(e);
 }
 

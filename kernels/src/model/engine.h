@@ -16,10 +16,15 @@ typedef struct {
   int first, begin, end, slot; /* rows [begin, end) of attention, counted from token `first` */
 } agq_row_tile;
 
+/* The linears of a block, prepared. */
+typedef struct {
+  agq_prepared qkv, out, up, down;
+} agq_block_linears;
+
 struct agq_engine {
   agq_model model; /* blocks: the engine's own copy of the descriptors */
   agq_options options;
-  const agq_kernel_table *kernels;
+  agq_block_linears *linears; /* [layers] */
   agq_pool *pool;
   void *memory, *kv_memory; /* the two large allocations; everything below points into them */
   size_t memory_bytes, kv_bytes;
@@ -54,6 +59,7 @@ struct agq_engine {
   agq_prune prune;
   double seconds[AGQ_PROFILE_PARTS]; /* time of the passes, by part */
   char error[AGQ_ERROR_SIZE];
+  agq_prepared project_in, project_out, head; /* the first two: in_features 0 where the model has none */
 };
 
 /* Checks every size of a model. AGQ_OK or an error code with a message that names the part. */
@@ -66,7 +72,7 @@ void agq_pass_run(agq_engine *e, int part, agq_task_fn fn, void *arg, int items,
 
 /* Before a linear: h += delta, norms, quantization of its input. */
 typedef struct {
-  const agq_linear *next; /* transform and quantize for it */
+  const agq_prepared *next; /* transform and quantize for it */
   const float *x;         /* its input [m][ldx]; where there is a norm before it: normed. After the pass: what the product reads */
   size_t ldx;
   int residual;              /* 1: rows of h are updated by `delta` and norms first */
@@ -77,7 +83,7 @@ typedef struct {
 void agq_pass_prepare(agq_engine *e, agq_prepare *p, int m, agq_act *act);
 
 enum { AGQ_EPILOGUE_NONE, AGQ_EPILOGUE_ACTIVATE, AGQ_EPILOGUE_GATE };
-void agq_pass_linear(agq_engine *e, int part, const agq_linear *l, const agq_act *act, const float *x, size_t ldx,
+void agq_pass_linear(agq_engine *e, int part, const agq_prepared *p, const agq_act *act, const float *x, size_t ldx,
                      int m, float *y, size_t ldy, int epilogue);
 /* silu(gate) * up over rows of ffn, where it could not be done inside the product. */
 void agq_pass_gate(agq_engine *e, int m);

@@ -22,7 +22,7 @@ static int fail(agq_engine *e, int code, const char *format, ...) {
 
 /* Input `x` of `l`, transformed and quantized as it asks, without touching the residual stream; then the product. position: of
  * the rows (agq_prepare); NULL for linears outside the blocks. */
-static void product(agq_engine *e, int part, const agq_linear *l, const int32_t *position, const float *x, size_t ldx, int m,
+static void product(agq_engine *e, int part, const agq_prepared *l, const int32_t *position, const float *x, size_t ldx, int m,
                     float *y, size_t ldy, int epilogue) {
   agq_act act;
   agq_prepare p = {.next = l, .x = x, .ldx = ldx, .position = position};
@@ -31,7 +31,7 @@ static void product(agq_engine *e, int part, const agq_linear *l, const int32_t 
 }
 
 /* The same for an input that comes from the residual stream: adds delta (if has_delta), applies norms. */
-static void product_of_stream(agq_engine *e, int part, const agq_linear *l, const int32_t *position, int has_delta,
+static void product_of_stream(agq_engine *e, int part, const agq_prepared *l, const int32_t *position, int has_delta,
                               const agq_norm *norm, const agq_norm *second, int m, float *y, size_t ldy, int epilogue) {
   agq_act act;
   const size_t hidden = (size_t)e->model.hidden;
@@ -54,7 +54,7 @@ static void embed(agq_engine *e, const int32_t *tokens, int m) {
   const size_t hidden = (size_t)model->hidden, dim = (size_t)model->embed_dim;
   if (model->project_in.in_features) {
     agq_pass_embed(e, tokens, m, e->embedded, dim);
-    product(e, AGQ_PROFILE_PROJECT, &model->project_in, NULL, e->embedded, dim, m, e->h, hidden, AGQ_EPILOGUE_NONE);
+    product(e, AGQ_PROFILE_PROJECT, &e->project_in, NULL, e->embedded, dim, m, e->h, hidden, AGQ_EPILOGUE_NONE);
   } else {
     agq_pass_embed(e, tokens, m, e->h, hidden);
   }
@@ -90,10 +90,11 @@ static const int32_t *positions(const agq_engine *e, const int32_t *given) {
 static int layer(agq_engine *e, int index, int m, int active) {
   const agq_model *model = &e->model;
   const agq_block *b = &model->blocks[index];
+  const agq_block_linears *linears = &e->linears[index];
   const int after = model->norm_after;
   const size_t d = (size_t)model->head_dim, hidden = (size_t)model->hidden, width = (size_t)e->ffn_width;
   const agq_norm *previous = index ? &model->blocks[index - 1].mlp_norm : NULL;
-  product_of_stream(e, AGQ_PROFILE_QKV, &b->qkv, positions(e, e->token_position), index > 0, after ? previous : &b->attn_norm,
+  product_of_stream(e, AGQ_PROFILE_QKV, &linears->qkv, positions(e, e->token_position), index > 0, after ? previous : &b->attn_norm,
                     NULL, m, e->qkv, ((size_t)model->heads + 2 * (size_t)model->kv_heads) * d, AGQ_EPILOGUE_NONE);
   agq_pass_attention(e, index, m, active);
   if (active == 0) return 0;
@@ -102,16 +103,16 @@ static int layer(agq_engine *e, int index, int m, int active) {
     if (e->prune.on) agq_prune_moved(e, active);
   }
   const int32_t *position = positions(e, e->active_position);
-  product(e, AGQ_PROFILE_OUT, &b->out, position, e->attended, (size_t)model->heads * d, active, e->delta, hidden,
+  product(e, AGQ_PROFILE_OUT, &linears->out, position, e->attended, (size_t)model->heads * d, active, e->delta, hidden,
           AGQ_EPILOGUE_NONE);
   if (e->prune.on) active = agq_prune_leave(e, index, active);
   const int gated = model->activation_kind == AGQ_ACTIVATION_SILU_GATED;
-  product_of_stream(e, AGQ_PROFILE_UP, &b->up, position, 1, after ? &b->attn_norm : &b->mlp_norm, NULL, active, e->ffn, width,
+  product_of_stream(e, AGQ_PROFILE_UP, &linears->up, position, 1, after ? &b->attn_norm : &b->mlp_norm, NULL, active, e->ffn, width,
                     e->gate_fused ? AGQ_EPILOGUE_GATE
                     : gated       ? AGQ_EPILOGUE_NONE
                                   : AGQ_EPILOGUE_ACTIVATE);
   if (gated && !e->gate_fused) agq_pass_gate(e, active);
-  product(e, AGQ_PROFILE_DOWN, &b->down, position, e->ffn, width, active, e->delta, hidden, AGQ_EPILOGUE_NONE);
+  product(e, AGQ_PROFILE_DOWN, &linears->down, position, e->ffn, width, active, e->delta, hidden, AGQ_EPILOGUE_NONE);
   return active;
 }
 
@@ -123,11 +124,11 @@ static void head(agq_engine *e, int m, int has_delta, float *logits) {
   const agq_norm *final = model->has_final_norm ? &model->final_norm : NULL;
   const agq_norm *norm = last ? last : final, *second = last ? final : NULL;
   if (model->project_out.in_features) {
-    product_of_stream(e, AGQ_PROFILE_PROJECT, &model->project_out, NULL, has_delta, norm, second, m, e->embedded, dim,
+    product_of_stream(e, AGQ_PROFILE_PROJECT, &e->project_out, NULL, has_delta, norm, second, m, e->embedded, dim,
                       AGQ_EPILOGUE_NONE);
-    product(e, AGQ_PROFILE_HEAD, &model->head, NULL, e->embedded, dim, m, logits, vocab, AGQ_EPILOGUE_NONE);
+    product(e, AGQ_PROFILE_HEAD, &e->head, NULL, e->embedded, dim, m, logits, vocab, AGQ_EPILOGUE_NONE);
   } else {
-    product_of_stream(e, AGQ_PROFILE_HEAD, &model->head, NULL, has_delta, norm, second, m, logits, vocab, AGQ_EPILOGUE_NONE);
+    product_of_stream(e, AGQ_PROFILE_HEAD, &e->head, NULL, has_delta, norm, second, m, logits, vocab, AGQ_EPILOGUE_NONE);
   }
 }
 

@@ -2,7 +2,6 @@
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "engine.h"
-#include "gemm/shape.h"
 #include "ops/ops.h"
 
 enum {
@@ -44,25 +43,25 @@ static void prepare_task(void *arg, int thread, int begin, int end) {
     if (j->p->residual)
       for (int t = rows.first; t < end_token; t++) prepare_token(e, j->p, (size_t)t);
     if (j->act) {
-      agq_act_quantize(j->act, e->kernels, j->p->next, j->p->x, j->p->ldx, panel, panel + 1, agq_scratch(e, thread));
-    } else if (j->p->next->hadamard) {
+      agq_act_quantize(j->act, j->p->next, j->p->x, j->p->ldx, panel, panel + 1, agq_scratch(e, thread));
+    } else if (j->p->next->l.hadamard) {
       agq_act_rotate(j->p->next, j->p->x, j->p->ldx, rows.first, end_token, e->act_memory);
     }
   }
 }
 
 void agq_pass_prepare(agq_engine *e, agq_prepare *p, int m, agq_act *act) {
-  const int quantize = p->next->act_bits != 32, rotate = !quantize && p->next->hadamard;
-  if (quantize) agq_act_init(act, e->kernels, p->next, m, e->act_memory);
-  if (p->position && agq_dynamic_four_bits(p->next))
-    agq_act_sinks(act, e->kernels, p->position, e->model.sink_tokens, e->token_panels);
+  const int quantize = p->next->own.shape.integer, rotate = !quantize && p->next->l.hadamard;
+  if (quantize) agq_act_init(act, p->next, m, e->act_memory);
+  if (p->position && agq_dynamic_four_bits(&p->next->l))
+    agq_act_sinks(act, p->next, p->position, e->model.sink_tokens, e->token_panels);
   if (!quantize && !rotate && !p->residual) return;
   prepare_job j = {e, p, quantize ? act : NULL, m};
   agq_pass_run(e, AGQ_PROFILE_PREPARE, prepare_task, &j,
                quantize ? agq_act_token_panels(act) : (m + FLOAT_TOKENS - 1) / FLOAT_TOKENS, 1);
   if (rotate) {
     p->x = e->act_memory;
-    p->ldx = (size_t)p->next->in_features;
+    p->ldx = (size_t)p->next->l.in_features;
   }
 }
 
@@ -71,7 +70,7 @@ void agq_pass_prepare(agq_engine *e, agq_prepare *p, int m, agq_act *act) {
 
 typedef struct {
   agq_engine *e;
-  const agq_linear *l;
+  const agq_prepared *p;
   const agq_act *act;
   const float *x;
   size_t ldx;
@@ -83,39 +82,26 @@ typedef struct {
 static void linear_task(void *arg, int thread, int begin, int end) {
   const linear_job *j = arg;
   (void)thread;
-  agq_linear_run(j->e->kernels, j->l, j->act, j->x, j->ldx, j->m, j->y, j->ldy, begin, end);
+  agq_linear_run(j->p, j->act, j->x, j->ldx, j->m, j->y, j->ldy, begin, end);
 }
 
 static void activate_task(void *arg, int thread, int begin, int end) {
   const linear_job *j = arg;
   linear_task(arg, thread, begin, end);
   const int row = begin * AGQ_PANEL,
-            rows = (end * AGQ_PANEL < j->l->out_features ? end * AGQ_PANEL : j->l->out_features) - row;
+            rows = (end * AGQ_PANEL < j->p->l.out_features ? end * AGQ_PANEL : j->p->l.out_features) - row;
   for (int t = 0; t < j->m; t++) agq_activate_row(j->e->model.activation_kind, j->y + (size_t)t * j->ldy + row, rows);
-}
-
-/* Weight panels [begin, end) as a linear of their own. */
-static agq_linear slice(const agq_linear *l, const agq_shape *s, int begin, int end) {
-  agq_linear part = *l;
-  part.out_features = (end - begin) * AGQ_PANEL;
-  part.weight = (const char *)l->weight + (size_t)begin * s->panel_bytes;
-  if (l->scale) part.scale = (const char *)l->scale + (size_t)begin * s->scale_panel_bytes;
-  if (l->zero) part.zero = l->zero + (size_t)begin * s->zero_panel_bytes;
-  if (l->bias) part.bias = l->bias + (size_t)begin * AGQ_PANEL;
-  return part;
 }
 
 /* Panels [begin, end) of the gate and the same of up, to scratch; silu(gate) * up from there. */
 static void gate_task(void *arg, int thread, int begin, int end) {
   const linear_job *j = arg;
-  const int panels = end - begin, rows = panels * AGQ_PANEL, half = agq_panels(j->l->out_features) / 2;
+  const int panels = end - begin, rows = panels * AGQ_PANEL, half = agq_panels(j->p->l.out_features) / 2;
   const size_t ld = (size_t)rows * 2;
   float *both = agq_scratch(j->e, thread);
-  agq_shape s;
-  agq_linear_shape(j->l, &s);
-  const agq_linear gate = slice(j->l, &s, begin, end), up = slice(j->l, &s, half + begin, half + end);
-  agq_linear_run(j->e->kernels, &gate, j->act, j->x, j->ldx, j->m, both, ld, 0, panels);
-  agq_linear_run(j->e->kernels, &up, j->act, j->x, j->ldx, j->m, both + rows, ld, 0, panels);
+  const agq_prepared gate = agq_linear_slice(j->p, begin, end), up = agq_linear_slice(j->p, half + begin, half + end);
+  agq_linear_run(&gate, j->act, j->x, j->ldx, j->m, both, ld, 0, panels);
+  agq_linear_run(&up, j->act, j->x, j->ldx, j->m, both + rows, ld, 0, panels);
   for (int t = 0; t < j->m; t++) {
     const float *g = both + (size_t)t * ld;
     agq_silu_gate_row(g, g + rows, j->y + (size_t)t * j->ldy + (size_t)begin * AGQ_PANEL, rows);
@@ -134,10 +120,10 @@ static int chunk_panels(const agq_engine *e, int panels, int k, int m, int most)
   return chunk > most ? most : chunk;
 }
 
-void agq_pass_linear(agq_engine *e, int part, const agq_linear *l, const agq_act *act, const float *x, size_t ldx,
+void agq_pass_linear(agq_engine *e, int part, const agq_prepared *p, const agq_act *act, const float *x, size_t ldx,
                      int m, float *y, size_t ldy, int epilogue) {
-  linear_job j = {e, l, act, x, ldx, m, y, ldy};
-  int panels = agq_panels(l->out_features), most = panels;
+  linear_job j = {e, p, act, x, ldx, m, y, ldy};
+  int panels = agq_panels(p->l.out_features), most = panels;
   agq_task_fn task = linear_task;
   if (epilogue == AGQ_EPILOGUE_ACTIVATE) task = activate_task;
   if (epilogue == AGQ_EPILOGUE_GATE) {
@@ -146,7 +132,7 @@ void agq_pass_linear(agq_engine *e, int part, const agq_linear *l, const agq_act
     const size_t fit = e->scratch_floats / ((size_t)m * 2 * AGQ_PANEL);
     most = fit < (size_t)panels ? (int)fit : panels;
   }
-  agq_pass_run(e, part, task, &j, panels, chunk_panels(e, panels, l->in_features, m, most));
+  agq_pass_run(e, part, task, &j, panels, chunk_panels(e, panels, p->l.in_features, m, most));
 }
 
 static void gate_rows_task(void *arg, int thread, int begin, int end) {
