@@ -19,6 +19,18 @@ extern "C" {
 #define AGQ_ABI_VERSION 4
 /* Most `sink_tokens` of a model. */
 #define AGQ_MAX_SINK_TOKENS 64
+/* The largest numbers of agq_model and agq_options that agq_engine_create takes. */
+enum {
+  AGQ_MAX_FEATURES = 1 << 24, /* hidden, ffn, embed_dim */
+  AGQ_MAX_LAYERS = 1 << 16,
+  AGQ_MAX_HEADS = 1 << 16, /* heads, kv_heads */
+  AGQ_MAX_HEAD_DIM = 1 << 14,
+  AGQ_MAX_VOCAB = 1 << 28,
+  AGQ_MAX_CONTEXT = 1 << 28,
+  AGQ_MAX_THREADS = 1 << 10,
+  AGQ_MAX_SLOTS = 1 << 20,
+  AGQ_MAX_BATCH = 1 << 20
+};
 
 #pragma GCC visibility push(default)
 

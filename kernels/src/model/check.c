@@ -127,14 +127,14 @@ static int check_numbers(const agq_model *m, const agq_options *o, message e) {
     const char *name;
     int32_t value, least, most;
   } numbers[] = {
-      {"hidden", m->hidden, 1, 1 << 24},
-      {"layers", m->layers, 1, 1 << 16},
-      {"heads", m->heads, 1, 1 << 16},
-      {"kv_heads", m->kv_heads, 1, 1 << 16},
-      {"head_dim", m->head_dim, 1, 1 << 14},
-      {"ffn", m->ffn, 1, 1 << 24},
-      {"vocab", m->vocab, 1, 1 << 28},
-      {"embed_dim", m->embed_dim, 1, 1 << 24},
+      {"hidden", m->hidden, 1, AGQ_MAX_FEATURES},
+      {"layers", m->layers, 1, AGQ_MAX_LAYERS},
+      {"heads", m->heads, 1, AGQ_MAX_HEADS},
+      {"kv_heads", m->kv_heads, 1, AGQ_MAX_HEADS},
+      {"head_dim", m->head_dim, 1, AGQ_MAX_HEAD_DIM},
+      {"ffn", m->ffn, 1, AGQ_MAX_FEATURES},
+      {"vocab", m->vocab, 1, AGQ_MAX_VOCAB},
+      {"embed_dim", m->embed_dim, 1, AGQ_MAX_FEATURES},
       {"norm_kind", m->norm_kind, 0, AGQ_NORM_LAYER},
       {"position_kind", m->position_kind, 0, AGQ_POSITION_ALIBI},
       {"activation_kind", m->activation_kind, 0, AGQ_ACTIVATION_GELU_ERF},
@@ -142,10 +142,10 @@ static int check_numbers(const agq_model *m, const agq_options *o, message e) {
       {"residual_from_norm", m->residual_from_norm, 0, 1},
       {"attention_kind", m->attention_kind, 0, AGQ_ATTENTION_LOG2},
       {"sink_tokens", m->sink_tokens, 0, AGQ_MAX_SINK_TOKENS},
-      {"threads", o->threads, 1, 1024},
-      {"slots", o->slots, 1, 1 << 20},
-      {"context", o->context, 1, 1 << 28},
-      {"batch", o->batch, 1, 1 << 20},
+      {"threads", o->threads, 1, AGQ_MAX_THREADS},
+      {"slots", o->slots, 1, AGQ_MAX_SLOTS},
+      {"context", o->context, 1, AGQ_MAX_CONTEXT},
+      {"batch", o->batch, 1, AGQ_MAX_BATCH},
   };
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
     if (numbers[i].value < numbers[i].least || numbers[i].value > numbers[i].most)
