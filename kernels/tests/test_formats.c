@@ -35,14 +35,14 @@ typedef struct {
 
 static void make(problem *p, const agq_format *f, int asymmetric, int group_blocks, int act_blocks, float *y) {
   const int groups = BLOCKS / group_blocks;
-  for (size_t i = 0; i < sizeof p->w; i++) p->w[i] = (uint8_t)test_random();
+  for (size_t i = 0; i < sizeof p->w; i++) p->w[i] = (uint8_t)random_bits();
   for (int i = 0; i < PANELS * groups * AGQ_PANEL; i++) {
-    p->scale[i] = 0.01f + 0.02f * fabsf(test_float());
-    p->zero[i] = (int8_t)test_int(f->least_zero, f->most_zero);
+    p->scale[i] = 0.01f + 0.02f * fabsf(random_float());
+    p->zero[i] = (int8_t)random_int(f->least_zero, f->most_zero);
   }
-  for (int i = 0; i < ROWS; i++) p->bias[i] = test_float();
-  for (int i = 0; i < TOKENS * BLOCKS; i++) p->a_scale[i] = 0.01f + 0.02f * fabsf(test_float());
-  for (int i = 0; i < TOKENS * K; i++) p->a[i] = (int8_t)test_int(-127, 127);
+  for (int i = 0; i < ROWS; i++) p->bias[i] = random_float();
+  for (int i = 0; i < TOKENS * BLOCKS; i++) p->a_scale[i] = 0.01f + 0.02f * fabsf(random_float());
+  for (int i = 0; i < TOKENS * K; i++) p->a[i] = (int8_t)random_int(-127, 127);
   for (int b = 0; b < BLOCKS; b++)
     for (int i = 0; i < TOKENS; i++) {
       p->sums[b * TOKENS + i] = 0;
@@ -112,7 +112,7 @@ static void test_integers(const agq_format *f, agq_tile_fn own) {
 static void test_floats(int dtype, agq_float_fn own) {
   static problem p;
   float x[TOKENS * K], y[TOKENS * ROWS], z[TOKENS * ROWS];
-  for (int i = 0; i < TOKENS * K; i++) x[i] = test_float();
+  for (int i = 0; i < TOKENS * K; i++) x[i] = random_float();
   for (int k = K; k >= 72; k -= 24) /* 72: the last unit is cut */
     for (int asymmetric = 0; asymmetric < 2; asymmetric++) {
       make(&p, &agq_formats[dtype], asymmetric, k == K ? 1 : 3, 0, y);
@@ -130,7 +130,7 @@ static void test_floats(int dtype, agq_float_fn own) {
 static void test_unpack(const agq_format *f) {
   static uint8_t w[K * AGQ_PANEL];
   static int8_t codes[K * AGQ_PANEL];
-  for (size_t i = 0; i < sizeof w; i++) w[i] = (uint8_t)test_random();
+  for (size_t i = 0; i < sizeof w; i++) w[i] = (uint8_t)random_bits();
   f->unpack(w, K, codes);
   for (int r = 0; r < AGQ_PANEL; r++)
     for (int c = 0; c < K; c++) {
@@ -157,7 +157,7 @@ static void test_rows(void) {
 }
 
 int main(void) {
-  if (test_skip()) return 0;
+  if (!test_begin()) return 0;
   test_rows();
   test_unpack(&u3);
   test_integers(&agq_formats[AGQ_U4], agq_scalar_u4);
@@ -165,6 +165,5 @@ int main(void) {
   test_integers(&u3, NULL);
   test_floats(AGQ_U4, agq_scalar_float_u4);
   test_floats(AGQ_I8, agq_scalar_float_i8);
-  printf("%ld checks, %ld failed\n", test_checks, test_failures);
-  return test_failures != 0;
+  return test_end("formats");
 }

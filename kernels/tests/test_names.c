@@ -99,6 +99,5 @@ int main(void) {
   check_table(&agq_kernels_native);
   check_table(&agq_kernels_scalar);
   test_expect(!strcmp(agq_kernels_native.isa, agq_isa()) && !strcmp(agq_isa(), AGQ_ISA_NAME), "the table's level");
-  printf("%ld checks, %ld failed\n", test_checks, test_failures);
-  return test_failures != 0;
+  return test_end("names");
 }
