@@ -16,7 +16,7 @@ def codes(shape: tuple[int, int], low: int, high: int, dtype: type, seed: int = 
     return np.random.default_rng(seed).integers(low, high + 1, shape).astype(dtype)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (16, 32), (17, 40), (33, 100)])
+@pytest.mark.parametrize("shape", [(1, 1), (16, 32), (17, 40), (33, 100), (40, 72)])
 def test_u4_byte_by_byte(shape: tuple[int, int]) -> None:
     rows, columns = shape
     values = codes(shape, 0, 15, np.uint8)
@@ -34,7 +34,7 @@ def test_u4_byte_by_byte(shape: tuple[int, int]) -> None:
                     assert value >> 4 == padded[panel * 16 + row, 8 * unit + 4 + byte]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (16, 32), (17, 40)])
+@pytest.mark.parametrize("shape", [(1, 1), (16, 32), (17, 40), (40, 72)])
 def test_i8_and_float_element_by_element(shape: tuple[int, int]) -> None:
     rows, columns = shape
     values = codes(shape, -128, 127, np.int8)
@@ -72,6 +72,14 @@ def test_pieces_join_to_the_whole(shape: tuple[int, int]) -> None:
     pieces = [values[start : start + 32] for start in range(0, shape[0], 32)]
     assert np.array_equal(np.concatenate([layout.pack_u4(piece) for piece in pieces]), layout.pack_u4(values))
     assert np.array_equal(np.concatenate([layout.pack_rows(piece) for piece in pieces]), layout.pack_rows(values))
+
+
+def test_sizes_by_hand() -> None:
+    """33 rows are three panels of 16, 72 columns are padded to 96; float columns are not padded."""
+    assert (layout.PANEL, layout.COLUMN_PAD, layout.ALIGN) == (16, 32, 64)
+    assert layout.u4_bytes(33, 72) == 48 * 96 // 2 and layout.i8_bytes(33, 72) == 48 * 96
+    assert layout.rows_bytes(33, 72, 2) == 48 * 72 * 2 and layout.u4_bytes(16, 32) == 256
+    assert [layout.round_up(value, 16) for value in (0, 1, 16, 17)] == [0, 16, 16, 32]
 
 
 def test_padding_is_zero() -> None:
