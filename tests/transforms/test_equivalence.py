@@ -39,7 +39,14 @@ STEPS = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: random_model(tmp_path_factory.mktemp("model") / name, name) for name in SHAPES}
+    """The models of SHAPES, each made when it is first asked for."""
+
+    class Made(dict[str, Path]):
+        def __missing__(self, name: str) -> Path:
+            self[name] = random_model(tmp_path_factory.mktemp("model") / name, name)
+            return self[name]
+
+    return Made()
 
 
 @pytest.mark.parametrize("step", STEPS)
