@@ -117,6 +117,8 @@ def test_lm_eval_by_hand():
     assert result.words == 3 and result.bytes == 17
     assert result.byte_ppl == pytest.approx(2400 ** (1 / 17), rel=1e-6)
     assert result.bits_per_byte == pytest.approx(math.log2(2400) / 17, rel=1e-6)
+    accents = plan_documents(["größer 大"], [counting(6)], 4, prefix=7, add_bos=False)
+    assert accents.bytes == 12 and accents.words == 2  # ö and ß have two bytes, 大 has three
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 8, 9, 23])

@@ -68,6 +68,24 @@ def test_divergence_by_hand():
     assert ours.ppl == pytest.approx(evaluate_plan(scorer(Q), plan, "gptq").ppl, rel=1e-7)
 
 
+def test_divergence_is_of_the_scorer_from_the_baseline():
+    """KL(baseline || scorer): the baseline's probabilities weigh. Standard errors of what differs by token."""
+    skewed = np.array([[0.97, 0.01, 0.01, 0.01], [0.25] * 4, [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]])
+    tokens = np.array([0, 2, 1, 3, 3, 0, 1, 2])
+    ours, base, distance = compare_plan(scorer(P), scorer(skewed), plan_tokens("gptq", tokens, 8), "gptq")
+    contexts, targets = tokens[:-1], tokens[1:]
+    kl = (skewed * np.log(skewed / P)).sum(axis=1)[contexts]
+    assert distance.kl == pytest.approx(kl.mean(), rel=1e-5)
+    assert distance.kl_stderr == pytest.approx(kl.std(ddof=1) / math.sqrt(7), rel=1e-5)
+    same = (P.argmax(axis=1) == skewed.argmax(axis=1))[contexts]
+    assert distance.same_top1 == pytest.approx(same.mean())
+    assert distance.same_top1_stderr == pytest.approx(same.std(ddof=1) / math.sqrt(7))
+    ratios = np.log(skewed[contexts, targets] / P[contexts, targets])
+    assert distance.ratio == pytest.approx(math.exp(ratios.mean()), rel=1e-5) == pytest.approx(ours.ppl / base.ppl)
+    assert distance.ratio_stderr == pytest.approx(distance.ratio * ratios.std(ddof=1) / math.sqrt(7), rel=1e-5)
+    assert distance.baseline_ppl == base.ppl
+
+
 def test_a_scorer_against_itself():
     tokens = np.random.default_rng(3).integers(0, VOCAB, 64)
     plan = plan_tokens("strided", tokens, 16, 4)
