@@ -99,8 +99,8 @@ def legendre(a: int, q: int) -> int:
     ("n", "q", "rest"), [(12, 11, 1), (20, 19, 1), (24, 11, 2), (28, 13, 1), (36, 17, 1), (48, 11, 4)]
 )
 def test_paley_s_constructions(n: int, q: int, rest: int) -> None:
-    """q = 3 mod 4: I + S with S = [[0, 1], [-1, Q]]; q = 1 mod 4, with C = [[0, 1], [1, Q]]: C (x) [[1, 1], [1, -1]] + I
-    (x) [[1, -1], [-1, -1]]; Q[i, j] = (i - j | q). Rows and columns are negated until the first of each is positive;
+    """q = 3 mod 4: I + S with S = [[0, 1], [-1, Q]]; q = 1 mod 4, with C = [[0, 1], [1, Q]]: C (x) [[1, 1], [1, -1]] +
+    I (x) [[1, -1], [-1, -1]]; Q[i, j] = (i - j | q). Rows and columns are negated until the first of each is positive;
     then times Sylvester's matrix."""
     jacobsthal = [[legendre(i - j, q) for j in range(q)] for i in range(q)]
     border = -1 if q % 4 == 3 else 1
