@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from agq.errors import AgqError
+from agq.formats.limits import between
 
 _MISSING = object()
 
@@ -81,14 +82,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# The C side and the shapes below are bounded by these; ModelSpec checks them again.
-HIDDEN = {"low": 1, "high": 1 << 17}
-LAYERS = {"low": 1, "high": 1 << 10}
-HEADS = {"low": 1, "high": 1 << 12}
-HEAD_DIM = {"low": 1, "high": 1 << 12}
-FFN = {"low": 1, "high": 1 << 20}
-VOCAB = {"low": 1, "high": 1 << 24}
-CONTEXT = {"low": 1, "high": 1 << 24}
+# ModelSpec checks them again.
+HIDDEN, LAYERS, HEADS, HEAD_DIM = between("hidden"), between("layers"), between("heads"), between("head_dim")
+FFN, VOCAB, CONTEXT = between("ffn"), between("vocab"), between("context")
 EPS = {"low": 0.0, "high": 1.0}
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from agq.errors import AgqError
+from agq.formats.limits import SIZES
 from agq.models.families import FAMILIES
 from agq.models.fields import read, stored
 
@@ -17,19 +18,6 @@ NORMS = ("rms", "layer")
 POSITIONS = ("rope", "learned", "alibi")
 ACTIVATIONS = ("silu_gated", "relu", "gelu_tanh", "gelu_erf")
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3")
-
-# Larger than any published model, small enough that every product of two fits the C side's 64-bit sizes.
-_LIMITS = {
-    "hidden": 1 << 17,
-    "layers": 1 << 10,
-    "heads": 1 << 12,
-    "kv_heads": 1 << 12,
-    "head_dim": 1 << 12,
-    "ffn": 1 << 20,
-    "vocab": 1 << 24,
-    "context": 1 << 24,
-    "embed_dim": 1 << 17,
-}
 
 
 def _f32(value: float) -> float:
@@ -77,7 +65,7 @@ class RopeSpec:
         _number(self.factor, "rope.factor", 1e-3, 1e6)
         _number(self.low_freq_factor, "rope.low_freq_factor", 1e-6, 1e6)
         _number(self.high_freq_factor, "rope.high_freq_factor", 1e-6, 1e6)
-        _integer(self.original_context, "rope.original_context", 1, _LIMITS["context"])
+        _integer(self.original_context, "rope.original_context", 1, SIZES["context"])
         if self.kind == "llama3" and not self.high_freq_factor > self.low_freq_factor:
             raise AgqError("model description: rope `high_freq_factor` must be larger than `low_freq_factor`")
         if self.kind == "dynamic" and self.factor < 1:
@@ -169,7 +157,7 @@ class ModelSpec:
         _one_of(self.norm, "norm", NORMS)
         _one_of(self.position, "position", POSITIONS)
         _one_of(self.activation, "activation", ACTIVATIONS)
-        for name, limit in _LIMITS.items():
+        for name, limit in SIZES.items():
             _integer(getattr(self, name), name, 1, limit)
         _integer(self.position_offset, "position_offset", 0, 1 << 10)
         _number(self.norm_eps, "norm_eps", 0, 1)
