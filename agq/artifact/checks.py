@@ -3,14 +3,16 @@
 from agq.checkpoint.attention_scales import AttentionScales
 from agq.checkpoint.folder import Checkpoint
 from agq.errors import AgqError, UsageError
+from agq.formats.cache import LOG2_CACHE
 
 
 def check_attention(checkpoint: Checkpoint, scales: list[AttentionScales], kv_bits: int) -> None:
     """Refuses integer attention that the engine does not compute."""
     spec = checkpoint.spec
-    if kv_bits != 8:
+    if kv_bits != LOG2_CACHE.bits:
         raise UsageError(
-            f"integer attention keeps 8-bit keys and values, not {kv_bits}-bit ones", hint="choose kv bits 8"
+            f"integer attention keeps {LOG2_CACHE.bits}-bit keys and values, not {kv_bits}-bit ones",
+            hint=f"choose kv bits {LOG2_CACHE.bits}",
         )
     if len(scales) != spec.layers:
         raise AgqError(f"`{checkpoint.path}`: attention scales of {len(scales)} blocks, the model has {spec.layers}")

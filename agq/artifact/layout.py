@@ -4,11 +4,16 @@ processors read it.
 All functions take whole panels or the last rows of a matrix, so a matrix can be packed in pieces.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+
+from agq.formats import WeightFormat
+from agq.formats.groups import STEP
 
 LAYOUT = "rl16"
 PANEL = 16  # rows
-COLUMN_PAD = 32  # columns of integer weights are padded up to a multiple
+COLUMN_PAD = STEP  # columns of integer weights are padded up to a multiple
 ALIGN = 64  # bytes
 
 
@@ -17,14 +22,11 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def u4_bytes(rows: int, columns: int) -> int:
-    """Bytes of a u4 matrix."""
-    return round_up(rows, PANEL) * round_up(columns, COLUMN_PAD) // 2
-
-
-def i8_bytes(rows: int, columns: int) -> int:
-    """Bytes of an i8 matrix."""
-    return round_up(rows, PANEL) * round_up(columns, COLUMN_PAD)
+def weight_bytes(format: WeightFormat, rows: int, columns: int) -> int:
+    """Bytes of a weight matrix [rows, columns]."""
+    if not format.integer:
+        return rows_bytes(rows, columns, format.bytes)
+    return round_up(rows, PANEL) * round_up(columns, COLUMN_PAD) * format.bits // 8
 
 
 def rows_bytes(rows: int, columns: int, itemsize: int) -> int:
@@ -55,7 +57,7 @@ def _unlanes(data: np.ndarray, rows: int) -> np.ndarray:
 
 
 def pack_u4(codes: np.ndarray) -> np.ndarray:
-    """Codes uint8 0..15 [rows, columns] -> flat uint8 of u4_bytes(rows, columns) bytes."""
+    """Codes uint8 0..15 [rows, columns] -> flat uint8 of weight_bytes bytes."""
     codes = _padded(codes, round_up(codes.shape[1], COLUMN_PAD))
     rows = codes.shape[0]
     # A unit of 8 columns is two 32-bit words; the second one becomes the high nibbles of the first.
@@ -74,7 +76,7 @@ def unpack_u4(data: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def pack_i8(codes: np.ndarray) -> np.ndarray:
-    """Codes int8 [rows, columns] -> flat uint8 of i8_bytes(rows, columns) bytes."""
+    """Codes int8 [rows, columns] -> flat uint8 of weight_bytes bytes."""
     codes = _padded(codes, round_up(codes.shape[1], COLUMN_PAD))
     return _lanes(codes.view(np.uint8), codes.shape[0])
 
@@ -95,3 +97,23 @@ def unpack_rows(data: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """The inverse of pack_rows: [rows, columns]."""
     panels = np.asarray(data).reshape(-1, columns, PANEL)
     return np.ascontiguousarray(panels.transpose(0, 2, 1)).reshape(-1, columns)[:rows]
+
+
+# Order of the codes of an integer format in memory: (pack, unpack), by the format's name. Codes are stored ones: signed
+# plus the format's offset.
+PACKERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, int, int], np.ndarray]]] = {
+    "u4": (pack_u4, unpack_u4),
+    "i8": (pack_i8, unpack_i8),
+}
+
+
+def pack_codes(format: WeightFormat, codes: np.ndarray) -> np.ndarray:
+    """Signed codes int8 [rows, columns] -> flat uint8 of weight_bytes bytes. Rows of padding hold the stored code 0."""
+    pack, _ = PACKERS[format.name]
+    return pack((codes + np.int8(format.offset)).view(np.uint8) if format.offset else codes)
+
+
+def unpack_codes(format: WeightFormat, data: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The inverse of pack_codes: signed codes int8 [rows, columns]."""
+    _, unpack = PACKERS[format.name]
+    return unpack(data, rows, columns).view(np.int8) - np.int8(format.offset)

@@ -10,18 +10,10 @@ from typing import Any
 from agq.artifact import layout
 from agq.artifact.checks import check_attention, refuse_kv_scheme
 from agq.artifact.documents import read_documents, special_tokens
-from agq.artifact.schema import (
-    BITS,
-    FLOAT_BYTES,
-    KV_BITS,
-    ArtifactModel,
-    LinearInfo,
-    linear_shapes,
-    norm_names,
-    online_words,
-)
+from agq.artifact.linear_info import LinearInfo
+from agq.artifact.schema import ArtifactModel, linear_shapes, norm_names
 from agq.artifact.sources import Fused, LinearSource, fits_bf16, float_type, fused_linears
-from agq.artifact.tables import array, coded_rows, document, float_rows, row_scales
+from agq.artifact.tables import Pieces, array, coded_rows, document, float_rows, row_scales
 from agq.artifact.writer import write_artifact
 from agq.checkpoint.attention_scales import AttentionScales, save_scales
 from agq.checkpoint.compressed_tensors import activation_scheme
@@ -29,8 +21,29 @@ from agq.checkpoint.folder import Checkpoint, open_checkpoint
 from agq.checkpoint.quantization_config import group_problem
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError, UsageError
+from agq.formats import (
+    ACTIVATIONS,
+    EMBEDDING,
+    FLOATS,
+    HEAD,
+    KV_CACHE,
+    PER_ROW,
+    TABLES,
+    PerGroup,
+    integer_format,
+    weight_format,
+    words,
+)
+from agq.formats.activations import WIDE
+from agq.formats.cache import DEFAULT_CACHE, DEFAULT_TABLE, FLOAT_CACHE
+from agq.formats.limits import CHANNEL_EXPONENT
+from agq.formats.weights import BYTE_CODES, EXACT, SCALE
+from agq.models import Linear
+from agq.models.folding import fold_linears
 
-WEIGHTS = ("f32", "f16", "bf16", "int8")
+# What `weights` may say of an unquantized folder: a float type, or codes of 8 bits with a scale per row.
+INT8 = "int8"
+WEIGHTS = (*FLOATS, INT8)
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,8 @@ class PackReport:
 
 
 def pack(
-    source: str | os.PathLike,
-    output: str | os.PathLike,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     kv_bits: int | None = None,
     head_bits: int | None = None,
     weights: str | None = None,
@@ -94,12 +107,8 @@ def pack(
     started = time.monotonic()
     if weights is not None and weights not in WEIGHTS:
         raise UsageError(f"unknown weights `{weights}`", hint=f"weights: {', '.join(WEIGHTS)}")
-    if kv_bits not in (None, *KV_BITS):
-        raise UsageError(f"KV cache of {kv_bits} bits is not available", hint="use 4, 8 or 32")
-    if head_bits not in (None, 8, 16, 32):
-        raise UsageError(f"head of {head_bits} bits is not available", hint="use 8, 16 or 32")
-    if embed_bits not in (None, 8, 16, 32):
-        raise UsageError(f"embedding of {embed_bits} bits is not available", hint="use 8, 16 or 32")
+    for widths, bits in ((KV_CACHE, kv_bits), (HEAD, head_bits), (EMBEDDING, embed_bits)):
+        widths.check(bits, UsageError)
     checkpoint = open_checkpoint(source)
     output = Path(output)
     if output.is_dir():
@@ -114,7 +123,8 @@ def pack(
     parameters = _parameters(plan.model)
     schemes: dict[str, int] = {}
     for info in blocks:
-        schemes[describe(info)] = schemes.get(describe(info), 0) + 1
+        scheme = words.linear(*info.words())
+        schemes[scheme] = schemes.get(scheme, 0) + 1
     return PackReport(
         path=str(output),
         bytes=size,
@@ -129,21 +139,6 @@ def pack(
         layout=layout.LAYOUT,
         schemes=schemes,
     )
-
-
-def describe(info: LinearInfo) -> str:
-    """One line for people: "W4 g128, A8 per token, hadamard 128"."""
-    online = online_words(info)
-    if not info.quantized:
-        return f"W{info.dtype}, A32{online}"
-    bits = 4 if info.dtype == "u4" else 8
-    text = f"W{bits} {f'g{info.group}' if info.group else 'per channel'}{' asymmetric' if info.asym else ''}"
-    if info.act_bits == 32:
-        return f"{text}, A32{online}"
-    if info.act_static:
-        return f"{text}, A{info.act_bits} static (TRIP){online}"
-    grain = f"g{info.act_group}" if info.act_group else "per token"
-    return f"{text}, A{info.act_bits} {grain}{'' if info.act_symmetric else ' asymmetric'}{online}"
 
 
 def _created_by() -> str:
@@ -182,28 +177,30 @@ class _Plan:
             raise UsageError(
                 f"`{checkpoint.path}` is quantized already", hint="`weights` is for unquantized model folders"
             )
-        integer = quantized or weights == "int8"
+        integer = quantized or weights == INT8
         if kv_bits is None:
             refuse_kv_scheme(checkpoint)
-            kv_bits = checkpoint.record.kv_bits or (8 if integer or attention is not None else 32)
+            usual = DEFAULT_CACHE if integer or attention is not None else FLOAT_CACHE
+            kv_bits = checkpoint.record.kv_bits or usual.bits
         if attention is not None:
             check_attention(checkpoint, attention, kv_bits)
-        self._problems: dict[str, list[str]] = {}
+        self._problems: dict[str, list[Linear]] = {}
         self._sources: list[LinearSource] = []
         linears = self._plan_linears(head_bits, integer)
         if self._problems:
-            raise AgqError("; ".join(f"{what}: {', '.join(names)}" for what, names in self._problems.items()))
+            raise AgqError("; ".join(f"{what}: {fold_linears(items)}" for what, items in self._problems.items()))
         for index, source in enumerate(self._sources):
             self._sources[index] = _settle(source)
             linears[source.fused.name] = self._sources[index].info
         spec = checkpoint.spec
-        head_bits = BITS[linears["head"].dtype]
+        head_bits = linears["head"].format.bits
         tables = {}
         if not spec.tied:
             tables["embed"] = self._embed_type(checkpoint.embed_bits(head_bits, embed_bits))
         elif embed_bits not in (None, head_bits):
             raise UsageError(
-                f"the embedding of `{checkpoint.path}` is its output head: it cannot have {embed_bits} bits beside {head_bits}",
+                f"the embedding of `{checkpoint.path}` is its output head: "
+                f"it cannot have {embed_bits} bits beside {head_bits}",
                 hint="`head_bits` is the width of both",
             )
         if checkpoint.parts.position is not None:
@@ -243,7 +240,7 @@ class _Plan:
         module = fused.linears[0].module
         if checkpoint.quantization is not None and checkpoint.quantization.scheme(module) is not None:
             info = self._add(fused, None)
-            if head_bits is not None and not (head_bits == 8 and info.dtype == "i8"):
+            if head_bits is not None and not (TABLES[head_bits].integer and info.format == BYTE_CODES):
                 raise AgqError(
                     f"`{module}` is stored quantized: it cannot be packed with {head_bits} bits",
                     hint="leave `head_bits` out",
@@ -254,21 +251,14 @@ class _Plan:
         source = float_type(checkpoint, [f"{module}.weight"])
         if head_bits is None:
             wanted = source if self.weights is None else self.weights
-            head_bits = 8 if integer else 8 * FLOAT_BYTES[wanted]
-        if head_bits == 8:
-            return self._add(fused, "int8")
-        if head_bits == 32:
-            return self._add(fused, "f32")
-        return self._add(fused, self._sixteen(source))
-
-    def _sixteen(self, source: str) -> str:
-        """The 16-bit type for values that the folder stores as `source`."""
-        return self.weights if self.weights in ("f16", "bf16") else source if source != "f32" else "f16"
+            head_bits = DEFAULT_TABLE.bits if integer else weight_format(wanted).bits
+        row = TABLES[head_bits]
+        return self._add(fused, INT8 if row.integer else row.of(self.weights, source).name)
 
     def _embed_type(self, bits: int | None) -> str:
         """Element type of an embedding table of its own. bits: 8, 16, 32; None: as the folder stores it."""
         source = float_type(self.checkpoint, [f"{self.checkpoint.parts.embed}.weight"])
-        return {None: source, 8: "i8", 16: self._sixteen(source), 32: "f32"}[bits]
+        return source if bits is None else TABLES[bits].of(self.weights, source).name
 
     def _add(self, fused: Fused, weights: str | None) -> LinearInfo:
         """Plans one linear. `weights`: the type that float weights are packed as; None: their own."""
@@ -279,46 +269,44 @@ class _Plan:
         online = [
             (checkpoint.record.hadamards.get(name, 0), checkpoint.record.clips.get(name, 1.0)) for name in modules
         ]
-        shape = {"out": fused.out_features, "inputs": fused.in_features, "bias": fused.linears[0].bias}
+        shape: dict[str, Any] = {"out": fused.out_features, "inputs": fused.in_features, "bias": fused.linears[0].bias}
         alike = {item and (item.bits, item.symmetric, item.group_size) for item in schemes}
         if len(alike) > 1 or len(set(activations)) > 1 or len(set(online)) > 1:
-            self._problem("linears that are computed together must have one scheme", modules)
+            self._problem("linears that are computed together must have one scheme", fused)
         statics = [checkpoint.statics.inputs.get(name) for name in modules]
         if any(item is not statics[0] and (statics[0] is None or not statics[0].same(item)) for item in statics):
-            self._problem("linears that read one input must have one static quantizer", modules)
+            self._problem("linears that read one input must have one static quantizer", fused)
         scheme, activation, static = schemes[0], activations[0], statics[0]
-        group = act_group = 0
-        if scheme is not None and scheme.group_size not in (-1, fused.in_features):
-            group = scheme.group_size
-        if activation.group_size not in (-1, fused.in_features):
-            act_group = activation.group_size
+        whole = PerGroup(fused.in_features)  # the same as one scale per row
+        group = PER_ROW if scheme is None or scheme.group_size == whole else scheme.group_size
+        act_group = PER_ROW if activation.group_size == whole else activation.group_size
         for what, size in (("group size", group), ("activation group size", act_group)):
-            if size and (size % 32 or fused.in_features % size):
-                self._problem(group_problem(size, fused.in_features, what), modules)
-                group, act_group = 0, 0
+            if isinstance(size, PerGroup) and size.problem(fused.in_features):
+                self._problem(group_problem(size, fused.in_features, what), fused)
+                group = act_group = PER_ROW
         hadamard, clip = online[0]
         if hadamard and fused.in_features % hadamard:
-            self._problem(f"a Hadamard block of {hadamard} does not divide {fused.in_features} columns", modules)
+            self._problem(f"a Hadamard block of {hadamard} does not divide {fused.in_features} columns", fused)
             hadamard = 0
         if hadamard and fused.name == "head" and checkpoint.spec.tied:
-            self._problem("a head tied to the embedding cannot have a Hadamard transform", modules)
+            self._problem("a head tied to the embedding cannot have a Hadamard transform", fused)
         shape["hadamard"] = hadamard
-        acts: dict[str, Any] = {"act_bits": 32}
-        if activation.bits != 16:
-            acts = {"act_bits": activation.bits, "act_group": act_group, "act_symmetric": activation.symmetric}
+        acts: dict[str, Any] = {"act_bits": activation.format.code}
+        if activation.quantized:
+            acts |= {"act_group": act_group, "act_symmetric": activation.symmetric}
             acts["act_clip"] = clip
         if scheme is not None:
-            dtype = "u4" if scheme.bits == 4 else "i8"
-            info = LinearInfo(**shape, **acts, dtype=dtype, scale_dtype="bf16", group=group, asym=not scheme.symmetric)
+            dtype = integer_format(scheme.bits).name
+            info = LinearInfo(**shape, **acts, dtype=dtype, scale_dtype=SCALE, group=group, asym=not scheme.symmetric)
             if static is not None:
-                info = self._static(info, static, modules)
-        elif weights == "int8":
-            if activation.bits == 16:
-                acts = {"act_bits": 8}
-            info = LinearInfo(**shape, **acts, dtype="i8", scale_dtype="bf16")
+                info = self._static(info, static, fused)
+        elif weights == INT8:
+            if not activation.quantized:
+                acts = {"act_bits": WIDE.code}
+            info = LinearInfo(**shape, **acts, dtype=BYTE_CODES.name, scale_dtype=SCALE)
         else:
-            if activation.bits != 16:
-                self._problem("activations cannot be quantized where weights are floats", modules)
+            if activation.quantized:
+                self._problem("activations cannot be quantized where weights are floats", fused)
             dtype = weights or float_type(checkpoint, [f"{name}.weight" for name in modules])
             info = LinearInfo(**shape, dtype=dtype)
         self._sources.append(
@@ -326,40 +314,47 @@ class _Plan:
         )
         return info
 
-    def _static(self, info: LinearInfo, static: StaticInput, modules: list[str]) -> LinearInfo:
+    def _static(self, info: LinearInfo, static: StaticInput, fused: Fused) -> LinearInfo:
         """The linear with static activations. With 8 bits the channels' powers of two go into the weights, which become
         8-bit codes without zero points."""
         if static.channel_scale is not None:
             raise AgqError(
-                f"`{self.checkpoint.path}` has static activations with a scale per channel (`agile.mode: code-compat`), which no "
-                "integer product computes",
+                f"`{self.checkpoint.path}` has static activations with a scale per channel "
+                "(`agile.mode: code-compat`), which no integer product computes",
                 hint="`agq eval-ppl FOLDER` measures it with the torch reference; quantize with "
                 "`agile.mode: trip` to pack it",
             )
-        if int(static.exponent.max()) > 3:
-            self._problem("the engine computes channel exponents up to 3 (`agile.k`), not those of", modules)
-        if info.dtype != "u4":
-            self._problem("static activations are computed with 4-bit weights only, not those of", modules)
+        if int(static.shifts.max()) > CHANNEL_EXPONENT:
+            what = f"the engine computes channel exponents up to {CHANNEL_EXPONENT} (`agile.k`), not those of"
+            self._problem(what, fused)
+        if not info.format.folds:
+            self._problem("static activations are computed with 4-bit weights only, not those of", fused)
         if self._problems:
             return info
-        values = {
-            "act_static": True, "act_scale": static.scale, "act_zero": static.zero, "act_bits": static.bits,
-            "act_group": 0, "act_symmetric": False,
-        }  # fmt: skip
-        return replace(info, **values, **({"dtype": "i8", "asym": False, "bias": True} if static.bits == 8 else {}))
+        if not ACTIVATIONS[static.bits].coarse:
+            info = replace(info, dtype=BYTE_CODES.name, asym=False, bias=True)
+        return replace(
+            info,
+            act_static=True,
+            act_scale=static.scale,
+            act_zero=static.zero,
+            act_bits=static.bits,
+            act_group=PER_ROW,
+            act_symmetric=False,
+        )
 
-    def _problem(self, what: str, modules: list[str]) -> None:
-        self._problems.setdefault(what, []).extend(f"`{name}`" for name in modules)
+    def _problem(self, what: str, fused: Fused) -> None:
+        self._problems.setdefault(what, []).extend(fused.linears)
 
     # ---- what is written
 
-    def tensors(self) -> dict[str, Callable]:
+    def tensors(self) -> dict[str, Pieces]:
         """Tensor name -> function yielding its bytes."""
         checkpoint, parts, spec = self.checkpoint, self.checkpoint.parts, self.checkpoint.spec
-        found: dict[str, Callable] = {name: document(data) for name, data in self.documents.items()}
+        found: dict[str, Pieces] = {name: document(data) for name, data in self.documents.items()}
         for name, module in (("embed", parts.embed), ("position", parts.position)):
             dtype = self.model.tables.get(name)
-            if dtype == "i8":
+            if dtype == BYTE_CODES.name:
                 found[name] = coded_rows(checkpoint, f"{module}.weight")
                 found[f"{name}.scale"] = row_scales(checkpoint, f"{module}.weight")
             elif dtype is not None:
@@ -385,7 +380,7 @@ class _Plan:
             return {key: values[key] for key in kept if key in values}
         if self.checkpoint.quantization is not None:
             return {"quantization_config": self.checkpoint.quantization.config}
-        return {"weights": "int8", "method": "rtn"} if self.weights == "int8" else None
+        return {"weights": INT8, "method": "rtn"} if self.weights == INT8 else None
 
     def source(self) -> dict[str, Any]:
         """JSON of `agq.source`: the folder's name and fingerprint."""
@@ -398,7 +393,7 @@ def _settle(source: LinearSource) -> LinearSource:
         return source
     info = source.info
     if not fits_bf16(source.scales()[0]):
-        info = replace(info, scale_dtype="f32")
-    if info.dtype == "i8" and not info.asym and not info.act_static and source.uses_lowest_code():
+        info = replace(info, scale_dtype=EXACT)
+    if not info.asym and not info.act_static and source.needs_zero_points():
         info = replace(info, asym=True)
     return LinearSource(source.checkpoint, source.fused, info, stored=True, static=source.static)

@@ -8,9 +8,11 @@ import numpy as np
 
 from agq.artifact.header import ABI, FORMAT, OLDEST_ABI, header_bytes, header_hash
 from agq.artifact.layout import ALIGN, LAYOUT
-from agq.artifact.schema import ArtifactModel, LinearInfo, TensorSize
+from agq.artifact.linear_info import LinearInfo, TensorSize
+from agq.artifact.schema import ArtifactModel
 from agq.errors import AgqError
 from agq.models import ModelSpec
+from agq.models.folding import fold_names
 from agq.safetensors.files import SafetensorsFile, load_json
 
 _NUMPY = {"f32": "<f4", "f16": "<f2", "bf16": "<u2", "i8": "i1", "u8": "u1"}
@@ -26,7 +28,7 @@ class Artifact:
         metadata: the header's raw texts. size: bytes of the file.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         self._file = SafetensorsFile(path)
         self.path = self._file.path
         self.size = self._file.size
@@ -90,7 +92,7 @@ class Artifact:
         stored = self._file.tensors
         if set(stored) != set(self._sizes):
             wrong = sorted(set(stored) ^ set(self._sizes))
-            raise AgqError(f"{where}: missing or unexpected tensors: {', '.join(wrong[:5])}", hint=_DAMAGED)
+            raise AgqError(f"{where}: missing or unexpected tensors: {fold_names(wrong)}", hint=_DAMAGED)
         for name, size in self._sizes.items():
             info = stored[name]
             if info.dtype != "U8" or info.shape != (size.stored,):
@@ -164,7 +166,7 @@ def _plain(name: str) -> bool:
     return not name.endswith((".scale", ".zero")) and (not name.endswith(".weight") or "norm" in name)
 
 
-def open_artifact(path: str | os.PathLike) -> Artifact:
+def open_artifact(path: str | os.PathLike[str]) -> Artifact:
     """Opens an artifact. Reads and checks the header only; contents are hashed by Artifact.verify().
 
     Raises:

@@ -4,22 +4,24 @@ Query, key and value are one matrix in the artifact, gate and up another; BLOOM'
 are sorted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from agq.artifact import layout
-from agq.artifact.schema import LinearInfo
+from agq.artifact.linear_info import LinearInfo
 from agq.checkpoint.compressed_tensors import read_codes, read_scales
 from agq.checkpoint.folder import Checkpoint
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
+from agq.formats import ACTIVATIONS
+from agq.formats.weights import BY_STORED, BYTE_CODES, EXACT
 from agq.models import BlockParts, Linear, ModelSpec
 from agq.safetensors.files import bf16_to_f32, f32_to_bf16
 
 PIECE = 1 << 22  # elements that are converted at a time
-_RAW = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_BYTE = BYTE_CODES.limits(symmetric=True)
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,10 @@ class LinearSource:
         self.stored = stored
         self.static = static
 
-    def tensors(self) -> dict:
+    def tensors(self) -> dict[str, Callable[[], Iterable[np.ndarray]]]:
         """Tensor name -> function yielding its bytes as arrays."""
         name = self.fused.name
-        found = {f"{name}.weight": self.weight}
+        found: dict[str, Callable[[], Iterable[np.ndarray]]] = {f"{name}.weight": self.weight}
         if self.info.quantized:
             found[f"{name}.scale"] = self.scale
             if self.info.asym:
@@ -99,32 +101,33 @@ class LinearSource:
         if self.info.bias:
             found[f"{name}.bias"] = self.bias
         if self.static is not None:
-            found[f"{name}.act_exponent"] = lambda: [self.static.exponent]
+            shifts = self.static.shifts
+            found[f"{name}.act_exponent"] = lambda: [shifts]
         return found
 
     @property
-    def _folded(self) -> bool:
-        return self.static is not None and self.static.bits == 8
+    def _folded(self) -> StaticInput | None:
+        """The static quantizer whose exponents the codes take in."""
+        return None if self.static is None or ACTIVATIONS[self.static.bits].coarse else self.static
 
-    def _folded_codes(self, start: int, stop: int) -> np.ndarray:
+    def _folded_codes(self, static: StaticInput, start: int, stop: int) -> np.ndarray:
         """(code - zero) * 2^exponent, int8 [rows, in]: at most 15 << 3 = 120."""
         codes = self._codes(start, stop).astype(np.int16)
         zero = self.scales()[1]
         if zero is not None:
             codes -= np.repeat(zero[start:stop].astype(np.int16), codes.shape[1] // zero.shape[1], axis=1)
-        return (codes << self.static.exponent.astype(np.int16)).astype(np.int8)
+        return (codes << static.shifts.astype(np.int16)).astype(np.int8)
 
     def weight(self) -> Iterator[np.ndarray]:
         """Weight panels."""
+        static = self._folded
         for start, stop in self.fused.spans():
             if not self.info.quantized:
                 yield layout.pack_rows(to_float(self._floats(start, stop), self.info.dtype, self.fused.name))
-            elif self._folded:
-                yield layout.pack_i8(self._folded_codes(start, stop))
-            elif self.info.dtype == "u4":
-                yield layout.pack_u4((self._codes(start, stop) + 8).view(np.uint8))
+            elif static is not None:
+                yield layout.pack_codes(self.info.format, self._folded_codes(static, start, stop))
             else:
-                yield layout.pack_i8(self._codes(start, stop))
+                yield layout.pack_codes(self.info.format, self._codes(start, stop))
         for linear in self.fused.linears:
             for leaf in ("weight", "weight_packed"):
                 if self.checkpoint.has(f"{linear.module}.{leaf}"):
@@ -132,13 +135,13 @@ class LinearSource:
 
     def scale(self) -> Iterator[np.ndarray]:
         """Scale panels."""
-        yield layout.pack_rows(to_float(self.scales()[0], self.info.scale_dtype, self.fused.name))
+        yield layout.pack_rows(to_float(self.scales()[0], self.info.scale_dtype or EXACT, self.fused.name))
 
     def zero(self) -> Iterator[np.ndarray]:
-        """Zero point panels: 0..15 for u4, signed for i8. Rows of padding have 0."""
+        """Zero point panels, stored as the codes are: 0..15 for u4, signed for i8. Rows of padding have 0."""
         scale, zero = self.scales()
         values = np.zeros(scale.shape, np.int8) if zero is None else zero
-        yield layout.pack_rows(values + np.int8(8) if self.info.dtype == "u4" else values)
+        yield layout.pack_rows(values + np.int8(self.info.format.offset))
 
     def bias(self) -> Iterator[np.ndarray]:
         """float32 biases; with folded static activations what the operand code - 128 leaves out is added to them."""
@@ -146,12 +149,12 @@ class LinearSource:
         if self.fused.linears[0].bias:
             pieces = self.fused.pieces(0, self.fused.out_features)
             bias = np.concatenate([self.checkpoint.read_rows(f"{module}.bias", rows) for module, rows in pieces])
-        if self._folded:
+        if (static := self._folded) is not None:
             scale = self.scales()[0].astype(np.float64)
             for start, stop in self.fused.spans():
-                codes = self._folded_codes(start, stop)
+                codes = self._folded_codes(static, start, stop)
                 sums = codes.reshape(stop - start, scale.shape[1], -1).sum(axis=2, dtype=np.int64)
-                constant = self.static.scale * (128 - self.static.zero) * (sums * scale[start:stop]).sum(axis=1)
+                constant = static.scale * (128 - static.zero) * (sums * scale[start:stop]).sum(axis=1)
                 bias[start:stop] = (bias[start:stop] + constant).astype(np.float32)
         yield bias
 
@@ -167,9 +170,13 @@ class LinearSource:
             scale, zero = scale[self.fused.order], None if zero is None else zero[self.fused.order]
         return scale, zero
 
-    def uses_lowest_code(self) -> bool:
-        """Whether 8-bit codes of a quantized folder include -128, which only the kernels with zero points take."""
-        return any((self._codes(start, stop) == -128).any() for start, stop in self.fused.spans())
+    def needs_zero_points(self) -> bool:
+        """Whether symmetric codes of a quantized folder include one that only the kernels with zero points take: -128
+        of 8 bits."""
+        lowest = self.info.format.limits(symmetric=True)[0]
+        if lowest == self.info.format.limits(symmetric=False)[0]:
+            return False
+        return any((self._codes(start, stop) < lowest).any() for start, stop in self.fused.spans())
 
     def _floats(self, start: int, stop: int) -> np.ndarray:
         pieces = self.fused.pieces(start, stop)
@@ -193,28 +200,35 @@ class LinearSource:
 def row_scale(values: np.ndarray) -> np.ndarray:
     """Scale of each row for symmetric 8-bit codes: bf16(amax / 127), as float32 [rows] (docs/arithmetic.md)."""
     amax = np.abs(values).max(axis=1).astype(np.float32)
-    return bf16_to_f32(f32_to_bf16(amax / np.float32(127)))
+    return bf16_to_f32(f32_to_bf16(amax / np.float32(_BYTE[1])))
 
 
 def quantize_rows(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """clamp(rint(w / scale), -127, 127) as int8; 0 where the scale is 0."""
     divisor = np.where(scale > 0, scale, np.float32(1))[:, None]
     codes = np.rint(values / divisor)
-    np.clip(codes, -127, 127, out=codes)
+    np.clip(codes, *_BYTE, out=codes)
     return np.where(scale[:, None] > 0, codes, 0).astype(np.int8)
 
 
 def to_float(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
     """float32 values as f32, f16 or bf16 (bits). AgqError where f16 cannot hold them."""
-    if dtype == "f32":
-        return values.astype("<f4", copy=False)
-    if dtype == "bf16":
-        return f32_to_bf16(values).reshape(values.shape)
+    return _CONVERSIONS[dtype](values, name)
+
+
+def _to_half(values: np.ndarray, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         half = values.astype("<f2")
     if not np.isfinite(half[np.isfinite(values)]).all():
         raise AgqError(f"`{name}` holds values that fp16 cannot", hint="pack as bf16 or f32 instead")
     return half
+
+
+_CONVERSIONS: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
+    "f32": lambda values, name: values.astype("<f4", copy=False),
+    "bf16": lambda values, name: f32_to_bf16(values).reshape(values.shape),
+    "f16": _to_half,
+}
 
 
 def fits_bf16(values: np.ndarray) -> bool:
@@ -224,5 +238,5 @@ def fits_bf16(values: np.ndarray) -> bool:
 
 def float_type(checkpoint: Checkpoint, names: list[str]) -> str:
     """The element type that holds all of these tensors exactly."""
-    kinds = {_RAW[checkpoint.dtype(name)] for name in names}
-    return kinds.pop() if len(kinds) == 1 else "f32"
+    kinds = {BY_STORED[checkpoint.dtype(name)].name for name in names}
+    return kinds.pop() if len(kinds) == 1 else EXACT

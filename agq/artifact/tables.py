@@ -4,7 +4,7 @@ documents.
 Each function gives a function that yields the tensor's bytes as arrays, a piece of rows at a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from agq.artifact.sources import PIECE, quantize_rows, row_scale, to_float
 from agq.checkpoint.folder import Checkpoint
 from agq.errors import AgqError
 
-Pieces = Callable[[], list[np.ndarray] | Iterator[np.ndarray]]
+Pieces = Callable[[], Iterable[np.ndarray]]
 
 
 def array(values: np.ndarray) -> Pieces:

@@ -16,7 +16,7 @@ _NO_HASH = "0" * 64
 
 
 def write_artifact(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     model: ArtifactModel,
     tensors: dict[str, Callable[[], Iterable[np.ndarray]]],
     recipe: Any,

@@ -10,8 +10,10 @@ from agq.checkpoint.quantization_config import INT, PACKED, CompressedTensors, M
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.source import TensorSource
 from agq.errors import AgqError
+from agq.formats import Granularity
 from agq.models import Linear
 from agq.recipe import ActivationScheme
+from agq.recipe.schemes import FLOAT_INPUT
 
 __all__ = [
     "INT",
@@ -49,7 +51,7 @@ class StoredLinear:
     Attributes:
         codes: int8 [out, in], signed (-8..7 for 4 bits).
         scale: float32 [out, groups]. zero: int8 [out, groups], or None when symmetric.
-        bits: 4 or 8. group_size: columns that share a scale, -1 for the whole row.
+        bits: of an integer format. group_size: what shares a scale.
         activations: scheme of the input (agq.json's where it names the module; bits 16: not quantized).
     """
 
@@ -57,7 +59,7 @@ class StoredLinear:
     scale: np.ndarray
     zero: np.ndarray | None
     bits: int
-    group_size: int
+    group_size: Granularity
     activations: ActivationScheme
 
     def dequantize(self) -> np.ndarray:
@@ -119,7 +121,7 @@ def activation_scheme(checkpoint: QuantizedSource, module: str) -> ActivationSch
     if module in checkpoint.record.activations:
         return checkpoint.record.activations[module]
     scheme = checkpoint.quantization.scheme(module) if checkpoint.quantization else None
-    return scheme.activations if scheme else ActivationScheme(bits=16, symmetric=True, group_size=-1)
+    return scheme.activations if scheme else FLOAT_INPUT
 
 
 def _quantized(checkpoint: QuantizedSource, module: str) -> tuple[Linear, ModuleScheme]:

@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 
 from agq.checkpoint.compressed_tensors import CompressedTensors
+from agq.checkpoint.quantization_config import Stored
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import FILE as STATIC_FILE
 from agq.checkpoint.static import StaticRecord, read_statics
 from agq.errors import AgqError
 from agq.files import sha256_file
+from agq.formats.cache import DEFAULT_TABLE
+from agq.formats.weights import BY_STORED
 from agq.models import ModelParts, ModelSpec, parts, spec_from_config
+from agq.models.folding import fold_names
 from agq.safetensors.files import SafetensorsFile, bf16_to_f32, load_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-FLOATS = ("F32", "F16", "BF16")
+FLOATS = tuple(BY_STORED)
 # What belongs to the tokenizer and to generation; copied along when a folder is rewritten.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -66,20 +70,15 @@ def _shard_paths(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
         shards = [folder / name for name in sorted(set(table.values()))]
         missing = [path.name for path in shards if not path.exists()]
         if missing:
-            raise AgqError(f"`{folder}` lacks {_listing(missing)}", hint="the download is incomplete: fetch it again")
+            raise AgqError(f"`{folder}` lacks {fold_names(missing)}", hint="the download is incomplete: fetch it again")
         return shards, table
     if any(folder.glob("pytorch_model*.bin")) or any(folder.glob("*.pth")):
         raise AgqError(f"`{folder}` holds its weights in PyTorch's pickle format: not supported", hint=_CONVERT)
     others = sorted(path.name for path in folder.glob("*.safetensors"))
+    there = f"rename or index what is there: {fold_names(others)}" if others else None
     raise AgqError(
-        f"`{folder}` holds neither `{SINGLE}` nor `{INDEX}`",
-        hint=f"rename or index what is there: {_listing(others)}" if others else "is this a Hugging Face model folder?",
+        f"`{folder}` holds neither `{SINGLE}` nor `{INDEX}`", hint=there or "is this a Hugging Face model folder?"
     )
-
-
-def _listing(names: list[str], most: int = 60) -> str:
-    text = ", ".join(f"`{name}`" for name in names[:most])
-    return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
 class Checkpoint:
@@ -133,7 +132,7 @@ class Checkpoint:
                 self._where[name] = (file, stored)
         absent = [stored for stored in table or {} if self._canonical(stored) not in self._where]
         if absent:
-            raise AgqError(f"`{self.path}`: the index names tensors that no shard holds: {_listing(sorted(absent))}")
+            raise AgqError(f"`{self.path}`: the index names tensors that no shard holds: {fold_names(sorted(absent))}")
 
     def _settle_tying(self) -> None:
         """As transformers 5: a tied model that stores two different matrices is not tied; one serves for both."""
@@ -149,9 +148,9 @@ class Checkpoint:
             self.spec = replace(self.spec, tied=False)
             self.parts = parts(self.spec)
 
-    def _expected(self) -> dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]]:
+    def _expected(self) -> dict[str, Stored]:
         """Name -> (allowed dtypes, allowed shapes) of every tensor that the model needs."""
-        expected = {name: (FLOATS, (shape,)) for name, shape in self.parts.dense_tensors().items()}
+        expected: dict[str, Stored] = {name: (FLOATS, (shape,)) for name, shape in self.parts.dense_tensors().items()}
         for linear in self.parts.all_linears():
             if linear.role == "head" and self.spec.tied:
                 continue
@@ -175,15 +174,16 @@ class Checkpoint:
             hint = "the download is incomplete, or config.json belongs to another model"
             if self.quantization is None and any(f"{name}_packed" in self._where for name in missing):
                 hint = "the weights are quantized but config.json has no `quantization_config`"
-            raise AgqError(f"`{self.path}` lacks {len(missing)} tensors: {_listing(missing)}", hint=hint)
-        wrong = []
+            raise AgqError(f"`{self.path}` lacks {len(missing)} tensors: {fold_names(missing, most=12)}", hint=hint)
+        wrong: dict[str, list[str]] = {}
         for name, (dtypes, shapes) in expected.items():
             if self.dtype(name) not in dtypes:
-                wrong.append(f"`{name}` is {self.dtype(name)}, not {' or '.join(dtypes)}")
+                wrong.setdefault(f"{self.dtype(name)}, not {' or '.join(dtypes)}", []).append(name)
             elif self.shape(name) not in shapes:
-                wrong.append(f"`{name}` has shape {list(self.shape(name))}, not {list(shapes[0])}")
+                wrong.setdefault(f"of shape {list(self.shape(name))}, not {list(shapes[0])}", []).append(name)
         if wrong:
-            raise AgqError(f"`{self.path}` does not fit its config.json: " + "; ".join(wrong[:60]))
+            listed = "; ".join(f"{fold_names(found)}: {what}" for what, found in wrong.items())
+            raise AgqError(f"`{self.path}` does not fit its config.json: {listed}")
         if self.quantization is not None:
             self.quantization.check_stored(self)
 
@@ -280,15 +280,16 @@ class Checkpoint:
         it."""
         wanted = wanted or self.record.embed_bits
         quantized = self.quantization is not None and bool(self.quantization.modules())
-        return 8 if wanted is None and quantized and head_bits == 8 else wanted
+        usual = DEFAULT_TABLE.bits
+        return usual if wanted is None and quantized and head_bits == usual else wanted
 
 
-def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Opens a model folder and checks that every tensor it needs is there with the right type and shape.
 
     Raises:
         AgqError: no such folder, no or invalid config.json, another family, weights in another format, damaged files,
-            missing tensors (all of them are named), a quantization that agq does not read.
+            missing tensors, a quantization that agq does not read.
     """
     folder = Path(path)
     if not folder.exists():

@@ -1,53 +1,76 @@
 """Bytes of compressed-tensors' integer weights: codes <-> int32 words.
 
-`pack-quantized`: element i of a row stands, plus 2^(bits-1), in bits bits*(i mod (32/bits)) of word i // (32/bits),
-least significant first; a ragged tail is padded with zero bits. Zero points are packed by the same rule along the rows.
+`pack-quantized`: the codes of a row, plus 2^(bits-1), as one string of bits, least significant first, padded with zero
+bits to whole words. Zero points are packed by the same rule along the rows.
 """
 
 import numpy as np
 
 from agq.errors import AgqError
+from agq.formats import INTEGERS, any_of
 
 
 def packed_words(count: int, bits: int) -> int:
-    """int32 words that `count` codes of 4 or 8 bits take."""
+    """int32 words that `count` codes take."""
     return -(-count * bits // 32)
+
+
+def _lowest(bits: int) -> int:
+    if bits not in INTEGERS:
+        raise ValueError(f"bits must be {any_of(INTEGERS)}, not {bits}")
+    return INTEGERS[bits].limits(symmetric=False)[0]
 
 
 def pack_int(codes: np.ndarray, bits: int) -> np.ndarray:
     """Signed codes int8 [rows, columns] (4 bits: -8..7) -> int32 [rows, ceil(columns * bits / 32)].
 
     Raises:
-        ValueError: bits other than 4 or 8, codes out of range.
+        ValueError: bits that no format has, codes out of range.
     """
-    if bits not in (4, 8):
-        raise ValueError(f"bits must be 4 or 8, not {bits}")
+    low = _lowest(bits)
+    high = -low - 1
     codes = np.asarray(codes)
-    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     if codes.size and (codes.min() < low or codes.max() > high):
         raise ValueError(f"codes of {bits} bits must be in {low}..{high}")
     rows, columns = codes.shape
     words = packed_words(columns, bits)
-    unsigned = np.zeros((rows, words * 32 // bits), np.uint8)
+    unsigned = np.zeros((rows, -(-words * 32 // bits)), np.uint8)
     unsigned[:, :columns] = (codes.astype(np.int16) - low).astype(np.uint8)
-    if bits == 4:
-        unsigned = unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
-    return np.ascontiguousarray(unsigned).view("<i4")
+    return np.ascontiguousarray(_to_bytes(unsigned, bits)[:, : 4 * words]).view("<i4")
 
 
 def unpack_int(words: np.ndarray, bits: int, columns: int) -> np.ndarray:
     """The inverse of pack_int: int32 [rows, words] -> int8 [rows, columns]."""
-    data = np.ascontiguousarray(words, dtype="<i4").view(np.uint8)
-    if bits == 8:
-        return (data[:, :columns] ^ np.uint8(0x80)).view(np.int8)
-    if bits != 4:
-        raise ValueError(f"bits must be 4 or 8, not {bits}")
-    codes = np.empty((data.shape[0], data.shape[1] * 2), np.int8)
-    codes[:, 0::2] = (data & 0xF).view(np.int8)
-    codes[:, 1::2] = (data >> 4).view(np.int8)
-    codes = codes[:, :columns]
-    codes -= 8
+    low = _lowest(bits)
+    codes = _of_bytes(np.ascontiguousarray(words, dtype="<i4").view(np.uint8), bits)[:, :columns].view(np.int8)
+    codes += np.int8(low)  # 8 bits: 0..255 read as int8 is off by 256, which the sum takes back
     return codes
+
+
+def _to_bytes(values: np.ndarray, bits: int) -> np.ndarray:
+    """uint8 [rows, n] below 2^bits -> uint8 [rows, ceil(n * bits / 8)]."""
+    if 8 % bits:
+        string = np.unpackbits(values[:, :, None], axis=2, count=bits, bitorder="little")
+        return np.packbits(string.reshape(len(values), -1), axis=1, bitorder="little")
+    share = 8 // bits
+    data = values[:, 0::share].copy()
+    for place in range(1, share):
+        data |= values[:, place::share] << (bits * place)
+    return data
+
+
+def _of_bytes(data: np.ndarray, bits: int) -> np.ndarray:
+    """The inverse of _to_bytes, as a new array; ends with whatever the padding holds."""
+    if 8 % bits:
+        string = np.unpackbits(data, axis=1, bitorder="little")
+        whole = string[:, : string.shape[1] // bits * bits].reshape(len(data), -1, bits)
+        return np.packbits(whole, axis=2, bitorder="little")[:, :, 0]
+    share = 8 // bits
+    values = np.empty((data.shape[0], data.shape[1] * share), np.uint8)
+    mask = np.uint8((1 << bits) - 1)
+    for place in range(share):
+        values[:, place::share] = (data >> (bits * place)) & mask
+    return values
 
 
 def pack_int4(codes: np.ndarray) -> np.ndarray:
@@ -67,5 +90,9 @@ def unpack_zero_points(words: np.ndarray, bits: int, rows: int) -> np.ndarray:
 
 def check_range(codes: np.ndarray, bits: int, what: str) -> None:
     """AgqError when codes stored one per byte leave the range of their bits."""
-    if bits == 4 and codes.size and (codes.min() < -8 or codes.max() > 7):
-        raise AgqError(f"{what} holds codes outside -8..7, which 4 bits cannot mean", hint="the folder is damaged")
+    low = _lowest(bits)
+    high = -low - 1
+    if codes.size and (codes.min() < low or codes.max() > high):
+        raise AgqError(
+            f"{what} holds codes outside {low}..{high}, which {bits} bits cannot mean", hint="the folder is damaged"
+        )

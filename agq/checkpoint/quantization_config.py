@@ -7,48 +7,62 @@ Format: github.com/vllm-project/compressed-tensors 0.20.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from agq.checkpoint.packing import packed_words
 from agq.checkpoint.source import TensorSource
 from agq.errors import AgqError
+from agq.formats import ACTIVATIONS, INTEGERS, PER_ROW, Granularity, PerGroup, any_of, groups
+from agq.formats.activations import QUANTIZED
+from agq.formats.limits import GROUP
 from agq.models import Linear, ModelParts
+from agq.models.folding import fold_linears
 from agq.recipe import ActivationScheme, WeightScheme
+from agq.recipe.schemes import FLOAT_INPUT
 
 PACKED, INT = "pack-quantized", "int-quantized"
+# How compressed-tensors writes a whole row where it names no strategy.
+_WHOLE = -1
 _FORMATS = {PACKED: PACKED, INT: INT, "naive-quantized": INT}
 _CALIBRATION_KEYS = {"observer", "observer_kwargs", "scale_dtype", "zp_dtype"}  # say how it was made, not what it is
 _ARGS = {"num_bits", "type", "symmetric", "group_size", "strategy", "block_structure", "dynamic", "actorder"}
-_SUPPORTED = "agq reads integer weights of 4 or 8 bits with dynamic activations of 4, 8 or 16 bits"
+_SUPPORTED = (
+    f"agq reads integer weights of {any_of(INTEGERS)} bits with dynamic activations of {any_of(ACTIVATIONS)} bits"
+)
+
+
+# Types and shapes, any of which a tensor may have.
+Stored = tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
 
 
 @dataclass(frozen=True)
 class ModuleScheme:
-    """How one linear is quantized. `group_size` -1: one scale per row, or with strategy "tensor" one for all rows."""
+    """How one linear is quantized. `group_size` PER_ROW with strategy "tensor": one scale for all rows."""
 
     bits: int
     symmetric: bool
-    group_size: int
+    group_size: Granularity
     strategy: str
     format: str
     activations: ActivationScheme
 
     def groups(self, columns: int) -> int:
         """Scales per row."""
-        return columns // self.group_size if self.strategy == "group" else 1
+        return self.group_size.scales(columns)
 
-    def tensors(self, linear: Linear, floats: tuple[str, ...]) -> dict[str, tuple[tuple[str, ...], tuple]]:
+    def tensors(self, linear: Linear, floats: tuple[str, ...]) -> dict[str, Stored]:
         """Name -> (dtypes, shapes), any of which may be stored."""
         rows, columns, bits = linear.out_features, linear.in_features, self.bits
         groups = self.groups(columns)
         name = linear.module
+        expected: dict[str, Stored] = {}
         if self.format == PACKED:
             expected = {f"{name}.weight_packed": (("I32",), ((rows, packed_words(columns, bits)),))}
         else:
             expected = {f"{name}.weight": (("I8",), ((rows, columns),))}
-        scale_shapes: tuple = ((rows, groups),)
+        scale_shapes: tuple[tuple[int, ...], ...] = ((rows, groups),)
         if self.strategy == "channel":
             scale_shapes += ((rows,),)
         elif self.strategy == "tensor":
@@ -56,7 +70,7 @@ class ModuleScheme:
         expected[f"{name}.weight_scale"] = (floats, scale_shapes)
         if not self.symmetric:
             if self.format == PACKED and self.strategy != "tensor":
-                zero: tuple = (("I32",), ((packed_words(rows, bits), groups),))
+                zero: Stored = (("I32",), ((packed_words(rows, bits), groups),))
             else:
                 zero = (("I8",), scale_shapes)
             expected[f"{name}.weight_zero_point"] = zero
@@ -122,7 +136,7 @@ class CompressedTensors:
 
     def problems(self, parts: ModelParts, tied: bool) -> list[str]:
         """What cannot be: group sizes that do not divide, a quantized head that is tied to a float embedding."""
-        found: dict[str, list[str]] = {}
+        found: dict[str, list[Linear]] = {}
         for linear in parts.all_linears():
             scheme = self._schemes.get(linear.module)
             if scheme is None:
@@ -130,11 +144,11 @@ class CompressedTensors:
             what = []
             if linear.role == "head" and tied:
                 what.append("tied to the embedding, to be listed in `ignore`")
-            if scheme.strategy == "group" and linear.in_features % scheme.group_size:
+            if isinstance(scheme.group_size, PerGroup) and linear.in_features % scheme.group_size.size:
                 what.append(group_problem(scheme.group_size, linear.in_features))
             for reason in what:
-                found.setdefault(reason, []).append(f"`{linear.module}`")
-        return [f"{reason}: {', '.join(names)}" for reason, names in found.items()]
+                found.setdefault(reason, []).append(linear)
+        return [f"{reason}: {fold_linears(linears)}" for reason, linears in found.items()]
 
     def check_stored(self, checkpoint: TensorSource) -> None:
         """Cheap checks of stored values and of tensors that ought not to be there (AgqError)."""
@@ -147,6 +161,8 @@ class CompressedTensors:
             if checkpoint.has(f"{module}.input_scale"):
                 raise AgqError(f"`{module}` has a static activation scale (`input_scale`)", hint=_SUPPORTED)
             linear = checkpoint.parts.linear(module)
+            if linear is None:  # schemes were read for another model
+                raise AgqError(f"the model has no linear `{module}`")
             shape_name = f"{module}.weight_shape"
             if scheme.format == PACKED and checkpoint.has(shape_name):
                 shape = checkpoint.read_raw(shape_name)[1].reshape(-1).tolist()
@@ -157,11 +173,11 @@ class CompressedTensors:
                 raise AgqError(f"`{module}` is declared symmetric but has zero points", hint="the config is wrong")
 
 
-def group_problem(size: int, columns: int, what: str = "group size") -> str:
+def group_problem(group: PerGroup, columns: int, what: str = "group size") -> str:
     """Says that a group size does not fit, and which ones would."""
-    fitting = [str(item) for item in (32, 64, 128, 256, 512, 1024) if columns % item == 0]
-    choices = ", ".join([*fitting, "-1"])
-    return f"{what} {size} is not a multiple of 32 that divides {columns} inputs (possible: {choices})"
+    choices = ", ".join(map(str, [*groups.fitting([columns]), _WHOLE]))
+    rule = f"is not a multiple of {groups.STEP} that divides {columns} inputs"
+    return f"{what} {group.size} {rule} (possible: {choices})"
 
 
 def _names(value: Any, where: str) -> list[str]:
@@ -213,27 +229,27 @@ def _scheme(group: dict[str, Any], outer_format: Any, where: str) -> ModuleSchem
     )
 
 
-def _args(value: Any, where: str) -> dict[str, Any]:
-    """Checks what weights and activations have in common."""
+def _args(value: Any, where: str, allowed: Collection[int]) -> dict[str, Any]:
+    """Checks what weights and activations have in common. allowed: their widths."""
     if not isinstance(value, dict):
         raise AgqError(f"{where}: not an object")
     if unknown := sorted(set(value) - _ARGS - _CALIBRATION_KEYS):
         raise AgqError(f"{where}: unknown {', '.join(f'`{key}`' for key in unknown)}")
     kind, bits = value.get("type", "int"), value.get("num_bits", 8)
-    if kind != "int" or type(bits) is not int or bits not in (4, 8):
+    if kind != "int" or type(bits) is not int or bits not in allowed:
         raise AgqError(f"{where}: {bits!r}-bit `{kind}` is not supported", hint=_SUPPORTED)
     if value.get("block_structure") is not None or value.get("strategy") == "block":
         raise AgqError(f"{where}: scales per block are not supported", hint=_SUPPORTED)
     if type(value.get("symmetric", True)) is not bool:
         raise AgqError(f"{where}: `symmetric` is not true or false")
     size = value.get("group_size")
-    if size is not None and (type(size) is not int or not (size == -1 or 0 < size <= 1 << 20)):
+    if size is not None and (type(size) is not int or not (size == _WHOLE or 0 < size <= GROUP)):
         raise AgqError(f"{where}: `group_size` is {size!r}")
     return value
 
 
 def _weights(value: Any, where: str) -> dict[str, Any]:
-    args = _args(value, where)
+    args = _args(value, where, INTEGERS)
     if args.get("dynamic", False) is not False:
         raise AgqError(f"{where}: dynamic weights are not supported")
     if args.get("actorder") not in (None, False, "weight", "static"):
@@ -242,7 +258,7 @@ def _weights(value: Any, where: str) -> dict[str, Any]:
         )
     size, strategy = args.get("group_size"), args.get("strategy")
     if strategy is None:
-        strategy = "tensor" if size is None else "channel" if size == -1 else "group"
+        strategy = "tensor" if size is None else "channel" if size == _WHOLE else "group"
     if strategy not in ("group", "channel", "tensor"):
         raise AgqError(f"{where}: strategy `{strategy}` is not supported", hint="supported: group, channel, tensor")
     if (strategy == "group") != (size is not None and size > 0):
@@ -250,28 +266,33 @@ def _weights(value: Any, where: str) -> dict[str, Any]:
     return {
         "bits": args.get("num_bits", 8),
         "symmetric": args.get("symmetric", True),
-        "group_size": size if strategy == "group" else -1,
+        "group_size": PerGroup(size) if strategy == "group" and size is not None else PER_ROW,
         "strategy": strategy,
     }
 
 
 def _activations(value: Any, where: str) -> ActivationScheme:
     if value is None:
-        return ActivationScheme(bits=16, symmetric=True, group_size=-1)
+        return FLOAT_INPUT
     where = f"{where}: input_activations"
-    args = _args(value, where)
+    args = _args(value, where, QUANTIZED)
     if args.get("dynamic", False) is not True:
         raise AgqError(f"{where}: static activation scales are not supported", hint=_SUPPORTED)
     strategy, size = args.get("strategy"), args.get("group_size")
     if strategy not in ("token", "group") or (strategy == "group") != (size is not None and size > 0):
         raise AgqError(f"{where}: strategy `{strategy}` is not supported", hint="supported: token, group")
     bits, symmetric = args.get("num_bits", 8), args.get("symmetric", True)
-    if bits == 8 and not symmetric:
-        raise AgqError(f"{where}: asymmetric 8-bit activations are not supported", hint="use symmetric ones")
+    if not symmetric and not QUANTIZED[bits].asymmetric:
+        raise AgqError(f"{where}: asymmetric {bits}-bit activations are not supported", hint="use symmetric ones")
     try:
-        return ActivationScheme(bits=bits, symmetric=symmetric, group_size=size if strategy == "group" else -1)
+        return ActivationScheme(bits, symmetric, PER_ROW if size is None or strategy != "group" else PerGroup(size))
     except AgqError as error:
         raise AgqError(f"{where}: {error.message}", hint=error.hint) from error
+
+
+def _size(group: Granularity) -> int | None:
+    """A granularity as a folder written by agq states it beside its strategy."""
+    return group.size if isinstance(group, PerGroup) else None
 
 
 def quantization_config(
@@ -289,17 +310,15 @@ def quantization_config(
     table = {}
     for index, (targets, weights, activations) in enumerate(groups):
         acts = None
-        if activations.bits < 16:
-            fine = activations.group_size > 0
+        if activations.quantized:
             acts = {
                 "num_bits": activations.bits,
                 "type": "int",
                 "symmetric": activations.symmetric,
-                "strategy": "group" if fine else "token",
+                "strategy": "token" if _size(activations.group_size) is None else "group",
                 "dynamic": True,
-                "group_size": activations.group_size if fine else None,
+                "group_size": _size(activations.group_size),
             }
-        grouped = weights.group_size > 0
         table[f"group_{index}"] = {
             "targets": list(targets),
             "format": format,
@@ -307,8 +326,8 @@ def quantization_config(
                 "num_bits": weights.bits,
                 "type": "int",
                 "symmetric": weights.symmetric,
-                "strategy": "group" if grouped else "channel",
-                "group_size": weights.group_size if grouped else None,
+                "strategy": "channel" if _size(weights.group_size) is None else "group",
+                "group_size": _size(weights.group_size),
                 "dynamic": False,
             },
             "input_activations": acts,

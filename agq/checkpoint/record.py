@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from agq.errors import AgqError
-from agq.recipe import MAX_SINK_TOKENS, ActivationScheme
+from agq.formats import ACTIVATIONS, EMBEDDING, HEAD, KV_CACHE, PER_ROW, Widths, any_of, groups
+from agq.formats.limits import GROUP, HADAMARD, MAX_SINK_TOKENS
+from agq.models.folding import fold_names
+from agq.recipe import ActivationScheme
 from agq.safetensors.files import load_json
 
 NAME = "agq.json"
@@ -67,7 +70,7 @@ class AgqRecord:
         if not isinstance(table, dict):
             raise AgqError(f"{where}: `activations` is not an object")
         if unknown := sorted(set(table) - modules):
-            raise AgqError(f"{where}: `activations` names modules that the model lacks: {', '.join(unknown[:20])}")
+            raise AgqError(f"{where}: `activations` names modules that the model lacks: {fold_names(unknown)}")
         recipe = values.get("recipe")
         if recipe is not None and not isinstance(recipe, dict):
             raise AgqError(f"{where}: `recipe` is not an object")
@@ -77,9 +80,9 @@ class AgqRecord:
             activations=activations,
             clips={name: float(item["clip"]) for name, item in table.items() if item.get("clip", 1) != 1},
             hadamards={name: item["hadamard"] for name, item in table.items() if item.get("hadamard", 0)},
-            kv_bits=_choice(values, "kv_bits", (4, 8, 32), where),
-            head_bits=_choice(values, "head_bits", (8, 16, 32), where),
-            embed_bits=_choice(values, "embed_bits", (8, 16, 32), where),
+            kv_bits=_choice(values, "kv_bits", KV_CACHE, where),
+            head_bits=_choice(values, "head_bits", HEAD, where),
+            embed_bits=_choice(values, "embed_bits", EMBEDDING, where),
             sink_tokens=_sink_tokens(values, where),
             embed_norm=transforms.get("bake_embed_norm") is not True,
             recipe=recipe,
@@ -97,12 +100,12 @@ def _refuse_unknown_steps(names: Any, where: str) -> None:
         )
 
 
-def _choice(values: dict[str, Any], name: str, choices: tuple[int, ...], where: str) -> int | None:
+def _choice(values: dict[str, Any], name: str, choices: Widths, where: str) -> int | None:
     value = values.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or value not in choices:
-        raise AgqError(f"{where}: `{name}` is {value!r}, not one of {', '.join(map(str, choices))}")
+    if value not in choices:
+        raise AgqError(f"{where}: `{name}` is {value!r}, not one of {', '.join(map(str, choices.bits))}")
     return int(value)
 
 
@@ -126,15 +129,17 @@ def _activation(item: Any, where: str) -> ActivationScheme:
     clip, hadamard = item.get("clip", 1.0), item.get("hadamard", 0)
     if isinstance(clip, bool) or not isinstance(clip, (int, float)) or not 0 < clip <= 1:
         raise AgqError(f"{where}: `clip` is {clip!r}, not a number above 0 and at most 1")
-    if type(hadamard) is not int or not 0 <= hadamard <= 1 << 20 or hadamard & (hadamard - 1):
+    if type(hadamard) is not int or not 0 <= hadamard <= HADAMARD or hadamard & (hadamard - 1):
         raise AgqError(f"{where}: `hadamard` is {hadamard!r}, not a power of two or 0")
     bits, group, symmetric = item["bits"], item["group_size"], item["symmetric"]
-    if type(bits) is not int or bits not in (4, 8, 16) or type(symmetric) is not bool:
-        hint = "bits is 4, 8 or 16, symmetric true or false"
+    if type(bits) is not int or bits not in ACTIVATIONS or type(symmetric) is not bool:
+        hint = f"bits is {any_of(ACTIVATIONS)}, symmetric true or false"
         raise AgqError(f"{where}: not an activation scheme: {item!r}", hint=hint)
-    if type(group) is not int or not (group == -1 or 0 < group <= 1 << 20):
-        raise AgqError(f"{where}: `group_size` is {group!r}, not -1 (per token) or a number of columns")
-    if bits == 8 and not symmetric and "static" not in item:
-        raise AgqError(f"{where}: asymmetric 8-bit activations are not supported", hint="asymmetric is for 4 bits")
+    whole = groups.to_recipe(PER_ROW)
+    if type(group) is not int or not (group == whole or 0 < group <= GROUP):
+        raise AgqError(f"{where}: `group_size` is {group!r}, not {whole} (per token) or a number of columns")
+    dynamic = symmetric or ACTIVATIONS[bits].asymmetric
+    if not dynamic and "static" not in item:
+        raise AgqError(f"{where}: asymmetric {bits}-bit activations are not supported")
     # Static quantizers are read by agq/checkpoint/static.py; this is the dynamic one of the same width.
-    return ActivationScheme(bits=bits, symmetric=symmetric or bits == 8, group_size=group)
+    return ActivationScheme(bits, symmetric or not dynamic, groups.of_recipe(group))

@@ -16,12 +16,13 @@ import numpy as np
 
 from agq.checkpoint.attention_scales import AttentionScales, load_scales
 from agq.errors import AgqError
+from agq.formats import any_of
+from agq.formats.activations import QUANTIZED
+from agq.formats.limits import STATIC_SCALES
 from agq.models import ModelParts
 from agq.safetensors.files import SafetensorsFile
 
 FILE = "agq.safetensors"
-# Limits of the engine's arithmetic (agq.h).
-LEAST_SCALE, MOST_SCALE = 1e-30, 1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,13 @@ class StaticInput:
     zero: int = 0
     exponent: np.ndarray | None = None
     channel_scale: np.ndarray | None = None
+
+    @property
+    def shifts(self) -> np.ndarray:
+        """`exponent`. Raises ValueError where the channels have scales instead."""
+        if self.exponent is None:
+            raise ValueError("a static quantizer with a scale per channel has no exponents")
+        return self.exponent
 
     def same(self, other: StaticInput | None) -> bool:
         """Equal in every number."""
@@ -56,7 +64,7 @@ class StaticInput:
         """Its arrays in agq.safetensors."""
         if self.channel_scale is not None:
             return {f"{module}.act_scale": self.channel_scale}
-        return {f"{module}.act_exponent": self.exponent}
+        return {f"{module}.act_exponent": self.shifts}
 
 
 def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
@@ -79,8 +87,8 @@ class StaticRecord:
             named.update(item.arrays(module))
         for index, scales in enumerate(self.attention or ()):
             named.update(scales.arrays(index))
-        for index, scales in enumerate(self.heads or ()):
-            named.update({f"blocks.{index}.{name}_head_scale": value for name, value in scales.items()})
+        for index, heads in enumerate(self.heads or ()):
+            named.update({f"blocks.{index}.{name}_head_scale": value for name, value in heads.items()})
         return named
 
 
@@ -101,6 +109,8 @@ def read_statics(folder: Path, values: Mapping[str, Any], parts: ModelParts) -> 
     inputs = {}
     for module, item in named.items():
         linear = parts.linear(module)
+        if linear is None:
+            raise AgqError(f"`{folder / 'agq.json'}`: the model has no linear `{module}`")
         inputs[module] = _input(item, module, linear.in_features, arrays, f"`{folder / 'agq.json'}`: {module}")
     heads = [
         {
@@ -115,17 +125,18 @@ def read_statics(folder: Path, values: Mapping[str, Any], parts: ModelParts) -> 
 
 def _input(item: dict[str, Any], module: str, columns: int, arrays: dict[str, np.ndarray], where: str) -> StaticInput:
     static, bits = item["static"], item["bits"]
-    if bits not in (4, 8) or not isinstance(static, dict):
-        raise AgqError(f"{where}: `static` is not a static quantizer of 4 or 8 bits")
+    if bits not in QUANTIZED or not isinstance(static, dict):
+        raise AgqError(f"{where}: `static` is not a static quantizer of {any_of(QUANTIZED)} bits")
     if static == {"channels": True}:
-        scale = _array(arrays, f"{module}.act_scale", columns, np.float32)
-        if not (np.isfinite(scale).all() and (scale > 0).all()):
+        steps = _array(arrays, f"{module}.act_scale", columns, np.float32)
+        if not (np.isfinite(steps).all() and (steps > 0).all()):
             raise AgqError(f"`{FILE}`: `{module}.act_scale` holds values that are not positive and finite")
-        return StaticInput(bits, channel_scale=scale)
+        return StaticInput(bits, channel_scale=steps)
     scale, zero = static.get("scale"), static.get("zero")
     if set(static) != {"scale", "zero"} or type(zero) is not int or not 0 <= zero < 1 << bits:
         raise AgqError(f"{where}: `static` has no scale and zero point of {bits} bits")
-    if type(scale) is not float or not LEAST_SCALE <= scale <= MOST_SCALE or float(np.float32(scale)) != scale:
+    least, most = STATIC_SCALES
+    if type(scale) is not float or not least <= scale <= most or float(np.float32(scale)) != scale:
         raise AgqError(f"{where}: a static scale of {scale!r} is not available")
     return StaticInput(bits, scale, zero, _array(arrays, f"{module}.act_exponent", columns, np.uint8))
 

@@ -20,12 +20,12 @@ class Printer:
     """Rows of one of the formats, each as soon as it is measured where the format allows."""
 
     def __init__(self, form: str, artifact: Artifact) -> None:
-        from agq.runtime.engine import scheme_words
+        from agq.formats import words
 
         self._form = form
         self._results: list[Result] = []
-        weights, activations = scheme_words(artifact.linears["blocks.0.qkv"])
-        self._model = {"model": artifact.path.name, "scheme": f"W{weights}, A{activations}", "bytes": artifact.size}
+        scheme = words.linear(*artifact.linears["blocks.0.qkv"].words())
+        self._model = {"model": artifact.path.name, "scheme": scheme, "bytes": artifact.size}
 
     def row(self, result: Result) -> None:
         """One result."""

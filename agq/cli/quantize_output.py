@@ -115,6 +115,7 @@ def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
 
 def show_report(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
     """What was made, on stderr; json_output: all of it as JSON on stdout."""
+    from agq.models.folding import fold_roles
     from agq.reporting.output import human_size, print_json
 
     if report.resumed:
@@ -125,8 +126,9 @@ def show_report(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
             f"{plan.recipe.method.upper()} could not factorize their inputs"
         )
     for format in sorted(set(report.transforms.formats.values())):
-        inputs = [name for name, found in report.transforms.formats.items() if found == format]
-        console.say(f"4-bit inputs in {format} instead (block.place): {', '.join(inputs)}")
+        names = [name.split(".") for name, found in report.transforms.formats.items() if found == format]
+        inputs = fold_roles((place, int(block)) for block, place in names)
+        console.say(f"4-bit inputs in {format} instead: {inputs}")
     if tuned := report.tuned:
         change = f"divergence from the original's predictions {tuned['before']:.4f} -> {tuned['after']:.4f}"
         console.say(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from agq.errors import AgqError
+from agq.formats import words
 from agq.text.tokenizers import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -337,8 +338,7 @@ def _mask(n: int, first: int, count: int) -> np.ndarray:
 def _linear_name(info: Any) -> str:
     if not info.quantized:
         return str(info.dtype).upper()
-    bits = 4 if info.dtype == "u4" else 8
-    return f"W{bits}A{16 if info.act_bits == 32 else info.act_bits}{'_ASYM' if info.asym else ''}"
+    return words.name(info.format.bits, info.activations.bits, not info.asym)
 
 
 def _folder_scheme(checkpoint: Checkpoint) -> str:
@@ -352,7 +352,7 @@ def _folder_scheme(checkpoint: Checkpoint) -> str:
                 names.append(checkpoint.dtype(linear.weight))
             else:
                 bits = activation_scheme(checkpoint, linear.module).bits
-                names.append(f"W{found.bits}A{bits}{'' if found.symmetric else '_ASYM'}")
+                names.append(words.name(found.bits, bits, found.symmetric))
     return _listing(names)
 
 

@@ -5,9 +5,11 @@ from typing import Any
 from agq.artifact.reader import Artifact
 from agq.checkpoint.folder import Checkpoint
 from agq.errors import AgqError
+from agq.formats import activation_format, cache_format, integer_format, words
+from agq.formats.cache import LOG2_CACHE
 from agq.recipe.pruning import PruningOptions
 from agq.runtime import descriptor
-from agq.runtime.engine import linear_plans, scheme_words
+from agq.runtime.engine import linear_plans
 from agq.runtime.library import load_library
 
 
@@ -35,19 +37,9 @@ def _architecture(spec: Any) -> dict[str, Any]:
 
 
 def kv_bytes_per_token(spec: Any, bits: int, attention: str = "float") -> int:
-    """Bytes of the KV cache per position: keys and values of all layers; with 8 bits one float scale for each head's
-    vector, with 4 bits a float scale and a byte of zero point for each group of channels (kernels/src/ops/kv.c). With
-    attention log2 codes alone.
-    """
-    if bits == 4:
-        groups = spec.head_dim // 128 if spec.head_dim % 128 == 0 else 1
-        # Two key channels share a byte; values are stored in runs of 32 channels.
-        codes = -(-spec.head_dim // 2) + 16 * -(-spec.head_dim // 32)
-        return spec.layers * spec.kv_heads * (codes + 2 * groups * 5)
-    if attention == "log2":
-        return 2 * spec.layers * spec.kv_heads * spec.head_dim
-    vector = spec.head_dim + 4 if bits == 8 else 4 * spec.head_dim
-    return 2 * spec.layers * spec.kv_heads * vector
+    """Bytes of the KV cache per position: keys and values of all layers."""
+    row = LOG2_CACHE if attention == "log2" else cache_format(bits)
+    return int(spec.layers * spec.kv_heads * row.head_bytes(spec.head_dim))
 
 
 def describe_artifact(artifact: Artifact) -> dict[str, Any]:
@@ -97,7 +89,7 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
 
 
 def _linear(name: str, info: Any, plan: Any) -> dict[str, Any]:
-    weights, activations = scheme_words(info)
+    weights, activations = info.words()
     size = sum(item.nbytes for item in info.tensors("").values())
     return {
         "name": name,
@@ -131,8 +123,7 @@ def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
                 "out": linear.out_features,
                 "in": linear.in_features,
                 "weights": _weights_of(scheme) if scheme else checkpoint.dtype(f"{linear.module}.weight").lower(),
-                "activations": _input_of(checkpoint, linear.module, activations)
-                + _online_of(checkpoint, linear.module),
+                "activations": _input_of(checkpoint, linear.module, activations),
                 "bytes": size,
             }
         )
@@ -165,29 +156,17 @@ def _stored_bytes(checkpoint: Checkpoint, name: str) -> int:
 
 
 def _weights_of(scheme: Any) -> str:
-    grain = (
-        f"g{scheme.group_size}"
-        if scheme.strategy == "group"
-        else {"channel": "per row"}.get(scheme.strategy, "per tensor")
-    )
-    return f"{scheme.bits} {grain}{'' if scheme.symmetric else ' asym'}"
+    whole = "tensor" if scheme.strategy == "tensor" else "row"
+    return words.weights(integer_format(scheme.bits), scheme.group_size, scheme.symmetric, whole)
 
 
 def _input_of(checkpoint: Checkpoint, module: str, scheme: Any) -> str:
     static = checkpoint.statics.inputs.get(module)
+    online = words.online(checkpoint.record.hadamards.get(module, 0), checkpoint.record.clips.get(module, 1.0))
     if static is not None:
-        return f"{static.bits} static{' per channel' if static.channel_scale is not None else ', TRIP'}"
-    return "float" if scheme.bits == 16 else _activations_of(scheme)
-
-
-def _activations_of(scheme: Any) -> str:
-    grain = f"g{scheme.group_size}" if scheme.group_size > 0 else "per token"
-    return f"{scheme.bits} {grain}{'' if scheme.symmetric else ' asym'}"
-
-
-def _online_of(checkpoint: Checkpoint, module: str) -> str:
-    hadamard, clip = checkpoint.record.hadamards.get(module, 0), checkpoint.record.clips.get(module, 1.0)
-    return (f", hadamard {hadamard}" if hadamard else "") + (f", clip {clip:g}" if clip != 1 else "")
+        per_channel = static.channel_scale is not None
+        return words.static_activations(activation_format(static.bits), per_channel) + online
+    return words.activations(scheme.format, scheme.group_size, scheme.symmetric) + online
 
 
 def merged(linears: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ beside quantized ones, leftovers of another scheme, and values that are not fini
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,10 @@ from agq.checkpoint.compressed_tensors import activation_scheme, read_codes, rea
 from agq.checkpoint.folder import Checkpoint, open_checkpoint
 from agq.checkpoint.packing import check_range
 from agq.errors import AgqError
+from agq.formats import words
+from agq.formats.weights import BY_STORED
+from agq.models.folding import fold_names
+from agq.recipe import ActivationScheme
 from agq.safetensors.files import load_json
 
 _ROWS = 1 << 22  # elements that are looked at at once
@@ -38,12 +42,21 @@ def problems_of_folder(path: str | os.PathLike) -> list[str]:
     ...).
     """
     checkpoint = open_checkpoint(path)
-    found = [*_config(checkpoint), *_json_files(checkpoint), *_names(checkpoint)]
+    found = [*_config(checkpoint), *_json_files(checkpoint)]
+    named: list[tuple[str, str]] = [*_recorded(checkpoint), *_names(checkpoint)]
     for linear in checkpoint.parts.all_linears():
         if checkpoint.quantization and checkpoint.quantization.scheme(linear.module):
-            found += _quantized_values(checkpoint, linear.module)
-    found += _float_values(checkpoint)
-    return found
+            named += _quantized_values(checkpoint, linear.module)
+    return [*found, *_folded([*named, *_float_values(checkpoint)])]
+
+
+def _folded(named: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """One line for each problem of (name of a module or tensor, problem), with all names that have it."""
+    problems: dict[str, list[str]] = {}
+    for name, problem in named:
+        problems.setdefault(problem, []).append(name)
+    for problem, names in problems.items():
+        yield f"{fold_names(names)}: {problem}"
 
 
 def _config(checkpoint: Checkpoint) -> Iterator[str]:
@@ -63,17 +76,22 @@ def _config(checkpoint: Checkpoint) -> Iterator[str]:
         _four_bits(checkpoint, linear.module) for linear in checkpoint.parts.block_linears()
     ):
         yield "agq.json: `sink_tokens`, but no linear of the blocks has dynamic 4-bit activations"
+
+
+def _recorded(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """Linears whose activations agq.json and config.json describe differently."""
     for module, recorded in checkpoint.record.activations.items():
-        scheme = checkpoint.quantization.scheme(module)
+        scheme = checkpoint.quantization.scheme(module) if checkpoint.quantization else None
         if scheme is not None and scheme.activations != recorded:
-            yield (
-                f"`{module}`: agq.json says activations of {recorded.bits} bits, group {recorded.group_size}; "
-                f"config.json {scheme.activations.bits} bits, group {scheme.activations.group_size}"
-            )
+            yield module, f"agq.json says activations {_words(recorded)}, config.json {_words(scheme.activations)}"
+
+
+def _words(scheme: ActivationScheme) -> str:
+    return words.activations(scheme.format, scheme.group_size, scheme.symmetric)
 
 
 def _four_bits(checkpoint: Checkpoint, module: str) -> bool:
-    return activation_scheme(checkpoint, module).bits == 4 and module not in checkpoint.statics.inputs
+    return activation_scheme(checkpoint, module).coarse and module not in checkpoint.statics.inputs
 
 
 def _json_files(checkpoint: Checkpoint) -> Iterator[str]:
@@ -99,15 +117,15 @@ def _expected(checkpoint: Checkpoint) -> set[str]:
     return names
 
 
-def _names(checkpoint: Checkpoint) -> Iterator[str]:
+def _names(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     """Tensors that nobody asked for: leftovers of another scheme. RoPE's buffers in old checkpoints mean nothing."""
     expected = _expected(checkpoint)
     for name in checkpoint.names():
         if name not in expected and not name.endswith((".inv_freq", ".masked_bias", ".attn.bias")):
-            yield f"`{name}`: a tensor that the model does not have"
+            yield name, "a tensor that the model does not have"
 
 
-def _quantized_values(checkpoint: Checkpoint, module: str) -> Iterator[str]:
+def _quantized_values(checkpoint: Checkpoint, module: str) -> Iterator[tuple[str, str]]:
     """Ranges of codes and zero points, scales that are finite and positive; a layer that is zero throughout."""
     linear, scheme = checkpoint.parts.linear(module), checkpoint.quantization.scheme(module)
     try:
@@ -115,23 +133,24 @@ def _quantized_values(checkpoint: Checkpoint, module: str) -> Iterator[str]:
         if zero is not None:
             check_range(zero, scheme.bits, f"`{module}.weight_zero_point`")
         if not scale.any():
-            yield f"`{module}`: every scale is zero"
+            yield module, "every scale is zero"
         step = max(_ROWS // linear.in_features, 1)
         for start in range(0, linear.out_features, step):
             read_codes(checkpoint, module, slice(start, min(start + step, linear.out_features)))
     except AgqError as error:
-        yield error.message
+        tensor, _, problem = error.message.removeprefix("`").partition("` ")
+        yield (tensor, problem) if problem else (module, error.message)
 
 
-def _float_values(checkpoint: Checkpoint) -> Iterator[str]:
+def _float_values(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     for name in checkpoint.names():
-        if checkpoint.dtype(name) not in ("F32", "F16", "BF16") or name.endswith(".weight_scale"):
+        if checkpoint.dtype(name) not in BY_STORED or name.endswith(".weight_scale"):
             continue
         shape = checkpoint.shape(name)
         step = max(_ROWS // max(int(np.prod(shape[1:])), 1), 1)
         for start in range(0, shape[0] if shape else 0, step):
             if not np.isfinite(checkpoint.read_rows(name, slice(start, start + step))).all():
-                yield f"`{name}`: values that are not finite"
+                yield name, "values that are not finite"
                 break
         checkpoint.release(name)
 

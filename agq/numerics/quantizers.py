@@ -13,6 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agq.formats import integer_format
+from agq.formats.activations import FLOAT, QUANTIZED
+from agq.formats.cache import four_bit_group
+
 # Exponent of the error norm that the clip search minimises; 2.4 is the value of the GPTQ and QuaRot code.
 CLIP_NORM = 2.4
 # Shrink factors tried by the clip search: 1.00, 0.99, ... down to this one.
@@ -39,7 +43,7 @@ class Grid:
     @property
     def limits(self) -> tuple[int, int]:
         """Smallest and largest code."""
-        return code_limits(self.bits, self.symmetric)
+        return integer_format(self.bits).limits(self.symmetric)
 
     def columns(self, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scale and zero of every column, [columns, rows] contiguous; `order` [columns] permutes the columns."""
@@ -47,13 +51,6 @@ class Grid:
         index = torch.arange(groups * self.group_size, device=self.scale.device)
         index = (index if order is None else order) // self.group_size
         return self.scale.t()[index].contiguous(), self.zero.t()[index].contiguous()
-
-
-def code_limits(bits: int, symmetric: bool) -> tuple[int, int]:
-    """Smallest and largest signed code of `bits` bits. Symmetric 8-bit codes leave out -128 (docs/arithmetic.md)."""
-    if bits == 8 and symmetric:
-        return -127, 127
-    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
 def round_scale(scale: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -70,13 +67,13 @@ def round_scale(scale: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 def _grid_of_range(low: Tensor, high: Tensor, bits: int, symmetric: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Scale and zero (same shape as low and high) that cover [low, high], which contains 0."""
-    smallest, largest = code_limits(bits, symmetric)
+    smallest, largest = integer_format(bits).limits(symmetric)
     if symmetric:
         amax = torch.maximum(-low, high)
         # 4 bits have one code more on the negative side. Half of it is given to the range (amax / 7.5, the largest
         # positive value is clipped by half a step), the convention of compressed-tensors; measured better than amax /
-        # 7.
-        scale = round_scale(amax / (largest if bits == 8 else largest + 0.5), dtype)
+        # 7. With 8 bits this is amax / 127.
+        scale = round_scale(amax / ((largest - smallest) / 2), dtype)
         return scale, torch.zeros_like(scale)
     scale = round_scale((high - low) / (largest - smallest), dtype)
     zero = (smallest - torch.round(low / scale)).clamp(smallest, largest)
@@ -132,7 +129,7 @@ def _clip_search(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Best of the shrunken ranges for each group; grouped: [rows, groups, size], low and high: [rows, groups]."""
-    smallest, largest = code_limits(bits, symmetric)
+    smallest, largest = integer_format(bits).limits(symmetric)
     best = torch.full_like(low, float("inf"))
     best_scale = torch.ones_like(low)
     best_zero = torch.zeros_like(low)
@@ -177,9 +174,9 @@ def fake_quantize(x: Tensor, bits: int, symmetric: bool, group_size: int = -1, c
     that the codes cover. bits 4 or 8; 16 returns x itself.
     Raises ValueError for other widths, or when group_size does not divide the channels.
     """
-    if bits == 16:
+    if bits == FLOAT.bits:
         return x
-    if bits not in (4, 8) or (bits == 8 and not symmetric):
+    if bits not in QUANTIZED or not (symmetric or QUANTIZED[bits].asymmetric):
         raise ValueError(f"activations of {bits} bits, {'symmetric' if symmetric else 'asymmetric'}, are not defined")
     channels = x.shape[-1]
     size = channels if group_size in (-1, 0) else group_size
@@ -229,12 +226,6 @@ def fake_quantize_kv(x: Tensor) -> Tensor:
     return fake_quantize(x, 8, True, -1)
 
 
-def kv_group(head_dim: int) -> int:
-    """Channels of a head that share a scale in the 4-bit KV cache: 128 where that divides the head, else all of
-    them."""
-    return 128 if head_dim % 128 == 0 else head_dim
-
-
 def fake_quantize_kv4(x: Tensor) -> Tensor:
-    """4-bit KV cache: x float32 [..., head_dim] per token, head and group of `kv_group` channels, asymmetric."""
-    return fake_quantize(x, 4, False, kv_group(x.shape[-1]))
+    """4-bit KV cache: x float32 [..., head_dim] per token, head and group of `four_bit_group` channels, asymmetric."""
+    return fake_quantize(x, 4, False, four_bit_group(x.shape[-1]))

@@ -5,71 +5,63 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agq.errors import AgqError
-from agq.models import ModelParts
+from agq.formats import PerGroup
+from agq.formats.groups import suggestion
+from agq.formats.weights import FLOAT_BITS
+from agq.models import Linear, ModelParts
+from agq.models.folding import fold_linears
 from agq.quantization.solvers import FALLBACK
 from agq.quantization.tune import KEPT_ACTIVATIONS
 from agq.recipe import METHODS, Recipe, Scheme, TuneOptions
 from agq.reference.stream import BATCH_TOKENS
 
-# Group sizes that are suggested when one does not divide.
-_SIZES = (32, 64, 128, 256)
-
 
 def check_schemes(parts: ModelParts, recipe: Recipe) -> None:
-    """Raises AgqError naming all layers whose schemes cannot be computed: group sizes that do not divide the layer's
-    inputs, and linears that read one input (q/k/v, gate/up) with different schemes."""
-    wrong: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    """Raises AgqError for schemes that cannot be computed: group sizes that do not divide the inputs of their layers,
+    and linears that read one input (q/k/v, gate/up) with different schemes."""
+    wrong: dict[tuple[str, int], list[Linear]] = {}
     for linear in parts.block_linears():
         scheme = recipe.scheme_for(linear.module)
         if scheme is None:
             continue
-        kinds = (
-            ("group size", scheme.weights.group_size if scheme.weights.bits < 16 else -1),
-            ("activation group size", scheme.activations.group_size if scheme.activations.bits < 16 else -1),
-        )
-        for kind, size in kinds:
-            if size > 0 and linear.in_features % size:
-                wrong.setdefault((kind, size), []).append((linear.module, linear.in_features))
+        for kind, part in (("group size", scheme.weights), ("activation group size", scheme.activations)):
+            group = part.group_size
+            if part.quantized and isinstance(group, PerGroup) and group.problem(linear.in_features):
+                wrong.setdefault((kind, group.size), []).append(linear)
     if wrong:
         raise _group_error(wrong)
+    mixed: dict[str, list[Linear]] = {}
     for block in parts.blocks():
         for roles in block.groups:
-            modules = [block.linears[role].module for role in roles]
-            schemes = [recipe.scheme_for(module) for module in modules]
+            linears = [block.linears[role] for role in roles]
+            schemes = [recipe.scheme_for(linear.module) for linear in linears]
             if len(set(schemes)) > 1:
-                listed = ", ".join(
-                    f"`{module}` {name_of(scheme)}" for module, scheme in zip(modules, schemes, strict=True)
-                )
-                raise AgqError(
-                    f"linears that read the same input have different schemes: {listed}",
-                    hint="give them one scheme: they are computed as one matrix, here and in vLLM",
-                )
+                for linear, scheme in zip(linears, schemes, strict=True):
+                    mixed.setdefault(name_of(scheme), []).append(linear)
+    if mixed:
+        listed = "; ".join(f"{fold_linears(linears)}: {scheme}" for scheme, linears in mixed.items())
+        raise AgqError(
+            f"linears that read the same input have different schemes: {listed}",
+            hint="give them one scheme: they are computed as one matrix, here and in vLLM",
+        )
 
 
 def name_of(scheme: Scheme | None) -> str:
-    """A scheme with its group size, for messages."""
-    if scheme is None:
-        return "not quantized"
-    size = scheme.weights.group_size
-    return f"{scheme.name} {'per channel' if size == -1 else f'g{size}'}"
+    """A scheme for messages."""
+    return "not quantized" if scheme is None else scheme.describe()
 
 
-def _group_error(wrong: dict[tuple[str, int], list[tuple[str, int]]]) -> AgqError:
-    """One message for all layers; the hint names the sizes that divide the inputs of all of them."""
+def _group_error(wrong: dict[tuple[str, int], list[Linear]]) -> AgqError:
+    """One line for all layers; the hint names the sizes that divide the inputs of all of them."""
     messages = []
-    inputs: set[int] = set()
-    for (kind, size), layers in wrong.items():
-        named = ", ".join(f"`{module}` ({columns})" for module, columns in layers)
-        messages.append(f"{kind} {size} does not divide the inputs of {named}")
-        inputs.update(columns for _, columns in layers)
-    fitting = [str(size) for size in _SIZES if all(columns % size == 0 for columns in inputs)]
-    hint = f"sizes that divide them all: {', '.join([*fitting, '-1 (one scale for the whole row)'])}"
-    options = [
-        option
-        for kind, option in (("group size", "group_size:"), ("activation group size", "act_group:"))
-        if any(found == kind for found, _ in wrong)
-    ]
-    return AgqError("; ".join(messages), hint=f"{hint} (`{'`, `'.join(options)}`)")
+    for (kind, size), linears in wrong.items():
+        widths: dict[int, list[Linear]] = {}
+        for linear in linears:
+            widths.setdefault(linear.in_features, []).append(linear)
+        listed = "; ".join(f"{fold_linears(found)}: {width}" for width, found in widths.items())
+        messages.append(f"{kind} {size} does not divide the inputs of {listed}")
+    inputs = {linear.in_features for linears in wrong.values() for linear in linears}
+    return AgqError("; ".join(messages), hint=f"use {suggestion(inputs)}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +104,7 @@ def estimate(
     quantized = sum(
         linear.out_features * linear.in_features for linear in parts.block_linears() if linear.module in schemes
     )
-    bits = max((scheme.weights.bits for scheme in schemes.values()), default=16)
+    bits = max((scheme.weights.bits for scheme in schemes.values()), default=FLOAT_BITS)
     # The source's other tensors are copied; at most 16 source bits a weight are replaced. Work folder and output exist
     # together.
     output = max(0, weight_bytes - 2 * quantized) + 2 * int(quantized * (bits + 0.5) / 8)

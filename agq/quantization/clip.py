@@ -27,9 +27,10 @@ def search_clip(sample: Tensor, weights: Sequence[Tensor], scheme: ActivationSch
     """
     x = sample.reshape(-1, sample.shape[-1])
     x = x[torch.linspace(0, x.shape[0] - 1, min(x.shape[0], CLIP_TOKENS), device=x.device).long()]
+    columns = scheme.group_size.columns(x.shape[1])
     best, least = 1.0, float("inf")
     for clip in CLIP_GRID:
-        error = fake_quantize(x, scheme.bits, scheme.symmetric, scheme.group_size, clip) - x
+        error = fake_quantize(x, scheme.bits, scheme.symmetric, columns, clip) - x
         total = sum(float((error @ weight.t()).square().sum(dtype=torch.float64)) for weight in weights)
         if total < least:
             best, least = clip, total

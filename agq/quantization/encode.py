@@ -52,7 +52,7 @@ def decode(module: str, tensors: RawTensors, scheme: Scheme, columns: int) -> Te
 
 def decode_codes(module: str, tensors: RawTensors, scheme: Scheme, columns: int) -> tuple[Tensor, Grid]:
     """The inverse of `encode`: codes int8 [out, in] and their grid."""
-    bits, size = scheme.weights.bits, scheme.weights.group_size
+    bits, size = scheme.weights.bits, scheme.weights.group_size.columns(columns)
     packed = f"{module}.weight_packed" in tensors
     codes = (
         unpack_int(tensors[f"{module}.weight_packed"][1], bits, columns) if packed else tensors[f"{module}.weight"][1]
@@ -66,5 +66,5 @@ def decode_codes(module: str, tensors: RawTensors, scheme: Scheme, columns: int)
         zero = torch.from_numpy(
             (unpack_zero_points(stored, bits, codes.shape[0]) if packed else stored).astype(np.float32)
         )
-    grid = Grid(scale, zero, bits, scheme.weights.symmetric, columns if size == -1 else size)
+    grid = Grid(scale, zero, bits, scheme.weights.symmetric, size)
     return torch.from_numpy(np.array(codes)), grid

@@ -12,6 +12,9 @@ from agq.checkpoint import Checkpoint, open_checkpoint
 from agq.checkpoint.compressed_tensors import PACKED
 from agq.errors import AgqError, UsageError
 from agq.files import check_absent_or_empty, ensure_free_space
+from agq.formats import PerGroup
+from agq.formats.activations import WIDE
+from agq.formats.weights import BYTE_CODES
 from agq.hub import find_model
 from agq.quantization.checks import Needs, check_memory, check_schemes, estimate, tuning_bytes
 from agq.quantization.transforms.plan import TransformPlan, feasible
@@ -54,7 +57,8 @@ class Plan:
         """What the user should know of the result, in plain sentences."""
         notes = []
         schemes = set(self.schemes.values())
-        asymmetric = any(scheme.weights.bits == 4 and not scheme.weights.symmetric for scheme in schemes)
+        narrow = [scheme for scheme in schemes if scheme.weights.format.bits < BYTE_CODES.bits]
+        asymmetric = any(not scheme.weights.symmetric for scheme in narrow)
         if asymmetric and self.format != PACKED:
             notes.append(
                 "asymmetric weights are stored as one byte a code, the form that transformers loads; "
@@ -65,12 +69,10 @@ class Plan:
                 "asymmetric weights: transformers loads this folder only with "
                 "`quantization_config=CompressedTensorsConfig(dequantize=True)`"
             )
-        if (
-            any(scheme.weights.bits == 4 and scheme.activations.bits == 8 for scheme in schemes)
-            and self.format == PACKED
-        ):
+        if any(scheme.activations.format == WIDE for scheme in narrow) and self.format == PACKED:
             notes.append("W4A8 packed: vLLM on Arm CPUs wants `ct_format: int` (one byte a weight)")
-        if any(scheme.activations.bits == 4 and scheme.activations.group_size > 0 for scheme in schemes):
+        grouped = (scheme for scheme in schemes if isinstance(scheme.activations.group_size, PerGroup))
+        if any(scheme.activations.coarse for scheme in grouped):
             notes.append("4-bit activations in groups: transformers computes them, vLLM has no kernel for them")
         for step, reason in self.transforms.skipped.items():
             notes.append(f"transformation `{step}` is left out: {reason}")
@@ -78,8 +80,8 @@ class Plan:
             notes.append(f"computed at run time, by agq only: {'; '.join(online.values())}")
         if self.recipe.sink_tokens:
             notes.append(
-                f"sink tokens: the first {self.recipe.sink_tokens} of a sequence have 8-bit activations; other software computes "
-                "them with 4 bits"
+                f"sink tokens: the first {self.recipe.sink_tokens} of a sequence have 8-bit activations; "
+                "other software computes them with 4 bits"
             )
         if self.recipe.agile.active:
             notes.append(
@@ -148,7 +150,7 @@ def plan(
             "the recipe leaves every linear of the decoder blocks in floating point",
             hint="check `ignore` and overrides",
         )
-    if recipe.sink_tokens and all(scheme.activations.bits != 4 for scheme in schemes.values()):
+    if recipe.sink_tokens and not any(scheme.activations.coarse for scheme in schemes.values()):
         raise no_sinks(recipe.sink_tokens)
     _check_overrides(checkpoint, recipe)
     if changes.hadamard is None and chosen:
@@ -203,8 +205,8 @@ def plan(
     name = Path(model).name if Path(model).exists() else str(model)
     recipe = replace(recipe, model=name)
     return Plan(
-        str(model), checkpoint, recipe, schemes, transforms, format, statistics, target, needs, place, force, fitted
-    )
+        str(model), checkpoint, recipe, schemes, transforms, format, statistics, target, needs, place, force, fitted,
+    )  # fmt: skip
 
 
 def _check_overrides(checkpoint: Checkpoint, recipe: Recipe) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agq.models.parts import BlockParts
+from agq.models.folding import fold_linears
+from agq.models.parts import BlockParts, Linear
 from agq.numerics.quantizers import Grid, dequantize_weight, weight_grid
 from agq.quantization.clip import search_clip
 from agq.quantization.solvers import FALLBACK, solver
@@ -103,7 +104,7 @@ class BlockQuantizer:
     def clip(self, module: str) -> float:
         """Share of the range that the codes of a module's input cover: less than 1 only for 4-bit activations."""
         scheme = self.recipe.scheme_for(module)
-        if scheme is None or scheme.activations.bits != 4:
+        if scheme is None or not scheme.activations.coarse:
             return 1.0
         return self.clips.get(module, self.recipe.act_clip)
 
@@ -111,7 +112,7 @@ class BlockQuantizer:
         """Sets the clip of the input that `roles` share by its effect on their outputs. sample: float32 [..., n,
         channels] of tokens from position 0 on; sink tokens, which have no clip, do not count."""
         scheme = self.recipe.scheme_for(parts.linears[roles[0]].module)
-        if not self.recipe.act_clip_search or scheme is None or scheme.activations.bits != 4:
+        if not self.recipe.act_clip_search or scheme is None or not scheme.activations.coarse:
             return
         clip = search_clip(
             sample[..., self.recipe.sink_tokens :, :],
@@ -132,12 +133,12 @@ class BlockQuantizer:
         schemes = {role: self.recipe.scheme_for(module) for role, module in modules.items()}
         results: dict[str, QuantizedLinear] = {}
         reports: list[LayerReport] = []
-        if all(scheme is None or scheme.weights.bits == 16 for scheme in schemes.values()):
+        if all(scheme is None or not scheme.quantized for scheme in schemes.values()):
             return results, reports
         matrix = hessian.finish() if hessian is not None else None
-        rounding, fallback = self._rounding(list(modules.values()), hessian)
+        rounding, fallback = self._rounding([parts.linears[role] for role in roles], hessian)
         for role, scheme in schemes.items():
-            if scheme is None or scheme.weights.bits == 16:
+            if scheme is None or not scheme.quantized:
                 continue
             linear, module = block.linears[role], modules[role]
             importance = matrix.diagonal() if matrix is not None else self.importance.get(module)
@@ -145,7 +146,7 @@ class BlockQuantizer:
                 linear.weight,
                 scheme.weights.bits,
                 scheme.weights.symmetric,
-                scheme.weights.group_size,
+                scheme.weights.group_size.columns(linear.weight.shape[1]),
                 self.recipe.gptq.mse,
                 importance,
                 self.scale_dtype(module),
@@ -168,8 +169,8 @@ class BlockQuantizer:
             self.progress.layer(parts.index, report)
         return results, reports
 
-    def _rounding(self, modules: list[str], hessian: Hessian | None) -> tuple[Rounding, bool]:
-        """How the linears `modules`, which share the inputs of `hessian`, are rounded; whether it is the fallback."""
+    def _rounding(self, linears: list[Linear], hessian: Hessian | None) -> tuple[Rounding, bool]:
+        """How `linears`, which share the inputs of `hessian`, are rounded; whether it is the fallback."""
         fallback = False
         try:
             rounding = solver(self.recipe.method)(hessian, self.recipe)
@@ -178,7 +179,7 @@ class BlockQuantizer:
             rounding, fallback = solver(FALLBACK)(hessian, self.recipe), True
             note = f"{error}; rounded to nearest instead"
         if note is not None:
-            self.progress.note(f"{', '.join(modules)}: {note}")
+            self.progress.note(f"{fold_linears(linears)}: {note}")
         return rounding, fallback
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agq import structured
 from agq.checkpoint.compressed_tensors import INT, PACKED, quantization_config
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
 from agq.files import atomic_directory, atomic_write_text
+from agq.formats import cache_format
+from agq.formats.weights import BYTE_CODES
 from agq.models import ONLINE_PREFIX, ModelParts
 from agq.quantization.agile.stage import add_entries, write_arrays
 from agq.quantization.encode import store_float
@@ -21,6 +22,7 @@ from agq.quantization.state import WorkFolder
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
 from agq.recipe import ActivationScheme, Recipe, Scheme, WeightScheme
+from agq.recipe.schemes import FLOAT_INPUT
 from agq.safetensors.shards import Entry, write_shards
 
 SHARD_BYTES = 5_000_000_000
@@ -42,7 +44,7 @@ class Written:
 def module_schemes(parts: ModelParts, recipe: Recipe) -> dict[str, Scheme]:
     """Scheme of every linear of the decoder blocks whose weights are quantized, in model order."""
     schemes = {linear.module: recipe.scheme_for(linear.module) for linear in parts.block_linears()}
-    return {module: scheme for module, scheme in schemes.items() if scheme is not None and scheme.weights.bits < 16}
+    return {module: scheme for module, scheme in schemes.items() if scheme is not None}
 
 
 def choose_format(schemes: dict[str, Scheme], ct_format: str | None) -> str:
@@ -58,7 +60,8 @@ def choose_format(schemes: dict[str, Scheme], ct_format: str | None) -> str:
             raise AgqError(f"unknown compressed-tensors format `{ct_format}`", hint=hint)
         return CT_FORMATS[ct_format]
     weights = [scheme.weights for scheme in schemes.values()]
-    return INT if all(item.bits == 8 for item in weights) or not all(item.symmetric for item in weights) else PACKED
+    bytes_already = all(item.format == BYTE_CODES for item in weights)
+    return INT if bytes_already or not all(item.symmetric for item in weights) else PACKED
 
 
 def online_steps(transforms: TransformPlan) -> dict[str, str]:
@@ -86,7 +89,7 @@ def runtime_formats(recipe: Recipe, schemes: dict[str, Scheme], clips: dict[str,
         names.append("sink_tokens")
     if recipe.agile.active:
         names.append("static_activations")
-    if recipe.kv_bits != 32:
+    if cache_format(recipe.kv_bits).quantized:
         names.append(f"kv{recipe.kv_bits}")
     return names
 
@@ -211,11 +214,11 @@ def activation_entries(
         module, scheme = linear.module, schemes.get(linear.module)
         hadamard = parameters.hadamard(module)
         if scheme is not None:
-            entries[module] = structured.plain(scheme.activations)
+            entries[module] = scheme.activations.to_dict()
             if clips.get(module, 1.0) != 1.0:
                 entries[module]["clip"] = clips[module]
         elif hadamard:
-            entries[module] = structured.plain(ActivationScheme(16, True))
+            entries[module] = FLOAT_INPUT.to_dict()
         if hadamard:
             entries[module]["hadamard"] = hadamard
     return entries

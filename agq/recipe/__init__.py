@@ -9,9 +9,8 @@ from agq.recipe.files import load_recipe, resolve_model
 from agq.recipe.methods import METHODS, Method
 from agq.recipe.options import CalibrationSpec, GptqOptions, TransformOptions, TuneOptions
 from agq.recipe.pruning import PruningOptions
-from agq.recipe.recipe import KV_BITS, MAX_SINK_TOKENS, Recipe, no_sinks
+from agq.recipe.recipe import Recipe, no_sinks
 from agq.recipe.schemes import (
-    GROUP_STEP,
     SCHEMES,
     ActivationScheme,
     Override,
@@ -22,9 +21,6 @@ from agq.recipe.schemes import (
 )
 
 __all__ = [
-    "GROUP_STEP",
-    "KV_BITS",
-    "MAX_SINK_TOKENS",
     "METHODS",
     "SCHEMES",
     "ActivationScheme",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from agq import structured
 from agq.errors import AgqError
+from agq.formats.activations import NARROW, WIDE
 from agq.structured import setting
 
 MODES = ("off", "trip", "code-compat")
@@ -68,4 +69,4 @@ class AgileOptions:
 
     def bits(self, role: str) -> int:
         """Width of the input of a linear by its role."""
-        return 4 if role in FOUR_BIT_ROLES[self.four_bits] else 8
+        return (NARROW if role in FOUR_BIT_ROLES[self.four_bits] else WIDE).bits

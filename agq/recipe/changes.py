@@ -36,9 +36,7 @@ class RecipeChanges(Changes):
         words="group-size,g",
     )
     asym: bool | None = option(None, "Asymmetric or symmetric weights. Default symmetric.", words="asym/sym")
-    act_group: int | None = option(
-        None, "Channels per activation scale; -1: per token. Default 128 for 4 bits, -1 for 8."
-    )
+    act_group: int | None = option(None, "Channels per activation scale; -1: per token. Default as for weights.")
     act_symmetric: bool | None = option(
         None,
         "Asymmetric or symmetric 4-bit activations. Default asymmetric.",

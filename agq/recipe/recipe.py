@@ -7,6 +7,10 @@ from typing import Any
 
 from agq import structured
 from agq.errors import AgqError
+from agq.formats import HEAD, KV_CACHE, cache_format
+from agq.formats.activations import WIDE
+from agq.formats.cache import DEFAULT_CACHE, DEFAULT_TABLE, LOG2_CACHE
+from agq.formats.limits import MAX_SINK_TOKENS
 from agq.recipe.agile import AgileOptions
 from agq.recipe.declaration import METHOD, option
 from agq.recipe.methods import METHODS, methods_in_words
@@ -23,10 +27,6 @@ from agq.recipe.schemes import (
     read_override,
 )
 from agq.structured import Path, Place, setting
-
-KV_BITS = (4, 8, 32)
-# Attention sinks are the first few tokens: more would be another recipe. Also the limit of the C library (agq.h).
-MAX_SINK_TOKENS = 64
 
 
 def _overrides(data: Any, place: Place, path: Path) -> tuple[Override, ...]:
@@ -74,23 +74,21 @@ class Recipe:
     sink_tokens: int = option(
         0,
         "First tokens of a sequence (attention sinks) that keep 8-bit activations where the others have 4: 0 (default) "
-        "to 64.",
+        f"to {MAX_SINK_TOKENS}.",
         metavar="N",
         least=0,
         most=MAX_SINK_TOKENS,
     )
-    kv_bits: int = option(8, "KV cache at run time: 4, 8 (default) or 32.")
-    head_bits: int = option(8, "Output head at run time: 8 (default), 16 or 32.")
+    kv_bits: int = option(DEFAULT_CACHE.bits, f"KV cache at run time: {KV_CACHE.words}. Default {DEFAULT_CACHE.bits}.")
+    head_bits: int = option(DEFAULT_TABLE.bits, f"Output head at run time: {HEAD.words}. Default {DEFAULT_TABLE.bits}.")
     seed: int = 0
 
     def __post_init__(self) -> None:
         structured.check(self)
         if self.method not in METHODS:
             raise AgqError(f"unknown method `{self.method}`", hint=f"methods: {', '.join(METHODS)}")
-        if self.kv_bits not in KV_BITS:
-            raise AgqError(f"a KV cache of {self.kv_bits} bits is not available", hint="use 4, 8 or 32")
-        if self.head_bits not in (8, 16, 32):
-            raise AgqError(f"an output head of {self.head_bits} bits is not available", hint="use 8, 16 or 32")
+        KV_CACHE.check(self.kv_bits)
+        HEAD.check(self.head_bits)
         if not self.scheme.quantized:
             raise AgqError("scheme W16A16 quantizes nothing", hint=f"schemes: {', '.join(SCHEMES)}")
         for pattern in self.ignore:
@@ -98,11 +96,11 @@ class Recipe:
         if self.agile.active:
             self._check_agile()
         schemes = (self.scheme, *(item.scheme for item in self.overrides))
-        if self.sink_tokens and all(scheme.activations.bits != 4 for scheme in schemes):
+        if self.sink_tokens and not any(scheme.activations.coarse for scheme in schemes):
             raise no_sinks(self.sink_tokens)
 
     def _check_agile(self) -> None:
-        if self.agile.softmax_bits and self.kv_bits != 8:
+        if self.agile.softmax_bits and self.kv_bits != LOG2_CACHE.bits:
             raise AgqError(
                 f"integer attention (`agile.softmax_bits: 4`) keeps 8-bit keys and values, not {self.kv_bits}-bit ones",
                 hint="leave kv_bits at 8, or set `agile.softmax_bits: 0`",
@@ -113,7 +111,7 @@ class Recipe:
                 hint="use `tune: 0`",
             )
         schemes = [self.scheme, *(item.scheme for item in self.overrides if item.scheme.quantized)]
-        if any(scheme.weights.bits != 4 or scheme.activations.bits != 8 for scheme in schemes):
+        if any(not scheme.weights.format.folds or scheme.activations.format != WIDE for scheme in schemes):
             raise AgqError(
                 "static activations (`agile`) go with the scheme W4A8 or W4A8_ASYM",
                 hint="`agile.four_bits` says which inputs have 4 bits",
@@ -123,7 +121,7 @@ class Recipe:
                 f"static activations (`agile`) are the same for all tokens: no sink_tokens {self.sink_tokens}",
                 hint="use dynamic 4-bit activations (W4A4), or `sink_tokens: 0`",
             )
-        if self.act_clip != 1 or self.act_clip_search or self.kv_bits == 4:
+        if self.act_clip != 1 or self.act_clip_search or cache_format(self.kv_bits).rotated:
             raise AgqError(
                 "static activations (`agile`) have ranges of their own: no act_clip, act_clip_search or kv_bits 4",
                 hint="`agile.observer: percentile` cuts outliers",

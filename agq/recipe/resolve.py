@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 from agq.errors import AgqError, UsageError
+from agq.formats import groups, words
 from agq.recipe.changes import RecipeChanges
 from agq.recipe.files import apply_preset
 from agq.recipe.options import TransformOptions, TuneOptions
@@ -15,8 +16,8 @@ from agq.recipe.pruning import PruningOptions
 from agq.recipe.recipe import Recipe
 from agq.recipe.schemes import ActivationScheme, Override, Scheme, WeightScheme
 
-# Schemes that have a preset of their own, by the bits of weights and activations.
-_PRESETS = {(4, 8): "w4a8", (4, 4): "w4a4-offline", (4, 16): "w4a16", (8, 8): "w8a8"}
+# Schemes that have a preset of their own, by their names without zero points.
+_PRESETS = {"W4A8": "w4a8", "W4A4": "w4a4-offline", "W4A16": "w4a16", "W8A8": "w8a8"}
 # What a preset that was not asked for leaves alone.
 _FORMATS = ("scheme", "overrides", "kv_bits")
 
@@ -59,7 +60,7 @@ def effective_recipe(
     if not automatic or plain:
         return adjust_recipe(base, changes)
     scheme = adjust_recipe(replace(base, sink_tokens=0), _formats(changes)).scheme
-    name = _PRESETS.get((scheme.weights.bits, scheme.activations.bits))
+    name = _PRESETS.get(words.name(scheme.weights.bits, scheme.activations.bits, symmetric=True))
     if name is None:
         return adjust_recipe(base, changes)
     return adjust_recipe(apply_preset(base, name, without=_FORMATS), changes)
@@ -141,18 +142,18 @@ def adjust_scheme(scheme: Scheme, changes: RecipeChanges) -> Scheme:
         )
     weights, activations = scheme.weights, scheme.activations
     if changes.group_size is not None:
-        weights = WeightScheme(weights.bits, weights.symmetric, changes.group_size)
+        weights = WeightScheme(weights.bits, weights.symmetric, groups.of_recipe(changes.group_size))
     if changes.asym is not None:
         weights = WeightScheme(weights.bits, not changes.asym, weights.group_size)
     if changes.act_group is not None or changes.act_symmetric is not None:
-        if activations.bits == 16:
+        if not activations.quantized:
             raise UsageError(
                 "`act_group:` and `act_symmetric: true` need quantized activations", hint="add `act_bits: 8` or 4"
             )
         activations = ActivationScheme(
             activations.bits,
             activations.symmetric if changes.act_symmetric is None else changes.act_symmetric,
-            activations.group_size if changes.act_group is None else changes.act_group,
+            activations.group_size if changes.act_group is None else groups.of_recipe(changes.act_group),
         )
     return Scheme(weights, activations)
 

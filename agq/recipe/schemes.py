@@ -9,57 +9,107 @@ from typing import Any
 
 from agq import structured
 from agq.errors import AgqError
+from agq.formats import (
+    ACTIVATIONS,
+    INTEGERS,
+    PER_ROW,
+    ActivationFormat,
+    Granularity,
+    PerGroup,
+    WeightFormat,
+    activation_format,
+    groups,
+    integer_format,
+    words,
+)
+from agq.formats.activations import FLOAT
+from agq.formats.weights import FLOAT_BITS
 from agq.structured import Place
 
-GROUP_STEP = 32  # the kernels pad columns to 32: a scale covers a multiple of that
-SCHEMES = ("W4A4", "W4A8", "W4A16", "W8A8", "W8A16")
+# What there are kernels for.
+SCHEMES = tuple(words.name(row.bits, bits, True) for row in INTEGERS.values() for bits in row.activations)
+# All weights left in floating point, for overrides.
+_NONE = words.name(FLOAT_BITS, FLOAT.bits, True)
 
 
-def _check_group(group_size: int, what: str) -> None:
-    if group_size != -1 and (group_size < GROUP_STEP or group_size % GROUP_STEP):
+def _check_group(group: Granularity, what: str, whole: str) -> None:
+    if problem := group.problem():
+        whole_row = groups.to_recipe(PER_ROW)
         raise AgqError(
-            f"group size {group_size} of the {what} is not available",
-            hint=f"use a multiple of {GROUP_STEP}, such as 128, or -1 for one scale per {_WHOLE[what]}",
+            f"group size {groups.to_recipe(group)} of the {what} is not available: {problem}",
+            hint=f"use a multiple of {groups.STEP}, such as {groups.FITTED_SIZES[0]}, or {whole_row} for one scale per "
+            f"{whole}",
         )
-
-
-_WHOLE = {"weights": "output channel", "activations": "token"}
 
 
 @dataclass(frozen=True)
 class WeightScheme:
-    """Integer weights. bits: 4 or 8 (16: left in floating point). group_size: columns per scale, -1: one scale per
-    output row.
+    """Weights of a linear. bits: of an integer format, or 16: left in floating point. group_size: what shares a scale,
+    in recipes a number of columns, -1 or "auto".
     """
 
     bits: int
     symmetric: bool = True
-    group_size: int = 128
+    group_size: Granularity = PerGroup(128)
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8, 16):
-            raise AgqError(f"weights of {self.bits} bits are not available", hint="use 4 or 8 (16: not quantized)")
-        _check_group(self.group_size, "weights")
+        if self.quantized:
+            integer_format(self.bits)
+        _check_group(self.group_size, "weights", "output channel")
+
+    @property
+    def quantized(self) -> bool:
+        """Integers."""
+        return self.bits != FLOAT_BITS
+
+    @property
+    def format(self) -> WeightFormat:
+        """The row of the bits. Raises AgqError where the weights are not quantized."""
+        return integer_format(self.bits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only."""
+        return {"bits": self.bits, "symmetric": self.symmetric, "group_size": groups.to_recipe(self.group_size)}
 
 
 @dataclass(frozen=True)
 class ActivationScheme:
-    """Dynamically quantized inputs of a linear. bits: 4, 8, or 16 for not quantized. group_size: columns per scale, -1:
-    per token.
-    """
+    """Dynamically quantized inputs of a linear. bits: 4, 8, or 16: not quantized. group_size: what shares a scale."""
 
     bits: int
     symmetric: bool
-    group_size: int = -1
+    group_size: Granularity = PER_ROW
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8, 16):
+        if not self.symmetric and not self.format.asymmetric:
+            few = ", ".join(str(row.bits) for row in ACTIVATIONS.values() if row.quantized and row.asymmetric)
             raise AgqError(
-                f"activations of {self.bits} bits are not available", hint="use 4, 8 or 16 (16: not quantized)"
+                f"{self.bits}-bit activations are symmetric", hint=f"asymmetric activations exist with {few} bits"
             )
-        if self.bits == 8 and not self.symmetric:
-            raise AgqError("8-bit activations are symmetric", hint="asymmetric activations exist with 4 bits")
-        _check_group(self.group_size, "activations")
+        _check_group(self.group_size, "activations", "token")
+
+    @property
+    def format(self) -> ActivationFormat:
+        """The row of the bits."""
+        return activation_format(self.bits)
+
+    @property
+    def quantized(self) -> bool:
+        """Integers."""
+        return self.format.quantized
+
+    @property
+    def coarse(self) -> bool:
+        """So few codes that they need care (ActivationFormat.coarse)."""
+        return self.format.coarse
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only."""
+        return {"bits": self.bits, "symmetric": self.symmetric, "group_size": groups.to_recipe(self.group_size)}
+
+
+# Inputs as they are.
+FLOAT_INPUT = ActivationScheme(FLOAT.bits, True)
 
 
 @dataclass(frozen=True)
@@ -70,7 +120,7 @@ class Scheme:
     activations: ActivationScheme
 
     def __post_init__(self) -> None:
-        if self.name.removesuffix("_ASYM") not in (*SCHEMES, "W16A16"):
+        if words.name(self.weights.bits, self.activations.bits, True) not in (*SCHEMES, _NONE):
             raise AgqError(f"scheme {self.name} is not available", hint=f"schemes: {', '.join(SCHEMES)}")
 
     @classmethod
@@ -78,24 +128,26 @@ class Scheme:
         cls,
         weight_bits: int,
         act_bits: int,
-        group_size: int | None = None,
+        group_size: Granularity | None = None,
         symmetric: bool = True,
-        act_group_size: int | None = None,
+        act_group_size: Granularity | None = None,
         act_symmetric: bool | None = None,
     ) -> Scheme:
-        """A scheme from its bits; what is None takes its default.
+        """A scheme from its bits; what is None takes the default of its format.
 
-        Defaults: 4-bit weights in groups of 128, 8-bit weights per channel; 8-bit activations per token and symmetric,
-        4-bit activations in groups of 128 and asymmetric.
+        Defaults: 4-bit weights in groups of 128, 8-bit weights per row; 8-bit activations per token and
+        symmetric, 4-bit activations in groups of 128 and asymmetric.
         """
+        inputs = activation_format(act_bits)
         if group_size is None:
-            group_size = 128 if weight_bits == 4 else -1
-        if act_group_size is None:
-            act_group_size = 128 if act_bits == 4 else -1
-        if act_symmetric is None:
-            act_symmetric = act_bits != 4
+            group_size = PER_ROW if weight_bits == FLOAT_BITS else integer_format(weight_bits).group
         return cls(
-            WeightScheme(weight_bits, symmetric, group_size), ActivationScheme(act_bits, act_symmetric, act_group_size)
+            WeightScheme(weight_bits, symmetric, group_size),
+            ActivationScheme(
+                act_bits,
+                inputs.symmetric if act_symmetric is None else act_symmetric,
+                inputs.group if act_group_size is None else act_group_size,
+            ),
         )
 
     @classmethod
@@ -105,8 +157,9 @@ class Scheme:
 
         "W16A16" leaves a linear as it is (for overrides). Raises AgqError listing the names for anything else.
         """
-        match = re.fullmatch(r"W(4|8|16)A(4|8|16)(_ASYM)?", name.strip().upper())
-        if not match or (match[1] == "16" and match[3]):
+        match = re.fullmatch(r"W(\d+)A(\d+)(_ASYM)?", name.strip().upper())
+        known = match and int(match[1]) in (*INTEGERS, FLOAT_BITS) and int(match[2]) in ACTIVATIONS
+        if not match or not known or (int(match[1]) == FLOAT_BITS and match[3]):
             raise AgqError(
                 f"unknown scheme `{name}`", hint=f"schemes: {', '.join(SCHEMES)}; W4A8_ASYM for asymmetric weights"
             )
@@ -115,24 +168,26 @@ class Scheme:
     @property
     def name(self) -> str:
         """The preset name, without group sizes."""
-        return f"W{self.weights.bits}A{self.activations.bits}" + ("" if self.weights.symmetric else "_ASYM")
+        return words.name(self.weights.bits, self.activations.bits, self.weights.symmetric)
 
     @property
     def quantized(self) -> bool:
         """False for W16A16."""
-        return self.weights.bits != 16
+        return self.weights.quantized
 
     def describe(self) -> str:
-        """One line for people: "W4A4: weights g128 symmetric, activations g128 asymmetric"."""
-        weights = _granularity(self.weights.group_size, "per channel", self.weights.symmetric)
-        if self.activations.bits == 16:
-            return f"{self.name}: weights {weights}"
-        activations = _granularity(self.activations.group_size, "per token", self.activations.symmetric)
-        return f"{self.name}: weights {weights}, activations {activations}"
+        """One line for people: "W4 g128, A4 g128 asym"."""
+        if not self.quantized:
+            return "not quantized"
+        weights, inputs = self.weights, self.activations
+        return words.linear(
+            words.weights(weights.format, weights.group_size, weights.symmetric),
+            words.activations(inputs.format, inputs.group_size, inputs.symmetric),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """{"weights": {...}, "activations": {...}}, JSON types only."""
-        return {"weights": structured.plain(self.weights), "activations": structured.plain(self.activations)}
+        return {"weights": self.weights.to_dict(), "activations": self.activations.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Any, place: Place | None = None, path: tuple[Any, ...] = ()) -> Scheme:
@@ -146,7 +201,7 @@ class Scheme:
         parts = {}
         for name, kind in (("weights", WeightScheme), ("activations", ActivationScheme)):
             part = structured.table(table.get(name), structured.names(kind), place, (*path, name))
-            parts[name] = {key: structured.typed(kind, key, part[key], place, (*path, name, key)) for key in part}
+            parts[name] = {key: _field(kind, key, part[key], place, (*path, name, key)) for key in part}
             if "bits" not in part:
                 raise AgqError(f"{place((*path, name))}: `bits` is missing")
         weights, acts = parts["weights"], parts["activations"]
@@ -162,6 +217,13 @@ class Scheme:
                 acts.get("symmetric"),
             ),
         )
+
+
+def _field(kind: Any, key: str, value: Any, place: Place, path: tuple[Any, ...]) -> Any:
+    """A value of a scheme's table as field `key` of dataclass `kind`."""
+    if key == "group_size":
+        return structured.at(place, path, lambda: groups.of_recipe(value))
+    return structured.typed(kind, key, value, place, path)
 
 
 @dataclass(frozen=True)
@@ -204,11 +266,6 @@ def check_pattern(pattern: str) -> None:
 def pattern_matches(pattern: str, module: str) -> bool:
     """As compressed-tensors: "re:" patterns match at the start of the name, others are whole names."""
     return re.match(pattern[3:], module) is not None if pattern.startswith("re:") else pattern == module
-
-
-def _granularity(group_size: int, whole: str, symmetric: bool) -> str:
-    size = whole if group_size == -1 else f"g{group_size}"
-    return f"{size} {'symmetric' if symmetric else 'asymmetric'}"
 
 
 def read_override(data: Any, place: Place, path: tuple[Any, ...]) -> Override:

@@ -19,6 +19,10 @@ from agq.checkpoint import Checkpoint, open_checkpoint, read_linear
 from agq.checkpoint.attention_scales import AttentionScales
 from agq.checkpoint.static import StaticInput, StaticRecord
 from agq.errors import AgqError
+from agq.formats import HEAD, KV_CACHE, TABLES
+from agq.formats.activations import WIDE
+from agq.formats.cache import CACHES
+from agq.formats.weights import BYTE_CODES, FLOAT_BITS
 from agq.models import ModelParts, ModelSpec
 from agq.numerics.hadamard import fwht, largest_power_of_two
 from agq.numerics.quantizers import (
@@ -36,6 +40,8 @@ from agq.reference.block import Block, InputTransform, Linear, Norm, identity
 
 # Rows of the output head that are computed at once, times the vocabulary: bounds the memory of the logits' temporaries.
 _HEAD_CHUNK = 512
+# What the integer formats of the KV cache (agq/formats/cache.py) do to keys and values, by their bits.
+_KV_QUANTIZERS: dict[int, InputTransform] = {8: fake_quantize_kv, 4: fake_quantize_kv4}
 
 
 def activation_quantizer(
@@ -45,14 +51,15 @@ def activation_quantizer(
     transform in blocks of `hadamard` channels (0: none), then the dynamic quantizer of `scheme` over the share `clip`
     of the range (none for 16 bits or None). With 4 bits the first `sinks` tokens have 8 instead, symmetric, per token
     and without clip."""
-    if scheme is None or scheme.bits == 16:
+    if scheme is None or not scheme.quantized:
         return (lambda x: fwht(x, hadamard)) if hadamard else identity
 
     def transform(x: Tensor) -> Tensor:
         x = fwht(x, hadamard) if hadamard else x
-        read = fake_quantize(x, scheme.bits, scheme.symmetric, scheme.group_size, clip)
-        if sinks and scheme.bits == 4:
-            read[..., :sinks, :] = fake_quantize(x[..., :sinks, :], 8, True)
+        columns = scheme.group_size.columns(x.shape[-1])
+        read = fake_quantize(x, scheme.bits, scheme.symmetric, columns, clip)
+        if sinks and scheme.coarse:
+            read[..., :sinks, :] = fake_quantize(x[..., :sinks, :], WIDE.bits, True)
         return read
 
     return transform
@@ -78,26 +85,24 @@ def head_quantizer(scales: dict[str, np.ndarray]) -> Callable[[str, Tensor], Ten
 def kv_quantizer(bits: int) -> InputTransform:
     """8 or 4: the integer caches of docs/arithmetic.md; 16 or 32: keys and values as computed. Raises AgqError for
     other widths."""
-    if bits == 8:
-        return fake_quantize_kv
-    if bits == 4:
-        return fake_quantize_kv4
-    if bits in (16, 32):
-        return identity
-    raise AgqError(f"a KV cache of {bits} bits is not available", hint="use 4, 8 or 32")
+    if bits in _KV_QUANTIZERS:
+        return _KV_QUANTIZERS[bits]
+    if bits != FLOAT_BITS:
+        KV_CACHE.check(bits)
+    return identity
 
 
 def kv_rotation(bits: int, head_dim: int) -> InputTransform:
     """What is done to queries and keys before the keys are quantized: with 4 bits a Walsh-Hadamard transform of each
     head, in blocks of the largest power of two that divides it."""
     size = largest_power_of_two(head_dim)
-    return (lambda x: fwht(x, size)) if bits == 4 else identity
+    return (lambda x: fwht(x, size)) if bits in CACHES and CACHES[bits].rotated else identity
 
 
 def eight_bit_rows(weight: Tensor) -> Tensor:
     """float32 [rows, columns] as an artifact holds the output head and the embedding with 8 bits: symmetric codes, one
     scale per row (docs/arithmetic.md)."""
-    grid = weight_grid(weight, 8, True, -1)
+    grid = weight_grid(weight, BYTE_CODES.bits, True, weight.shape[1])
     return dequantize_weight(quantize_weight(weight, grid), grid)
 
 
@@ -234,25 +239,24 @@ class ReferenceModel:
         self.sink_tokens = checkpoint.record.sink_tokens if fake_quant else 0
         self.kv_bits = int(record.get("kv_bits", 32)) if kv_bits is None else kv_bits
         self.head_bits = int(record.get("head_bits", 32)) if head_bits is None else head_bits
-        if self.head_bits not in (8, 16, 32):
-            raise AgqError(f"an output head of {self.head_bits} bits is not available", hint="use 8, 16 or 32")
+        HEAD.check(self.head_bits)
         parts = parameters.parts
         head = None if self.spec.tied else parameters.linear(parts.head)
         table = parameters.tensor(f"{parts.embed}.weight")
         if head is None:
             head = Linear(table)
-        if self.head_bits == 8:
+        if TABLES[self.head_bits].integer:
             head = Linear(
                 eight_bit_rows(head.weight),
                 head.bias,
-                activation_quantizer(ActivationScheme(bits=8, symmetric=True, group_size=-1), 1.0, head.hadamard),
+                activation_quantizer(ActivationScheme(WIDE.bits, symmetric=True), 1.0, head.hadamard),
                 head.hadamard,
             )
             if self.spec.tied:
                 table = head.weight
         if embed_bits is None and fake_quant:
             embed_bits = checkpoint.embed_bits(_packed_head_bits(checkpoint, self.head_bits))
-        if embed_bits == 8 and not self.spec.tied:
+        if embed_bits is not None and TABLES[embed_bits].integer and not self.spec.tied:
             table = eight_bit_rows(table)
         self.head = head
         self.embedding = Embedding(parameters, table)

@@ -7,14 +7,26 @@ from typing import Any
 
 import numpy as np
 
+from agq.artifact.linear_info import LinearInfo
 from agq.artifact.reader import Artifact
-from agq.artifact.schema import LinearInfo
 from agq.errors import UsageError
+from agq.formats import groups, weight_format
+from agq.formats.weights import EXACT
 
-DTYPES = {"f32": 0, "f16": 1, "bf16": 2, "i8": 3, "u4": 4}
-NORMS = {"rms": 1, "layer": 2}
-POSITIONS = {"rope": 0, "learned": 1, "alibi": 2}
-ACTIVATIONS = {"silu_gated": 0, "relu": 1, "gelu_tanh": 2, "gelu_erf": 3}
+# Words of a ModelSpec -> constants of agq.h.
+NORMS = {"rms": "AGQ_NORM_RMS", "layer": "AGQ_NORM_LAYER"}
+POSITIONS = {"rope": "AGQ_POSITION_ROPE", "learned": "AGQ_POSITION_LEARNED", "alibi": "AGQ_POSITION_ALIBI"}
+ACTIVATIONS = {
+    "silu_gated": "AGQ_ACTIVATION_SILU_GATED",
+    "relu": "AGQ_ACTIVATION_RELU",
+    "gelu_tanh": "AGQ_ACTIVATION_GELU_TANH",
+    "gelu_erf": "AGQ_ACTIVATION_GELU_ERF",
+}
+
+
+def dtype(ffi: Any, name: str) -> int:
+    """The C library's number of an element type."""
+    return int(ffi.integer_const(weight_format(name).enum))
 
 
 def multiplier() -> str:
@@ -29,13 +41,14 @@ def multiplier() -> str:
 def fill_linear(ffi: Any, target: Any, artifact: Artifact, name: str, info: LinearInfo) -> None:
     """Fills an `agq_linear` from the artifact's linear `name`."""
     target.out_features, target.in_features = info.out, info.inputs
-    target.weight_dtype = DTYPES[info.dtype]
-    target.scale_dtype = DTYPES[info.scale_dtype or "f32"]
-    target.group_size = info.group
-    target.act_bits, target.act_group, target.act_symmetric = info.act_bits, info.act_group, int(info.act_symmetric)
+    target.weight_dtype = dtype(ffi, info.dtype)
+    target.scale_dtype = dtype(ffi, info.scale_dtype or EXACT)
+    target.group_size = groups.to_artifact(info.group)
+    target.act_bits, target.act_group = info.act_bits, groups.to_artifact(info.act_group)
+    target.act_symmetric = int(info.act_symmetric)
     target.hadamard, target.act_clip = info.hadamard, info.act_clip
-    if multiplier() == "packed" and info.dtype == "u4" and info.dynamic_four_bits:
-        target.multiplier = 1
+    if multiplier() == "packed" and info.format.pairs and info.sinks:
+        target.multiplier = ffi.integer_const("AGQ_MULTIPLIER_PACKED")
     target.weight = ffi.cast("void *", artifact.address(f"{name}.weight"))
     target.weight_bytes = artifact.stored_bytes(f"{name}.weight")
     if info.quantized:
@@ -89,20 +102,20 @@ def build_model(ffi: Any, artifact: Artifact) -> tuple[Any, list[Any]]:
         "embed_dim",
     ):
         setattr(model, name, getattr(spec, name))
-    model.norm_kind = NORMS[spec.norm]
-    model.position_kind = POSITIONS[spec.position]
-    model.activation_kind = ACTIVATIONS[spec.activation]
+    model.norm_kind = ffi.integer_const(NORMS[spec.norm])
+    model.position_kind = ffi.integer_const(POSITIONS[spec.position])
+    model.activation_kind = ffi.integer_const(ACTIVATIONS[spec.activation])
     model.norm_after, model.residual_from_norm = int(spec.norm_after), int(spec.residual_from_norm)
     model.embed_in_head = int(info.embed_in_head)
     if not info.embed_in_head:
-        model.embed_dtype = DTYPES[info.tables["embed"]]
+        model.embed_dtype = dtype(ffi, info.tables["embed"])
         model.embed = ffi.cast("void *", artifact.address("embed"))
         model.embed_bytes = artifact.stored_bytes("embed")
-        if info.tables["embed"] == "i8":
+        if artifact.has("embed.scale"):
             model.embed_scale = ffi.cast("float *", artifact.address("embed.scale"))
             model.embed_scale_bytes = artifact.stored_bytes("embed.scale")
     if spec.position == "learned":
-        model.position_dtype = DTYPES[info.tables["position"]]
+        model.position_dtype = dtype(ffi, info.tables["position"])
         model.position_offset = spec.position_offset
         model.position_rows = artifact.describe("position").shape[0]
         model.position = ffi.cast("void *", artifact.address("position"))
@@ -119,7 +132,7 @@ def build_model(ffi: Any, artifact: Artifact) -> tuple[Any, list[Any]]:
         _fill_norm(ffi, blocks[index].mlp_norm, artifact, f"blocks.{index}.mlp_norm")
     model.sink_tokens = info.sink_tokens
     if info.attention == "log2":
-        model.attention_kind = 1
+        model.attention_kind = ffi.integer_const("AGQ_ATTENTION_LOG2")
         for index in range(spec.layers):
             _fill_attention(ffi, blocks[index], artifact, f"blocks.{index}")
     for name, linear in artifact.linears.items():

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from agq.artifact.reader import Artifact, open_artifact
-from agq.artifact.schema import KV_BITS, online_words
 from agq.errors import AgqError, UsageError
+from agq.formats import KV_CACHE
+from agq.formats.cache import LOG2_CACHE
+from agq.models.folding import fold_names
 from agq.recipe.pruning import POSITIONS, SCORES, PruningOptions
 from agq.runtime import descriptor
 from agq.runtime.library import Library, load_library, text
@@ -19,7 +21,13 @@ from agq.system.threads import resolve_threads
 DEFAULT_CONTEXT = 4096  # positions, where the model has more and nobody says
 CHUNK = 256  # tokens given to C at once: Ctrl-C is heard between two chunks
 _ERROR_BYTES = 512
-_STATUS = {-1: "bad argument", -2: "not enough memory", -3: "context is full", -4: "not supported by the kernels"}
+# Status codes of agq.h, for people.
+_STATUS = {
+    "AGQ_ERR_ARGUMENT": "bad argument",
+    "AGQ_ERR_MEMORY": "not enough memory",
+    "AGQ_ERR_CONTEXT": "context is full",
+    "AGQ_ERR_UNSUPPORTED": "not supported by the kernels",
+}
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,10 @@ class Engine:
         self.context = default_context(self.artifact) if context is None else context
         self.slots = slots
         self.kv_bits = self.artifact.info.kv_bits if kv_bits is None else kv_bits
-        if self.artifact.info.attention == "log2" and self.kv_bits != 8:
+        if self.artifact.info.attention == "log2" and self.kv_bits != LOG2_CACHE.bits:
             raise UsageError(
-                f"the artifact's integer attention keeps 8-bit keys and values, not {self.kv_bits}-bit ones",
+                f"the artifact's integer attention keeps {LOG2_CACHE.bits}-bit keys and values, "
+                f"not {self.kv_bits}-bit ones",
                 hint="leave out the KV cache's bits",
             )
         if threads is not None and threads < 1:
@@ -96,8 +105,7 @@ class Engine:
                 "has learned",
                 hint=f"use at most {self.spec.context}",
             )
-        if self.kv_bits not in KV_BITS:
-            raise UsageError(f"KV cache of {self.kv_bits} bits is not available", hint="use 4, 8 or 32")
+        KV_CACHE.check(self.kv_bits, UsageError)
         self.threads = resolve_threads(threads)
         default = self.context if pruning is not None and pruning.any else CHUNK
         self.batch = min(default if batch is None else batch, self.context * slots)
@@ -137,9 +145,9 @@ class Engine:
         """Refuses a scheme that the library does not compute, before anything is allocated."""
         refused = [name for name in self.artifact.linears if self._c.agq_linear_check(self._linear(name)) != 0]
         if refused:
-            names = ", ".join(f"`{name}`" for name in refused)
             raise AgqError(
-                f"no kernel of `{self.library.isa}` computes {names}", hint="`agq info` shows the scheme of each layer"
+                f"no kernel of `{self.library.isa}` computes {fold_names(refused)}",
+                hint="`agq info` shows the scheme of each layer",
             )
 
     def _linear(self, name: str) -> Any:
@@ -250,7 +258,8 @@ class Engine:
             target = ffi.cast("float *", out[done:].ctypes.data) if rows else ffi.NULL
             status = c.agq_engine_forward(self._engine, batch, target)
             if status != 0:
-                reason = text(c.agq_engine_error(self._engine)) or _STATUS.get(status, f"status {status}")
+                known = {self._ffi.integer_const(name): words for name, words in _STATUS.items()}
+                reason = text(c.agq_engine_error(self._engine)) or known.get(status, f"status {status}")
                 raise AgqError(f"the engine failed: {reason}")
             done += rows
 
@@ -408,7 +417,7 @@ def linear_plans(library: Library, artifact: Artifact, model: Any, prefill: int 
     plans = []
     for name, info in artifact.linears.items():
         linear = library.ffi.addressof(descriptor.linear_of(model, model.blocks, name))
-        weights, activations = scheme_words(info)
+        weights, activations = info.words()
         plans.append(
             LinearPlan(
                 name,
@@ -420,18 +429,3 @@ def linear_plans(library: Library, artifact: Artifact, model: Any, prefill: int 
             )
         )
     return plans
-
-
-def scheme_words(info: Any) -> tuple[str, str]:
-    """Weights and activations of a linear for people: ("4 g128", "8 per token, hadamard 128")."""
-    if info.quantized:
-        bits = 4 if info.dtype == "u4" else 8
-        weights = f"{bits} {f'g{info.group}' if info.group else 'per row'}{' asym' if info.asym else ''}"
-    else:
-        weights = info.dtype
-    if info.act_bits == 32:
-        return weights, "f32" + online_words(info)
-    if info.act_static:
-        return weights, f"{info.act_bits} static, TRIP{online_words(info)}"
-    grain = f"g{info.act_group}" if info.act_group else "per token"
-    return weights, f"{info.act_bits} {grain}{'' if info.act_symmetric else ' asym'}{online_words(info)}"

@@ -74,7 +74,7 @@ def weight_bytes(artifact: Artifact, names: list[str] | None = None) -> int:
 def _products(artifact: Artifact, names: list[str]) -> int:
     """Multiply-accumulates of one token through linears that compute in integers."""
     infos = (artifact.linears[name] for name in names)
-    return sum(info.out * info.inputs for info in infos if info.act_bits != 32)
+    return sum(info.out * info.inputs for info in infos if info.activations.quantized)
 
 
 def prefill_work(artifact: Artifact, tokens: int, sequences: int, cached_bytes: float) -> Work:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agq.artifact import layout
+from agq.formats import WEIGHTS
 
 shapes = st.tuples(st.integers(1, 70), st.integers(1, 200))
 
@@ -24,7 +25,7 @@ def test_u4_byte_by_byte(shape: tuple[int, int]) -> None:
     padded = np.zeros((layout.round_up(rows, 16), layout.round_up(columns, 32)), np.uint8)
     padded[:rows, :columns] = values
     units = padded.shape[1] // 8
-    assert data.nbytes == layout.u4_bytes(rows, columns)
+    assert data.nbytes == layout.weight_bytes(WEIGHTS["u4"], rows, columns)
     for panel in range(padded.shape[0] // 16):
         for unit in range(units):
             for row in range(16):
@@ -57,7 +58,7 @@ def test_round_trips(shape: tuple[int, int], seed: int) -> None:
     u4, i8 = codes(shape, 0, 15, np.uint8, seed), codes(shape, -128, 127, np.int8, seed)
     assert np.array_equal(layout.unpack_u4(layout.pack_u4(u4), rows, columns), u4)
     assert np.array_equal(layout.unpack_i8(layout.pack_i8(i8), rows, columns), i8)
-    assert layout.pack_i8(i8).nbytes == layout.i8_bytes(rows, columns)
+    assert layout.pack_i8(i8).nbytes == layout.weight_bytes(WEIGHTS["i8"], rows, columns)
     for dtype in (np.float32, np.float16, np.uint16, np.int8):
         values = i8.astype(dtype)
         packed = layout.pack_rows(values)

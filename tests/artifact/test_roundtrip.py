@@ -15,6 +15,7 @@ from agq.artifact.header import header_bytes, header_hash
 from agq.artifact.pack import pack
 from agq.checkpoint.packing import pack_int, pack_zero_points, unpack_int, unpack_zero_points
 from agq.errors import AgqError
+from agq.formats import WEIGHTS
 from tests.checkpoint.folders import config, write_quantized
 
 ROWS, COLUMNS, SEEDS = st.integers(1, 70), st.integers(1, 140), st.integers(0, 2**32 - 1)
@@ -47,11 +48,11 @@ def test_words_of_a_folder(bits: int, seed: int, rows: int, columns: int) -> Non
 def test_panels_of_a_packed_file(seed: int, rows: int, columns: int) -> None:
     four, eight = (codes_of(seed, 4, rows, columns) + 8).astype(np.uint8), codes_of(seed, 8, rows, columns)
     stored = layout.pack_u4(four)
-    assert stored.size == layout.u4_bytes(rows, columns) and np.array_equal(
+    assert stored.size == layout.weight_bytes(WEIGHTS["u4"], rows, columns) and np.array_equal(
         layout.unpack_u4(stored, rows, columns), four
     )
     stored = layout.pack_i8(eight)
-    assert stored.size == layout.i8_bytes(rows, columns) and np.array_equal(
+    assert stored.size == layout.weight_bytes(WEIGHTS["i8"], rows, columns) and np.array_equal(
         layout.unpack_i8(stored, rows, columns), eight
     )
     for values in (eight, eight.astype(np.float32), eight.astype(np.uint16)):

@@ -172,6 +172,7 @@ def write_quantized(
     Keywords beyond the scheme replace keys of `quantization_config`.
     """
     from agq.checkpoint.compressed_tensors import quantization_config
+    from agq.formats.groups import of_recipe
     from agq.recipe import ActivationScheme, WeightScheme
 
     tensors = random_tensors(settings, seed)
@@ -180,7 +181,7 @@ def write_quantized(
             values = bf16_to_f32(tensors.pop(linear.weight)[1])
             tensors.update(quantized_tensors(linear, values, bits, group, symmetric, packed))
     table = quantization_config(
-        [(["Linear"], WeightScheme(bits, symmetric, group), ActivationScheme(act_bits, True))],
+        [(["Linear"], WeightScheme(bits, symmetric, of_recipe(group)), ActivationScheme(act_bits, True))],
         ["lm_head"],
         "pack-quantized" if packed else "int-quantized",
     )

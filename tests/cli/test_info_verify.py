@@ -148,7 +148,7 @@ MUTATIONS = {
     "other activations than recorded": (
         edit_config,
         lambda config: config["config_groups"]["group_0"]["input_activations"].update(num_bits=4),
-        "activations of 8 bits",
+        "agq.json says activations 8 per token, config.json 4 per token",
     ),
     "scale not finite": (edit_tensors, _not_finite, "model.layers.1.mlp.up_proj.weight_scale"),
     "norm not finite": (edit_tensors, _norm, "model.layers.4.input_layernorm.weight"),

@@ -30,7 +30,7 @@ def test_options_reach_the_artifact(agq_cli, demo_model, tmp_path):
     )
     record = json.loads(result.stdout)
     assert (record["kv_bits"], record["head_bits"], record["bytes"]) == (32, 16, path.stat().st_size)
-    assert 8 < record["bits_per_weight"] < 8.5 and list(record["schemes"]) == ["W8 per channel, A8 per token"]
+    assert 8 < record["bits_per_weight"] < 8.5 and list(record["schemes"]) == ["W8 per row, A8 per token"]
 
 
 @pytest.mark.parametrize(

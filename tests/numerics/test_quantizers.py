@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agq.formats import PER_ROW
 from agq.numerics.quantizers import (
     dequantize_weight,
     fake_quantize,
@@ -160,7 +161,7 @@ def test_clip_of_activations_is_the_best_of_the_grid() -> None:
     draw = torch.Generator().manual_seed(4)
     x = torch.randn(200, 512, generator=draw)
     weights = [torch.randn(8, 512, generator=draw), torch.randn(4, 512, generator=draw)]
-    scheme = ActivationScheme(4, False, -1)
+    scheme = ActivationScheme(4, False, PER_ROW)
     found = search_clip(x, weights, scheme)
     assert found < 1.0
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
 from pathlib import Path
 
 import pytest
 
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
+from agq.formats import PER_ROW, Granularity, PerGroup
 from agq.quantization.checks import check_memory, check_schemes, estimate
 from agq.quantization.plan import plan
 from agq.quantization.writer import module_schemes
@@ -17,29 +18,38 @@ from agq.recipe.changes import RecipeChanges
 from tests.transforms.transform_support import random_model
 
 
-def recipe(scheme: str = "W4A8", *overrides: str) -> Recipe:
-    return Recipe(scheme=Scheme.parse(scheme), overrides=tuple(Override.parse(text) for text in overrides))
+USUAL = PerGroup(128)
 
 
-def test_all_layers_whose_groups_do_not_divide_are_named(tmp_path: Path) -> None:
+def recipe(scheme: str = "W4A8", *overrides: str, group: Granularity = USUAL) -> Recipe:
+    named = Scheme.parse(scheme)
+    inputs = group if named.activations.coarse else None
+    chosen = Scheme.of(named.weights.bits, named.activations.bits, group, act_group_size=inputs)
+    return Recipe(scheme=chosen, overrides=tuple(Override.parse(text) for text in overrides))
+
+
+def test_layers_whose_groups_do_not_divide_are_folded_into_one_line(tmp_path: Path) -> None:
     parts = open_checkpoint(random_model(tmp_path / "m", "llama-gqa")).parts  # inputs of 48 and 96
     with pytest.raises(AgqError) as caught:
-        check_schemes(parts, recipe("W4A4"))
-    for linear in parts.block_linears():
-        assert linear.module in caught.value.message
-    assert "group size 128" in caught.value.message and "activation group size 128" in caught.value.message
-    assert "`group_size:`" in caught.value.hint and "`act_group:`" in caught.value.hint and "-1" in caught.value.hint
+        check_schemes(parts, recipe("W4A4", group=PerGroup(128)))
+    layers = "q, k, v, o, gate, up of 2 blocks: 48; down of 2 blocks: 96"
+    assert caught.value.message == (
+        f"group size 128 does not divide the inputs of {layers}; "
+        f"activation group size 128 does not divide the inputs of {layers}"
+    )
+    assert caught.value.hint == "use -1 for one scale for the whole row"
     with pytest.raises(AgqError) as caught:
-        check_schemes(parts, replace(recipe(), scheme=Scheme.of(4, 8, 32)))
-    assert "down_proj" not in caught.value.message and "q_proj" in caught.value.message  # 96 is a multiple of 32
-    assert check_schemes(parts, replace(recipe(), scheme=Scheme.of(4, 8, -1))) is None
+        check_schemes(parts, recipe("W4A8", group=PerGroup(32)))  # 96 is a multiple of 32
+    assert caught.value.message.endswith("the inputs of q, k, v, o, gate, up of 2 blocks: 48")
+    assert check_schemes(parts, recipe("W4A8", group=PER_ROW)) is None
 
 
 def test_linears_that_share_an_input_have_one_scheme(short_model: Path) -> None:
     parts = open_checkpoint(short_model).parts
     with pytest.raises(AgqError, match="same input") as caught:
-        check_schemes(parts, recipe("W4A8", "re:.*up_proj=W8A8"))
-    assert "gate_proj` W4A8 g128" in caught.value.message and "up_proj` W8A8 per channel" in caught.value.message
+        check_schemes(parts, recipe("W4A8", "re:.*up_proj=W8A8", group=PerGroup(128)))
+    found = caught.value.message.partition("schemes: ")[2]
+    assert re.fullmatch(r"gate of \d+ blocks: W4 g128, A8 per token; up of \d+ blocks: W8 per row, A8 per token", found)
     assert check_schemes(parts, recipe("W4A4", "re:.*down_proj=W4A8")) is None
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from agq.errors import AgqError
+from agq.formats import PER_ROW, PerGroup
 from agq.recipe import (
     ActivationScheme,
     CalibrationSpec,
@@ -26,13 +27,13 @@ FAMILY = {"llama": "llama", "tinyllama": "llama", "opt": "opt", "bloom": "bloom"
 
 def test_scheme_defaults():
     w4a8, w4a4, w8a8 = Scheme.parse("W4A8"), Scheme.parse("w4a4"), Scheme.parse("W8A8")
-    assert w4a8 == Scheme(WeightScheme(4, True, 128), ActivationScheme(8, True, -1))
-    assert w4a4.activations == ActivationScheme(4, False, 128)
-    assert w8a8.weights == WeightScheme(8, True, -1)
+    assert w4a8 == Scheme(WeightScheme(4, True, PerGroup(128)), ActivationScheme(8, True, PER_ROW))
+    assert w4a4.activations == ActivationScheme(4, False, PerGroup(128))
+    assert w8a8.weights == WeightScheme(8, True, PER_ROW)
     assert Scheme.parse("W4A16").activations.bits == 16
-    assert Scheme.parse("W4A8_ASYM").weights == WeightScheme(4, False, 128)
+    assert Scheme.parse("W4A8_ASYM").weights == WeightScheme(4, False, PerGroup(128))
     assert Scheme.parse("W4A8_ASYM").name == "W4A8_ASYM"
-    assert w4a4.describe() == "W4A4: weights g128 symmetric, activations g128 asymmetric"
+    assert w4a4.describe() == "W4 g128, A4 g128 asym"
 
 
 @pytest.mark.parametrize("name", ["W4A4", "W4A8", "W4A16", "W8A8", "W8A16", "W4A8_ASYM"])
@@ -52,9 +53,9 @@ def test_unknown_schemes_list_the_known_ones(name):
 @pytest.mark.parametrize("group", [0, -2, 16, 100, 48])
 def test_group_sizes_that_no_kernel_has(group):
     with pytest.raises(AgqError, match=f"group size {group}"):
-        WeightScheme(4, True, group)
+        WeightScheme(4, True, PerGroup(group))
     with pytest.raises(AgqError, match=f"group size {group}"):
-        ActivationScheme(4, False, group)
+        ActivationScheme(4, False, PerGroup(group))
 
 
 def test_overrides_first_match_counts():
@@ -80,7 +81,7 @@ def test_bad_overrides(text):
 def test_recipe_round_trips_through_dict_and_yaml(tmp_path):
     recipe = Recipe(
         model="some/where",
-        scheme=Scheme.of(4, 4, group_size=64, symmetric=False, act_group_size=-1, act_symmetric=True),
+        scheme=Scheme.of(4, 4, group_size=PerGroup(64), symmetric=False, act_group_size=PER_ROW, act_symmetric=True),
         method="rtn",
         overrides=(Override.parse("re:.*fc2=W8A8"),),
         ignore=("lm_head", "re:.*project_.*"),

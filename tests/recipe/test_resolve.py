@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from agq.formats import PER_ROW, PerGroup
 from agq.quantization.plan import plan
 from agq.recipe import Recipe, Scheme, TransformOptions
 from agq.recipe.changes import RecipeChanges
@@ -46,7 +47,7 @@ def test_new_bits_take_their_own_defaults() -> None:
     assert adjust_recipe(Recipe(), RecipeChanges(act_bits=4)).scheme == Scheme.parse("W4A4")
     assert adjust_recipe(Recipe(), RecipeChanges(weight_bits=8)).scheme == Scheme.parse("W8A8")
     changes = RecipeChanges(scheme="W4A4", act_group=-1, act_symmetric=True, group_size=64)
-    assert adjust_recipe(Recipe(), changes).scheme == Scheme.of(4, 4, 64, True, -1, True)
+    assert adjust_recipe(Recipe(), changes).scheme == Scheme.of(4, 4, PerGroup(64), True, PER_ROW, True)
 
 
 def test_scheme_chooses_its_preset_unless_told_otherwise() -> None:
@@ -57,7 +58,7 @@ def test_scheme_chooses_its_preset_unless_told_otherwise() -> None:
     assert w4a8.transforms.r1 and w4a8.transforms.scale and not w4a8.transforms.hadamard
     w4a4 = settled(scheme="W4A4", group_size=64, kv_bits=4)
     assert w4a4.transforms.permute and not w4a4.transforms.hadamard and w4a4.act_clip_search  # loads in transformers
-    assert w4a4.scheme.weights.group_size == 64 and w4a4.kv_bits == 4  # formats are the user's
+    assert w4a4.scheme.weights.group_size == PerGroup(64) and w4a4.kv_bits == 4  # formats are the user's
     assert settled(scheme="W4A4", hadamard=0, rot_seed=2).transforms.seed == 2
     assert settled(act_bits=4, permute=True).transforms.permute
     assert settled(scheme="W8A16") == Recipe(scheme=Scheme.parse("W8A16"))

@@ -14,6 +14,7 @@ import agq
 from agq.artifact import open_artifact
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
+from agq.formats import PerGroup
 from agq.runtime.engine import Engine
 from agq.runtime.generation import load_tokenizer
 from tests.checkpoint.folders import config, quantized_tensors, random_tensors, write_folder, write_quantized
@@ -139,7 +140,7 @@ def demo_online(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> t
         del tensors[linear.weight]
         tensors.update(quantized_tensors(linear, values.numpy(), 4, 32, True))
     table = quantization_config(
-        [(["Linear"], WeightScheme(4, True, 32), ActivationScheme(4, False))], ["lm_head"], "pack-quantized"
+        [(["Linear"], WeightScheme(4, True, PerGroup(32)), ActivationScheme(4, False))], ["lm_head"], "pack-quantized"
     )
     folder = write_folder(path / "q", {**checkpoint.config, "quantization_config": table}, tensors, tokenizer=False)
     for file in checkpoint.tokenizer_files():
@@ -197,7 +198,7 @@ def test_sizes_of_the_cache(demo_artifact: Path) -> None:
 def test_what_is_said(tmp_path: Path, agq_cli) -> None:
     folder = online_folder(tmp_path / "q", SHAPES["llama"], 4)
     report = agq.pack(folder, tmp_path / "a.safetensors")
-    assert report.kv_bits == 4 and "W4 g32, A4 per token asymmetric, hadamard 32, clip 0.9" in report.schemes
+    assert report.kv_bits == 4 and "W4 g32, A4 per token asym, hadamard 32, clip 0.9" in report.schemes
     for path in (folder, tmp_path / "a.safetensors"):
         shown = agq_cli("info", path, "--json", check=True)
         rows = {item["name"]: item["activations"] for item in json.loads(shown.stdout)["linears"]}

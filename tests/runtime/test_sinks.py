@@ -13,9 +13,10 @@ import torch
 
 import agq
 from agq.artifact import open_artifact
-from agq.artifact.schema import MAX_SINK_TOKENS, ArtifactModel
+from agq.artifact.schema import ArtifactModel
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
+from agq.formats.limits import MAX_SINK_TOKENS
 from agq.inspect.verify import verify
 from agq.recipe.pruning import PruningOptions
 from agq.reference.decoder import ReferenceModel

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from agq.checkpoint import open_checkpoint
+from agq.formats import PER_ROW, PerGroup
 from agq.quantization.transforms.finer import EIGHT_BITS, SMALL_GROUPS, finer_recipe, judge, score_noise
 from agq.quantization.transforms.learn import block_size, cayley, learn_residual, learn_values, ranges
 from agq.quantization.transforms.parameters import TransformedParameters
@@ -97,11 +98,11 @@ def test_uneven_groups_become_small(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(random_model(tmp_path / "opt", "opt"))
     parameters, block = TransformedParameters(checkpoint, TransformPlan()), checkpoint.parts.block(0)
     x = torch.randn(256, checkpoint.spec.ffn)
-    assert judge(parameters, block, "down", x, ActivationScheme(4, False, 32), 1.0) is None  # small already
+    assert judge(parameters, block, "down", x, ActivationScheme(4, False, PerGroup(32)), 1.0) is None  # small already
     x[:, :8] *= 40  # a few large channels take the levels from the others of their group
-    verdict = judge(parameters, block, "down", x, ActivationScheme(4, False, 96), 1.0)
+    verdict = judge(parameters, block, "down", x, ActivationScheme(4, False, PerGroup(96)), 1.0)
     assert verdict is not None and verdict.format == SMALL_GROUPS and "%" in verdict.reason
-    assert judge(parameters, block, "down", x, ActivationScheme(4, False, -1), 1.0) is None  # asked for per token
+    assert judge(parameters, block, "down", x, ActivationScheme(4, False, PER_ROW), 1.0) is None  # asked for per token
 
 
 def test_formats_become_overrides(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_formats_become_overrides(tmp_path: Path) -> None:
     schemes = [{role: recipe.scheme_for(linear.module) for role, linear in block.linears.items()} for block in blocks]
     assert [schemes[0][role].activations for role in ("q", "k", "v")] == [ActivationScheme(8, True)] * 3
     assert schemes[0]["down"] == schemes[1]["o"] == Scheme.parse("W4A4")
-    assert schemes[1]["down"].activations.group_size == 32 and schemes[1]["down"].activations.bits == 4
+    assert schemes[1]["down"].activations.group_size == PerGroup(32) and schemes[1]["down"].activations.bits == 4
     assert schemes[1]["gate"].activations.bits == 8 and schemes[1]["up"] == Scheme.parse(
         "W8A8"
     )  # the user's override stands

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agq.checkpoint.static import FILE, StaticRecord
 from agq.files import atomic_writer
+from agq.formats import PER_ROW, groups
 from agq.quantization.agile.calibrate import calibrate
 from agq.quantization.encode import decode
 from agq.quantization.state import WorkFolder
@@ -51,8 +52,12 @@ def add_entries(activations: dict[str, dict[str, Any]], statics: StaticRecord) -
     for module, item in statics.inputs.items():
         kept = {key: value for key, value in activations[module].items() if key == "hadamard"}
         activations[module] = {
-            "bits": item.bits, "group_size": -1, "symmetric": item.channel_scale is not None, **kept, "static": item.entry(),
-        }  # fmt: skip
+            "bits": item.bits,
+            "group_size": groups.to_recipe(PER_ROW),
+            "symmetric": item.channel_scale is not None,
+            **kept,
+            "static": item.entry(),
+        }
 
 
 def write_arrays(folder: Path, statics: StaticRecord) -> None:

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from agq.formats import PerGroup
+from agq.formats.activations import WIDE
 from agq.models import ModelSpec
 from agq.models.parts import BlockParts
 from agq.numerics.quantizers import fake_quantize
@@ -32,9 +34,9 @@ from agq.recipe import ActivationScheme, Override, Recipe
 SCORE_NOISE = 0.2
 # Mean square error of a layer's outputs over their variance.
 OUTPUT_ERROR = 0.01
-SMALL_GROUP = 32
+SMALL_GROUP = PerGroup(32)
 # Formats as a plan keeps them.
-EIGHT_BITS, SMALL_GROUPS = "8 bits", f"groups of {SMALL_GROUP}"
+EIGHT_BITS, SMALL_GROUPS = "8 bits", f"groups of {SMALL_GROUP.size}"
 
 
 class Verdict(NamedTuple):
@@ -57,10 +59,12 @@ def judge(
     parameters: of the transformed model; x: a sample of that input in it, float32 [tokens, channels]; clip: see
         fake_quantize.
     """
-    noise = fake_quantize(x, 4, activations.symmetric, activations.group_size, clip) - x
+    group = activations.group_size
+    noise = fake_quantize(x, activations.bits, activations.symmetric, group.columns(x.shape[1]), clip) - x
     if place == "attention" and (moved := score_noise(parameters, block, x, noise)) > SCORE_NOISE:
         return Verdict(EIGHT_BITS, f"4 bits would move attention scores by {moved:.2f} nats")
-    if activations.group_size <= SMALL_GROUP or x.shape[1] % SMALL_GROUP:
+    # Somebody asked for whole tokens, or for groups that are small already.
+    if not isinstance(group, PerGroup) or group.size <= SMALL_GROUP.size or SMALL_GROUP.problem(x.shape[1]):
         return None
     error = energy = 0.0
     for role in block.groups[PLACES.index(place)]:
@@ -69,7 +73,7 @@ def judge(
         error += float((noise @ weight.t()).square().sum(dtype=torch.float64))
         energy += float((outputs - outputs.mean(dim=0)).square().sum(dtype=torch.float64))
     if energy and error / energy > OUTPUT_ERROR:
-        return Verdict(SMALL_GROUPS, f"an output error of {error / energy:.1%} at groups of {activations.group_size}")
+        return Verdict(SMALL_GROUPS, f"an output error of {error / energy:.1%} at groups of {group.size}")
     return None
 
 
@@ -121,10 +125,10 @@ def finer_recipe(recipe: Recipe, formats: dict[str, str], blocks: list[BlockPart
             for role in roles if format else ():
                 module = block.linears[role].module
                 scheme = recipe.scheme_for(module)
-                if scheme is None or scheme.activations.bits != 4:
+                if scheme is None or not scheme.activations.coarse:
                     continue
                 finer = (
-                    ActivationScheme(8, True)
+                    ActivationScheme(WIDE.bits, True)
                     if format == EIGHT_BITS
                     else replace(scheme.activations, group_size=SMALL_GROUP)
                 )

@@ -44,8 +44,8 @@ def cayley(free: Tensor, keep_mean: bool = False) -> Tensor:
 
 
 def ranges(x: Tensor, group: int) -> Tensor:
-    """Squared range of each group of channels. x: [..., channels]; group: -1: all channels. [..., groups]."""
-    x = x.reshape(*x.shape[:-1], -1, x.shape[-1] if group == -1 else group)
+    """Squared range of each group of `group` channels. x: [..., channels]; returns [..., groups]."""
+    x = x.reshape(*x.shape[:-1], -1, group)
     return (x.amax(dim=-1).clamp(min=0) - x.amin(dim=-1).clamp(max=0)).square()
 
 
@@ -53,7 +53,7 @@ def learn_residual(samples: list[Tensor], weights: list[float], group: int, step
     """The rotation after R1, float32 [blocks, b, b] of consecutive channels.
 
     samples: what reads the residual stream, already under R1, float32 [tokens, hidden] each; weights: of each sample;
-    group: channels of a quantization group, -1: all; keep_mean: see `cayley`.
+    group: channels of a quantization group; keep_mean: see `cayley`.
     """
     hidden = samples[0].shape[1]
     size = block_size(hidden)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from agq.checkpoint import Checkpoint
+from agq.formats import Granularity
 from agq.models import ModelSpec
 from agq.numerics.quantizers import dequantize_weight, fake_quantize, quantize_weight, weight_grid
 from agq.quantization.transforms.finer import judge
@@ -139,7 +140,7 @@ class _Search:
     def _scheme(self, index: int, place: str) -> Scheme | None:
         """The scheme of the linears at a place, where their inputs are quantized."""
         scheme = self.recipe.scheme_for(self._modules(index, place)[0])
-        return scheme if scheme is not None and scheme.activations.bits < 16 else None
+        return scheme if scheme is not None and scheme.activations.quantized else None
 
     def _judge(self, index: int, inputs: dict[str, Input], progress: Callable[[str], None]) -> None:
         """Gives 4-bit inputs of a block a finer format where they need one, with rotations as the seed makes them."""
@@ -147,7 +148,7 @@ class _Search:
         block = self.checkpoint.parts.block(index)
         for place in PLACES:
             scheme = self._scheme(index, place)
-            if scheme is None or scheme.activations.bits != 4:
+            if scheme is None or not scheme.activations.coarse:
                 continue
             x = candidate.input(index, place, inputs[place].sample)
             if verdict := judge(candidate, block, place, x, scheme.activations, self._clip(scheme)):
@@ -256,13 +257,15 @@ class _Search:
             return 0.0
         x = candidate.input(index, place, found.sample)
         activations = scheme.activations
-        read = fake_quantize(x, activations.bits, activations.symmetric, activations.group_size, self._clip(scheme))
+        columns = activations.group_size.columns(x.shape[-1])
+        read = fake_quantize(x, activations.bits, activations.symmetric, columns, self._clip(scheme))
         error = energy = 0.0
         for module in modules:
             weight = candidate.tensor(f"{module}.weight")
             rounded = weight
-            if scheme.weights.bits < 16:
-                grid = weight_grid(weight, scheme.weights.bits, scheme.weights.symmetric, scheme.weights.group_size)
+            if scheme.quantized:
+                columns = scheme.weights.group_size.columns(weight.shape[1])
+                grid = weight_grid(weight, scheme.weights.bits, scheme.weights.symmetric, columns)
                 rounded = dequantize_weight(quantize_weight(weight, grid), grid)
             wanted = x @ weight.t()
             error += float((read @ rounded.t() - wanted).square().sum(dtype=torch.float64))
@@ -270,7 +273,7 @@ class _Search:
         return error / energy if energy else 0.0
 
     def _clip(self, scheme) -> float:
-        return self.recipe.act_clip if scheme.activations.bits == 4 else 1.0
+        return self.recipe.act_clip if scheme.activations.coarse else 1.0
 
 
 def _gather(block: Block, hidden: HiddenStates, positions: Positions, sinks: int) -> dict[str, Input]:
@@ -299,9 +302,9 @@ def _gather(block: Block, hidden: HiddenStates, positions: Positions, sinks: int
     return {place: Input(torch.cat(samples[place]), *(sums[place] / total)) for place in PLACES}
 
 
-def _group(size: int, channels: int) -> int:
-    """A group size that divides the channels, or -1."""
-    return size if size > 0 and channels % size == 0 else -1
+def _group(group: Granularity, channels: int) -> int:
+    """Channels that share a scale; all of them where the groups do not divide these."""
+    return channels if group.problem(channels) else group.columns(channels)
 
 
 def _by_value_channel(channels: Tensor, spec: ModelSpec) -> Tensor:

@@ -1,0 +1,211 @@
+"""A linear of an artifact: how it is stored and computed, and from it the tensors that it needs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from agq.artifact import layout
+from agq.errors import AgqError
+from agq.formats import (
+    PER_ROW,
+    SCALES,
+    WEIGHTS,
+    ActivationFormat,
+    Granularity,
+    WeightFormat,
+    groups,
+    weight_format,
+    words,
+)
+from agq.formats.activations import BY_CODE, FLOAT
+from agq.formats.limits import STATIC_SCALES
+from agq.formats.weights import BYTE_CODES, EXACT
+
+
+@dataclass(frozen=True)
+class TensorSize:
+    """Logical type and shape of a tensor, and the bytes that it needs (before padding to 64)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def stored(self) -> int:
+        """Bytes in the file."""
+        return layout.round_up(self.nbytes, layout.ALIGN)
+
+
+@dataclass(frozen=True)
+class LinearInfo:
+    """A linear as the engine computes it (agq_linear of kernels/include/agq.h).
+
+    Attributes:
+        out, inputs: logical shape. dtype: f32, f16, bf16, i8, u4. scale_dtype: f32 or bf16, None for float weights.
+        group: what shares a scale. asym: has zero points.
+        act_bits: 32 (float), 8 or 4. act_group: what shares a scale. act_symmetric. bias: has one (f32).
+        hadamard: block of the Walsh-Hadamard transform of the input, 0: none. act_clip: share of the range that the
+            activations' codes cover.
+        act_static: static activations of act_scale and act_zero, with an exponent per column.
+    """
+
+    out: int
+    inputs: int
+    dtype: str
+    scale_dtype: str | None = None
+    group: Granularity = PER_ROW
+    asym: bool = False
+    act_bits: int = FLOAT.code
+    act_group: Granularity = PER_ROW
+    act_symmetric: bool = True
+    bias: bool = False
+    hadamard: int = 0
+    act_clip: float = 1.0
+    act_static: bool = False
+    act_scale: float = 1.0
+    act_zero: int = 0
+
+    @property
+    def format(self) -> WeightFormat:
+        """The row of `dtype`."""
+        return weight_format(self.dtype)
+
+    @property
+    def activations(self) -> ActivationFormat:
+        """The row of `act_bits`."""
+        return BY_CODE[self.act_bits]
+
+    @property
+    def quantized(self) -> bool:
+        """Integer weights."""
+        return self.format.integer
+
+    @property
+    def sinks(self) -> bool:
+        """Activations are dynamic and coarse: sink tokens have wider ones."""
+        return self.activations.coarse and not self.act_static
+
+    @property
+    def groups(self) -> int:
+        """Scales per row."""
+        return self.group.scales(self.inputs)
+
+    def words(self) -> tuple[str, str]:
+        """Weights and activations for people: ("4 g128", "8 per token, hadamard 128")."""
+        weights = words.weights(self.format, self.group, not self.asym)
+        if self.act_static:
+            inputs = words.static_activations(self.activations, per_channel=False)
+        else:
+            inputs = words.activations(self.activations, self.act_group, self.act_symmetric)
+        return weights, inputs + words.online(self.hadamard, self.act_clip)
+
+    def weight_bytes(self) -> int:
+        """Bytes of the weight tensor."""
+        return layout.weight_bytes(self.format, self.out, self.inputs)
+
+    def tensors(self, name: str) -> dict[str, TensorSize]:
+        """Names, types, shapes and byte counts of the linear's tensors."""
+        found = {f"{name}.weight": TensorSize(self.dtype, (self.out, self.inputs), self.weight_bytes())}
+        if self.quantized:
+            shape = (self.out, self.groups)
+            scale = weight_format(self.scale_dtype or EXACT)
+            found[f"{name}.scale"] = TensorSize(scale.name, shape, layout.rows_bytes(*shape, scale.bytes))
+            if self.asym:
+                found[f"{name}.zero"] = TensorSize(BYTE_CODES.name, shape, layout.rows_bytes(*shape, 1))
+        if self.bias:
+            found[f"{name}.bias"] = TensorSize("f32", (self.out,), 4 * self.out)
+        if self.act_static:
+            found[f"{name}.act_exponent"] = TensorSize("u8", (self.inputs,), self.inputs)
+        return found
+
+    def problem(self) -> str | None:
+        """Why no kernel computes this, or None."""
+        for what, group in (("group", self.group), ("act_group", self.act_group)):
+            if problem := group.problem(self.inputs):
+                return f"{what} {problem}"
+        if self.dtype not in WEIGHTS or self.quantized != (self.scale_dtype in SCALES):
+            return f"{self.dtype} weights with {self.scale_dtype} scales"
+        if self.act_bits not in BY_CODE:
+            return f"{self.act_bits}-bit activations"
+        inputs = self.activations
+        if not self.quantized and (inputs.quantized or self.group != PER_ROW or self.asym):
+            return "float weights with integer activations, groups or zero points"
+        if not inputs.quantized and (self.act_group != PER_ROW or not self.act_symmetric):
+            return "float activations with a group or a zero point"
+        if not self.act_symmetric and not self.act_static and not inputs.asymmetric:
+            return f"asymmetric {self.act_bits}-bit activations"
+        if self.hadamard < 0 or self.hadamard & (self.hadamard - 1) or (self.hadamard and self.inputs % self.hadamard):
+            return f"a Hadamard block of {self.hadamard} is not a power of two that divides {self.inputs}"
+        if not 0 < self.act_clip <= 1 or (self.act_clip != 1 and not inputs.quantized):
+            return f"activations of {self.act_bits} bits clipped to {self.act_clip} of their range"
+        if self.act_static:
+            return self._static_problem()
+        if self.act_scale != 1 or self.act_zero:
+            return "a static scale or zero point with dynamic activations"
+        return None
+
+    def _static_problem(self) -> str | None:
+        inputs = self.activations
+        if not inputs.quantized or self.act_group != PER_ROW or self.act_symmetric or self.act_clip != 1:
+            return "static activations that are float, in groups, symmetric or clipped"
+        if not inputs.coarse and (self.format != BYTE_CODES or self.asym):
+            return "static 8-bit activations without the weights' factors folded into 8-bit codes"
+        if not STATIC_SCALES[0] <= self.act_scale <= STATIC_SCALES[1] or not 0 <= self.act_zero < 1 << self.act_bits:
+            return f"a static scale of {self.act_scale} with zero point {self.act_zero}"
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in docs/artifact.md."""
+        return {
+            "out": self.out,
+            "in": self.inputs,
+            "dtype": self.dtype,
+            "scale_dtype": self.scale_dtype,
+            "group": groups.to_artifact(self.group),
+            "asym": self.asym,
+            "act_bits": self.act_bits,
+            "act_group": groups.to_artifact(self.act_group),
+            "act_symmetric": self.act_symmetric,
+            "bias": self.bias,
+            "hadamard": self.hadamard,
+            "act_clip": self.act_clip,
+            "act_static": self.act_static,
+            "act_scale": self.act_scale,
+            "act_zero": self.act_zero,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Any, name: str, shape: tuple[int, int]) -> "LinearInfo":
+        """Reads what to_dict wrote; AgqError unless it is well-formed, of the given (out, in) shape, and computable."""
+        kinds = {
+            "out": int,
+            "in": int,
+            "dtype": str,
+            "group": int,
+            "asym": bool,
+            "act_bits": int,
+            "act_group": int,
+            "act_symmetric": bool,
+            "bias": bool,
+            "hadamard": int,
+            "act_clip": float,
+            "act_static": bool,
+            "act_scale": float,
+            "act_zero": int,
+        }
+        if not isinstance(value, dict) or set(value) != set(kinds) | {"scale_dtype"}:
+            raise AgqError(f"description of linear `{name}` is incomplete")
+        if any(type(value[key]) is not kind for key, kind in kinds.items()):
+            raise AgqError(f"description of linear `{name}` has a value of the wrong type")
+        if value["dtype"] not in WEIGHTS or value["scale_dtype"] not in (*SCALES, None):
+            raise AgqError(f"description of linear `{name}` has an unknown element type")
+        if (value["out"], value["in"]) != shape:
+            raise AgqError(f"linear `{name}` is {value['out']} x {value['in']}, not {shape[0]} x {shape[1]}")
+        if not 0 <= value["group"] <= shape[1] or not 0 <= value["act_group"] <= shape[1]:
+            raise AgqError(f"description of linear `{name}` has an impossible group size")
+        fields = {key: item for key, item in value.items() if key != "in"}
+        for key in ("group", "act_group"):
+            fields[key] = groups.of_artifact(value[key])
+        info = cls(inputs=value["in"], **fields)
+        if reason := info.problem():
+            raise AgqError(f"linear `{name}` cannot be computed: {reason}")
+        return info
