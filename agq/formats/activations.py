@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agq.errors import AgqError
 from agq.formats.choices import any_of
-from agq.formats.groups import PER_ROW, Granularity, PerGroup
+from agq.formats.groups import FITTED, PER_ROW, Granularity
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ActivationFormat:
 
 
 _ROWS = (
-    ActivationFormat(4, 4, symmetric=False, asymmetric=True, coarse=True, group=PerGroup(128)),
+    ActivationFormat(4, 4, symmetric=False, asymmetric=True, coarse=True, group=FITTED),
     ActivationFormat(8, 8),
     ActivationFormat(16, 32, quantized=False, asymmetric=True),
 )

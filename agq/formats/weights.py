@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agq.errors import AgqError
 from agq.formats.choices import any_of
-from agq.formats.groups import PER_ROW, Granularity, PerGroup
+from agq.formats.groups import FITTED, PER_ROW, Granularity
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ _ROWS = (
         folds=True,
         pairs=True,
         lowest=True,
-        group=PerGroup(128),
+        group=FITTED,
         activations=(4, 8, 16),
     ),
 )

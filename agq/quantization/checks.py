@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agq.errors import AgqError
 from agq.formats import PerGroup
-from agq.formats.groups import suggestion
+from agq.formats.groups import FITTED_SIZES, fit, suggestion
 from agq.formats.weights import FLOAT_BITS
 from agq.models import Linear, ModelParts
 from agq.models.folding import fold_linears
@@ -14,6 +14,33 @@ from agq.quantization.solvers import FALLBACK
 from agq.quantization.tune import KEPT_ACTIVATIONS
 from agq.recipe import METHODS, Recipe, Scheme, TuneOptions
 from agq.reference.stream import BATCH_TOKENS
+
+
+def fit_groups(parts: ModelParts, recipe: Recipe) -> tuple[Recipe, str | None]:
+    """The recipe with a size in place of every group size that it does not say, and what the user should know of it.
+
+    The size is the largest of 128, 64 and 32 that divides the inputs of all linears that want one, the same for weights
+    and activations; where none does, they have one scale per row. The sentence is None where it is the usual 128.
+    """
+    wanting = [linear for linear in parts.block_linears() if _wants_fit(recipe.scheme_for(linear.module))]
+    inputs = sorted({linear.in_features for linear in wanting})
+    group = fit(inputs)
+    fitted = replace(
+        recipe,
+        scheme=recipe.scheme.fit(group),
+        overrides=tuple(replace(item, scheme=item.scheme.fit(group)) for item in recipe.overrides),
+    )
+    if not wanting or group == PerGroup(FITTED_SIZES[0]):
+        return fitted, None
+    widths = ", ".join(map(str, inputs))
+    if isinstance(group, PerGroup):
+        return fitted, f"groups of {group.size}: the largest that divides all inputs ({widths})"
+    tried = ", ".join(map(str, FITTED_SIZES))
+    return fitted, f"one scale per row: no group size of {tried} divides all inputs ({widths})"
+
+
+def _wants_fit(scheme: Scheme | None) -> bool:
+    return scheme is not None and not scheme.fitted
 
 
 def check_schemes(parts: ModelParts, recipe: Recipe) -> None:
@@ -61,7 +88,7 @@ def _group_error(wrong: dict[tuple[str, int], list[Linear]]) -> AgqError:
         listed = "; ".join(f"{fold_linears(found)}: {width}" for width, found in widths.items())
         messages.append(f"{kind} {size} does not divide the inputs of {listed}")
     inputs = {linear.in_features for linears in wrong.values() for linear in linears}
-    return AgqError("; ".join(messages), hint=f"use {suggestion(inputs)}")
+    return AgqError("; ".join(messages), hint=f"use {suggestion(inputs)}, or name none to have one fitted")
 
 
 @dataclass(frozen=True)

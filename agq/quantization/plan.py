@@ -16,7 +16,7 @@ from agq.formats import PerGroup
 from agq.formats.activations import WIDE
 from agq.formats.weights import BYTE_CODES
 from agq.hub import find_model
-from agq.quantization.checks import Needs, check_memory, check_schemes, estimate, tuning_bytes
+from agq.quantization.checks import Needs, check_memory, check_schemes, estimate, fit_groups, tuning_bytes
 from agq.quantization.transforms.plan import TransformPlan, feasible
 from agq.quantization.tune import steps_worth, training_length
 from agq.quantization.writer import choose_format, module_schemes, online_steps
@@ -33,7 +33,7 @@ from agq.text.calibration import fit_seq_len
 class Plan:
     """A run that passed every check. transforms: which transformations the model allows, before anything is measured;
     output: the folder to write; work: where finished blocks wait meanwhile; fitted: the windows' length was cut to the
-    model's context."""
+    model's context; groups: what was fitted where the user names no group size."""
 
     model: str
     checkpoint: Checkpoint
@@ -47,6 +47,7 @@ class Plan:
     device: torch.device
     force: bool
     fitted: bool
+    groups: str | None = None
 
     @property
     def work(self) -> Path:
@@ -55,7 +56,7 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What the user should know of the result, in plain sentences."""
-        notes = []
+        notes = [self.groups] if self.groups else []
         schemes = set(self.schemes.values())
         narrow = [scheme for scheme in schemes if scheme.weights.format.bits < BYTE_CODES.bits]
         asymmetric = any(not scheme.weights.symmetric for scheme in narrow)
@@ -143,6 +144,7 @@ def plan(
     if checkpoint.quantization is not None:
         raise AgqError(f"`{folder}` is quantized already", hint="start from the unquantized model")
     recipe.pruning.check(checkpoint.spec.layers)
+    recipe, groups = fit_groups(checkpoint.parts, recipe)
     check_schemes(checkpoint.parts, recipe)
     schemes = module_schemes(checkpoint.parts, recipe)
     if not schemes:
@@ -206,6 +208,7 @@ def plan(
     recipe = replace(recipe, model=name)
     return Plan(
         str(model), checkpoint, recipe, schemes, transforms, format, statistics, target, needs, place, force, fitted,
+        groups,
     )  # fmt: skip
 
 

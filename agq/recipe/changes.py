@@ -32,7 +32,8 @@ class RecipeChanges(Changes):
     act_bits: int | None = option(None, "4, 8 or 16, instead of {scheme}.")
     group_size: int | None = option(
         None,
-        "Columns per weight scale; -1: one per output channel. Default 128 for 4 bits, -1 for 8.",
+        "Columns per weight scale; -1: one per output channel. Default for 4 bits: the largest of 128, 64, 32 that "
+        "divides all inputs; for 8: -1.",
         words="group-size,g",
     )
     asym: bool | None = option(None, "Asymmetric or symmetric weights. Default symmetric.", words="asym/sym")

@@ -4,18 +4,18 @@ linears others."""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agq import structured
 from agq.errors import AgqError
 from agq.formats import (
     ACTIVATIONS,
+    FITTED,
     INTEGERS,
     PER_ROW,
     ActivationFormat,
     Granularity,
-    PerGroup,
     WeightFormat,
     activation_format,
     groups,
@@ -50,7 +50,7 @@ class WeightScheme:
 
     bits: int
     symmetric: bool = True
-    group_size: Granularity = PerGroup(128)
+    group_size: Granularity = FITTED
 
     def __post_init__(self) -> None:
         if self.quantized:
@@ -135,8 +135,8 @@ class Scheme:
     ) -> Scheme:
         """A scheme from its bits; what is None takes the default of its format.
 
-        Defaults: 4-bit weights in groups of 128, 8-bit weights per row; 8-bit activations per token and
-        symmetric, 4-bit activations in groups of 128 and asymmetric.
+        Defaults: 4-bit weights in groups that fit the model, 8-bit weights per row; 8-bit activations per token and
+        symmetric, 4-bit activations in groups that fit and asymmetric.
         """
         inputs = activation_format(act_bits)
         if group_size is None:
@@ -174,6 +174,19 @@ class Scheme:
     def quantized(self) -> bool:
         """False for W16A16."""
         return self.weights.quantized
+
+    @property
+    def fitted(self) -> bool:
+        """No group size is left to be fitted to a model."""
+        return FITTED not in (self.weights.group_size, self.activations.group_size)
+
+    def fit(self, group: Granularity) -> Scheme:
+        """The scheme with `group` where the group size is not said."""
+        weights, inputs = self.weights, self.activations
+        return Scheme(
+            replace(weights, group_size=group) if weights.group_size == FITTED else weights,
+            replace(inputs, group_size=group) if inputs.group_size == FITTED else inputs,
+        )
 
     def describe(self) -> str:
         """One line for people: "W4 g128, A4 g128 asym"."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from agq.formats import INTEGERS, WEIGHTS, PerGroup, WeightFormat
+from agq.formats import FITTED, INTEGERS, WEIGHTS, WeightFormat
 
-ROW = WeightFormat("u3", 3, "AGQ_U3", integer=True, offset=4, lowest=True, group=PerGroup(32), activations=(8, 16))
+ROW = WeightFormat("u3", 3, "AGQ_U3", integer=True, offset=4, lowest=True, group=FITTED, activations=(8, 16))
 WEIGHTS[ROW.name] = ROW
 INTEGERS[ROW.bits] = ROW
 

@@ -10,6 +10,7 @@ from agq.errors import AgqError, UsageError
 from agq.formats import (
     ACTIVATIONS,
     EMBEDDING,
+    FITTED,
     FLOATS,
     HEAD,
     INTEGERS,
@@ -17,7 +18,6 @@ from agq.formats import (
     PER_ROW,
     TABLES,
     WEIGHTS,
-    PerGroup,
     activation_format,
     any_of,
     cache_format,
@@ -74,8 +74,8 @@ def test_bytes_of_elements() -> None:
 
 
 def test_defaults_of_formats() -> None:
-    assert integer_format(4).group == PerGroup(128) and integer_format(8).group == PER_ROW
-    assert activation_format(4).group == PerGroup(128) and activation_format(8).group == PER_ROW
+    assert integer_format(4).group == FITTED and integer_format(8).group == PER_ROW
+    assert activation_format(4).group == FITTED and activation_format(8).group == PER_ROW
     assert not activation_format(4).symmetric and activation_format(8).symmetric
     with pytest.raises(AgqError, match="activations of 5 bits"):
         activation_format(5)

@@ -9,7 +9,7 @@ import pytest
 
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
-from agq.formats import PER_ROW, Granularity, PerGroup
+from agq.formats import FITTED, PER_ROW, Granularity, PerGroup
 from agq.quantization.checks import check_memory, check_schemes, estimate
 from agq.quantization.plan import plan
 from agq.quantization.writer import module_schemes
@@ -18,13 +18,8 @@ from agq.recipe.changes import RecipeChanges
 from tests.transforms.transform_support import random_model
 
 
-USUAL = PerGroup(128)
-
-
-def recipe(scheme: str = "W4A8", *overrides: str, group: Granularity = USUAL) -> Recipe:
-    named = Scheme.parse(scheme)
-    inputs = group if named.activations.coarse else None
-    chosen = Scheme.of(named.weights.bits, named.activations.bits, group, act_group_size=inputs)
+def recipe(scheme: str = "W4A8", *overrides: str, group: Granularity = FITTED) -> Recipe:
+    chosen = Scheme.parse(scheme).fit(group) if group != FITTED else Scheme.parse(scheme)
     return Recipe(scheme=chosen, overrides=tuple(Override.parse(text) for text in overrides))
 
 
@@ -37,7 +32,7 @@ def test_layers_whose_groups_do_not_divide_are_folded_into_one_line(tmp_path: Pa
         f"group size 128 does not divide the inputs of {layers}; "
         f"activation group size 128 does not divide the inputs of {layers}"
     )
-    assert caught.value.hint == "use -1 for one scale for the whole row"
+    assert caught.value.hint == "use -1 for one scale for the whole row, or name none to have one fitted"
     with pytest.raises(AgqError) as caught:
         check_schemes(parts, recipe("W4A8", group=PerGroup(32)))  # 96 is a multiple of 32
     assert caught.value.message.endswith("the inputs of q, k, v, o, gate, up of 2 blocks: 48")

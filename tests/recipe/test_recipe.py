@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from agq.errors import AgqError
-from agq.formats import PER_ROW, PerGroup
+from agq.formats import FITTED, PER_ROW, PerGroup
 from agq.recipe import (
     ActivationScheme,
     CalibrationSpec,
@@ -27,13 +27,13 @@ FAMILY = {"llama": "llama", "tinyllama": "llama", "opt": "opt", "bloom": "bloom"
 
 def test_scheme_defaults():
     w4a8, w4a4, w8a8 = Scheme.parse("W4A8"), Scheme.parse("w4a4"), Scheme.parse("W8A8")
-    assert w4a8 == Scheme(WeightScheme(4, True, PerGroup(128)), ActivationScheme(8, True, PER_ROW))
-    assert w4a4.activations == ActivationScheme(4, False, PerGroup(128))
+    assert w4a8 == Scheme(WeightScheme(4, True, FITTED), ActivationScheme(8, True, PER_ROW))
+    assert w4a4.activations == ActivationScheme(4, False, FITTED)
     assert w8a8.weights == WeightScheme(8, True, PER_ROW)
     assert Scheme.parse("W4A16").activations.bits == 16
-    assert Scheme.parse("W4A8_ASYM").weights == WeightScheme(4, False, PerGroup(128))
+    assert Scheme.parse("W4A8_ASYM").weights == WeightScheme(4, False, FITTED)
     assert Scheme.parse("W4A8_ASYM").name == "W4A8_ASYM"
-    assert w4a4.describe() == "W4 g128, A4 g128 asym"
+    assert w4a4.fit(PerGroup(128)).describe() == "W4 g128, A4 g128 asym"
 
 
 @pytest.mark.parametrize("name", ["W4A4", "W4A8", "W4A16", "W8A8", "W8A16", "W4A8_ASYM"])
