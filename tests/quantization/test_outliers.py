@@ -10,6 +10,7 @@ import torch
 
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
+from agq.formats import PerGroup
 from agq.quantization.outliers import STRENGTHS, inject_outliers
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.search import channel_exponents, make_plan, zigzag
@@ -51,7 +52,9 @@ def test_twin_has_outliers_and_the_search_takes_them_away(short_model: Path, twi
     options = TransformOptions(scale=True, scale_norms=True)
     for folder, injected in ((short_model, False), (twin, True)):
         checkpoint = open_checkpoint(folder)
-        plan = make_plan(checkpoint, Recipe(scheme=Scheme.parse("W4A8"), transforms=options), windows)
+        plan = make_plan(
+            checkpoint, Recipe(scheme=Scheme.parse("W4A8").fit(PerGroup(128)), transforms=options), windows
+        )
         before, after = _largest(checkpoint, windows, None), _largest(checkpoint, windows, plan)
         if not injected:
             natural = before
@@ -136,7 +139,9 @@ def test_seed_of_the_rotations_is_the_best_of_those_tried(short_model: Path, win
 
     def chosen(seed: int, seeds: int) -> int:
         options = TransformOptions(fold=True, r1=True, r2=True, seed=seed, seeds=seeds)
-        plan = make_plan(checkpoint, Recipe(scheme=Scheme.parse("W4A4"), transforms=options), windows)
+        plan = make_plan(
+            checkpoint, Recipe(scheme=Scheme.parse("W4A4").fit(PerGroup(128)), transforms=options), windows
+        )
         assert plan.r1 == plan.r2
         return plan.r1
 

@@ -14,6 +14,7 @@ import agq
 from agq.artifact import open_artifact
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError, UsageError
+from agq.formats import PerGroup
 from agq.numerics.hadamard import fwht
 from agq.numerics.quantizers import fake_quantize
 from agq.quantization.transforms.search import _gather
@@ -30,7 +31,7 @@ from agq.reference.stream import HiddenStates
 from agq.reporting.progress import Progress
 from tests.quantization.quantization_support import planned, quantized
 
-W4A4 = Scheme.parse("W4A4")
+W4A4 = Scheme.parse("W4A4").fit(PerGroup(128))
 
 
 def sinks_of(x: torch.Tensor, count: int, clip: float = 1.0, hadamard: int = 0) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from agq.checkpoint import open_checkpoint, read_linear
 from agq.errors import AgqError, UsageError
+from agq.formats import PerGroup
 from agq.models import parts
 from agq.models.spec import ModelSpec
 from agq.numerics.quantizers import quantize_weight, weight_grid
@@ -31,7 +32,7 @@ from tests.quantization.quantization_support import TEXT, contents, quantized
 
 STEPS = 48
 TUNE = TuneOptions(steps=STEPS, rounding_rate=4e-3)
-RECIPE = Recipe(scheme=Scheme.parse("W4A8"), tune=TUNE)
+RECIPE = Recipe(scheme=Scheme.parse("W4A8").fit(PerGroup(128)), tune=TUNE)
 RUN = {"recipe": RECIPE, "samples": 16, "seq_len": 256, "scale": True, "hadamard": 128}
 
 

@@ -45,7 +45,7 @@ def test_learned_rotation_shrinks_the_ranges() -> None:
 def test_learned_rotation_in_blocks_keeps_the_mean() -> None:
     assert block_size(1024) == 1024 and block_size(4096) == 128 and block_size(1536 + 64) == 64
     x = _along_directions(300, 1280)
-    turns = learn_residual([x, 2 * x], [1.0, 0.5], -1, 5, keep_mean=True)
+    turns = learn_residual([x, 2 * x], [1.0, 0.5], x.shape[1], 5, keep_mean=True)
     assert turns.shape == (10, 128, 128)
     assert torch.allclose(torch.ones(128) @ turns, torch.ones(10, 128), atol=1e-5)
 
