@@ -124,7 +124,10 @@ CASES = (
     Case("sinks", "llama", _plain("W4A4", "--sink-tokens", "4")),
     Case("pruned", "llama", _plain("W4A8", "--prune", "1-2:0.3"), quick=True),
     Case(
-        "override", "llama", _plain("W4A4", "--override", "re:.*down_proj=W8A8", "--ignore", "re:.*[qkv]_proj"), quick=True
+        "override",
+        "llama",
+        _plain("W4A4", "--override", "re:.*down_proj=W8A8", "--ignore", "re:.*[qkv]_proj"),
+        quick=True,
     ),
     Case("seeds", "llama", ("--rot-seeds", "2", "--rot-seed", "5", "--no-scale", "--tune", "0")),
     # How it is run.

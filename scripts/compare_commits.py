@@ -176,8 +176,9 @@ def cleaned(value: Any, words: bool, linears: bool = False) -> Any:
     return [cleaned(item, words, linears) for item in value] if isinstance(value, list) else value
 
 
-def printed(text: str, words: bool) -> list[Any]:
-    """Lines of an output, those that are JSON objects parsed and cleaned."""
+def printed(text: str, side: Side, words: bool) -> list[Any]:
+    """Lines of an output, those that are JSON objects parsed and cleaned. The side's own folders have one name."""
+    text = text.replace(str(side.tree), "TREE").replace(str(side.work), "WORK")
     return [cleaned(json.loads(line), words) if line.startswith("{") else line for line in text.splitlines()]
 
 
@@ -244,7 +245,7 @@ def compare(case: str, step: Step, sides: list[Side], words: bool) -> Row:
     if base.returncode != step.code:
         text = " ".join(base.stderr.split())[-300:]
         return Row(case, step.what, f"cannot be compared: exit code {base.returncode} on both sides: {text}")
-    difference = first_difference(printed(base.stdout, words), printed(head.stdout, words))
+    difference = first_difference(printed(base.stdout, sides[0], words), printed(head.stdout, sides[1], words))
     if step.output:
         stored = path_difference(*(side.work / step.output for side in sides))
         difference = "; ".join(filter(None, (stored, difference)))
@@ -277,7 +278,7 @@ def work(arguments: argparse.Namespace, sides: list[Side]) -> Iterator[tuple[str
         for case in found
         if not arguments.only or case.name in arguments.only
     )
-    if not arguments.only:
+    if not arguments.only or "recipes" in arguments.only:
         yield "recipes", cases.recipe_steps()
 
 
@@ -293,7 +294,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", metavar="CASE", help="only this case; may be repeated")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cases at a time; default: one a core")
     arguments = parser.parse_args()
-    if unknown := set(arguments.only or ()) - {case.name for case in (*cases.CASES, *cases.SHARED)}:
+    if unknown := set(arguments.only or ()) - {"recipes", *(case.name for case in (*cases.CASES, *cases.SHARED))}:
         stop(f"unknown case {', '.join(unknown)}")
     with tempfile.TemporaryDirectory(prefix="agq-compare-") as name:
         folder = Path(name).resolve()
