@@ -12,14 +12,14 @@ BIN := $(VENV)/bin
 INSTALL_INPUTS := pyproject.toml setup.py constraints.txt scripts/venv.sh
 SHELL_SCRIPTS := $(wildcard scripts/*.sh kernels/tests/*.sh) .ci/run
 PYTHON_CODE := agq benchmarks demo kernels scripts tests setup.py
-C_CODE := $(wildcard kernels/include/*.h kernels/src/*/*.[ch] kernels/tests/*.[ch] kernels/bench/*.[ch] tests/arm/*.c)
+C_CODE := $(shell find kernels tests -name '*.[ch]' -not -path '*/build*/*')
 # One file of tests at a time and worker. Two processes with one thread each finish sooner than one process with two.
 PYTEST := pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 export PYTHON PIP_TORCH_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean install venv-test venv-dev kernels kernels-arm test test-c test-arm test-py coverage check lint \
+.PHONY: help demo demo-clean install venv-test venv-dev kernels kernels-arm test test-c test-arm test-py coverage check lint mutants \
         types format sanitize bench wheel deps clean
 
 help: ## list the targets
@@ -102,6 +102,10 @@ format: venv-dev ## give Python and C code the style that `make lint` checks
 	$(BIN)/python -m ruff check --fix $(PYTHON_CODE)
 	$(BIN)/python -m ruff format $(PYTHON_CODE)
 	$(BIN)/clang-format -i $(C_CODE)
+
+mutants: venv-test ## wrong lines of C and Python code, each of which must turn a test red
+	@$(MAKE) --no-print-directory -C kernels mutants JOBS=$(JOBS)
+	$(ONE_THREAD) $(BIN)/python -m tests.mutants.run --jobs $(JOBS)
 
 sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) --output-sync=target sanitize
