@@ -20,7 +20,7 @@ from agq.quantization.checks import Needs, check_memory, check_schemes, estimate
 from agq.quantization.transforms.plan import TransformPlan, feasible
 from agq.quantization.tune import steps_worth, training_length
 from agq.quantization.writer import choose_format, module_schemes, online_steps
-from agq.recipe import Recipe, Scheme, no_sinks
+from agq.recipe import CalibrationSpec, Recipe, Scheme, no_sinks
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import section
 from agq.recipe.resolve import effective_recipe, fit_hadamard
@@ -119,42 +119,20 @@ def plan(
     Raises AgqError; UsageError: changes that are wrong or contradict each other.
     """
     changes, run = changes or RecipeChanges(), run or RunOptions()
-    calibration = run.calibration
     folder, named = find_model(str(model))
     # A recipe file of the user's is done as it is; agq's own name a model, and the best way of quantizing it is the
     # preset's.
     automatic = recipe is None and not str(model).endswith((".yaml", ".yml"))
     chosen = automatic or changes.preset is not None
     recipe = effective_recipe(recipe or named, changes, automatic)
-    given = changes.given()
-    texts = sorted(option.name for option in section(changes.options(), "calibration") if option.name in given)
-    if calibration is not None and texts:
-        raise UsageError(f"`calibration:` brings its own windows; `{texts[0]}:` does not go with it")
-    if not recipe.calibrated:
-        if texts:
-            raise UsageError(
-                "`method: rtn` reads no calibration text",
-                hint="leave the options about data away, or use `method: gptq`",
-            )
-        if calibration is not None and not recipe.gptq.mse:
-            raise UsageError(
-                "`method: rtn` uses calibration statistics only for the clip search", hint="add `mse: true`"
-            )
+    _check_calibration_options(recipe, changes, run.calibration)
     checkpoint = open_checkpoint(folder)
     if checkpoint.quantization is not None:
         raise AgqError(f"`{folder}` is quantized already", hint="start from the unquantized model")
     recipe.pruning.check(checkpoint.spec.layers)
     recipe, groups = fit_groups(checkpoint.parts, recipe)
     check_schemes(checkpoint.parts, recipe)
-    schemes = module_schemes(checkpoint.parts, recipe)
-    if not schemes:
-        raise AgqError(
-            "the recipe leaves every linear of the decoder blocks in floating point",
-            hint="check `ignore` and overrides",
-        )
-    if recipe.sink_tokens and not any(scheme.activations.coarse for scheme in schemes.values()):
-        raise no_sinks(recipe.sink_tokens)
-    _check_overrides(checkpoint, recipe)
+    schemes = _module_schemes(checkpoint, recipe)
     if changes.hadamard is None and chosen:
         recipe = fit_hadamard(recipe, checkpoint.spec.ffn)
     transforms = feasible(checkpoint, recipe.transforms)
@@ -164,52 +142,109 @@ def plan(
             transforms, skipped={step: why for step, why in transforms.skipped.items() if step != "shift"}
         )
     format = choose_format(schemes, run.ct_format)
-    statistics = None
-    fitted = False
-    if calibration is not None:
-        statistics = open_statistics(calibration)
-        check_model(statistics, checkpoint.fingerprint(), model)
-        samples, seq_len = statistics.tokens.shape
-        spec = replace(
-            recipe.calibration,
-            data=str(statistics.calibration["source"]),
-            samples=samples,
-            seq_len=seq_len,
-            seed=int(statistics.calibration["seed"]),
-            detached=bool(statistics.calibration.get("detached")),
-        )
-        recipe = replace(recipe, calibration=spec)
-    elif recipe.calibrated:
-        spec = fit_seq_len(recipe.calibration, checkpoint, explicit="seq_len" in given)
-        fitted = spec.seq_len != recipe.calibration.seq_len
-        recipe = replace(recipe, calibration=spec)
+    calibration, statistics = _calibration(model, checkpoint, recipe, changes, run.calibration)
+    fitted = statistics is None and calibration.seq_len != recipe.calibration.seq_len
+    recipe = replace(recipe, calibration=calibration)
     if recipe.tune.auto:
-        steps = steps_worth(checkpoint.parts, recipe.calibration.samples, recipe.calibration.seq_len)
+        steps = steps_worth(checkpoint.parts, calibration.samples, calibration.seq_len)
         recipe = replace(recipe, tune=replace(recipe.tune, steps=steps, auto=False))
     target = Path(output) if output is not None else default_output(str(model), recipe)
+    _check_target(target, Path(folder), force)
+    needs = _needs(checkpoint, recipe, schemes, not transforms.empty)
+    if check_space:
+        check_memory(needs, available_memory())
+        ensure_free_space(target, needs.output)
+    return Plan(
+        model=str(model),
+        checkpoint=checkpoint,
+        recipe=replace(recipe, model=Path(model).name if Path(model).exists() else str(model)),
+        schemes=schemes,
+        transforms=transforms,
+        format=format,
+        statistics=statistics,
+        output=target,
+        needs=needs,
+        device=torch_device(run.device),
+        force=force,
+        fitted=fitted,
+        groups=groups,
+    )
+
+
+def _check_calibration_options(recipe: Recipe, changes: RecipeChanges, statistics: str | Path | None) -> None:
+    """Options about calibration text that contradict a statistics file, or a method that reads none (UsageError)."""
+    given = changes.given()
+    texts = sorted(option.name for option in section(changes.options(), "calibration") if option.name in given)
+    if statistics is not None and texts:
+        raise UsageError(f"`calibration:` brings its own windows; `{texts[0]}:` does not go with it")
+    if recipe.calibrated:
+        return
+    if texts:
+        raise UsageError(
+            "`method: rtn` reads no calibration text",
+            hint="leave the options about data away, or use `method: gptq`",
+        )
+    if statistics is not None and not recipe.gptq.mse:
+        raise UsageError("`method: rtn` uses calibration statistics only for the clip search", hint="add `mse: true`")
+
+
+def _module_schemes(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Scheme]:
+    """Module name -> scheme of every linear that is quantized. AgqError: there is none, sink tokens change nothing, an
+    override matches nothing."""
+    schemes = module_schemes(checkpoint.parts, recipe)
+    if not schemes:
+        raise AgqError(
+            "the recipe leaves every linear of the decoder blocks in floating point",
+            hint="check `ignore` and overrides",
+        )
+    if recipe.sink_tokens and not any(scheme.activations.coarse for scheme in schemes.values()):
+        raise no_sinks(recipe.sink_tokens)
+    _check_overrides(checkpoint, recipe)
+    return schemes
+
+
+def _calibration(
+    model: str, checkpoint: Checkpoint, recipe: Recipe, changes: RecipeChanges, path: str | Path | None
+) -> tuple[CalibrationSpec, StatisticsFile | None]:
+    """The windows of the run, cut to the model's context, and the statistics file at `path`, which brings its own."""
+    if path is None:
+        if not recipe.calibrated:
+            return recipe.calibration, None
+        return fit_seq_len(recipe.calibration, checkpoint, explicit="seq_len" in changes.given()), None
+    statistics = open_statistics(path)
+    check_model(statistics, checkpoint.fingerprint(), model)
+    samples, seq_len = statistics.tokens.shape
+    spec = replace(
+        recipe.calibration,
+        data=str(statistics.calibration["source"]),
+        samples=samples,
+        seq_len=seq_len,
+        seed=int(statistics.calibration["seed"]),
+        detached=bool(statistics.calibration.get("detached")),
+    )
+    return spec, statistics
+
+
+def _check_target(target: Path, folder: Path, force: bool) -> None:
+    """AgqError unless the run may write `target`. folder: the model's."""
     if not force:
         check_absent_or_empty(target)
     elif target.exists() and not (target / "config.json").exists() and any(target.iterdir()):
         raise AgqError(f"`{target}` is not a model folder: it is not replaced", hint="choose another output path")
-    if target.resolve() == Path(folder).resolve():
+    if target.resolve() == folder.resolve():
         raise AgqError("output and model are the same folder")
     if not target.parent.is_dir():
         raise AgqError(f"`{target.parent}` is not a folder", hint="create it first")
+
+
+def _needs(checkpoint: Checkpoint, recipe: Recipe, schemes: dict[str, Scheme], transformed: bool) -> Needs:
+    """Bytes that the run takes, tuning included."""
     windows = (recipe.calibration.samples, recipe.calibration.seq_len) if recipe.calibrated else None
-    needs = estimate(checkpoint.parts, schemes, recipe.method, windows, checkpoint.weight_bytes(), not transforms.empty)
+    needs = estimate(checkpoint.parts, schemes, recipe.method, windows, checkpoint.weight_bytes(), transformed)
     if recipe.tune.steps:
-        length = training_length(checkpoint.spec, windows[1])
+        length = training_length(checkpoint.spec, recipe.calibration.seq_len)
         needs = replace(needs, working=needs.working + tuning_bytes(checkpoint.parts, recipe.tune, length))
-    if check_space:
-        check_memory(needs, available_memory())
-        ensure_free_space(target, needs.output)
-    place = torch_device(run.device)
-    name = Path(model).name if Path(model).exists() else str(model)
-    recipe = replace(recipe, model=name)
-    return Plan(
-        str(model), checkpoint, recipe, schemes, transforms, format, statistics, target, needs, place, force, fitted,
-        groups,
-    )  # fmt: skip
+    return needs
 
 
 def _check_overrides(checkpoint: Checkpoint, recipe: Recipe) -> None:
