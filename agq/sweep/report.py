@@ -73,10 +73,10 @@ def to_markdown(sweep: Sweep, records: list[dict[str, Any]], command: str) -> st
         "",
         _protocol(sweep),
         "",
-        "r: perplexity over that of the unquantized model on the same windows (1 is no loss). KL: mean divergence from the "
-        "unquantized model's predictions, nats. top-1: share of positions with the same likeliest token. bpw: stored bits a weight "
-        "in the linears of the blocks. ref: perplexity of the packed file over that of the quantized folder in torch, on the first "
-        f"{sweep.reference_windows} windows of all texts together.",
+        "r: perplexity over that of the unquantized model on the same windows (1 is no loss). KL: mean divergence from "
+        "the unquantized model's predictions, nats. top-1: share of positions with the same likeliest token. bpw: "
+        "stored bits a weight in the linears of the blocks. ref: perplexity of the packed file over that of the "
+        f"quantized folder in torch, on the first {sweep.reference_windows} windows of all texts together.",
     ]
     for model in sweep.models:
         rows = sweep.rows_of(model)
@@ -111,10 +111,10 @@ def _protocol(sweep: Sweep) -> str:
         for key, value in sweep.calibration.given().items()
     )
     return (
-        f"Perplexity: GPTQ protocol, non-overlapping windows of the model's length, computed by the C kernels from the packed file. "
-        f"Texts: {texts}. Calibration: {calibration}. KL and top-1: first {sweep.divergence_windows} windows of "
-        f"{sweep.texts[0].name}. Speed: prefill of {sweep.prefill} tokens, decode of {sweep.decode}, medians of 3; only rows of one "
-        "table compare."
+        f"Perplexity: GPTQ protocol, non-overlapping windows of the model's length, computed by the C kernels from the "
+        f"packed file. Texts: {texts}. Calibration: {calibration}. KL and top-1: first {sweep.divergence_windows} "
+        f"windows of {sweep.texts[0].name}. Speed: prefill of {sweep.prefill} tokens, decode of {sweep.decode}, "
+        "medians of 3; only rows of one table compare."
     )
 
 
@@ -160,7 +160,8 @@ def _pruning(sweep: Sweep, model: ModelEntry, rows: list[Row], records: Records)
     """Three perplexities of each pruned row; the first is the paper's metric and compares with the second only."""
     text = sweep.texts[0].name
     lines = [
-        f"Token pruning ({text}): survivors only (the paper's metric) compares with the unpruned model on the same positions.",
+        f"Token pruning ({text}): survivors only (the paper's metric) compares with the unpruned model on the same "
+        "positions.",
         "",
         "| row | sparsity | survivors only | unpruned, same positions | all tokens |",
         "|---|---|---|---|---|",

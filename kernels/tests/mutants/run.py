@@ -3,14 +3,16 @@
 
     run.py [--levels "scalar avx2 ..."] [--jobs N] [--only WORD] [--list]
 
-The mutants stand in the .toml files beside this one (see ../README.md). Sources are copied to build/mutants and compiled there
-once; for a mutant only what depends on its file is compiled again. Needs Python 3.11, nothing beyond its standard library.
+The mutants stand in the .toml files beside this one (see ../README.md). Sources are copied to build/mutants and
+compiled there once; for a mutant only what depends on its file is compiled again. Needs Python 3.11, nothing beyond its
+standard library.
 Exit code: 0 if every mutant was killed, 1 if one survived, 2 if the table or the build is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import queue
 import re
@@ -30,6 +32,8 @@ COPIED = ("Makefile", "include", "src", "tests")
 ARM_CPUS = {"neon": "cortex-a72", "dotprod": "cortex-a76", "i8mm": "max"}
 X86_LEVELS = {"sse41": "sse4_1", "avx2": "avx2", "avxvnni": "avx_vnni", "avx512vnni": "avx512_vnni"}
 SEED = "1"
+# What a make that runs this script would tell the make that this script runs.
+OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LEVELS", "TESTS")
 
 
 class TableError(Exception):
@@ -42,7 +46,8 @@ class Mutant:
     file: str
     old: str
     new: str
-    after: str  # text of the line from which `old` is looked for; empty: from the top, and then it must stand there once
+    # Text of the line from which `old` is looked for; empty: from the top, and then it must stand there once.
+    after: str
     levels: tuple[str, ...]  # it runs at the first of them that was chosen
     tests: tuple[str, ...]
 
@@ -66,7 +71,7 @@ def pattern(fragment: str) -> str:
     tokens = re.findall(r'"[^"]*"|\w+|[^\w\s]', fragment)
     gap = r"(?:\s|\\\n)*"
     parts = [re.escape(tokens[0])]
-    for left, right in zip(tokens, tokens[1:]):
+    for left, right in itertools.pairwise(tokens):
         words = re.match(r"\w", left[-1]) and re.match(r"\w", right[0])
         parts.append((r"(?:\s|\\\n)+" if words else gap) + re.escape(right))
     edge = [r"(?<!\w)" if re.match(r"\w", tokens[0]) else "", r"(?!\w)" if re.match(r"\w", tokens[-1][-1]) else ""]
@@ -107,7 +112,7 @@ def make(tree: Path, level: str, tests: list[str], jobs: int) -> subprocess.Comp
     """Compiles test programs of one level. A make that runs this script has no say in it."""
     cross = ["CROSS=aarch64-linux-gnu-", "LINK_STATIC=-static"] if level in ARM_CPUS else []
     variables = ["BUILD=build", "OPTIMIZE=-O1", "CFLAGS=-w", *cross, f"LEVELS={level}", f"TESTS={' '.join(tests)}"]
-    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LEVELS", "TESTS")}
+    environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
     command = ["make", "-C", str(tree), f"-j{jobs}", *variables, "test-programs"]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
@@ -119,7 +124,8 @@ def architecture(level: str) -> str:
 def run_test(tree: Path, level: str, test: str, limit: float) -> tuple[bool, float]:
     """Whether the test ended with success within `limit` seconds, and the seconds it took."""
     program = tree / "build" / architecture(level) / level / f"test_{test}"
-    emulator = ["qemu-aarch64", "-cpu", ARM_CPUS[level]] if level in ARM_CPUS and os.uname().machine != "aarch64" else []
+    emulated = level in ARM_CPUS and os.uname().machine != "aarch64"
+    emulator = ["qemu-aarch64", "-cpu", ARM_CPUS[level]] if emulated else []
     environment = os.environ | {"AGQ_TEST_SEED": SEED, "AGQ_TEST_FAIL_FAST": "1", "AGQ_TEST_REQUIRE": "1"}
     begin = time.monotonic()
     try:
@@ -134,7 +140,8 @@ def sync(tree: Path) -> None:
     """Makes `tree` a copy of the kernels' sources; files that are equal already keep their time."""
     for name in COPIED:
         source = KERNELS / name
-        files = [source] if source.is_file() else [p for p in source.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        found = [source] if source.is_file() else source.rglob("*")
+        files = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
         for path in files:
             to = tree / path.relative_to(KERNELS)
             if not to.exists() or to.read_bytes() != path.read_bytes():
@@ -270,7 +277,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mutants of the kernels, each of which must turn a C test red.")
     parser.add_argument("--levels", default="", help="levels to choose from (default: this machine's, neon, dotprod)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", default="", help="mutants whose name, file or level holds this text, or one of several: 'pool|norm'")
+    only = "mutants whose name, file or level holds this text, or one of several: 'pool|norm'"
+    parser.add_argument("--only", default="", help=only)
     parser.add_argument("--list", action="store_true", help="list the mutants and stop")
     options = parser.parse_args()
     try:
