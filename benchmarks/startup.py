@@ -31,8 +31,8 @@ def main() -> None:
     options.add_argument("model", type=Path, nargs="?", help="packed artifact")
     options.add_argument("-t", "--threads", type=int, default=2)
     args = options.parse_args()
+    from agq.cli.startup import first_token
     from agq.runtime.library import load_library
-    from agq.runtime.startup import first_token
 
     with tempfile.TemporaryDirectory(prefix="agq-bench-") as folder:
         model = args.model
