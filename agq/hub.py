@@ -57,7 +57,7 @@ def offline_if_unreachable() -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
         for module in ("huggingface_hub.constants", "datasets.config"):
             if module in sys.modules:  # imported before: it has read the variable already
-                sys.modules[module].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+                sys.modules[module].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]  # modules of any kind
 
 
 def _download(repo: str, revision: str) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from agq.errors import AgqError
 
@@ -154,7 +154,7 @@ def _is_a(kind: Any, value: Any) -> bool:
 def build(kind: type[_T], data: Any, place: Place, path: Path) -> _T:
     """The dataclass `kind` from a mapping; missing keys take their defaults. AgqError for what does not fit."""
     found = table(data, names(kind), place, path)
-    declared = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    declared = {item.name: item for item in fields(cast(Any, kind))}
     for name, item in declared.items():
         if name not in found and item.default is MISSING and item.default_factory is MISSING:
             raise AgqError(f"{place(path)}: `{name}` is missing")

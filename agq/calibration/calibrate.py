@@ -87,4 +87,5 @@ def collect(
     statistics = gather(Parameters(checkpoint, device=place), torch.from_numpy(tokens), progress or Progress())
     save(path, checkpoint, statistics, tokens, {"version": __version__, "calibration": record})
     attention = [float(statistics[f"attention_to_first.{index}"].mean()) for index in range(checkpoint.spec.layers)]
-    return CalibrationResult(path, *tokens.shape, attention)
+    windows, length = tokens.shape
+    return CalibrationResult(path, windows, length, attention)

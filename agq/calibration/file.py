@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class StatisticsFile:
     path: Path
     tokens: np.ndarray
     model_fingerprint: str
-    calibration: dict[str, object]
+    calibration: dict[str, Any]
     _file: SafetensorsFile
 
     def has(self, name: str) -> bool:

@@ -161,16 +161,17 @@ class CalibrationResult:
     attention: list[float]
 
 
+def _entry(name: str, array: np.ndarray) -> Entry:
+    return Entry(name, "I32" if name == "tokens" else "F32", array.shape, lambda: array)
+
+
 def save(
     path: Path, checkpoint: Checkpoint, statistics: dict[str, Tensor], tokens: np.ndarray, record: dict[str, object]
 ) -> None:
     """Writes the statistics file. record: JSON about the calibration recipe and data (metadata)."""
     arrays = {name: value.numpy() for name, value in statistics.items()}
     arrays["tokens"] = tokens.astype(np.int32)
-    entries = [
-        Entry(name, "I32" if name == "tokens" else "F32", array.shape, lambda array=array: array)
-        for name, array in sorted(arrays.items())
-    ]
+    entries = [_entry(name, array) for name, array in sorted(arrays.items())]
     metadata = {
         "format": FORMAT,
         "model_fingerprint": checkpoint.fingerprint(),

@@ -81,7 +81,8 @@ def bench(
     """
     if output not in FORMATS:
         raise UsageError(f"unknown output `{output}`", hint=f"one of {', '.join(FORMATS)}")
-    counts = [_numbers(text, name) for text, name in ((prefill, "--prefill"), (decode, "--decode"), (depth, "--depth"))]
+    prompts, steps = _numbers(prefill, "--prefill"), _numbers(decode, "--decode")
+    depths = _numbers(depth, "--depth")
     batches = _numbers(batch, "--batch", 1)
     many: list[int | None] = [None] if threads is None else list(_numbers(threads, "--threads", 1))
     isas: list[str | None] = [None] if isa is None else [item.strip() for item in isa.split(",")]
@@ -91,7 +92,7 @@ def bench(
     from agq.runtime import benchmark
     from agq.runtime.cache import open_model
 
-    cases = benchmark.plan(*counts, many, isas, batches)
+    cases = benchmark.plan(prompts, steps, depths, many, isas, batches)
     artifact = open_model(model, console.say)
     printer = Printer(output, artifact)
     machines: dict[tuple[int, str], None] = {}  # threads and kernels that were used, in order

@@ -25,7 +25,7 @@ class Printer:
         self._form = form
         self._results: list[Result] = []
         scheme = words.linear(*artifact.linears["blocks.0.qkv"].words())
-        self._model = {"model": artifact.path.name, "scheme": scheme, "bytes": artifact.size}
+        self._model: dict[str, Any] = {"model": artifact.path.name, "scheme": scheme, "bytes": artifact.size}
 
     def row(self, result: Result) -> None:
         """One result."""
@@ -87,7 +87,7 @@ def test_name(result: Result) -> str:
 
 def limit_words(result: Result) -> tuple[str, str]:
     """("61.2 %", "compute, 1332 GOPS vpdpbusd zmm"); dashes where it was not measured."""
-    if result.share_of_limit is None:
+    if result.share_of_limit is None or result.bandwidth is None or result.peak is None:
         return "-", "-"
     if result.bound == "memory":
         limit = f"memory, {result.bandwidth * 1e-9:.1f} GB/s"

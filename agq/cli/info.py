@@ -57,7 +57,8 @@ def _recipe(values: Any) -> str | None:
 
     if not isinstance(values, dict):
         return None
-    inner = values.get("recipe") if isinstance(values.get("recipe"), dict) else values
+    recipe = values.get("recipe")
+    inner = recipe if isinstance(recipe, dict) else values
     return dumps({key: value for key, value in inner.items() if key != "report" and value not in (None, [], {})})
 
 

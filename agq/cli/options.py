@@ -101,7 +101,7 @@ def with_options(**groups: Group) -> Callable[[Callable[..., Any]], Callable[...
             return function(**values)
 
         parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in parameters]
-        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # functions may have it
         command.__annotations__ = {item.name: item.annotation for item in parameters}
         return command
 

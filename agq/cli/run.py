@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -126,7 +126,7 @@ def run(
     Sampling is greedy unless --temp is given. Filters are applied in the order: repetition penalty, temperature,
     top-k, top-p, min-p.
     """
-    options: PruningOptions | bool | None = pruning.pruning_options(prune, prune_positions, prune_scores)
+    options: PruningOptions | Literal[False] | None = pruning.pruning_options(prune, prune_positions, prune_scores)
     if no_prune:
         if prune is not None:
             raise UsageError("--prune and --no-prune exclude each other")

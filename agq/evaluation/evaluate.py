@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -151,8 +151,7 @@ def evaluate_perplexity(
         divergence = None
         about = pruned = None
         if pruning is not None:
-            pruned_scorer: PrunedScorer = scorer  # type: ignore[assignment]
-            result, pruned = evaluate_pruned(pruned_scorer, plan, pruning, batch, report)
+            result, pruned = evaluate_pruned(cast("PrunedScorer", scorer), plan, pruning, batch, report)
         elif baseline is None:
             result = evaluate_plan(scorer, plan, method, batch, report)
         else:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from agq.errors import AgqError
 from agq.evaluation.methods import Plan, Window, plan_tokens
-from agq.evaluation.scorers import FunctionScorer, Scorer, default_rows
+from agq.evaluation.scorers import FunctionScorer, Scorer, Together, default_rows
 
 # (windows done, windows in all, perplexity so far)
 Report = Callable[[int, int, float], None]
@@ -132,14 +132,14 @@ def evaluate_plan(
     mean = Mean()
     done = 0
     for group in _groups(scorer, plan, rows):
-        if len(group) == 1:
-            window = group[0]
-            parts = scorer.logits(window.inputs, window.first, len(window.targets), rows)
-            _add(mean, parts, window.targets)
-        else:
-            several = scorer.logits_of_several([(w.inputs, w.first, len(w.targets)) for w in group])  # type: ignore
+        if len(group) > 1 and isinstance(scorer, Together):
+            several = scorer.logits_of_several([(w.inputs, w.first, len(w.targets)) for w in group])
             for window, logits in zip(group, several, strict=True):
                 _add(mean, [logits], window.targets)
+        else:
+            for window in group:
+                parts = scorer.logits(window.inputs, window.first, len(window.targets), rows)
+                _add(mean, parts, window.targets)
         done += len(group)
         _check(mean.mean, done - 1)
         if report is not None:
@@ -158,8 +158,8 @@ def _add(mean: Mean, parts: Iterable[np.ndarray], targets: np.ndarray) -> None:
 def _groups(scorer: Scorer, plan: Plan, rows: int) -> Iterator[list[Window]]:
     """Windows that are computed together: several where the scorer gains by that and `rows` of logits are enough."""
     most = 1
-    if plan.windows and hasattr(scorer, "logits_of_several"):
-        most = scorer.at_once(max(len(window.inputs) for window in plan.windows))  # type: ignore[attr-defined]
+    if plan.windows and isinstance(scorer, Together):
+        most = scorer.at_once(max(len(window.inputs) for window in plan.windows))
     group: list[Window] = []
     wanted = 0
     for window in plan.windows:
@@ -236,10 +236,9 @@ def perplexity(
             start or not.
         bos_id, replace_bos: see `plan_tokens`.
     """
-    if not hasattr(scorer, "logits"):
-        scorer = FunctionScorer(scorer)  # type: ignore[arg-type]
+    model: Scorer = cast("Scorer", scorer) if hasattr(scorer, "logits") else FunctionScorer(scorer)
     plan = plan_tokens(method, np.asarray(tokens, dtype=np.int64), seq_len, stride, bos_id, replace_bos, max_windows)
-    return evaluate_plan(scorer, plan, method, report=report)  # type: ignore[arg-type]
+    return evaluate_plan(model, plan, method, report=report)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -61,6 +61,19 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class Together(Protocol):
+    """What a scorer has besides if it can compute several windows in one forward pass."""
+
+    def at_once(self, length: int) -> int:
+        """How many windows of up to `length` tokens one forward pass takes."""
+        ...
+
+    def logits_of_several(self, windows: Sequence[tuple[np.ndarray, int, int]]) -> list[np.ndarray]:
+        """float32 [count, vocab] of each window (tokens, first, count): what `Scorer.logits` gives for each of them."""
+        ...
+
+
 def default_rows(vocab: int) -> int:
     """Rows of logits to hand out at once: 32 MB of them, between 16 and 512; from 256 on whole chunks of the engine,
     which would compute a rest of a few tokens at the price of many.
@@ -99,6 +112,7 @@ class EngineScorer:
     """A packed artifact through the C kernels."""
 
     form = "packed"
+    context: int | None
 
     def __init__(
         self,
@@ -223,6 +237,8 @@ class EngineScorer:
 class ReferenceScorer:
     """A Hugging Face folder, quantized or not, through the torch reference in float32."""
 
+    context: int | None
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -285,7 +301,8 @@ class ReferenceScorer:
         return str(self._model.checkpoint.fingerprint())
 
     def close(self) -> None:
-        self._model = None
+        if hasattr(self, "_model"):
+            del self._model
 
 
 def open_scorer(

@@ -108,7 +108,7 @@ def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
     """The same for a model folder, plain or quantized; it has no kernels."""
     from agq.checkpoint.compressed_tensors import activation_scheme
 
-    linears = []
+    linears: list[dict[str, Any]] = []
     quantized = checkpoint.quantization
     for linear in checkpoint.parts.all_linears():
         scheme = quantized.scheme(linear.module) if quantized else None

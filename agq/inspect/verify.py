@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from agq.artifact.reader import open_artifact
-from agq.checkpoint.compressed_tensors import activation_scheme, read_codes, read_scales
+from agq.checkpoint.compressed_tensors import ModuleScheme, activation_scheme, read_codes, read_scales
 from agq.checkpoint.folder import Checkpoint, open_checkpoint
 from agq.checkpoint.packing import check_range
 from agq.errors import AgqError
 from agq.formats import words
 from agq.formats.weights import BY_STORED
 from agq.models.folding import fold_names
+from agq.models.parts import Linear
 from agq.recipe import ActivationScheme
 from agq.safetensors.files import load_json
 
@@ -45,8 +46,9 @@ def problems_of_folder(path: str | os.PathLike) -> list[str]:
     found = [*_config(checkpoint), *_json_files(checkpoint)]
     named: list[tuple[str, str]] = [*_recorded(checkpoint), *_names(checkpoint)]
     for linear in checkpoint.parts.all_linears():
-        if checkpoint.quantization and checkpoint.quantization.scheme(linear.module):
-            named += _quantized_values(checkpoint, linear.module)
+        scheme = checkpoint.quantization.scheme(linear.module) if checkpoint.quantization else None
+        if scheme is not None:
+            named += _quantized_values(checkpoint, linear, scheme)
     return [*found, *_folded([*named, *_float_values(checkpoint)])]
 
 
@@ -125,9 +127,9 @@ def _names(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
             yield name, "a tensor that the model does not have"
 
 
-def _quantized_values(checkpoint: Checkpoint, module: str) -> Iterator[tuple[str, str]]:
+def _quantized_values(checkpoint: Checkpoint, linear: Linear, scheme: ModuleScheme) -> Iterator[tuple[str, str]]:
     """Ranges of codes and zero points, scales that are finite and positive; a layer that is zero throughout."""
-    linear, scheme = checkpoint.parts.linear(module), checkpoint.quantization.scheme(module)
+    module = linear.module
     try:
         scale, zero = read_scales(checkpoint, module)
         if zero is not None:

@@ -113,7 +113,7 @@ def basis(n: int) -> Tensor:
         index = np.arange(odd)
         core = np.cos(np.pi * (index[None, :] + 0.5) * index[:, None] / odd) * math.sqrt(2.0 / odd)
         core[0] /= math.sqrt(2.0)
-    sylvester = np.ones((1, 1))
+    sylvester: np.ndarray = np.ones((1, 1))
     while sylvester.shape[0] < rest:
         sylvester = np.kron([[1, 1], [1, -1]], sylvester)
     return torch.from_numpy(np.kron(core, sylvester / math.sqrt(rest)))

@@ -144,12 +144,14 @@ class TripObserver:
 
     def quantizer(self) -> StaticQuantizer:
         """Ends the second pass: each channel's exponent of least squared error, the smallest among equal ones."""
-        best = torch.zeros(self._errors.shape[1], dtype=torch.int64, device=self._errors.device)
-        least = self._errors[0].clone()
+        errors = self._errors
+        assert errors is not None
+        best = torch.zeros(errors.shape[1], dtype=torch.int64, device=errors.device)
+        least = errors[0].clone()
         for alpha in range(1, self.k + 1):
-            better = self._errors[alpha] < least
+            better = errors[alpha] < least
             best[better] = alpha
-            least = torch.where(better, self._errors[alpha], least)
+            least = torch.where(better, errors[alpha], least)
         return StaticQuantizer(self.bits, self.scale, self.zero, best.to(torch.uint8).cpu())
 
 

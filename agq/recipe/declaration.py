@@ -172,7 +172,7 @@ def takes(function: Callable[..., Any], options: Iterable[Option]) -> None:
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=item.kind | None)
         for item in options
     ]
-    function.__signature__ = own.replace(parameters=[*kept, *keywords])  # type: ignore[attr-defined]
+    function.__signature__ = own.replace(parameters=[*kept, *keywords])  # type: ignore[attr-defined]  # functions may have it
     lines = [
         textwrap.fill(
             f"{item.name}: {spelled(item.help, lambda name: f'`{name}`')}",

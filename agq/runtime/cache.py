@@ -34,7 +34,7 @@ def packed_path(folder: Path) -> Path:
     return cache_dir() / "packed" / f"{folder.resolve().name}-{folder_key(folder)}.agq.safetensors"
 
 
-def open_model(path: str | os.PathLike, say: Callable[[str], None]) -> Artifact:
+def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Artifact:
     """Opens an artifact; a model folder is packed into the cache first, unless it has not changed since.
 
     Args:

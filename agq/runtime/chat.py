@@ -34,7 +34,7 @@ def _compile(template: str) -> Any:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
 
-        def _body(self, caller: Any) -> str:
+        def _body(self, caller: Any) -> Any:
             return caller()
 
     def to_json(
@@ -83,7 +83,7 @@ def render(
 
     compiled = _compile(template)
     try:
-        return compiled.render(
+        prompt: str = compiled.render(
             {
                 "messages": list(messages),
                 "add_generation_prompt": add_generation_prompt,
@@ -92,6 +92,7 @@ def render(
                 **(values or {}),
             }
         )
+        return prompt
     except TemplateError as error:
         raise AgqError(f"the chat template refuses this conversation: {error}") from error
     except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:

@@ -149,5 +149,7 @@ def linear_of(model: Any, blocks: Any, name: str) -> Any:
 
 def rope_frequencies(artifact: Artifact, length: int) -> tuple[np.ndarray, float]:
     """Inverse frequencies float32 [head_dim / 2] and the factor on cos and sin, for a sequence of `length` tokens."""
-    values, scaling = artifact.spec.rope.inv_freq(artifact.spec.head_dim, length)
+    rope = artifact.spec.rope
+    assert rope is not None  # position is "rope": a ModelSpec has it then
+    values, scaling = rope.inv_freq(artifact.spec.head_dim, length)
     return np.asarray(values, np.float32), scaling

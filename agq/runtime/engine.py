@@ -71,7 +71,7 @@ class Engine:
 
     def __init__(
         self,
-        artifact: Artifact | str | os.PathLike,
+        artifact: Artifact | str | os.PathLike[str],
         threads: int | None = None,
         context: int | None = None,
         slots: int = 1,
@@ -265,7 +265,8 @@ class Engine:
 
     def _set_rope(self, slot: int, length: int) -> None:
         """Frequencies for a sequence that will be `length` tokens long: only dynamic scaling depends on it."""
-        wanted = length if self.spec.rope.kind == "dynamic" else 0
+        rope = self.spec.rope
+        wanted = length if rope is not None and rope.kind == "dynamic" else 0
         if self._rope_length[slot] == wanted:
             return
         values, scaling = descriptor.rope_frequencies(self.artifact, wanted)
@@ -325,7 +326,7 @@ class Engine:
         with self._lock:
             self._check_open()
             self._check_slot(slot)
-            return self._c.agq_engine_slot_length(self._engine, slot)
+            return int(self._c.agq_engine_slot_length(self._engine, slot))
 
     def truncate(self, slot: int = 0, length: int = 0) -> None:
         """Forgets positions from `length` on (0: all)."""
@@ -346,14 +347,14 @@ class Engine:
         """Size of the KV cache."""
         with self._lock:
             self._check_open()
-            return self._c.agq_engine_kv_bytes(self._engine)
+            return int(self._c.agq_engine_kv_bytes(self._engine))
 
     @property
     def workspace_bytes(self) -> int:
         """Size of the engine's other memory."""
         with self._lock:
             self._check_open()
-            return self._c.agq_engine_workspace_bytes(self._engine)
+            return int(self._c.agq_engine_workspace_bytes(self._engine))
 
     def profile(self, reset: bool = True) -> dict[str, float]:
         """Wall seconds of each part of the forward pass since the last reset."""

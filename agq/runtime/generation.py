@@ -1,7 +1,7 @@
 """Generating text: prompt in, pieces of text out as they are complete, and numbers at the end."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -201,11 +201,11 @@ class Generation:
         del self._fed[same:]
         self.statistics.cached_tokens = same
         start = time.perf_counter()
-        logits = self._feed(self.prompt[same:])[-1]
+        logits: np.ndarray = self._feed(self.prompt[same:])[-1]
         self.statistics.prefill_tokens_per_s = (len(self.prompt) - same) / max(time.perf_counter() - start, 1e-9)
         return logits
 
-    def _run(self) -> Iterator[Piece]:
+    def _run(self) -> Generator[Piece, None, None]:
         logits = self._prefill()
         token = self._choose(logits)
         self.statistics.time_to_first_token_s = time.perf_counter() - self._started

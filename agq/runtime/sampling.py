@@ -5,6 +5,7 @@ the likeliest token (after the penalty) and ignores the other settings; of equal
 """
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,9 +23,10 @@ def repetition_penalty(logits: np.ndarray, seen: np.ndarray, penalty: float) -> 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities, float64, of logits [n]; -inf gives 0. Largest logit subtracted first, so nothing overflows."""
-    values = logits.astype(np.float64)
+    values: np.ndarray = logits.astype(np.float64)
     values = np.exp(values - values.max())
-    return values / values.sum()
+    values /= values.sum()
+    return values
 
 
 def top_k(logits: np.ndarray, k: int) -> np.ndarray:
@@ -52,7 +54,8 @@ def top_p(probabilities: np.ndarray, p: float) -> np.ndarray:
 
 def min_p(probabilities: np.ndarray, p: float) -> np.ndarray:
     """Mask of the tokens that are at least `p` times as likely as the likeliest (Nguyen et al. 2024); never empty."""
-    return probabilities >= p * probabilities.max()
+    kept: np.ndarray = probabilities >= p * probabilities.max()
+    return kept
 
 
 class Sampler:
@@ -95,7 +98,7 @@ class Sampler:
         """No randomness."""
         return self._random is None
 
-    def distribution(self, logits: np.ndarray, seen: np.ndarray | list[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+    def distribution(self, logits: np.ndarray, seen: np.ndarray | Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
         """(ids, probabilities float64) that a draw chooses from; `seen`: ids of the text so far, for the penalty.
 
         Args:
@@ -117,7 +120,7 @@ class Sampler:
             ids, probabilities = ids[kept], probabilities[kept] / probabilities[kept].sum()
         return ids, probabilities
 
-    def __call__(self, logits: np.ndarray, seen: np.ndarray | list[int] = ()) -> int:
+    def __call__(self, logits: np.ndarray, seen: np.ndarray | Sequence[int] = ()) -> int:
         """The next token's id."""
         ids, probabilities = self.distribution(logits, seen)
         if self._random is None or ids.size == 1:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from agq.recipe.pruning import PruningOptions
 from agq.runtime.cache import open_model
@@ -31,7 +31,7 @@ class Session:
 
     def __init__(
         self,
-        model: str | os.PathLike,
+        model: str | os.PathLike[str],
         sampler: Sampler | None = None,
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
@@ -41,7 +41,7 @@ class Session:
         context: int | None = None,
         kv_bits: int | None = None,
         speculate: int = 0,
-        pruning: PruningOptions | bool | None = None,
+        pruning: PruningOptions | Literal[False] | None = None,
     ):
         from agq.reporting import console
 

@@ -86,8 +86,10 @@ def load_json(data: bytes, where: str) -> Any:
         table = dict(pairs)
         if len(table) != len(pairs):
             seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise ValueError(f"the key `{twice}` occurs twice")
+            for key, _ in pairs:
+                if key in seen:
+                    raise ValueError(f"the key `{key}` occurs twice")
+                seen.add(key)
         return table
 
     def constant(name: str) -> Any:
@@ -207,7 +209,7 @@ class SafetensorsFile:
         """The tensor's elements as a read-only view on the file (bits for BF16 and FP8)."""
         info = self.tensors[name]
         kind = np.dtype(DTYPES[info.dtype][1])
-        if info.start == info.stop:
+        if self._map is None or info.start == info.stop:
             return np.zeros(info.shape, kind)
         count = (info.stop - info.start) // kind.itemsize
         return np.frombuffer(self._map, kind, count, self.header.data_start + info.start).reshape(info.shape)

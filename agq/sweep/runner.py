@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,14 @@ def run_sweep(sweep: Sweep, output: Path, report: Report | None = None, jobs: in
     due = _due(places)
     done = len(places) - len(due)
 
-    def say(what: str) -> None:
+    def say(what: str, of: str = "") -> None:
         if report is not None:
-            report(done, len(places), what)
+            report(done, len(places), f"{of}: {what}" if of else what)
 
     say("")
     if jobs == 1:
         for place in due:
-            _make(sweep, place, sweep.threads, lambda what, name=place.name: say(f"{name}: {what}"))
+            _make(sweep, place, sweep.threads, partial(say, of=place.name))
             _add_speed(sweep, place, say)
             done += 1
     else:
@@ -115,12 +116,15 @@ def _places(sweep: Sweep, output: Path, report: Report | None) -> list[_Place]:
     texts = {text.name: sha256_file(text.data) for text in sweep.texts if Path(text.data).is_file()}
     total = sum(len(sweep.rows_of(model)) for model in sweep.models)
     places = []
+
+    def say(what: str, of: str) -> None:
+        if report is not None:
+            report(0, total, f"{of}: {what}")
+
     for model in sweep.models:
         work = output / "work" / _file_name(model.name)
         work.mkdir(parents=True, exist_ok=True)
-        source = _source(
-            model, work, lambda what, name=model.name: report(0, total, f"{name}: {what}") if report else None
-        )
+        source = _source(model, work, partial(say, of=model.name))
         fingerprint = open_checkpoint(source).fingerprint()
         for row in sweep.rows_of(model):
             cell = output / "cells" / f"{_file_name(model.name)}--{_file_name(row.name)}.json"

@@ -127,7 +127,9 @@ class _Source:
 
     @property
     def is_detached(self) -> bool:
-        return is_detached(self.text.text if self.text else "\n".join(self.documents.documents[:64]))
+        if self.text is not None:
+            return is_detached(self.text.text)
+        return self.documents is not None and is_detached("\n".join(self.documents.documents[:64]))
 
     def detached(self) -> _Source:
         return replace(self, form=detach)
