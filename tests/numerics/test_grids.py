@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from agq.formats.cache import four_bit_group
 from agq.numerics.quantizers import (
     Grid,
     dequantize_weight,
     fake_quantize,
-    kv_group,
     quantize_weight,
     round_scale,
     weight_grid,
@@ -143,4 +143,4 @@ def test_sixteen_bits_change_nothing() -> None:
 
 
 def test_groups_of_the_kv_cache() -> None:
-    assert [kv_group(width) for width in (32, 64, 96, 128, 160, 192, 256)] == [32, 64, 96, 128, 160, 192, 128]
+    assert [four_bit_group(width) for width in (32, 64, 96, 128, 160, 192, 256)] == [32, 64, 96, 128, 160, 192, 128]
