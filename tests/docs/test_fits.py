@@ -32,6 +32,7 @@ def test_readme_has_the_table_that_the_script_prints() -> None:
     assert printed.startswith("| model |") and printed in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_the_demo_model(fits: ModuleType, demo_model: Path, tmp_path: Path) -> None:
     """A rotated model, as the default makes it: embedding and head are two matrices."""
     agq.quantize(demo_model, tmp_path / "q", preset="w4a8", method="rtn", tune=0, calibration=None, scale=False,
