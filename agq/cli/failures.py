@@ -193,9 +193,12 @@ def unknown_command(name: str, names: list[str]) -> AgqError:
 
 # Typer's words (those of click before it, those of pydantic now) -> agq's.
 _WORDS = [
-    (r"Input should be a valid integer.*|.* is not a valid int(eger)?", "not a whole number"),
-    (r"Input should be a valid number.*|.* is not a valid float", "not a number"),
-    (r"Input should be a valid boolean.*|.* is not a valid boolean.*", "neither true nor false"),
+    (r"Input should be a valid integer.*", "not a whole number"),
+    (r"Input should be a valid number.*", "not a number"),
+    (r"'(.*)' is not a valid int(eger)?( range)?", r"`\1` is not a whole number"),
+    (r"'(.*)' is not a valid float( range)?", r"`\1` is not a number"),
+    (r"Input should be a valid boolean.*", "neither true nor false"),
+    (r"'(.*)' is not a valid boolean.*", r"`\1` is neither true nor false"),
     (r"Input should be greater than or equal to (\S+)", r"less than \1, which is the least"),
     (r"Input should be less than or equal to (\S+)", r"more than \1, which is the most"),
     (r"(\S+) is not in the range ([^<>]+)<=x<=(\S+)", r"\1 is not between \2 and \3"),
@@ -243,7 +246,8 @@ def _options_hint(context: Any, name: str) -> str | None:
     options: list[str] = []
     for parameter in context.command.get_params(context):
         if getattr(parameter, "param_type_name", "") == "option" and not getattr(parameter, "hidden", False):
-            options += [*parameter.opts, *parameter.secondary_opts]
+            # Typer gives the names of --help as a set, in another order each time.
+            options += [*sorted(parameter.opts, key=len, reverse=True), *parameter.secondary_opts]
     close = difflib.get_close_matches(name, options, n=1)
     listing = f"options: {', '.join(options)}"
     return f"did you mean `{close[0]}`? {listing}" if close else listing
