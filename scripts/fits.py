@@ -4,8 +4,8 @@
     python3 scripts/fits.py
 
 What is added up: the packed file at W4A8, the 8-bit KV cache of 2048 tokens, the workspace of a pass of 256 tokens, and
-half a gigabyte for the system and Python. Nothing of it was measured on a Raspberry Pi; tests/docs/test_fits.py compares
-the size of the file with that of a real one. 1 GB is 10^9 bytes.
+half a gigabyte for the system and Python. Nothing of it was measured on a Raspberry Pi; tests/docs/test_fits.py
+compares the size of the file with that of a real one. 1 GB is 10^9 bytes.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Shape:
 
     @property
     def file(self) -> int:
-        """Bytes of the packed file: 4-bit codes with a bf16 scale for a group; embedding and head, which rotations part,
-        with 8 bits and a scale (4 and 2 bytes) for a row; float32 norms, two for a block and the last; the tokenizer."""
+        """Bytes of the packed file: 4-bit codes with a bf16 scale for a group; embedding and head, which rotations
+        part, with 8 bits and a scale (4 and 2 bytes) for a row; float32 norms, two for a block and the last; the
+        tokenizer."""
         blocks = self.layers * self.block * (4 + 16 / self.group) / 8
         tables = self.vocab * (2 * self.hidden + 4 + 2)
         return round(blocks) + tables + 4 * self.hidden * (2 * self.layers + 1) + TOKENIZER * self.vocab
@@ -66,7 +67,8 @@ class Shape:
 
     @property
     def workspace(self) -> int:
-        """Bytes of a pass: hidden states, their norms and the feed-forward's inner layer in float32, its 8-bit codes."""
+        """Bytes of a pass: hidden states, their norms and the feed-forward's inner layer in float32; its codes of 8
+        bits."""
         return PASS * (4 * (2 * self.hidden + self.ffn) + self.ffn)
 
     @property
