@@ -72,3 +72,15 @@ def test_words_of_the_glossary_stand_in_order() -> None:
     rows = [line for _, line in prose(REPOSITORY / "docs" / "glossary.md") if line.startswith("| ")][1:]
     words = [row.split(" | ")[0][2:].lower() for row in rows]
     assert len(words) > 50 and words == sorted(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_named_functions_stand_in_their_files(page: Path) -> None:
+    """`walk` (`agq/quantization/walk.py`): that file defines it."""
+    text = " ".join(line for _, line in prose(page))
+    wrong = []
+    for function, path in re.findall(r"`(\w+)` \(`((?:agq|kernels)/[\w/]+\.(?:py|c|h))`", text):
+        defined = rf"^(def|class) {function}\b" if path.endswith(".py") else rf"^\w[\w *]*\b{function}\("
+        if not re.search(defined, (REPOSITORY / path).read_text(encoding="utf-8"), re.MULTILINE):
+            wrong.append(f"{function} in {path}")
+    assert not wrong, wrong
