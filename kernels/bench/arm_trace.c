@@ -22,7 +22,8 @@ int main(int argc, char **argv) {
   const int packed = argc > 8 && !strcmp(argv[8], "packed"), asymmetric = argc > 8 && !packed;
   if (packed) l.multiplier = AGQ_MULTIPLIER_PACKED;
   if (asymmetric) l.zero = &none; /* only the sizes are asked for */
-  const int64_t weight = agq_linear_weight_bytes(&l), scale = agq_linear_scale_bytes(&l), zero = agq_linear_zero_bytes(&l);
+  const int64_t weight = agq_linear_weight_bytes(&l), scale = agq_linear_scale_bytes(&l),
+                zero = agq_linear_zero_bytes(&l);
   if (weight < 0 || scale < 0 || zero < 0 || tokens < 1) return 2;
   l.weight_bytes = (size_t)weight;
   l.scale_bytes = (size_t)scale;

@@ -1,7 +1,8 @@
 /* bench_engine.c: time of the forward pass by part, on a model of any LLaMA-like shape with random weights.
  *   bench_engine [key=value ...]   keys: hidden ffn heads kv_heads head_dim vocab layers bits (4, 8) act (4, 8) group
  * threads prompt depth decode batch repeat kv hadamard both. The default is TinyLlama-1.1B's shape with 4 layers.
- * both=1: 8-bit and 4-bit activations on the same weights, measured alternately `repeat` times; medians, and the ratio of the speeds.
+ * both=1: 8-bit and 4-bit activations on the same weights, measured alternately `repeat` times; medians, and the ratio
+ * of the speeds.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
@@ -17,10 +18,13 @@
 static struct {
   const char *name;
   int value;
-} settings[] = {{"hidden", 2048}, {"ffn", 5632},  {"heads", 32},  {"kv_heads", 4}, {"head_dim", 64}, {"vocab", 32000},
-                {"layers", 4},    {"bits", 4},    {"act", 8},     {"group", 128},  {"threads", 2},   {"prompt", 512},
-                {"depth", 0},     {"decode", 32}, {"batch", 256}, {"repeat", 3},   {"kv", 8},
-                {"hadamard", 0} /* of the input of the last linear */, {"both", 0}};
+} settings[] = {{"hidden", 2048}, {"ffn", 5632},    {"heads", 32},
+                {"kv_heads", 4},  {"head_dim", 64}, {"vocab", 32000},
+                {"layers", 4},    {"bits", 4},      {"act", 8},
+                {"group", 128},   {"threads", 2},   {"prompt", 512},
+                {"depth", 0},     {"decode", 32},   {"batch", 256},
+                {"repeat", 3},    {"kv", 8},        {"hadamard", 0} /* of the input of the last linear */,
+                {"both", 0}};
 
 static int get(const char *name) {
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
@@ -137,7 +141,8 @@ static double median(double *x, int n) {
   return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-static void compare(const agq_model *m, const agq_options *o, const float *inv_freq, const int32_t *tokens, float *logits) {
+static void compare(const agq_model *m, const agq_options *o, const float *inv_freq, const int32_t *tokens,
+                    float *logits) {
   const int prompt = get("prompt"), depth = get("depth"), decode = get("decode"), repeat = get("repeat");
   agq_engine *e[2] = {engine(*m, 8, o, inv_freq), engine(*m, 4, o, inv_freq)};
   double *speed[2][2], *ratio[2]; /* [prefill, decode][A8, A4] */
@@ -151,14 +156,16 @@ static void compare(const agq_model *m, const agq_options *o, const float *inv_f
     for (int i = 0; i < 2; i++) {
       const int a = (i + r) & 1;
       agq_engine_slot_truncate(e[a], 0, depth);
-      const double fill = run(e[a], tokens, depth, prompt, prompt, logits), rest = run(e[a], tokens, depth + prompt, decode, 1, logits);
+      const double fill = run(e[a], tokens, depth, prompt, prompt, logits),
+                   rest = run(e[a], tokens, depth + prompt, decode, 1, logits);
       if (r >= 0) speed[0][a][r] = prompt / fill, speed[1][a][r] = decode / rest;
     }
     for (int k = 0; k < 2 && r >= 0; k++) ratio[k][r] = speed[k][1][r] / speed[k][0][r];
   }
   for (int k = 0; k < 2; k++)
-    printf("%s, group %d, %d threads: %s %d, A8 %.1f tokens/s, A4 %.1f, ratio %.3f\n", agq_isa(), get("group"), o->threads,
-           k ? "decode" : "prefill", k ? decode : prompt, median(speed[k][0], repeat), median(speed[k][1], repeat), median(ratio[k], repeat));
+    printf("%s, group %d, %d threads: %s %d, A8 %.1f tokens/s, A4 %.1f, ratio %.3f\n", agq_isa(), get("group"),
+           o->threads, k ? "decode" : "prefill", k ? decode : prompt, median(speed[k][0], repeat),
+           median(speed[k][1], repeat), median(ratio[k], repeat));
 }
 
 int main(int argc, char **argv) {

@@ -36,7 +36,8 @@ static double measure_clock(void) {
           : "+r"(x));
 #elif defined(__aarch64__)
       __asm__ volatile("mul %w0,%w0,%w0\nmul %w0,%w0,%w0\nmul %w0,%w0,%w0\nmul %w0,%w0,%w0\n"
-                       "mul %w0,%w0,%w0\nmul %w0,%w0,%w0\nmul %w0,%w0,%w0\nmul %w0,%w0,%w0\n" : "+r"(x));
+                       "mul %w0,%w0,%w0\nmul %w0,%w0,%w0\nmul %w0,%w0,%w0\nmul %w0,%w0,%w0\n"
+                       : "+r"(x));
 #else
       for (int j = 0; j < 8; j++) x = x * x;
 #endif
@@ -70,7 +71,8 @@ static double measure_bandwidth(void) {
 static double clock_hz, peak;
 static const char *filter;
 
-static void bench(const char *label, int n, int k, int dtype, int group, int act_bits, int act_group, int m, int multiplier) {
+static void bench(const char *label, int n, int k, int dtype, int group, int act_bits, int act_group, int m,
+                  int multiplier) {
   agq_linear l = {.out_features = n,
                   .in_features = k,
                   .weight_dtype = dtype,
@@ -88,8 +90,7 @@ static void bench(const char *label, int n, int k, int dtype, int group, int act
   uint8_t *w = aligned_alloc(64, l.weight_bytes + 64), *scale = aligned_alloc(64, l.scale_bytes / 64 * 64 + 64);
   float *x = malloc((size_t)m * k * 4), *y = malloc((size_t)m * n * 4);
   /* Float weights: small normal numbers in every format. */
-  for (size_t i = 0; i < l.weight_bytes; i++)
-    w[i] = dtype == AGQ_U4 || dtype == AGQ_I8 ? (uint8_t)random_bits() : 0x3c;
+  for (size_t i = 0; i < l.weight_bytes; i++) w[i] = dtype == AGQ_U4 || dtype == AGQ_I8 ? (uint8_t)random_bits() : 0x3c;
   for (size_t i = 0; i < l.scale_bytes / 2; i++) ((uint16_t *)scale)[i] = 0x3c00;
   for (int i = 0; i < m * k; i++) x[i] = random_float();
   l.weight = w;
@@ -154,11 +155,19 @@ int main(int argc, char **argv) {
   static const struct {
     const char *name;
     int dtype, group, act_bits, act_group, multiplier;
-  } kinds[] = {{"W4A8", AGQ_U4, 128, 8, 0, 0}, {"W4A8 g32", AGQ_U4, 32, 8, 0, 0}, {"W4A4", AGQ_U4, 128, 4, 128, 0},
-               {"W4A4 g32", AGQ_U4, 32, 4, 128, 0}, {"W4A8 row", AGQ_U4, 0, 8, 0, 0}, {"W4A4 row", AGQ_U4, 0, 4, 128, 0},
+  } kinds[] = {{"W4A8", AGQ_U4, 128, 8, 0, 0},
+               {"W4A8 g32", AGQ_U4, 32, 8, 0, 0},
+               {"W4A4", AGQ_U4, 128, 4, 128, 0},
+               {"W4A4 g32", AGQ_U4, 32, 4, 128, 0},
+               {"W4A8 row", AGQ_U4, 0, 8, 0, 0},
+               {"W4A4 row", AGQ_U4, 0, 4, 128, 0},
                {"W4A4 pack", AGQ_U4, 128, 4, 128, AGQ_MULTIPLIER_PACKED},
-               {"W8A8", AGQ_I8, 0, 8, 0, 0},   {"W8A4", AGQ_I8, 0, 4, 128, 0},    {"W4A16", AGQ_U4, 128, 32, 0, 0},
-               {"f32", AGQ_F32, 0, 32, 0, 0},  {"f16", AGQ_F16, 0, 32, 0, 0},     {"bf16", AGQ_BF16, 0, 32, 0, 0}};
+               {"W8A8", AGQ_I8, 0, 8, 0, 0},
+               {"W8A4", AGQ_I8, 0, 4, 128, 0},
+               {"W4A16", AGQ_U4, 128, 32, 0, 0},
+               {"f32", AGQ_F32, 0, 32, 0, 0},
+               {"f16", AGQ_F16, 0, 32, 0, 0},
+               {"bf16", AGQ_BF16, 0, 32, 0, 0}};
   static const int widths[] = {512, 48, 16, 8, 4, 2};
   for (unsigned i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
     const int wide = kinds[i].act_bits == 32 ? 4 : 1;

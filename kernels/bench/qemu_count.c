@@ -1,7 +1,9 @@
-/* qemu_count.c: a plugin for qemu's user-mode emulators that counts executed instructions and writes their number to a file.
+/* qemu_count.c: a plugin for qemu's user-mode emulators that counts executed instructions and writes their number to a
+ * file.
  *   cc -shared -fPIC -DPLUGIN_VERSION=1 -o qemu_count.so qemu_count.c
  *   qemu-aarch64 -plugin ./qemu_count.so,out=FILE PROGRAM
- * The few functions of the plugin interface that are used are declared here: distributions ship the emulator without its header.
+ * The few functions of the plugin interface that are used are declared here: distributions ship the emulator without
+ * its header.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdint.h>
@@ -11,7 +13,8 @@
 typedef uint64_t plugin_id;
 struct qemu_plugin_tb;
 extern void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id id, void (*fn)(plugin_id, struct qemu_plugin_tb *));
-extern void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *tb, void (*fn)(unsigned, void *), int flags, void *data);
+extern void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *tb, void (*fn)(unsigned, void *), int flags,
+                                                 void *data);
 extern void qemu_plugin_register_atexit_cb(plugin_id id, void (*fn)(plugin_id, void *), void *data);
 extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
 

@@ -72,7 +72,8 @@ static inline void *stored_vector(test_model *t, size_t n, int dtype, float spre
   for (size_t i = 0; i < n; i++) {
     if (dtype == AGQ_BF16) stored[i] = test_bf16((*dense)[i]), (*dense)[i] = from_bf16(stored[i]);
     else /* exponents down to 2^-14 * spread: any bits below 0.5 */
-      stored[i] = (uint16_t)((random_bits() & 0x83ff) | (uint16_t)random_int(6, 13) << 10), (*dense)[i] = agq_f16_float(stored[i]);
+      stored[i] = (uint16_t)((random_bits() & 0x83ff) | (uint16_t)random_int(6, 13) << 10),
+      (*dense)[i] = agq_f16_float(stored[i]);
   }
   return stored;
 }

@@ -10,16 +10,17 @@
 #include "gemm/linear.h"
 #include "test.h"
 
-/* A random linear, everything it points to, and what that means row by row, read by the definition of the layout (agq.h). */
+/* A random linear, everything it points to, and what that means row by row, read by the definition of the layout
+ * (agq.h). */
 typedef struct {
   agq_linear l;
   uint8_t *weight;
   void *scale;
   int8_t *zero;
   float *bias;
-  int16_t *code;    /* [n][k]: code - zero point */
+  int16_t *code;     /* [n][k]: code - zero point */
   double *row_scale; /* [n][groups] */
-  double *dense;    /* [n][k], with float activations */
+  double *dense;     /* [n][k], with float activations */
 } problem;
 
 /* Rows of inputs and outputs lie further apart than they are long; what is between them must stay as it is. */
@@ -68,7 +69,7 @@ static inline void read_back(problem *p) {
 }
 
 static inline void make(problem *p, int n, int k, int dtype, int group, int act_bits, int act_group, int act_symmetric,
-                 int asymmetric, int scale_dtype, int fill) {
+                        int asymmetric, int scale_dtype, int fill) {
   memset(p, 0, sizeof *p);
   agq_linear *l = &p->l;
   *l = (agq_linear){.out_features = n,
@@ -145,11 +146,12 @@ static inline void destroy(problem *p) {
 
 /* y[m][n + Y_GAP] by a kernel table, from x[m][k + X_GAP] or from the given codes[m][k] and scales. */
 static inline void compute(const agq_kernel_table *kt, const agq_linear *l, const float *x, int m, float *y,
-                    const int8_t *codes, const float *scales) {
+                           const int8_t *codes, const float *scales) {
   agq_act a;
   agq_prepared prepared;
   test_expect(agq_linear_prepare(&prepared, kt, l, 0) == AGQ_OK, "agq_linear_prepare");
-  const size_t bytes = agq_act_workspace(&prepared, m), ldx = (size_t)l->in_features + X_GAP, ldy = (size_t)l->out_features + Y_GAP;
+  const size_t bytes = agq_act_workspace(&prepared, m), ldx = (size_t)l->in_features + X_GAP,
+               ldy = (size_t)l->out_features + Y_GAP;
   char *workspace = test_alloc(bytes);
   void *scratch = test_alloc(agq_act_scratch(&prepared));
   for (size_t i = 0; i < (size_t)m * ldy; i++) y[i] = UNTOUCHED;
@@ -187,7 +189,8 @@ static inline void describe(const char *kernel, const agq_linear *l, int m, int 
 }
 
 /* Nothing was written between the rows of y; and a token's result does not depend on its neighbours. */
-static inline void check_rows(const char *kernel, const agq_linear *l, const float *x, int m, const float *y, int fill) {
+static inline void check_rows(const char *kernel, const agq_linear *l, const float *x, int m, const float *y,
+                              int fill) {
   const int n = l->out_features;
   const size_t ldx = (size_t)l->in_features + X_GAP, ldy = (size_t)n + Y_GAP;
   float *alone = test_alloc(ldy * 4);
@@ -220,7 +223,8 @@ static inline void fill_tokens(float *x, int m, int k, int group) {
   for (int t = 0; t < m; t++) {
     float size = 1;
     for (int c = 0; c < k + X_GAP; c++) {
-      if (c % (group ? group : k) == 0) size = ldexpf(1 + fabsf(random_float()), random_int(-3, 3) + (t % 7 == 5 ? 20 : 0));
+      if (c % (group ? group : k) == 0)
+        size = ldexpf(1 + fabsf(random_float()), random_int(-3, 3) + (t % 7 == 5 ? 20 : 0));
       x[t * (k + X_GAP) + c] = c >= k ? 1e30f : t == zero ? 0 : size * random_float();
     }
   }
@@ -228,10 +232,10 @@ static inline void fill_tokens(float *x, int m, int k, int group) {
 
 /* Shapes: rows, columns, weight group, activation group. */
 static const int shapes[][4] = {
-    {16, 32, 0, 0},     {40, 64, 32, 0},    {17, 96, 96, 96},   {33, 128, 64, 32},  {64, 256, 128, 128},
-    {100, 384, 128, 0}, {7, 512, 256, 128}, {80, 288, 96, 32},  {48, 384, 96, 128}, {129, 72, 0, 0},
-    {31, 1000, 0, 0},   {16, 1024, 0, 128}, {16, 2048, 128, 0}, {20, 4096, 0, 0},
-    {24, 2048, 0, 0},   {48, 512, 32, 128}, {24, 768, 96, 64},  {32, 1280, 32, 256},
+    {16, 32, 0, 0},     {40, 64, 32, 0},    {17, 96, 96, 96},    {33, 128, 64, 32},  {64, 256, 128, 128},
+    {100, 384, 128, 0}, {7, 512, 256, 128}, {80, 288, 96, 32},   {48, 384, 96, 128}, {129, 72, 0, 0},
+    {31, 1000, 0, 0},   {16, 1024, 0, 128}, {16, 2048, 128, 0},  {20, 4096, 0, 0},   {24, 2048, 0, 0},
+    {48, 512, 32, 128}, {24, 768, 96, 64},  {32, 1280, 32, 256},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 

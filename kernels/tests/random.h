@@ -1,4 +1,5 @@
-/* random.h: the one source of random numbers of the C tests and benchmarks: the same numbers on every machine for a seed.
+/* random.h: the one source of random numbers of the C tests and benchmarks: the same numbers on every machine for a
+ * seed.
  *
  * SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014): a counter whose every
  * value goes through a bijection that mixes all 64 bits. Every seed is as good as any other.

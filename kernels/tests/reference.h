@@ -94,10 +94,10 @@ static inline void ref_log2_row(const test_model *t, const agq_block *b, double 
     fixed_codes(row + (heads + kv_heads) * d + c, 1, (double)b->v_scale * (1 << b->v_exponent[c]), b->v_zero, 0, 255);
 }
 
-/* Attention of the last of `count` tokens over all of them: token j stands in row rows[j] of qkv, at place[j] for ALiBi.
- * share[heads] (may be NULL): the probability of the first. */
-static inline void ref_attention(const test_model *t, const double *qkv, const int *rows, const int *place, int count, double *out,
-                                 double *share) {
+/* Attention of the last of `count` tokens over all of them: token j stands in row rows[j] of qkv, at place[j] for
+ * ALiBi. share[heads] (may be NULL): the probability of the first. */
+static inline void ref_attention(const test_model *t, const double *qkv, const int *rows, const int *place, int count,
+                                 double *out, double *share) {
   const int d = t->s.head_dim, heads = t->s.heads, kv_heads = t->s.kv_heads;
   const size_t row = (size_t)(heads + 2 * kv_heads) * (size_t)d;
   double *p = doubles((size_t)count);
@@ -176,7 +176,8 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
     for (int j = 0; j < count; j++) {
       const int i = rows[j];
       double *hi = h + (size_t)i * hidden;
-      ref_attention(t, qkv, rows, place, j + 1, attended, prunes ? pruning->shares + (size_t)i * (size_t)s->heads : NULL);
+      ref_attention(t, qkv, rows, place, j + 1, attended,
+                    prunes ? pruning->shares + (size_t)i * (size_t)s->heads : NULL);
       ref_linear(&b->out, &t->out[l], attended, y, i < s->sinks);
       if (s->residual_from_norm) ref_norm(t, &b->attn_norm, hi, hi);
       for (size_t c = 0; c < hidden; c++) hi[c] += y[c];

@@ -18,7 +18,8 @@ static inline uint16_t test_bf16(float f) {
   return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* 64-byte aligned; the requested bytes end where the allocation ends as far as alignment allows, so that ASan sees overruns. */
+/* 64-byte aligned; the requested bytes end where the allocation ends as far as alignment allows, so that ASan sees
+ * overruns. */
 static inline void *test_alloc(size_t bytes) {
   void *p = 0;
   if (posix_memalign(&p, 64, bytes ? bytes : 1)) abort();
@@ -35,7 +36,8 @@ static inline int test_expect(int ok, const char *what) {
   return 0;
 }
 
-/* With AGQ_TEST_SHARE=n a seed takes every n-th problem only, and n seeds in a row take them all: for emulators, which are slow. */
+/* With AGQ_TEST_SHARE=n a seed takes every n-th problem only, and n seeds in a row take them all: for emulators, which
+ * are slow. */
 static uint64_t test_seed;
 static inline int test_takes(unsigned problem) {
   const char *share = getenv("AGQ_TEST_SHARE");
@@ -43,8 +45,8 @@ static inline int test_takes(unsigned problem) {
   return n <= 1 || (problem + test_seed) % n == 0;
 }
 
-/* Starts a program: takes the seed from AGQ_TEST_SEED (1 if it is not set) and prints it. Returns 0 if this machine cannot run
- * the level: the program then ends with success, unless AGQ_TEST_REQUIRE is set. */
+/* Starts a program: takes the seed from AGQ_TEST_SEED (1 if it is not set) and prints it. Returns 0 if this machine
+ * cannot run the level: the program then ends with success, unless AGQ_TEST_REQUIRE is set. */
 static inline int test_begin(void) {
   const char *given = getenv("AGQ_TEST_SEED");
   char *end = "";

@@ -1,5 +1,5 @@
-/* Attention of tiles against double precision: every cache whose contents are known exactly, flat and very sharp attention, ALiBi,
- * several key ranges, in one piece and range by range.
+/* Attention of tiles against double precision: every cache whose contents are known exactly, flat and very sharp
+ * attention, ALiBi, several key ranges, in one piece and range by range.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
@@ -11,8 +11,8 @@
 enum { KV_HEADS = 2, MOST_D = 256 };
 
 /* One query over keys 0..last. Returns the largest error of the outputs in units of `bound`. */
-static double row_error(int d, int last, const float *q, const float *keys, const float *values, float scale, float slope,
-                        const float *out, float share) {
+static double row_error(int d, int last, const float *q, const float *keys, const float *values, float scale,
+                        float slope, const float *out, float share) {
   static double p[2048];
   double max = -INFINITY, sum = 0, largest = 0, worst = 0, most_value = 0;
   for (int j = 0; j <= last; j++) {
@@ -38,7 +38,8 @@ static double row_error(int d, int last, const float *q, const float *keys, cons
   return fmax(worst, fabs((double)share - p[0] / sum) / (relative * (p[0] / sum) + 1e-30));
 }
 
-/* Keys and values that the cache of 8 bits holds exactly: integers of which one is 127, times a power of two of each row. */
+/* Keys and values that the cache of 8 bits holds exactly: integers of which one is 127, times a power of two of each
+ * row. */
 static void fill_row(float *x, int d, int bits, float spread) {
   const float size = ldexpf(1, random_int(-2, 1));
   for (int c = 0; c < d; c++) x[c] = bits == 8 ? size * (float)random_int(-126, 126) : spread * random_float();
@@ -71,8 +72,18 @@ static void check(int bits, int d, int group, int positions, int alibi, float sp
   for (int i = 0; i < TOKENS * ldq; i++) q[i] = spread * random_float();
   for (int i = 0; i < TOKENS * ldo; i++) out[i] = again[i] = 99;
   const float scale = bits == 8 ? 1 / 64.0f : 1;
-  agq_attention a = {.kv = &kv, .group = group, .scale = scale, .slopes = alibi ? slopes : NULL, .q = q, .ldq = (size_t)ldq,
-                     .token_row = row, .token_position = position, .out = out, .ldo = (size_t)ldo, .first_share = share, .heads = heads};
+  agq_attention a = {.kv = &kv,
+                     .group = group,
+                     .scale = scale,
+                     .slopes = alibi ? slopes : NULL,
+                     .q = q,
+                     .ldq = (size_t)ldq,
+                     .token_row = row,
+                     .token_position = position,
+                     .out = out,
+                     .ldo = (size_t)ldo,
+                     .first_share = share,
+                     .heads = heads};
   const int rows = TOKENS * group, ranges = (positions - 1) / AGQ_KEY_RANGE + 1;
   const size_t state = agq_attention_state(&kv);
   float *scratch = test_alloc(agq_attention_scratch(&kv, rows) * 4), *states = test_alloc((size_t)ranges * state * 4);
@@ -81,7 +92,8 @@ static void check(int bits, int d, int group, int positions, int alibi, float sp
   for (int h = 0; h < KV_HEADS; h++)
     for (int r = 0; r < rows; r++) {
       const int own = position[r / group] / AGQ_KEY_RANGE + 1;
-      for (int i = 0; i < own; i++) agq_attention_range(&a, regions[h], h, 0, r, r + 1, i, states + (size_t)i * state, scratch);
+      for (int i = 0; i < own; i++)
+        agq_attention_range(&a, regions[h], h, 0, r, r + 1, i, states + (size_t)i * state, scratch);
       agq_attention_merge(&a, h, 0, r, own, states, state);
     }
   test_expect(!memcmp(out, again, (size_t)TOKENS * (size_t)ldo * 4), "the same bits row by row and range by range");
@@ -95,8 +107,8 @@ static void check(int bits, int d, int group, int positions, int alibi, float sp
   }
   test_expect(untouched, "attention writes nothing else");
   if (!test_expect(worst <= 1, "attention of a tile"))
-    fprintf(stderr, "  %d bits, head_dim %d, group %d, %d positions, alibi %d, spread %g: %g times the bound\n", bits, d, group,
-            positions, alibi, (double)spread, worst);
+    fprintf(stderr, "  %d bits, head_dim %d, group %d, %d positions, alibi %d, spread %g: %g times the bound\n", bits,
+            d, group, positions, alibi, (double)spread, worst);
   for (int h = 0; h < KV_HEADS; h++) free(regions[h]), free(keys[h]), free(values[h]);
   free(q), free(out), free(again), free(share), free(scratch), free(states);
 }

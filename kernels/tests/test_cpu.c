@@ -14,15 +14,16 @@ static int holds(const char *list, const char *word) {
 
 #if defined(__x86_64__)
 static void against_the_system(void) {
-  static const char *const names[] = {"ssse3", "sse4_1", "avx", "f16c", "fma", "avx2", "avx512f", "avx512dq", "avx512bw", "avx512vl",
-                                      "avx512_vnni", "avx_vnni"};
+  static const char *const names[] = {"ssse3",   "sse4_1",   "avx",      "f16c",     "fma",         "avx2",
+                                      "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni", "avx_vnni"};
   static const struct {
     const char *level, *needs[12];
-  } levels[] = {{"scalar", {0}},
-                {"sse41", {"ssse3", "sse4_1"}},
-                {"avx2", {"avx", "avx2", "fma", "f16c"}},
-                {"avxvnni", {"avx", "avx2", "fma", "f16c", "avx_vnni"}},
-                {"avx512vnni", {"avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}}};
+  } levels[] = {
+      {"scalar", {0}},
+      {"sse41", {"ssse3", "sse4_1"}},
+      {"avx2", {"avx", "avx2", "fma", "f16c"}},
+      {"avxvnni", {"avx", "avx2", "fma", "f16c", "avx_vnni"}},
+      {"avx512vnni", {"avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}}};
   static char line[1 << 14];
   FILE *file = fopen("/proc/cpuinfo", "r");
   if (!file) return;

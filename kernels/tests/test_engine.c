@@ -6,12 +6,13 @@
 
 #include "reference.h"
 
-#define LLAMA .norm = AGQ_NORM_RMS, .position = AGQ_POSITION_ROPE, .activation = AGQ_ACTIVATION_SILU_GATED, .final_norm = 1
+#define LLAMA \
+  .norm = AGQ_NORM_RMS, .position = AGQ_POSITION_ROPE, .activation = AGQ_ACTIVATION_SILU_GATED, .final_norm = 1
 #define OPT .norm = AGQ_NORM_LAYER, .position = AGQ_POSITION_LEARNED, .tied = 1, .bias = 1
-#define BLOOM                                                                                             \
+#define BLOOM                                                                                                      \
   .norm = AGQ_NORM_LAYER, .position = AGQ_POSITION_ALIBI, .activation = AGQ_ACTIVATION_GELU_TANH, .embed_norm = 1, \
   .final_norm = 1, .tied = 1, .bias = 1
-#define SIZES(hidden_, layers_, heads_, kv_heads_, head_dim_, ffn_, vocab_, embed_dim_)                                \
+#define SIZES(hidden_, layers_, heads_, kv_heads_, head_dim_, ffn_, vocab_, embed_dim_)                             \
   .hidden = hidden_, .layers = layers_, .heads = heads_, .kv_heads = kv_heads_, .head_dim = head_dim_, .ffn = ffn_, \
   .vocab = vocab_, .embed_dim = embed_dim_
 #define FLOAT .weights = AGQ_F32, .act_bits = 32, .head = AGQ_F32
@@ -20,11 +21,13 @@
 
 static const test_shape shapes[] = {
     {"llama, grouped queries", LLAMA, SIZES(64, 2, 6, 2, 32, 96, 51, 64), FLOAT},
-    {"llama, tied, biases, head_dim 20, odd ffn", LLAMA, SIZES(48, 2, 3, 1, 20, 70, 33, 48), .tied = 1, .bias = 1, FLOAT},
+    {"llama, tied, biases, head_dim 20, odd ffn", LLAMA, SIZES(48, 2, 3, 1, 20, 70, 33, 48), .tied = 1, .bias = 1,
+     FLOAT},
     {"opt", OPT, SIZES(48, 2, 4, 4, 12, 80, 40, 48), .activation = AGQ_ACTIVATION_RELU, .final_norm = 1, FLOAT},
     {"opt, norms after, projections", OPT, SIZES(48, 3, 4, 4, 12, 80, 40, 32), .activation = AGQ_ACTIVATION_RELU,
      .norm_after = 1, FLOAT},
-    {"opt, gelu", OPT, SIZES(48, 2, 2, 2, 24, 80, 40, 48), .activation = AGQ_ACTIVATION_GELU_ERF, .final_norm = 1, FLOAT},
+    {"opt, gelu", OPT, SIZES(48, 2, 2, 2, 24, 80, 40, 48), .activation = AGQ_ACTIVATION_GELU_ERF, .final_norm = 1,
+     FLOAT},
     {"bloom, 5 heads", BLOOM, SIZES(80, 2, 5, 5, 16, 160, 37, 80), FLOAT},
     {"bloom, residual from norm", BLOOM, SIZES(80, 2, 5, 5, 16, 160, 37, 80), .residual_from_norm = 1, FLOAT},
     {"llama, W4A8, 8-bit head", LLAMA, SIZES(128, 2, 8, 2, 16, 192, 50, 128), .tied = 1, W4(8)},
@@ -39,12 +42,12 @@ static const test_shape shapes[] = {
     {"llama, 8-bit embedding, W4A8", LLAMA, SIZES(128, 2, 8, 2, 16, 192, 50, 128), .embed8 = 1, W4(8)},
     {"opt, projections, 8-bit embedding of 33", .norm = AGQ_NORM_LAYER, .position = AGQ_POSITION_LEARNED, .bias = 1,
      SIZES(48, 2, 4, 4, 12, 80, 40, 33), .activation = AGQ_ACTIVATION_RELU, .norm_after = 1, .embed8 = 1, FLOAT},
-    {"llama, W4A4, hadamard, clip, 5 sink tokens", LLAMA, SIZES(128, 2, 4, 4, 32, 192, 50, 128), .hadamard = 1, .clip = 0.9f,
-     .sinks = 5, W4(4)},
+    {"llama, W4A4, hadamard, clip, 5 sink tokens", LLAMA, SIZES(128, 2, 4, 4, 32, 192, 50, 128), .hadamard = 1,
+     .clip = 0.9f, .sinks = 5, W4(4)},
     {"opt, norms after, projections, W4A4, 1 sink token", OPT, SIZES(64, 3, 4, 4, 16, 96, 40, 32),
      .activation = AGQ_ACTIVATION_RELU, .norm_after = 1, .sinks = 1, W4(4)},
-    {"bloom, residual from norm, W4A4, 64 sink tokens", BLOOM, SIZES(96, 2, 6, 6, 16, 160, 37, 96), .residual_from_norm = 1,
-     .sinks = 64, W4(4)},
+    {"bloom, residual from norm, W4A4, 64 sink tokens", BLOOM, SIZES(96, 2, 6, 6, 16, 160, 37, 96),
+     .residual_from_norm = 1, .sinks = 64, W4(4)},
     {"llama, W4A8, zero points, biases", LLAMA, SIZES(128, 2, 8, 2, 16, 192, 50, 128), .bias = 1, .zeros = 1,
      .stored = AGQ_BF16, W4(8)},
     {"opt, W4A4, static, zero points", OPT, SIZES(64, 2, 4, 4, 16, 96, 40, 64), .activation = AGQ_ACTIVATION_RELU,
@@ -105,8 +108,8 @@ static double reference_error(const test_model *t, const int32_t *tokens, int n,
   return worst;
 }
 
-/* Quantizers put a value near a tie on another code than the reference does, some in a million: then all that follows differs.
- * Where that happens other tokens, few of them different, are tried: a wrong engine is wrong for all. */
+/* Quantizers put a value near a tie on another code than the reference does, some in a million: then all that follows
+ * differs. Where that happens other tokens, few of them different, are tried: a wrong engine is wrong for all. */
 static void against_reference(const test_model *t, int n) {
   enum { TRIES = 8, DIFFERENT = 6 };
   int32_t *tokens = test_alloc((size_t)n * 4), some[DIFFERENT];
@@ -123,7 +126,8 @@ static void against_reference(const test_model *t, int n) {
     } while (++tries < (exact ? 1 : TRIES) && error >= 1e-5);
     if (!test_expect(error < 1e-5, "logits equal the reference's"))
       fprintf(stderr, "  %s, kv %d: relative error %g after %d tries\n", t->s.name, kv_bits, error, tries);
-    printf("  %-50s kv%-2d relative error %.2g%s\n", t->s.name, kv_bits, error, tries > 1 ? " (not of the first tokens)" : "");
+    printf("  %-50s kv%-2d relative error %.2g%s\n", t->s.name, kv_bits, error,
+           tries > 1 ? " (not of the first tokens)" : "");
   }
   free(tokens);
 }
@@ -174,7 +178,8 @@ static void invariance(const test_model *t, int n, int kv_bits) {
 static void own_rope(const test_model *t, agq_engine *e, int slot, int number) {
   float inv_freq[128];
   for (int i = 0; t->inv_freq && i < t->s.head_dim / 2; i++) inv_freq[i] = t->inv_freq[i] / (float)(1 + number);
-  if (t->inv_freq) test_expect(agq_engine_set_rope(e, slot, inv_freq, 1 + 0.1f * (float)number) == AGQ_OK, "set_rope of a slot");
+  if (t->inv_freq)
+    test_expect(agq_engine_set_rope(e, slot, inv_freq, 1 + 0.1f * (float)number) == AGQ_OK, "set_rope of a slot");
 }
 
 /* Several slots in one batch, each with its own history, give what each gives alone; wanted rows only, in order. */
@@ -222,7 +227,8 @@ static void slots(const test_model *t, int kv_bits) {
     test_expect(agq_engine_slot_truncate(e, 0, 0) == AGQ_OK, "truncate");
     const uint8_t nobody[N] = {0};
     const agq_batch silent = {N - 1, tokens[0], NULL, nobody}, next_one = {1, tokens[0] + N - 1, NULL, NULL};
-    test_expect(agq_engine_forward(e, &silent, NULL) == AGQ_OK && agq_engine_slot_length(e, 0) == N - 1, "nothing wanted");
+    test_expect(agq_engine_forward(e, &silent, NULL) == AGQ_OK && agq_engine_slot_length(e, 0) == N - 1,
+                "nothing wanted");
     test_expect(agq_engine_forward(e, &next_one, logits) == AGQ_OK &&
                     !memcmp(logits, alone[0] + (size_t)(N - 1) * (size_t)v, (size_t)v * 4),
                 "logits after tokens that were not wanted");
@@ -282,7 +288,8 @@ static void profile(const test_model *t) {
     test_expect(absent ? seconds[i] == 0 : seconds[i] > 0, "a part of the profile");
     for (int j = 0; j < i; j++) test_expect(strcmp(agq_profile_name(i), agq_profile_name(j)), "names of parts differ");
   }
-  test_expect(sum <= (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec), "parts of the whole");
+  test_expect(sum <= (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec),
+              "parts of the whole");
   test_expect(!agq_profile_name(AGQ_PROFILE_PARTS) && !agq_profile_name(-1), "no further part");
   agq_engine_profile(e, again, 0);
   for (int i = 0; i < AGQ_PROFILE_PARTS; i++) test_expect(again[i] == 0, "the profile was reset");
@@ -290,7 +297,8 @@ static void profile(const test_model *t) {
   free(logits);
 }
 
-static void all_logits(const agq_model *m, const test_model *t, const int32_t *tokens, int n, int scalar, float *logits) {
+static void all_logits(const agq_model *m, const test_model *t, const int32_t *tokens, int n, int scalar,
+                       float *logits) {
   test_model used = *t;
   used.m = *m;
   agq_engine *e = engine(&used, 2, 1, n, n, 8, scalar);
@@ -298,8 +306,8 @@ static void all_logits(const agq_model *m, const test_model *t, const int32_t *t
   agq_engine_destroy(e);
 }
 
-/* Tokens before `sinks` are those of the same weights with 8-bit activations, bit for bit; tokens from it on are not, and what they
- * see of the sink tokens makes them differ from a model without. With the packed multiplier too. */
+/* Tokens before `sinks` are those of the same weights with 8-bit activations, bit for bit; tokens from it on are not,
+ * and what they see of the sink tokens makes them differ from a model without. With the packed multiplier too. */
 static void sink_tokens(const test_shape *shape) {
   enum { N = 40 };
   test_model *t = model_create(shape);
@@ -327,7 +335,8 @@ static void sink_tokens(const test_shape *shape) {
         const int here = sinks[k] < N ? sinks[k] : N;
         m.sink_tokens = sinks[k];
         for (int i = 0; i < m.layers; i++)
-          blocks[i].qkv.multiplier = blocks[i].out.multiplier = blocks[i].up.multiplier = blocks[i].down.multiplier = packed;
+          blocks[i].qkv.multiplier = blocks[i].out.multiplier = blocks[i].up.multiplier = blocks[i].down.multiplier =
+              packed;
         all_logits(&m, t, tokens, N, scalar, found);
         test_expect(!memcmp(found, eight, (size_t)here * v * 4), "sink tokens are computed with 8 bits");
         if (here == 0) test_expect(!memcmp(found, plain, N * v * 4), "without sink tokens nothing changes");
@@ -447,9 +456,9 @@ static void errors(void) {
   slot[1] = 2;
   test_expect(agq_engine_forward(e, &b, logits) == AGQ_ERR_ARGUMENT && agq_engine_slot_length(e, 0) == 0,
               "slot out of range");
-  test_expect(
-      agq_engine_slot_truncate(e, 2, 0) == AGQ_ERR_ARGUMENT && agq_engine_slot_length(e, -1) == AGQ_ERR_ARGUMENT,
-      "bad slots");
+  test_expect(agq_engine_slot_truncate(e, 2, 0) == AGQ_ERR_ARGUMENT &&
+                  agq_engine_slot_length(e, -1) == AGQ_ERR_ARGUMENT,
+              "bad slots");
   test_expect(agq_engine_slot_truncate(e, 0, -1) == AGQ_ERR_ARGUMENT, "negative length");
   test_expect(agq_engine_kv_bytes(e) > 0 && agq_engine_workspace_bytes(e) > 0, "sizes");
   agq_engine_destroy(e);

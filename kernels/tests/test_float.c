@@ -7,7 +7,8 @@
 static void check_float(const char *kernel, problem *p, int m) {
   const agq_linear *l = &p->l;
   const int k = l->in_features, n = l->out_features, ldx = k + X_GAP, ldy = n + Y_GAP;
-  float *x = test_alloc((size_t)m * ldx * 4), *y = test_alloc((size_t)m * ldy * 4), *z = test_alloc((size_t)m * ldy * 4);
+  float *x = test_alloc((size_t)m * ldx * 4), *y = test_alloc((size_t)m * ldy * 4),
+        *z = test_alloc((size_t)m * ldy * 4);
   fill_tokens(x, m, k, 0);
   compute(&agq_kernels_native, l, x, m, y, 0, 0);
   compute(&agq_kernels_scalar, l, x, m, z, 0, 0);

@@ -8,8 +8,8 @@
 #include "gemm/scalar/kernels.h"
 #include "test.h"
 
-/* A format that no row knows: 3 bits, a panel's 32 columns as three planes of 64 bytes. Plane p, byte 4 * r + c / 8, bit c % 8
- * is bit p of the code in row r, column c. */
+/* A format that no row knows: 3 bits, a panel's 32 columns as three planes of 64 bytes. Plane p, byte 4 * r + c / 8,
+ * bit c % 8 is bit p of the code in row r, column c. */
 static void unpack_u3(const uint8_t *w, int columns, int8_t *codes) {
   for (int first = 0; first < columns; first += 32, w += 192)
     for (int r = 0; r < AGQ_PANEL; r++)
@@ -19,12 +19,19 @@ static void unpack_u3(const uint8_t *w, int columns, int8_t *codes) {
         codes[(first + c) / 4 * 64 + 4 * r + c % 4] = (int8_t)code;
       }
 }
-static const agq_format u3 = {.name = "u3", .bits = 3, .integer = 1, .least = 0, .most = 7, .symmetric_zero = 4, .most_zero = 7,
+static const agq_format u3 = {.name = "u3",
+                              .bits = 3,
+                              .integer = 1,
+                              .least = 0,
+                              .most = 7,
+                              .symmetric_zero = 4,
+                              .most_zero = 7,
                               .unpack = unpack_u3};
 
 enum { K = 96, ROWS = 20, TOKENS = 3, BLOCK = 32, BLOCKS = K / BLOCK, PANELS = 2 };
 
-/* Panels of random weights with everything that a tile needs. `outer`: 0: one activation scale per token; else blocks of one. */
+/* Panels of random weights with everything that a tile needs. `outer`: 0: one activation scale per token; else blocks
+ * of one. */
 typedef struct {
   uint8_t w[PANELS * K * AGQ_PANEL];
   float scale[PANELS * BLOCKS * AGQ_PANEL], a_scale[TOKENS * BLOCKS], bias[ROWS];
@@ -46,13 +53,29 @@ static void make(problem *p, const agq_format *f, int asymmetric, int group_bloc
   for (int b = 0; b < BLOCKS; b++)
     for (int i = 0; i < TOKENS; i++) {
       p->sums[b * TOKENS + i] = 0;
-      for (int c = b * BLOCK; c < (b + 1) * BLOCK; c++) p->sums[b * TOKENS + i] += p->a[c / 4 * 4 * TOKENS + 4 * i + c % 4];
+      for (int c = b * BLOCK; c < (b + 1) * BLOCK; c++)
+        p->sums[b * TOKENS + i] += p->a[c / 4 * 4 * TOKENS + 4 * i + c % 4];
     }
-  p->t = (agq_tile){.w = p->w, .w_stride = agq_format_bytes(f, K), .scale = p->scale,
-                    .scale_stride = (size_t)groups * AGQ_PANEL * sizeof(float), .zero = asymmetric ? p->zero : NULL,
-                    .zero_stride = (size_t)groups * AGQ_PANEL, .panels = PANELS, .block = BLOCK, .blocks = BLOCKS,
-                    .group_blocks = group_blocks, .width = TOKENS, .a = p->a, .sums = p->sums, .a_scale = p->a_scale,
-                    .a_scale_stride = BLOCKS, .act_blocks = act_blocks, .bias = p->bias, .y = y, .ldy = ROWS, .rows = ROWS,
+  p->t = (agq_tile){.w = p->w,
+                    .w_stride = agq_format_bytes(f, K),
+                    .scale = p->scale,
+                    .scale_stride = (size_t)groups * AGQ_PANEL * sizeof(float),
+                    .zero = asymmetric ? p->zero : NULL,
+                    .zero_stride = (size_t)groups * AGQ_PANEL,
+                    .panels = PANELS,
+                    .block = BLOCK,
+                    .blocks = BLOCKS,
+                    .group_blocks = group_blocks,
+                    .width = TOKENS,
+                    .a = p->a,
+                    .sums = p->sums,
+                    .a_scale = p->a_scale,
+                    .a_scale_stride = BLOCKS,
+                    .act_blocks = act_blocks,
+                    .bias = p->bias,
+                    .y = y,
+                    .ldy = ROWS,
+                    .rows = ROWS,
                     .format = f};
 }
 
@@ -72,7 +95,8 @@ static double exact(const problem *p, const agq_format *f, int token, int row, d
   double y = p->bias[row];
   *size = fabs(y);
   for (int b = 0; b < BLOCKS; b++) {
-    const size_t at = ((size_t)panel * (size_t)(BLOCKS / t->group_blocks) + (size_t)(b / t->group_blocks)) * AGQ_PANEL + (size_t)r;
+    const size_t at =
+        ((size_t)panel * (size_t)(BLOCKS / t->group_blocks) + (size_t)(b / t->group_blocks)) * AGQ_PANEL + (size_t)r;
     const int zero = t->zero ? p->zero[at] : f->symmetric_zero;
     const double as = p->a_scale[token * BLOCKS + (t->act_blocks ? b / t->act_blocks : 0)];
     int sum = 0;
@@ -84,9 +108,11 @@ static double exact(const problem *p, const agq_format *f, int token, int row, d
   return y;
 }
 
-/* The kernels of `unpack` alone give what is defined, and the bits of the format's own scalar kernel where there is one. */
+/* The kernels of `unpack` alone give what is defined, and the bits of the format's own scalar kernel where there is
+ * one. */
 static void test_integers(const agq_format *f, agq_tile_fn own) {
-  static const int groups[][2] = {{1, 0}, {1, 1}, {3, 0}, {3, 1}, {1, 3}, {3, 3}}; /* blocks per weight, activation group */
+  /* Blocks per weight, activation group. */
+  static const int groups[][2] = {{1, 0}, {1, 1}, {3, 0}, {3, 1}, {1, 3}, {3, 3}};
   char what[96];
   for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)
     for (int asymmetric = 0; asymmetric < 2; asymmetric++) {
@@ -94,7 +120,8 @@ static void test_integers(const agq_format *f, agq_tile_fn own) {
       float y[TOKENS * ROWS], z[TOKENS * ROWS];
       make(&p, f, asymmetric, groups[g][0], groups[g][1], y);
       agq_any_tile(&p.t);
-      snprintf(what, sizeof what, "%s, groups of %d and %d blocks, asymmetric %d", f->name, groups[g][0], groups[g][1], asymmetric);
+      snprintf(what, sizeof what, "%s, groups of %d and %d blocks, asymmetric %d", f->name, groups[g][0], groups[g][1],
+               asymmetric);
       for (int i = 0; i < TOKENS; i++)
         for (int row = 0; row < ROWS; row++) {
           double size;
@@ -116,9 +143,16 @@ static void test_floats(int dtype, agq_float_fn own) {
   for (int k = K; k >= 72; k -= 24) /* 72: the last unit is cut */
     for (int asymmetric = 0; asymmetric < 2; asymmetric++) {
       make(&p, &agq_formats[dtype], asymmetric, k == K ? 1 : 3, 0, y);
-      const agq_linear l = {.out_features = ROWS, .in_features = k, .weight_dtype = dtype, .scale_dtype = AGQ_F32,
-                            .group_size = k == K ? BLOCK : 0, .act_bits = 32, .weight = p.w, .scale = p.scale,
-                            .zero = p.t.zero, .bias = p.bias};
+      const agq_linear l = {.out_features = ROWS,
+                            .in_features = k,
+                            .weight_dtype = dtype,
+                            .scale_dtype = AGQ_F32,
+                            .group_size = k == K ? BLOCK : 0,
+                            .act_bits = 32,
+                            .weight = p.w,
+                            .scale = p.scale,
+                            .zero = p.t.zero,
+                            .bias = p.bias};
       agq_float_tile t = {.l = &l, .panels = PANELS, .x = x, .ldx = K, .m = TOKENS, .y = y, .ldy = ROWS};
       agq_any_float(&t);
       t.y = z;
@@ -146,12 +180,15 @@ static void test_rows(void) {
   for (int dtype = AGQ_F32; dtype <= AGQ_U4; dtype++) {
     const agq_format *f = agq_format_of(dtype);
     if (!test_expect(f && f->name && f->floats, "every number of agq.h has a row with kernels for floats")) continue;
-    const agq_linear l = {.out_features = 40, .in_features = 64, .weight_dtype = dtype, .scale_dtype = AGQ_F32, .act_bits = 32};
+    const agq_linear l = {
+        .out_features = 40, .in_features = 64, .weight_dtype = dtype, .scale_dtype = AGQ_F32, .act_bits = 32};
     test_expect(agq_linear_weight_bytes(&l) == 48 * 64 * f->bits / 8, f->name);
     test_expect(agq_linear_scale_bytes(&l) == (f->integer ? 48 * 4 : 0), f->name);
     if (!f->integer) continue;
     test_expect(f->unpack && f->many[0] && f->many[1] && f->one[0] && f->one[1], f->name);
-    test_expect(f->most - f->least + 1 == 1 << f->bits && f->symmetric_zero >= f->least_zero && f->symmetric_zero <= f->most_zero, f->name);
+    test_expect(f->most - f->least + 1 == 1 << f->bits && f->symmetric_zero >= f->least_zero &&
+                    f->symmetric_zero <= f->most_zero,
+                f->name);
     test_unpack(f);
   }
 }

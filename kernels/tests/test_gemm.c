@@ -4,18 +4,20 @@
 #define _POSIX_C_SOURCE 200809L
 #include "problem.h"
 
-/* Scales of 1: y is the integer itself while it is below 2^24. With several weight groups all but one have scales of 0. */
+/* Scales of 1: y is the integer itself while it is below 2^24. With several weight groups all but one have scales of
+ * 0. */
 static void check_exact(const char *kernel, const problem *p, int m, int fill, const float *x) {
   const agq_linear *l = &p->l;
-  const int k = l->in_features, n = l->out_features, groups = l->act_group ? k / l->act_group : 1, bf16 = l->scale_dtype == AGQ_BF16;
+  const int k = l->in_features, n = l->out_features, groups = l->act_group ? k / l->act_group : 1,
+            bf16 = l->scale_dtype == AGQ_BF16;
   const int weight_group = l->group_size ? l->group_size : k, weight_groups = k / weight_group;
   const int bound = l->act_bits == 8 ? 127 : l->act_symmetric ? 7 : 15, only = random_int(0, weight_groups - 1);
   int8_t *codes = test_alloc((size_t)m * k);
   float *scales = test_alloc((size_t)m * groups * 4), *y = test_alloc((size_t)m * (n + Y_GAP) * 4);
   for (int i = 0; i < m * k; i++)
-    codes[i] = (int8_t)(fill == FILL_RANDOM  ? random_int(-bound, bound)
-                        : fill == FILL_MAX   ? bound
-                        : fill == FILL_MIN   ? -bound
+    codes[i] = (int8_t)(fill == FILL_RANDOM ? random_int(-bound, bound)
+                        : fill == FILL_MAX  ? bound
+                        : fill == FILL_MIN  ? -bound
                         : random_bits() & 1 ? bound
                                             : -bound);
   if (m > 1 && fill == FILL_RANDOM) memset(codes, 0, (size_t)k); /* a token of zeros */
@@ -40,7 +42,8 @@ static void check_exact(const char *kernel, const problem *p, int m, int fill, c
       float f = 0;
       for (int c = only * weight_group; c < (only + 1) * weight_group; c += a.block) {
         int sum, size;
-        block_sums(p->code + (size_t)r * k + c, codes + (size_t)t * k + c, k - c < a.block ? k - c : a.block, &sum, &size);
+        block_sums(p->code + (size_t)r * k + c, codes + (size_t)t * k + c, k - c < a.block ? k - c : a.block, &sum,
+                   &size);
         f += (float)sum;
       }
       exact &= y[(size_t)t * (n + Y_GAP) + r] == f;
@@ -55,7 +58,8 @@ static void check_integer(const char *kernel, problem *p, int m, int fill) {
   const agq_linear *l = &p->l;
   const int k = l->in_features, n = l->out_features, groups = l->act_group ? k / l->act_group : 1, ldy = n + Y_GAP;
   const int weight_group = l->group_size ? l->group_size : k, weight_groups = k / weight_group;
-  float *x = test_alloc((size_t)m * (k + X_GAP) * 4), *y = test_alloc((size_t)m * ldy * 4), *z = test_alloc((size_t)m * ldy * 4);
+  float *x = test_alloc((size_t)m * (k + X_GAP) * 4), *y = test_alloc((size_t)m * ldy * 4),
+        *z = test_alloc((size_t)m * ldy * 4);
   int8_t *codes = test_alloc((size_t)k);
   float *scales = test_alloc((size_t)groups * 4);
   fill_tokens(x, m, k, l->act_group);
@@ -118,14 +122,15 @@ static void test_integer(unsigned s, int dtype, int act_bits) {
       }
 }
 
-/* More than is worked on at once: tokens of several chunks (linear.c); rows of which few or only one fit the buffer that interleaves
- * them. */
+/* More than is worked on at once: tokens of several chunks (linear.c); rows of which few or only one fit the buffer
+ * that interleaves them. */
 static void test_long(int dtype, int act_bits) {
   static const int problems[][4] = {{20, 4096, 0, 230}, {5, 10240, 128, 9}, {5, 69632, 128, 3}};
   for (unsigned i = 0; i < sizeof problems / sizeof *problems; i++) {
     problem p;
     if (!test_takes(i)) continue;
-    make(&p, problems[i][0], problems[i][1], dtype, problems[i][2], act_bits, 0, act_bits == 8, (int)i & 1, AGQ_BF16, FILL_RANDOM);
+    make(&p, problems[i][0], problems[i][1], dtype, problems[i][2], act_bits, 0, act_bits == 8, (int)i & 1, AGQ_BF16,
+         FILL_RANDOM);
     check_integer(agq_linear_kernel(&p.l, problems[i][3]), &p, problems[i][3], FILL_RANDOM);
     destroy(&p);
   }

@@ -13,7 +13,8 @@ int main(void) {
   }
   test_expect(agq_measure_bandwidth(1, 0, 1e-6) > 0, "the smallest buffer is one item");
   test_expect(agq_measure_peak(0, 1) == 0 && agq_measure_peak(1, 0) == 0, "bad arguments of the peak");
-  test_expect(agq_measure_bandwidth(0, 1, 1) == 0 && agq_measure_bandwidth(1, 1, -1) == 0, "bad arguments of the bandwidth");
+  test_expect(agq_measure_bandwidth(0, 1, 1) == 0 && agq_measure_bandwidth(1, 1, -1) == 0,
+              "bad arguments of the bandwidth");
   test_expect(agq_measure_bandwidth(1, (size_t)-1, 1) == 0, "an impossible buffer");
   return test_end("limits");
 }

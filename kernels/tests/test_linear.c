@@ -1,5 +1,5 @@
-/* test_linear.c: what stands between a descriptor and the kernels: quantizing, sums of codes, sizes and checks, threads, sink
- * tokens.
+/* test_linear.c: what stands between a descriptor and the kernels: quantizing, sums of codes, sizes and checks,
+ * threads, sink tokens.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
@@ -26,7 +26,7 @@ static void test_quantize(void) {
               case 3: x[j] = fabsf(r) + 5; break;
               case 4: x[j] = -fabsf(r) - 5; break;
               case 5: x[j] = (float)random_int(-254, 254) * 0.5f; break; /* ties */
-              case 6: x[j] = r * 1e-42f; break;                         /* subnormal */
+              case 6: x[j] = r * 1e-42f; break;                          /* subnormal */
               case 7: x[j] = random_int(0, 9) ? r : NAN; break;
               case 8: x[j] = random_int(0, 9) ? r : -INFINITY; break;
               default: x[j] = -0.0f; break;
@@ -69,7 +69,8 @@ static void test_sum_blocks(void) {
         int8_t *codes = test_alloc((size_t)block * blocks);
         int32_t sums[2][15];
         memset(sums, 0, sizeof sums);
-        for (int j = 0; j < block * blocks; j++) codes[j] = (int8_t)(fill == 0 ? random_int(-128, 127) : fill == 1 ? -128 : 127);
+        for (int j = 0; j < block * blocks; j++)
+          codes[j] = (int8_t)(fill == 0 ? random_int(-128, 127) : fill == 1 ? -128 : 127);
         agq_kernels_native.sum_blocks(codes, block, blocks, sums[0], stride);
         agq_kernels_scalar.sum_blocks(codes, block, blocks, sums[1], stride);
         snprintf(what, sizeof what, "sum_blocks: block %d, fill %d, stride %d", block, fill, stride);
@@ -81,10 +82,10 @@ static void test_sum_blocks(void) {
 static void test_validation(void) {
   problem p;
   make(&p, 40, 256, AGQ_U4, 128, 8, 0, 1, 1, AGQ_BF16, FILL_RANDOM);
-#define REJECT(code, ...)                                   \
-  do {                                                      \
-    agq_linear l = p.l;                                     \
-    __VA_ARGS__;                                            \
+#define REJECT(code, ...)                                      \
+  do {                                                         \
+    agq_linear l = p.l;                                        \
+    __VA_ARGS__;                                               \
     test_expect(agq_linear_check(&l) == (code), #__VA_ARGS__); \
   } while (0)
   REJECT(AGQ_OK, (void)0);
@@ -152,7 +153,7 @@ static void test_forward(void) {
 
 /* Sink tokens among others: each token's rows are those that it gets alone, from the linear or from its 8-bit form. */
 static void test_sinks(void) {
-  static const int problems[][5] = {{40, 64, AGQ_U4, 32, 32}, {33, 128, AGQ_U4, 64, 32}, {17, 96, AGQ_I8, 0, 96},
+  static const int problems[][5] = {{40, 64, AGQ_U4, 32, 32},   {33, 128, AGQ_U4, 64, 32},  {17, 96, AGQ_I8, 0, 96},
                                     {48, 512, AGQ_U4, 32, 128}, {20, 256, AGQ_I8, 128, 64}, {31, 72, AGQ_U4, 0, 0}};
   enum { M = 90 };
   for (unsigned i = 0; i < sizeof problems / sizeof *problems; i++)
@@ -163,8 +164,10 @@ static void test_sinks(void) {
         make(&p, n, k, problems[i][2], problems[i][3], 4, problems[i][4], pattern & 1, i & 1, AGQ_BF16, FILL_RANDOM);
         p.l.act_clip = 0.9f;
         const agq_linear eight = agq_eight_bits(&p.l);
-        test_expect(eight.act_bits == 8 && eight.act_symmetric && !eight.act_group && eight.act_clip == 1, "the 8-bit form");
-        float *x = test_alloc((size_t)m * (k + X_GAP) * 4), *y = test_alloc((size_t)m * ldy * 4), *alone = test_alloc((size_t)ldy * 4);
+        test_expect(eight.act_bits == 8 && eight.act_symmetric && !eight.act_group && eight.act_clip == 1,
+                    "the 8-bit form");
+        float *x = test_alloc((size_t)m * (k + X_GAP) * 4), *y = test_alloc((size_t)m * ldy * 4),
+              *alone = test_alloc((size_t)ldy * 4);
         fill_tokens(x, m, k, 32);
         int32_t position[M];
         agq_token_panel panels[M];
@@ -173,14 +176,16 @@ static void test_sinks(void) {
         agq_act a;
         agq_prepared prepared;
         test_expect(agq_linear_prepare(&prepared, &agq_kernels_native, &p.l, 1) == AGQ_OK, "agq_linear_prepare");
-        void *workspace = test_alloc(agq_act_workspace(&prepared, m)), *scratch = test_alloc(agq_act_scratch(&prepared));
+        void *workspace = test_alloc(agq_act_workspace(&prepared, m)),
+             *scratch = test_alloc(agq_act_scratch(&prepared));
         agq_act_init(&a, &prepared, m, workspace);
         agq_act_sinks(&a, &prepared, position, sinks, panels);
         const int count = agq_act_token_panels(&a);
         int covered = 0;
         for (int q = 0; q < count; q++) {
           const agq_token_panel panel = agq_act_panel(&a, q);
-          test_expect(panel.first == covered && panel.width >= 1 && panel.width <= agq_kernels_native.mr, "panels cover all tokens");
+          test_expect(panel.first == covered && panel.width >= 1 && panel.width <= agq_kernels_native.mr,
+                      "panels cover all tokens");
           for (int t = covered; t < covered + panel.width && t < m; t++)
             test_expect(panel.eight == (position[t] < sinks), "the format of a panel");
           covered += panel.width;
@@ -191,7 +196,8 @@ static void test_sinks(void) {
         agq_linear_run(&prepared, &a, NULL, 0, m, y, (size_t)ldy, 0, agq_panels(n));
         int right = 1;
         for (int t = 0; t < m; t++) {
-          compute(&agq_kernels_native, position[t] < sinks ? &eight : &p.l, x + (size_t)t * (k + X_GAP), 1, alone, 0, 0);
+          compute(&agq_kernels_native, position[t] < sinks ? &eight : &p.l, x + (size_t)t * (k + X_GAP), 1, alone, 0,
+                  0);
           right &= !memcmp(alone, y + (size_t)t * ldy, (size_t)n * 4);
         }
         describe("sinks", &p.l, m, pattern, "a token is not computed in its format");

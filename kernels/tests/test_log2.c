@@ -17,8 +17,8 @@ static int nearest(double x, int lo, int hi) {
 static long rows_compared, rows_at_ties;
 
 /* One row by the definition: integers, a double softmax. 0: an exponent is too near a tie to be sure of. */
-static int row(const agq_log2_scales *s, int d, int head, int last, const int (*k)[128], const int (*v)[128], const int *q,
-               float scale, float slope, float *out, double *share) {
+static int row(const agq_log2_scales *s, int d, int head, int last, const int (*k)[128], const int (*v)[128],
+               const int *q, float scale, float slope, float *out, double *share) {
   const int kv = head / GROUP;
   double x[POSITIONS], top = -INFINITY, sum = 0;
   int32_t acc[128] = {0}, total = 0;
@@ -59,7 +59,8 @@ static void check(int d, int alibi, float spread) {
   for (int h = 0; h < KV_HEADS; h++) {
     regions[h] = test_alloc(kv.region_bytes);
     memset(regions[h], 0x55, kv.region_bytes);
-    for (int c = 0; c < POSITIONS; c++) memset((char *)regions[h] + kv.value_offset + (size_t)c * (size_t)kv.width, 0, (size_t)kv.width);
+    for (int c = 0; c < POSITIONS; c++)
+      memset((char *)regions[h] + kv.value_offset + (size_t)c * (size_t)kv.width, 0, (size_t)kv.width);
     for (int j = 0; j < POSITIONS; j++) {
       for (int c = 0; c < d; c++) {
         /* products with the reciprocal, as the kernels */
@@ -70,15 +71,26 @@ static void check(int d, int alibi, float spread) {
       agq_kv_store_log2(&kv, &s, regions[h], h, j, key, value);
     }
   }
-  float *q = test_alloc((size_t)POSITIONS * HEADS * (size_t)d * 4), *out = test_alloc((size_t)POSITIONS * HEADS * (size_t)d * 4);
+  float *q = test_alloc((size_t)POSITIONS * HEADS * (size_t)d * 4),
+        *out = test_alloc((size_t)POSITIONS * HEADS * (size_t)d * 4);
   float *again = test_alloc((size_t)POSITIONS * HEADS * (size_t)d * 4), *share = test_alloc(POSITIONS * HEADS * 4);
   float *scratch = test_alloc(agq_attention_log2_scratch(&kv) * 4);
   for (int i = 0; i < POSITIONS * HEADS * d; i++) q[i] = spread * random_float();
   int32_t at[POSITIONS];
   for (int i = 0; i < POSITIONS; i++) at[i] = i;
-  agq_attention a = {.kv = &kv, .group = GROUP, .scale = 0.3f, .slopes = alibi ? slopes : NULL, .q = q, .ldq = (size_t)(HEADS * d),
-                     .token_row = at, .token_position = at, .out = out, .ldo = (size_t)(HEADS * d), .first_share = share,
-                     .heads = HEADS, .log2 = &s};
+  agq_attention a = {.kv = &kv,
+                     .group = GROUP,
+                     .scale = 0.3f,
+                     .slopes = alibi ? slopes : NULL,
+                     .q = q,
+                     .ldq = (size_t)(HEADS * d),
+                     .token_row = at,
+                     .token_position = at,
+                     .out = out,
+                     .ldo = (size_t)(HEADS * d),
+                     .first_share = share,
+                     .heads = HEADS,
+                     .log2 = &s};
   for (int h = 0; h < KV_HEADS; h++)
     for (int r = 0; r < POSITIONS * GROUP; r += AGQ_LOG2_ROWS)
       agq_attention_log2_tile(&a, regions[h], h, 0, r, r + AGQ_LOG2_ROWS, scratch);
@@ -98,7 +110,8 @@ static void check(int d, int alibi, float spread) {
         continue;
       }
       rows_compared++;
-      test_expect(!memcmp(expected, out + ((size_t)i * HEADS + (size_t)h) * (size_t)d, (size_t)d * 4), "exactly the integers");
+      test_expect(!memcmp(expected, out + ((size_t)i * HEADS + (size_t)h) * (size_t)d, (size_t)d * 4),
+                  "exactly the integers");
       test_expect(fabs(share[i * HEADS + h] - first) <= 1e-5 * first + 1e-30, "share of the first key");
     }
   for (int h = 0; h < KV_HEADS; h++) free(regions[h]);

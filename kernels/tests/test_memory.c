@@ -23,7 +23,9 @@ void *__real_aligned_alloc(size_t alignment, size_t bytes);
 void *__real_calloc(size_t count, size_t bytes);
 int __real_posix_memalign(void **p, size_t alignment, size_t bytes);
 int __real_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg);
-void *__wrap_aligned_alloc(size_t alignment, size_t bytes) { return refused() ? NULL : __real_aligned_alloc(alignment, bytes); }
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes) {
+  return refused() ? NULL : __real_aligned_alloc(alignment, bytes);
+}
 void *__wrap_calloc(size_t count, size_t bytes) { return refused() ? NULL : __real_calloc(count, bytes); }
 int __wrap_posix_memalign(void **p, size_t alignment, size_t bytes) {
   return refused() ? ENOMEM : __real_posix_memalign(p, alignment, bytes);
@@ -77,9 +79,21 @@ static void products(void) {
 }
 
 static void engines(void) {
-  const test_shape shape = {"small", .norm = AGQ_NORM_RMS, .activation = AGQ_ACTIVATION_SILU_GATED, .hidden = 32, .layers = 1,
-                            .heads = 2, .kv_heads = 1, .head_dim = 16, .ffn = 32, .vocab = 19, .embed_dim = 32, .tied = 1,
-                            .weights = AGQ_F32, .act_bits = 32, .head = AGQ_F32};
+  const test_shape shape = {"small",
+                            .norm = AGQ_NORM_RMS,
+                            .activation = AGQ_ACTIVATION_SILU_GATED,
+                            .hidden = 32,
+                            .layers = 1,
+                            .heads = 2,
+                            .kv_heads = 1,
+                            .head_dim = 16,
+                            .ffn = 32,
+                            .vocab = 19,
+                            .embed_dim = 32,
+                            .tied = 1,
+                            .weights = AGQ_F32,
+                            .act_bits = 32,
+                            .head = AGQ_F32};
   test_model *t = model_create(&shape);
   const agq_options o = {3, 1, 64, 8, 8, 0};
   int calls = 0;
@@ -92,7 +106,9 @@ static void engines(void) {
       agq_engine_destroy(e);
       break;
     }
-    if (!test_expect(!e && (strstr(error, "memory") || strstr(error, "threads")) && calls < MOST, "an engine without memory")) break;
+    if (!test_expect(!e && (strstr(error, "memory") || strstr(error, "threads")) && calls < MOST,
+                     "an engine without memory"))
+      break;
   }
   test_expect(calls >= 6, "allocations of an engine are refused");
   model_free(t);

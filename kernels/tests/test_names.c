@@ -46,15 +46,15 @@ static int number(const char **text) {
 
 /* <weights><activations>_<rows>x<tokens>_<level>, of these weights and activations. */
 static int parse(const char *name, const char *weights, const char *activations, int *rows, int *tokens) {
-  return word(&name, weights) && word(&name, activations) && word(&name, "_") && (*rows = number(&name)) && word(&name, "x") &&
-         (*tokens = number(&name)) && word(&name, "_") && in_chain(name);
+  return word(&name, weights) && word(&name, activations) && word(&name, "_") && (*rows = number(&name)) &&
+         word(&name, "x") && (*tokens = number(&name)) && word(&name, "_") && in_chain(name);
 }
 
 static void check(const char *name, const char *weights, const char *activations, int most) {
   int rows = 0, tokens = 0;
   char what[160];
-  snprintf(what, sizeof what, "%s: not %s x %s, <rows>x<tokens>, a level of %s, at most %d tokens", name, weights, activations,
-           AGQ_ISA_NAME, most);
+  snprintf(what, sizeof what, "%s: not %s x %s, <rows>x<tokens>, a level of %s, at most %d tokens", name, weights,
+           activations, AGQ_ISA_NAME, most);
   test_expect(name && parse(name, weights, activations, &rows, &tokens) && rows % 4 == 0 && tokens <= most, what);
 }
 
@@ -76,7 +76,8 @@ static void check_table(const agq_kernel_table *kt) {
   const struct {
     const agq_float_kernel *kernel;
     const char *weights;
-  } floats[] = {{&kt->f32, "f32"}, {&kt->f16, "f16"}, {&kt->bf16, "bf16"}, {&kt->u4, "u4"}, {&kt->i8, "i8"}, {&kt->any_float, "any"}};
+  } floats[] = {{&kt->f32, "f32"}, {&kt->f16, "f16"}, {&kt->bf16, "bf16"},
+                {&kt->u4, "u4"},   {&kt->i8, "i8"},   {&kt->any_float, "any"}};
   for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
     check(floats[i].kernel->name, floats[i].weights, "f32", 64);
     test_expect(floats[i].kernel->run != NULL, floats[i].weights);
@@ -89,8 +90,9 @@ static void test_parser(void) {
   int rows, tokens;
   const char *good = AGQ_NAME("u4", "s8", "32x12", "scalar");
   test_expect(parse(good, "u4", "s8", &rows, &tokens) && rows == 32 && tokens == 12, good);
-  static const char *const bad[] = {"u4s8_m1_scalar", "u4s8_scalar", "u4s8_32x12_avx3", "u4s8_032x12_scalar", "u4s4_32x12_scalar",
-                                    "u4s8_32x12", "u4s8_32x12_scalar_packed", "i8s8_32x12_scalar", "u4_s8_32x12_scalar"};
+  static const char *const bad[] = {"u4s8_m1_scalar",           "u4s8_scalar",       "u4s8_32x12_avx3",
+                                    "u4s8_032x12_scalar",       "u4s4_32x12_scalar", "u4s8_32x12",
+                                    "u4s8_32x12_scalar_packed", "i8s8_32x12_scalar", "u4_s8_32x12_scalar"};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) test_expect(!parse(bad[i], "u4", "s8", &rows, &tokens), bad[i]);
 }
 

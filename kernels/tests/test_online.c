@@ -34,8 +34,8 @@ static void fill(float *x, int n, int content) {
            : content == 3 ? fabsf(r) + 5
            : content == 4 ? -fabsf(r) - 5
            : content == 5 ? (float)random_int(-30, 30) * 0.5f /* ties */
-           : content == 6 ? r * 1e-42f                      /* subnormal */
-                          : (i % 2 ? 3.0e38f : -3.0e38f);   /* sums overflow */
+           : content == 6 ? r * 1e-42f                        /* subnormal */
+                          : (i % 2 ? 3.0e38f : -3.0e38f);     /* sums overflow */
   }
 }
 enum { CONTENTS = 8 };
@@ -68,8 +68,8 @@ static void hadamard(void) {
       }
 }
 
-/* Codes of the whole path (transform, then quantizer) equal those of transformed rows without it; native and scalar; and they
- * follow the formulas. */
+/* Codes of the whole path (transform, then quantizer) equal those of transformed rows without it; native and scalar;
+ * and they follow the formulas. */
 static void activations(void) {
   static const int lengths[] = {32, 40, 96, 128, 688, 1000};
   static float x[3 * MOST], z[MOST], s[2][3 * 64];
@@ -81,8 +81,14 @@ static void activations(void) {
         for (int transform = 0; transform < 2; transform++) {
           const int k = lengths[l], block = transform ? k & -k : 0, group = k % 32 == 0 && content % 2 ? 32 : 0;
           const float clip = content == 3 ? 0 : 0.55f + 0.15f * (float)(content % 4);
-          agq_linear lin = {.out_features = 16, .in_features = k, .weight_dtype = AGQ_U4, .scale_dtype = AGQ_F32,
-                            .act_bits = mode ? 4 : 8, .act_symmetric = mode < 2, .act_group = group, .hadamard = block,
+          agq_linear lin = {.out_features = 16,
+                            .in_features = k,
+                            .weight_dtype = AGQ_U4,
+                            .scale_dtype = AGQ_F32,
+                            .act_bits = mode ? 4 : 8,
+                            .act_symmetric = mode < 2,
+                            .act_group = group,
+                            .hadamard = block,
                             .act_clip = clip};
           for (int t = 0; t < M; t++) fill(x + t * k, k, t == 1 ? 1 : content);
           for (int scalar = 0; scalar < 2; scalar++)
@@ -127,9 +133,15 @@ static void products(void) {
   for (size_t i = 0; i < sizeof codes; i++) codes[i] = (uint8_t)random_int(0, 255);
   for (int i = 0; i < 48; i++) scales[i] = 0.1f;
   for (int bits = 4; bits <= 32; bits *= bits == 4 ? 2 : 4) {
-    agq_linear l = {.out_features = N, .in_features = K, .weight_dtype = bits == 32 ? AGQ_F32 : AGQ_U4, .scale_dtype = AGQ_F32,
-                    .act_bits = bits, .act_symmetric = bits == 8, .weight = bits == 32 ? (void *)weight : codes,
-                    .weight_bytes = bits == 32 ? sizeof weight : sizeof codes, .bias = bias};
+    agq_linear l = {.out_features = N,
+                    .in_features = K,
+                    .weight_dtype = bits == 32 ? AGQ_F32 : AGQ_U4,
+                    .scale_dtype = AGQ_F32,
+                    .act_bits = bits,
+                    .act_symmetric = bits == 8,
+                    .weight = bits == 32 ? (void *)weight : codes,
+                    .weight_bytes = bits == 32 ? sizeof weight : sizeof codes,
+                    .bias = bias};
     if (bits != 32) l.scale = scales, l.scale_bytes = sizeof scales;
     for (int t = 0; t < M; t++) plain_hadamard(x + t * K, z + t * K, K, 32);
     test_expect(agq_linear_forward(&l, z, M, y, 1, 0) == AGQ_OK, "product of transformed inputs");
@@ -161,9 +173,9 @@ static void cache(void) {
     test_expect(kv.region_bytes % 64 == 0 && kv.groups * kv.group == n, "layout of the 4-bit cache");
     char *region = test_alloc(kv.region_bytes);
     memset(region, 0x55, kv.region_bytes);
-    float *keys = test_alloc((size_t)POSITIONS * (size_t)n * 4), *values = test_alloc((size_t)POSITIONS * (size_t)n * 4);
-    for (int p = 0; p < POSITIONS; p++)
-      fill(keys + p * n, n, p % 6 == 2 ? 7 : p % 6), fill(values + p * n, n, p % 5);
+    float *keys = test_alloc((size_t)POSITIONS * (size_t)n * 4),
+          *values = test_alloc((size_t)POSITIONS * (size_t)n * 4);
+    for (int p = 0; p < POSITIONS; p++) fill(keys + p * n, n, p % 6 == 2 ? 7 : p % 6), fill(values + p * n, n, p % 5);
     for (int i = 0; i < POSITIONS; i++) { /* in any order */
       const int p = i * 77 % POSITIONS;
       for (int c = 0; p % 6 == 2 && c < n; c++) keys[p * n + c] *= 1e-10f; /* the range itself must not overflow */
@@ -199,7 +211,8 @@ static void cache(void) {
     test_expect(right, what);
     free(region), free(keys), free(values), free(k), free(v);
   }
-  const size_t eight = agq_kv_layout_make(8, 128, 4096).region_bytes, four = agq_kv_layout_make(4, 128, 4096).region_bytes;
+  const size_t eight = agq_kv_layout_make(8, 128, 4096).region_bytes,
+               four = agq_kv_layout_make(4, 128, 4096).region_bytes;
   test_expect(four == 4096 * 2 * (64 + 4 + 1) && eight == 4096 * 2 * (128 + 4), "bytes per position");
 }
 

@@ -142,7 +142,8 @@ static void panel_rows(void) {
       for (int variant = 0; variant < 2; variant++) {
         const int k = widths[w][0], n = 21;
         problem p;
-        if (dtype == AGQ_I8) make(&p, n, k, AGQ_I8, widths[w][1], 32, 0, 0, variant, variant ? AGQ_F32 : AGQ_BF16, FILL_RANDOM);
+        if (dtype == AGQ_I8)
+          make(&p, n, k, AGQ_I8, widths[w][1], 32, 0, 0, variant, variant ? AGQ_F32 : AGQ_BF16, FILL_RANDOM);
         else make_float(&p, n, k, dtype);
         int right = 1;
         for (int r = 0; r < n; r++) {

@@ -1,5 +1,5 @@
-/* test_packed4.c: the packed 4-bit multiplier: its arithmetic for every operand, the length of its sums, and this level's kernel
- * against the portable one and against exact arithmetic.
+/* test_packed4.c: the packed 4-bit multiplier: its arithmetic for every operand, the length of its sums, and this
+ * level's kernel against the portable one and against exact arithmetic.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
@@ -31,7 +31,8 @@ static void test_length(void) {
   test_expect(AGQ_PACKED4_TERMS <= 256, "fields are widened in time");
 }
 
-/* Inputs whose codes are known: integers with 15 and 0 (or 0 and -15) among each group have the scale 1 and are their own codes. */
+/* Inputs whose codes are known: integers with 15 and 0 (or 0 and -15) among each group have the scale 1 and are their
+ * own codes. */
 static void fill_inputs(float *x, int m, int k, int act_group, int fill) {
   const int group = act_group ? act_group : k;
   for (int t = 0; t < m; t++)
@@ -50,7 +51,8 @@ static void fill_inputs(float *x, int m, int k, int act_group, int fill) {
 static void check(int n, int k, int group, int act_group, int asymmetric, int m, int fill) {
   const int bf16 = (n + k + m) & 1;
   problem p;
-  make(&p, n, k, AGQ_U4, group, 4, act_group, 0, asymmetric, bf16 ? AGQ_BF16 : AGQ_F32, fill == 0 ? FILL_RANDOM : FILL_MIXED);
+  make(&p, n, k, AGQ_U4, group, 4, act_group, 0, asymmetric, bf16 ? AGQ_BF16 : AGQ_F32,
+       fill == 0 ? FILL_RANDOM : FILL_MIXED);
   agq_linear *l = &p.l;
   l->multiplier = AGQ_MULTIPLIER_PACKED;
   if (fill == 1 || fill == 2) {
@@ -63,8 +65,8 @@ static void check(int n, int k, int group, int act_group, int asymmetric, int m,
   fill_inputs(x, m, k, act_group, fill);
   for (int i = 0; i < m * k; i++) codes[i] = (int8_t)x[i];
   for (int i = 0; i < 3; i++) y[i] = test_alloc((size_t)m * (size_t)n * 4);
-  snprintf(what, sizeof what, "packed multiplier: %d x %d, group %d, act %d, zero %d, m %d, fill %d", n, k, group, act_group,
-           asymmetric, m, fill);
+  snprintf(what, sizeof what, "packed multiplier: %d x %d, group %d, act %d, zero %d, m %d, fill %d", n, k, group,
+           act_group, asymmetric, m, fill);
   test_expect(agq_linear_forward(l, x, m, y[0], 1, 0) == AGQ_OK, what);
   test_expect(agq_linear_forward(l, x, m, y[1], 1, 1) == AGQ_OK, what);
   l->multiplier = AGQ_MULTIPLIER_DEFAULT;
@@ -91,9 +93,9 @@ static void check(int n, int k, int group, int act_group, int asymmetric, int m,
 }
 
 static void test_kernel(void) {
-  static const int shapes[][4] = {{16, 32, 0, 0},       {40, 64, 32, 32},  {33, 384, 128, 128}, {17, 256, 256, 256},
-                                  {64, 512, 128, 64},   {20, 1000, 0, 0},  {16, 2080, 0, 0},    {31, 72, 0, 0},
-                                  {48, 4096, 0, 128}};
+  static const int shapes[][4] = {{16, 32, 0, 0},      {40, 64, 32, 32},   {33, 384, 128, 128},
+                                  {17, 256, 256, 256}, {64, 512, 128, 64}, {20, 1000, 0, 0},
+                                  {16, 2080, 0, 0},    {31, 72, 0, 0},     {48, 4096, 0, 128}};
   static const int widths[] = {1, 2, 3, 5, 8, 13, 16, 17, 49};
   for (unsigned s = 0; s < sizeof shapes / sizeof *shapes; s++)
     for (int asymmetric = 0; asymmetric < 2 && test_takes(s); asymmetric++)
@@ -103,7 +105,11 @@ static void test_kernel(void) {
 }
 
 static void test_choice(void) {
-  agq_linear l = {.out_features = 16, .in_features = 64, .weight_dtype = AGQ_U4, .scale_dtype = AGQ_F32, .act_bits = 4,
+  agq_linear l = {.out_features = 16,
+                  .in_features = 64,
+                  .weight_dtype = AGQ_U4,
+                  .scale_dtype = AGQ_F32,
+                  .act_bits = 4,
                   .multiplier = AGQ_MULTIPLIER_PACKED};
   test_expect(agq_linear_kernel(&l, 1) == agq_kernels_native.packed4.name, "the packed multiplier is named");
   test_expect(agq_linear_weight_bytes(&l) > 0, "the packed multiplier takes u4 x 4 bits");

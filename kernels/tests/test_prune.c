@@ -6,14 +6,15 @@
 
 #define SIZES .hidden = 48, .layers = 4, .heads = 4, .head_dim = 12, .ffn = 80, .vocab = 40
 static const test_shape shapes[] = {
-    {"llama, grouped queries, W4A8", SIZES, .kv_heads = 2, .embed_dim = 48, .norm = AGQ_NORM_RMS, .position = AGQ_POSITION_ROPE,
-     .activation = AGQ_ACTIVATION_SILU_GATED, .final_norm = 1, .tied = 1, .weights = AGQ_I8, .act_bits = 8, .head = AGQ_I8},
+    {"llama, grouped queries, W4A8", SIZES, .kv_heads = 2, .embed_dim = 48, .norm = AGQ_NORM_RMS,
+     .position = AGQ_POSITION_ROPE, .activation = AGQ_ACTIVATION_SILU_GATED, .final_norm = 1, .tied = 1,
+     .weights = AGQ_I8, .act_bits = 8, .head = AGQ_I8},
     {"opt, norms after, projections", SIZES, .kv_heads = 4, .embed_dim = 32, .norm = AGQ_NORM_LAYER,
-     .position = AGQ_POSITION_LEARNED, .activation = AGQ_ACTIVATION_RELU, .norm_after = 1, .bias = 1, .weights = AGQ_F32,
-     .act_bits = 32, .head = AGQ_F32},
-    {"bloom, residual from norm", SIZES, .kv_heads = 4, .embed_dim = 48, .norm = AGQ_NORM_LAYER, .position = AGQ_POSITION_ALIBI,
-     .activation = AGQ_ACTIVATION_GELU_TANH, .residual_from_norm = 1, .embed_norm = 1, .final_norm = 1, .bias = 1,
+     .position = AGQ_POSITION_LEARNED, .activation = AGQ_ACTIVATION_RELU, .norm_after = 1, .bias = 1,
      .weights = AGQ_F32, .act_bits = 32, .head = AGQ_F32},
+    {"bloom, residual from norm", SIZES, .kv_heads = 4, .embed_dim = 48, .norm = AGQ_NORM_LAYER,
+     .position = AGQ_POSITION_ALIBI, .activation = AGQ_ACTIVATION_GELU_TANH, .residual_from_norm = 1, .embed_norm = 1,
+     .final_norm = 1, .bias = 1, .weights = AGQ_F32, .act_bits = 32, .head = AGQ_F32},
 };
 enum { N = 90, MORE = 6 };
 
@@ -32,7 +33,8 @@ static agq_engine *engine(const test_model *t, int threads, int kv_bits, const a
 
 static void forward(agq_engine *e, const int32_t *tokens, int n, const uint8_t *want, float *logits) {
   const agq_batch b = {n, tokens, NULL, want};
-  if (!test_expect(agq_engine_forward(e, &b, logits) == AGQ_OK, "forward")) fprintf(stderr, "  %s\n", agq_engine_error(e));
+  if (!test_expect(agq_engine_forward(e, &b, logits) == AGQ_OK, "forward"))
+    fprintf(stderr, "  %s\n", agq_engine_error(e));
 }
 
 static void check(const test_model *t) {
@@ -41,7 +43,8 @@ static void check(const test_model *t) {
   uint8_t all[N + MORE], some[N], kept[N + MORE], again[N + MORE];
   for (int i = 0; i < N + MORE; i++) tokens[i] = random_int(0, t->s.vocab - 1), all[i] = 1;
   for (int i = 0; i < N; i++) some[i] = i % 7 == 2;
-  float *plain = test_alloc((N + MORE) * v * 4), *first = test_alloc((N + MORE) * v * 4), *logits = test_alloc((N + MORE) * v * 4);
+  float *plain = test_alloc((N + MORE) * v * 4), *first = test_alloc((N + MORE) * v * 4),
+        *logits = test_alloc((N + MORE) * v * 4);
   for (int mode = 0; mode < 8; mode++) {
     agq_pruning p = {2, layers, 0, mode & 1, mode >> 1 & 1, mode >> 2};
     agq_engine *e = engine(t, 1, 8, NULL);
@@ -65,12 +68,14 @@ static void check(const test_model *t) {
       for (int i = 0; p.protect_wanted && i < N; i++) test_expect(kept[i] || !some[i], "wanted tokens are protected");
       for (int i = 0; i < MORE; i++) forward(e, tokens + N + i, 1, NULL, to + (rows + (size_t)i) * v);
       if (threads > 1)
-        test_expect(!memcmp(first, logits, (rows + MORE) * v * 4) && !memcmp(kept, again, N), "the same bits for any number of threads");
+        test_expect(!memcmp(first, logits, (rows + MORE) * v * 4) && !memcmp(kept, again, N),
+                    "the same bits for any number of threads");
       test_expect(agq_engine_slot_truncate(e, 0, N - 1) == AGQ_ERR_ARGUMENT && agq_engine_slot_length(e, 0) == N + MORE,
                   "a pruned prompt cannot be shortened");
       test_expect(agq_engine_slot_truncate(e, 0, N + 2) == AGQ_OK, "what follows it can");
       forward(e, tokens + N + 2, MORE - 2, all, logits);
-      test_expect(!memcmp(first + (rows + 2) * v, logits, (MORE - 2) * v * 4), "the same bits after truncation, at once");
+      test_expect(!memcmp(first + (rows + 2) * v, logits, (MORE - 2) * v * 4),
+                  "the same bits after truncation, at once");
       test_expect(agq_engine_set_pruning(e, NULL) == AGQ_ERR_ARGUMENT, "pruning stays while a slot holds tokens");
       agq_engine_slot_truncate(e, 0, 0);
       if (!p.protect_wanted) {
@@ -123,7 +128,8 @@ static void two_slots(const test_model *t) {
     test_expect(!memcmp(logits, alone[1] + SECOND * v, v * 4) && !memcmp(logits + v, alone[0] + FIRST * v, v * 4),
                 "what follows pruned prompts is independent");
     for (int s = 0; s < 2; s++) {
-      test_expect(agq_engine_survivors(e, s, kept) == AGQ_OK && !memcmp(kept, alone_kept[s], (size_t)lengths[s] + 1), "survivors of a slot");
+      test_expect(agq_engine_survivors(e, s, kept) == AGQ_OK && !memcmp(kept, alone_kept[s], (size_t)lengths[s] + 1),
+                  "survivors of a slot");
       free(alone[s]);
     }
     agq_engine_destroy(e);
@@ -143,14 +149,18 @@ static double importance(const double *shares, int heads, int log2_scores, doubl
   return sum;
 }
 
-/* One layer prunes: those that attend least to the first token are gone, as many as there should be, and all logits, of the
- * prompt and of what follows, are those of a reference that removes the same tokens. */
+/* One layer prunes: those that attend least to the first token are gone, as many as there should be, and all logits, of
+ * the prompt and of what follows, are those of a reference that removes the same tokens. */
 static void against_reference(const test_model *t, int layer, int renumber, int log2_scores, int sinks) {
   const size_t v = (size_t)t->s.vocab;
   int32_t tokens[N + MORE], layers[1] = {layer};
   uint8_t all[N + MORE], kept[N + MORE];
-  const agq_pruning p = {1, layers, 0.4, renumber ? AGQ_PRUNE_RENUMBER : AGQ_PRUNE_KEEP_POSITIONS,
-                         log2_scores ? AGQ_PRUNE_LOG2 : AGQ_PRUNE_FLOAT, 0};
+  const agq_pruning p = {1,
+                         layers,
+                         0.4,
+                         renumber ? AGQ_PRUNE_RENUMBER : AGQ_PRUNE_KEEP_POSITIONS,
+                         log2_scores ? AGQ_PRUNE_LOG2 : AGQ_PRUNE_FLOAT,
+                         0};
   for (int i = 0; i < N + MORE; i++) tokens[i] = random_int(0, t->s.vocab - 1), all[i] = 1;
   test_model used = *t;
   used.m.sink_tokens = sinks; /* stay, though float activations have no other format for them */
@@ -171,7 +181,8 @@ static void against_reference(const test_model *t, int layer, int renumber, int 
     const double *share = shares + (size_t)i * (size_t)t->s.heads;
     count += !kept[i];
     if (!kept[i]) most_removed = fmax(most_removed, importance(share, t->s.heads, log2_scores, 1 - 1e-4));
-    else if (i >= (sinks > 1 ? sinks : 1) && i < N - 1) least_kept = fmin(least_kept, importance(share, t->s.heads, log2_scores, 1 + 1e-4));
+    else if (i >= (sinks > 1 ? sinks : 1) && i < N - 1)
+      least_kept = fmin(least_kept, importance(share, t->s.heads, log2_scores, 1 + 1e-4));
     if (!kept[i]) least &= i >= sinks && i > 0 && i < N - 1;
   }
   test_expect(least, "first and last, sink tokens and what follows the prompt stay");
@@ -186,7 +197,8 @@ static void refusals(const test_model *t) {
   int32_t layers[] = {0, 4}, tokens[N + 1] = {0};
   agq_pruning p = {2, layers, 0.5, 0, 0, 1};
   agq_engine *e = engine(t, 1, 8, NULL);
-  test_expect(agq_engine_set_pruning(e, &p) == AGQ_ERR_ARGUMENT && strstr(agq_engine_error(e), "layer 4"), "layer out of range");
+  test_expect(agq_engine_set_pruning(e, &p) == AGQ_ERR_ARGUMENT && strstr(agq_engine_error(e), "layer 4"),
+              "layer out of range");
   layers[1] = 3, p.ratio = 1;
   test_expect(agq_engine_set_pruning(e, &p) == AGQ_ERR_ARGUMENT, "ratio out of range");
   p.ratio = 0.5, p.scores = 2;
@@ -200,7 +212,8 @@ static void refusals(const test_model *t) {
               "a prompt longer than the batch");
   for (int n = 1; n <= 3; n++) { /* nothing but protected tokens, or one that is not */
     const agq_batch few = {n, tokens, NULL, NULL};
-    test_expect(agq_engine_forward(e, &few, logits) == AGQ_OK && agq_engine_slot_truncate(e, 0, 0) == AGQ_OK, "short prompts");
+    test_expect(agq_engine_forward(e, &few, logits) == AGQ_OK && agq_engine_slot_truncate(e, 0, 0) == AGQ_OK,
+                "short prompts");
   }
   agq_engine_destroy(e);
   free(logits);
@@ -219,7 +232,8 @@ int main(void) {
     plain.weights = AGQ_F32, plain.act_bits = 32, plain.head = AGQ_F32;
     t = model_create(&plain);
     for (int mode = 0; mode < 4; mode++)
-      for (int layer = 0; layer < 4; layer += 1 + (mode & 1)) against_reference(t, layer, mode & 1, mode >> 1, mode == 2 ? 60 : 0);
+      for (int layer = 0; layer < 4; layer += 1 + (mode & 1))
+        against_reference(t, layer, mode & 1, mode >> 1, mode == 2 ? 60 : 0);
     model_free(t);
   }
   return test_end("prune");

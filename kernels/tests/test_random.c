@@ -1,5 +1,5 @@
-/* The generator that all other tests stand on: range, mean and spread of its numbers, for the seed of this run and its neighbours.
- * Bounds are six standard deviations or more.
+/* The generator that all other tests stand on: range, mean and spread of its numbers, for the seed of this run and its
+ * neighbours. Bounds are six standard deviations or more.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
@@ -10,7 +10,8 @@
 
 enum { DRAWS = 20000 };
 
-/* Each of the 32 bits is 0 or 1 alike, alone and given the one before it, in one number and in two that follow each other. */
+/* Each of the 32 bits is 0 or 1 alike, alone and given the one before it, in one number and in two that follow each
+ * other. */
 static void bits(void) {
   static int ones[32], with_next[32], with_later[32];
   uint32_t last = random_bits();
@@ -57,7 +58,8 @@ static void floats(void) {
   test_expect(fabs(sum / DRAWS) < 6 * sqrt(1 / 3.0 / DRAWS), "floats have mean 0");
   test_expect(fabs(squares / DRAWS - 1 / 3.0) < 6 * sqrt(4 / 45.0 / DRAWS), "floats have variance 1/3");
   test_expect(least < -0.99f && most > 0.99f, "floats reach both ends");
-  for (int i = 0; i < 100; i++) test_expect(fabs(count[i] - DRAWS / 100.0) < 6 * sqrt(DRAWS / 100.0), "floats are everywhere");
+  for (int i = 0; i < 100; i++)
+    test_expect(fabs(count[i] - DRAWS / 100.0) < 6 * sqrt(DRAWS / 100.0), "floats are everywhere");
   for (int i = 0; i < 200; i++)
     for (int j = 0; j < i; j++) equal += drawn[i] == drawn[j];
   test_expect(equal <= 2, "floats differ"); /* 19900 pairs, 2^24 values */

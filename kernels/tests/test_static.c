@@ -1,5 +1,5 @@
-/* test_static.c: static activations (act_static of agq.h): the quantizer against its formula, and every integer kernel with operands
- * that reach -128 against exact arithmetic.
+/* test_static.c: static activations (act_static of agq.h): the quantizer against its formula, and every integer kernel
+ * with operands that reach -128 against exact arithmetic.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
@@ -24,14 +24,18 @@ static void test_quantizer(void) {
   for (unsigned i = 0; i < sizeof ks / sizeof *ks; i++)
     for (int bits = 4; bits <= 8; bits += 4)
       for (int r = 0; r < 20; r++) {
-        const int k = ks[i], padded = agq_pad32(k), zero = r == 0 ? 0 : r == 1 ? (1 << bits) - 1 : random_int(0, (1 << bits) - 1);
+        const int k = ks[i], padded = agq_pad32(k),
+                  zero = r == 0   ? 0
+                         : r == 1 ? (1 << bits) - 1
+                                  : random_int(0, (1 << bits) - 1);
         const float scale = r == 2 ? 1e-30f : r == 3 ? 1e30f : r == 4 ? 1.0f : 0.01f + 0.02f * fabsf(random_float());
         float *x = test_alloc((size_t)k * 4);
         uint8_t *e = test_alloc((size_t)k);
         int8_t *c = test_alloc((size_t)padded), *d = test_alloc((size_t)padded);
         for (int j = 0; j < k; j++) {
           e[j] = (uint8_t)random_int(0, 3);
-          x[j] = r == 4 ? 0.5f * (float)random_int(-600, 600) : scale * 400 * random_float(); /* ties; beyond both ends */
+          /* Ties; beyond both ends. */
+          x[j] = r == 4 ? 0.5f * (float)random_int(-600, 600) : scale * 400 * random_float();
           if (r > 15) x[j] *= 1e4f;
         }
         agq_linear l = {.act_bits = bits, .act_static = 1, .act_scale = scale, .act_zero = zero, .act_exponent = e};
@@ -60,14 +64,23 @@ static int code_at(const agq_linear *l, int row, int c) {
   return (int8_t)w[panel * 16 + (size_t)(c / 4) * 64 + 4 * r + (size_t)c % 4];
 }
 
-/* One linear with unit scales: y is an integer, exact below 2^24; `fill`: 0 random, 1 all codes at their lower ends, 2 at mixed
- * ends. */
+/* One linear with unit scales: y is an integer, exact below 2^24; `fill`: 0 random, 1 all codes at their lower ends, 2
+ * at mixed ends. */
 static void check_product(int n, int k, int group, int bits, int dtype, int m, int fill) {
   const int u4 = dtype == AGQ_U4, zero = fill == 1 ? (bits == 4 ? 15 : 128) : random_int(0, (1 << bits) - 1);
   uint8_t *e = test_alloc((size_t)k);
-  agq_linear l = {.out_features = n, .in_features = k, .weight_dtype = dtype, .scale_dtype = AGQ_F32, .group_size = group,
-                  .act_bits = bits, .act_static = 1, .act_scale = 1, .act_zero = zero, .act_exponent = e,
-                  .act_exponent_bytes = (size_t)k, .zero = u4 ? (int8_t *)e : 0};
+  agq_linear l = {.out_features = n,
+                  .in_features = k,
+                  .weight_dtype = dtype,
+                  .scale_dtype = AGQ_F32,
+                  .group_size = group,
+                  .act_bits = bits,
+                  .act_static = 1,
+                  .act_scale = 1,
+                  .act_zero = zero,
+                  .act_exponent = e,
+                  .act_exponent_bytes = (size_t)k,
+                  .zero = u4 ? (int8_t *)e : 0};
   l.weight_bytes = (size_t)agq_linear_weight_bytes(&l);
   l.scale_bytes = (size_t)agq_linear_scale_bytes(&l);
   l.zero_bytes = (size_t)agq_linear_zero_bytes(&l);
@@ -88,7 +101,8 @@ static void check_product(int n, int k, int group, int bits, int dtype, int m, i
   l.weight = w;
   l.scale = scale;
   l.zero = zeros;
-  snprintf(what, sizeof what, "static %s x A%d: %d x %d, group %d, m %d, fill %d", u4 ? "u4" : "i8", bits, n, k, group, m, fill);
+  snprintf(what, sizeof what, "static %s x A%d: %d x %d, group %d, m %d, fill %d", u4 ? "u4" : "i8", bits, n, k, group,
+           m, fill);
   float *y = test_alloc((size_t)m * (size_t)n * 4), *z = test_alloc((size_t)m * (size_t)n * 4);
   test_expect(agq_linear_forward(&l, x, m, y, 1, 0) == AGQ_OK, what);
   test_expect(agq_linear_forward(&l, x, m, z, 1, 1) == AGQ_OK, what);
@@ -109,7 +123,8 @@ static void check_product(int n, int k, int group, int bits, int dtype, int m, i
 }
 
 static void test_products(void) {
-  static const int shapes[][3] = {{16, 32, 0}, {40, 64, 32}, {33, 384, 128}, {64, 512, 256}, {20, 1000, 0}, {18, 1024, 128}};
+  static const int shapes[][3] = {{16, 32, 0},    {40, 64, 32},  {33, 384, 128},
+                                  {64, 512, 256}, {20, 1000, 0}, {18, 1024, 128}};
   static const int widths[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 17, 25, 41};
   for (unsigned s = 0; s < sizeof shapes / sizeof *shapes; s++)
     for (int fill = 0; fill < 3 && test_takes(s); fill++)
@@ -122,15 +137,26 @@ static void test_products(void) {
 static void test_validation(void) {
   static uint8_t e[64];
   static char memory[64 * 64];
-  agq_linear good = {.out_features = 16, .in_features = 64, .weight_dtype = AGQ_I8, .scale_dtype = AGQ_F32, .act_bits = 8,
-                     .act_static = 1, .act_scale = 0.5f, .act_zero = 128, .act_exponent = e, .act_exponent_bytes = 64,
-                     .weight = memory, .weight_bytes = sizeof memory, .scale = memory, .scale_bytes = 64};
+  agq_linear good = {.out_features = 16,
+                     .in_features = 64,
+                     .weight_dtype = AGQ_I8,
+                     .scale_dtype = AGQ_F32,
+                     .act_bits = 8,
+                     .act_static = 1,
+                     .act_scale = 0.5f,
+                     .act_zero = 128,
+                     .act_exponent = e,
+                     .act_exponent_bytes = 64,
+                     .weight = memory,
+                     .weight_bytes = sizeof memory,
+                     .scale = memory,
+                     .scale_bytes = 64};
   test_expect(agq_linear_check(&good) == AGQ_OK, "static: a good descriptor");
-#define REJECT(...)                                             \
-  do {                                                          \
-    agq_linear l = good;                                        \
-    __VA_ARGS__;                                                \
-    test_expect(agq_linear_check(&l) != AGQ_OK, #__VA_ARGS__);  \
+#define REJECT(...)                                            \
+  do {                                                         \
+    agq_linear l = good;                                       \
+    __VA_ARGS__;                                               \
+    test_expect(agq_linear_check(&l) != AGQ_OK, #__VA_ARGS__); \
   } while (0)
   REJECT(l.act_static = 2);
   REJECT(l.act_symmetric = 1);

@@ -1,10 +1,11 @@
 /* formats.h: the weight formats, one row each. Who wants to know how many bits, whether there are zero points, which
  * kernels compute it, asks the row.
  *
- * A new integer format is a number in agq.h, a row here and its `unpack`: gemm/scalar/any.c computes from the unpacked bytes
- * on every level, and the row names those kernels (SLOT(any), SLOT(any_float)). Kernels of its own come afterwards: a slot in
- * agq_kernel_table, set by the levels that have one. The seam in gemm/x86/tile.c and gemm/arm/dotprod_wide.c is their
- * `unpack`, which turns a chunk of columns into bytes in L1 in this same order before the products.
+ * A new integer format is a number in agq.h, a row here and its `unpack`: gemm/scalar/any.c computes from the unpacked
+ * bytes on every level, and the row names those kernels (SLOT(any), SLOT(any_float)). Kernels of its own come
+ * afterwards: a slot in agq_kernel_table, set by the levels that have one. The seam in gemm/x86/tile.c and
+ * gemm/arm/dotprod_wide.c is their `unpack`, which turns a chunk of columns into bytes in L1 in this same order before
+ * the products.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef AGQ_FORMATS_H
@@ -22,13 +23,13 @@ void agq_unpack_i8(const uint8_t *w, int columns, int8_t *codes);
 
 typedef struct agq_format {
   const char *name;
-  int bits;                 /* of a weight */
-  int integer;              /* 1: codes with scales; 0: floats, which take float activations only */
-  int least, most;          /* codes */
-  int symmetric_zero;       /* the zero point of all rows where there is no tensor of zero points */
+  int bits;                  /* of a weight */
+  int integer;               /* 1: codes with scales; 0: floats, which take float activations only */
+  int least, most;           /* codes */
+  int symmetric_zero;        /* the zero point of all rows where there is no tensor of zero points */
   int least_zero, most_zero; /* zero points */
-  int static8;              /* 1: takes static 8-bit activations (act_static of agq.h) */
-  int embeds;               /* 1: embedding rows can be read from it (agq_panel_row) */
+  int static8;               /* 1: takes static 8-bit activations (act_static of agq.h) */
+  int embeds;                /* 1: embedding rows can be read from it (agq_panel_row) */
   void (*unpack)(const uint8_t *w, int columns, int8_t *codes);
   /* Its kernels, as offsets into agq_kernel_table: for 8-bit and 4-bit activations, several tokens and one; for float
    * activations; the packed multiplier (0: it has none). */
@@ -40,6 +41,7 @@ static const agq_format agq_formats[] = {
     [AGQ_F32] = {.name = "f32", .bits = 32, .embeds = 1, .floats = SLOT(f32)},
     [AGQ_F16] = {.name = "f16", .bits = 16, .embeds = 1, .floats = SLOT(f16)},
     [AGQ_BF16] = {.name = "bf16", .bits = 16, .embeds = 1, .floats = SLOT(bf16)},
+    /* clang-format off */
     [AGQ_I8] = {.name = "i8", .bits = 8, .integer = 1, .least = -128, .most = 127, .least_zero = -128, .most_zero = 127,
                 .static8 = 1, .embeds = 1, .unpack = agq_unpack_i8,
                 .many = {SLOT(i8a8), SLOT(i8a4)}, .one = {SLOT(i8a8_m1), SLOT(i8a4_m1)}, .floats = SLOT(i8)},
@@ -47,6 +49,7 @@ static const agq_format agq_formats[] = {
                 .most_zero = 15, .unpack = agq_unpack_u4,
                 .many = {SLOT(u4a8), SLOT(u4a4)}, .one = {SLOT(u4a8_m1), SLOT(u4a4_m1)}, .floats = SLOT(u4),
                 .packed = SLOT(packed4)},
+    /* clang-format on */
 };
 #undef SLOT
 

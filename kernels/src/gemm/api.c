@@ -29,8 +29,8 @@ static void quantize_task(void *arg, int thread, int begin, int end) {
 static void product_task(void *arg, int thread, int begin, int end) {
   (void)thread;
   product *p = arg;
-  agq_linear_run(&p->linear, &p->act, p->x, (size_t)p->linear.l.in_features, p->m, p->y, (size_t)p->linear.l.out_features, begin,
-                 end);
+  agq_linear_run(&p->linear, &p->act, p->x, (size_t)p->linear.l.in_features, p->m, p->y,
+                 (size_t)p->linear.l.out_features, begin, end);
 }
 
 int agq_linear_forward(const agq_linear *l, const float *x, int m, float *y, int threads, int scalar) {

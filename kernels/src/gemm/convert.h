@@ -7,8 +7,16 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline float agq_bits_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
-static inline uint32_t agq_float_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+static inline float agq_bits_float(uint32_t u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+static inline uint32_t agq_float_bits(float f) {
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  return u;
+}
 static inline float agq_bf16_float(uint16_t h) { return agq_bits_float((uint32_t)h << 16); }
 
 static inline float agq_f16_float(uint16_t h) {

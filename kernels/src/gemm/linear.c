@@ -153,7 +153,8 @@ static void interleave(const int8_t *rows, size_t stride, int count, int k, int8
   }
 }
 
-void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t ldx, int begin, int end, void *scratch) {
+void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t ldx, int begin, int end,
+                      void *scratch) {
   _Alignas(64) int8_t buffer[ROWS_BYTES];
   const agq_kernel_table *kt = p->kernels;
   int8_t *row = scratch;
@@ -194,7 +195,8 @@ void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t 
 
 void agq_act_rotate(const agq_prepared *p, const float *x, size_t ldx, int begin, int end, float *rows) {
   const int k = p->l.in_features;
-  for (int t = begin; t < end; t++) agq_hadamard_row(x + (size_t)t * ldx, rows + (size_t)t * (size_t)k, k, p->l.hadamard);
+  for (int t = begin; t < end; t++)
+    agq_hadamard_row(x + (size_t)t * ldx, rows + (size_t)t * (size_t)k, k, p->l.hadamard);
 }
 
 /* What token panels of one scheme are given to. */
@@ -206,10 +208,18 @@ typedef struct {
 static call call_of(const agq_prepared *p, const agq_scheme *as, const agq_act *a, size_t ldy) {
   const agq_shape *s = &as->shape;
   const agq_tile t = {
-      .w_stride = s->panel_bytes, .scale_stride = s->scale_panel_bytes, .zero_stride = s->zero_panel_bytes,
-      .scale_bf16 = p->l.scale_dtype == AGQ_BF16, .block = s->block, .blocks = s->blocks, .group_blocks = s->group_blocks,
-      .a_scale_stride = a->scales_per_token, .act_blocks = s->act_blocks, .ldy = ldy,
-      .lowest = p->l.act_static && as->bits == 8, .format = p->format,
+      .w_stride = s->panel_bytes,
+      .scale_stride = s->scale_panel_bytes,
+      .zero_stride = s->zero_panel_bytes,
+      .scale_bf16 = p->l.scale_dtype == AGQ_BF16,
+      .block = s->block,
+      .blocks = s->blocks,
+      .group_blocks = s->group_blocks,
+      .a_scale_stride = a->scales_per_token,
+      .act_blocks = s->act_blocks,
+      .ldy = ldy,
+      .lowest = p->l.act_static && as->bits == 8,
+      .format = p->format,
   };
   return (call){a->m == 1 ? as->one : as->many, t};
 }
@@ -252,8 +262,8 @@ static void run_integer(const agq_prepared *prepared, const agq_act *a, float *y
   }
 }
 
-void agq_linear_run(const agq_prepared *p, const agq_act *a, const float *x, size_t ldx, int m, float *y, size_t ldy, int begin,
-                    int end) {
+void agq_linear_run(const agq_prepared *p, const agq_act *a, const float *x, size_t ldx, int m, float *y, size_t ldy,
+                    int begin, int end) {
   if (begin >= end || m < 1) return;
   if (p->own.shape.integer) {
     run_integer(p, a, y, ldy, begin, end);
@@ -262,14 +272,21 @@ void agq_linear_run(const agq_prepared *p, const agq_act *a, const float *x, siz
   int chunk = (int)(FLOAT_CHUNK_BYTES / ((size_t)p->l.in_features * sizeof(float)));
   chunk = chunk < 16 ? 16 : chunk;
   for (int i = 0; i < m; i += chunk) {
-    agq_float_tile t = {.l = &p->l, .panel = begin, .panels = end - begin, .x = x + i * ldx, .ldx = ldx,
-                        .m = m - i < chunk ? m - i : chunk, .y = y + i * ldy, .ldy = ldy};
+    agq_float_tile t = {.l = &p->l,
+                        .panel = begin,
+                        .panels = end - begin,
+                        .x = x + i * ldx,
+                        .ldx = ldx,
+                        .m = m - i < chunk ? m - i : chunk,
+                        .y = y + i * ldy,
+                        .ldy = ldy};
     p->floats->run(&t);
   }
 }
 
 const char *agq_linear_kernel(const agq_linear *l, int m) {
-  return l->act_bits == 32 ? float_kernel(&agq_kernels_native, l)->name : integer_kernel(&agq_kernels_native, l, m)->name;
+  return l->act_bits == 32 ? float_kernel(&agq_kernels_native, l)->name
+                           : integer_kernel(&agq_kernels_native, l, m)->name;
 }
 
 const char *agq_linear_accumulator(const agq_linear *l) {

@@ -9,9 +9,10 @@
 #include "gemm.h"
 
 /* x[k] -> codes[k_padded] (plain order, padding 0; code - zero when asymmetric) and scales[k/group] (group 0: one
- * scale). bits: 4 or 8; symmetric = 0 with 4 bits only. clip: share of the range that the codes cover, 0 < clip <= 1. */
-void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
-                             float *scales);
+ * scale). bits: 4 or 8; symmetric = 0 with 4 bits only. clip: share of the range that the codes cover, 0 < clip <=
+ * 1. */
+void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip,
+                             int8_t *codes, float *scales);
 
 /* The static quantizer of a linear (act_static of agq.h), and one token through it: codes[k_padded], padding 0. */
 agq_static agq_static_of(const agq_linear *l);

@@ -51,7 +51,8 @@ int agq_linear_shape(const agq_linear *l, agq_shape *s) {
   if (!good_group(l->act_group, k)) return AGQ_ERR_ARGUMENT;
   if (l->act_symmetric != 0 && l->act_symmetric != 1) return AGQ_ERR_ARGUMENT;
   if (l->act_static) {
-    if (l->act_static != 1 || l->act_symmetric || !(l->act_scale >= 1e-30f && l->act_scale <= 1e30f)) return AGQ_ERR_ARGUMENT;
+    if (l->act_static != 1 || l->act_symmetric || !(l->act_scale >= 1e-30f && l->act_scale <= 1e30f))
+      return AGQ_ERR_ARGUMENT;
     if (l->act_zero < 0 || l->act_zero >= 1 << l->act_bits) return AGQ_ERR_ARGUMENT;
     if (l->act_group && l->act_group != k) return AGQ_ERR_UNSUPPORTED;
     if (l->act_bits == 8 && (!format->static8 || l->zero)) return AGQ_ERR_UNSUPPORTED;

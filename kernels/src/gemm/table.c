@@ -4,7 +4,10 @@
 #include "gemm.h"
 #include "isa/features.h"
 
+/* Spaces around the slashes would be a part of the name. */
+/* clang-format off */
 #include AGQ_TEXT(gemm/levels/AGQ_ISA.h)
+/* clang-format on */
 
 /* A level's kernel stands after the one of its parent that it replaces, in the same initializer. */
 #if defined(__clang__)

@@ -10,13 +10,14 @@
 #include "cpu.h"
 
 #if defined(__linux__)
-/* Bits of AT_HWCAP and AT_HWCAP2 (Linux arch/arm64/include/uapi/asm/hwcap.h), named here because older headers lack some. */
+/* Bits of AT_HWCAP and AT_HWCAP2 (Linux arch/arm64/include/uapi/asm/hwcap.h), named here because older headers lack
+ * some. */
 static const struct {
   unsigned feature;
   unsigned char second, bit; /* second: in AT_HWCAP2 */
 } capabilities[] = {
-    {CPU_ASIMD, 0, 1},    {CPU_ATOMICS, 0, 8}, {CPU_ASIMDHP, 0, 10}, {CPU_ASIMDRDM, 0, 12}, {CPU_ASIMDDP, 0, 20},
-    {CPU_SVE, 0, 22},     {CPU_SVE2, 1, 1},    {CPU_I8MM, 1, 13},    {CPU_BF16, 1, 14},
+    {CPU_ASIMD, 0, 1}, {CPU_ATOMICS, 0, 8}, {CPU_ASIMDHP, 0, 10}, {CPU_ASIMDRDM, 0, 12}, {CPU_ASIMDDP, 0, 20},
+    {CPU_SVE, 0, 22},  {CPU_SVE2, 1, 1},    {CPU_I8MM, 1, 13},    {CPU_BF16, 1, 14},
 };
 
 unsigned agq_cpu_found(void) {

@@ -1,6 +1,6 @@
 /* cpu.c: what this library is, and whether this machine runs it. Everything in src/isa is compiled without the level's
- * instructions, so that a program may load a library that the machine cannot run and ask it (agq_cpu_score) whether it may
- * go on.
+ * instructions, so that a program may load a library that the machine cannot run and ask it (agq_cpu_score) whether it
+ * may go on.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "cpu.h"

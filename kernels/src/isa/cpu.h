@@ -4,6 +4,7 @@
 #ifndef AGQ_CPU_H
 #define AGQ_CPU_H
 
+/* clang-format off */
 #define AGQ_CPU_FEATURES(X)                                                                                            \
   X(SSSE3, "ssse3") X(SSE4_1, "sse4_1") X(AVX, "avx") X(F16C, "f16c") X(FMA, "fma") X(AVX2, "avx2")                    \
   X(AVX512F, "avx512f") X(AVX512DQ, "avx512dq") X(AVX512BW, "avx512bw") X(AVX512VL, "avx512vl")                        \
@@ -23,6 +24,7 @@ enum {
   CPU_AVX512 = CPU_AVX512F | CPU_AVX512DQ | CPU_AVX512BW | CPU_AVX512VL | CPU_AVX512_VNNI,
   CPU_ARMV82 = CPU_ATOMICS | CPU_ASIMDRDM, /* -march=armv8.2-a lets the compiler use those of 8.1 too */
 };
+/* clang-format on */
 
 /* What this machine has. x86.c, arm.c; 0 on other architectures. */
 unsigned agq_cpu_found(void);

@@ -1,5 +1,5 @@
-/* limits.c: the two limits of this machine that the speed of a model is held against: how many bytes a second it reads, and how
- * many products of 8-bit integers a second the instructions of this level can make.
+/* limits.c: the two limits of this machine that the speed of a model is held against: how many bytes a second it reads,
+ * and how many products of 8-bit integers a second the instructions of this level can make.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
@@ -90,7 +90,8 @@ double agq_measure_bandwidth(int threads, size_t bytes, double seconds) {
 #define MACS 16
 #define ONE(i) "movdqa %%xmm14,%%xmm12\npmaddubsw %%xmm15,%%xmm12\npaddw %%xmm12,%%xmm" #i "\n"
 #endif
-#define CLOBBERS "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm12", "xmm14", "xmm15"
+#define CLOBBERS \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm12", "xmm14", "xmm15"
 #elif defined(AGQ_HAS_NEON)
 #if defined(AGQ_HAS_SMMLA)
 #define NAME "smmla"
@@ -115,7 +116,7 @@ enum { STEPS = 2000, PER_THREAD = 16 };
 static void multiply_task(void *arg, int thread, int begin, int end) {
   (void)arg, (void)thread;
   for (int i = begin; i < end; i++)
-    for (int n = 0; n < STEPS; n++) __asm__ volatile(REPEAT(ONE) ::: CLOBBERS);
+    for (int n = 0; n < STEPS; n++) __asm__ volatile(REPEAT(ONE)::: CLOBBERS);
 #if defined(AGQ_HAS_X86) && AGQ_VECTOR_BYTES > 16
   __asm__ volatile("vzeroupper"); /* the compiler does not know that the upper halves were written */
 #endif

@@ -50,11 +50,11 @@ struct agq_engine {
   float *qkv, *attended;  /* [batch][(heads + 2 kv_heads) head_dim], [batch][heads head_dim] */
   float *ffn;             /* [batch][ffn or 2 ffn]; shares memory with qkv and attended */
   int ffn_width, gate_fused;
-  void *act_memory;     /* quantized (or transformed float) activations of one linear */
+  void *act_memory;              /* quantized (or transformed float) activations of one linear */
   agq_token_panel *token_panels; /* [batch] of them, with sink tokens; else NULL */
-  float *states;        /* softmax states of attention cut into key ranges */
-  int most_split_units; /* (tile, kv head) pairs up to which attention is cut into ranges; 0: never */
-  float *scratch;       /* [threads][scratch_floats] */
+  float *states;                 /* softmax states of attention cut into key ranges */
+  int most_split_units;          /* (tile, kv head) pairs up to which attention is cut into ranges; 0: never */
+  float *scratch;                /* [threads][scratch_floats] */
   size_t scratch_floats;
   agq_prune prune;
   double seconds[AGQ_PROFILE_PARTS]; /* time of the passes, by part */
@@ -73,12 +73,14 @@ void agq_pass_run(agq_engine *e, int part, agq_task_fn fn, void *arg, int items,
 /* Before a linear: h += delta, norms, quantization of its input. */
 typedef struct {
   const agq_prepared *next; /* transform and quantize for it */
-  const float *x;         /* its input [m][ldx]; where there is a norm before it: normed. After the pass: what the product reads */
+  const float *x;           /* its input [m][ldx]; where there is a norm before it: normed. After the pass: what the
+                             * product reads */
   size_t ldx;
   int residual;              /* 1: rows of h are updated by `delta` and norms first */
   const float *base, *delta; /* h = base + delta; delta NULL: no addition */
   const agq_norm *norm, *second_norm;
-  const int32_t *position; /* of each row in its sequence, where sink tokens have a format of their own; NULL: they do not */
+  const int32_t *position; /* of each row in its sequence, where sink tokens have a format of their own; NULL: they
+                            * do not */
 } agq_prepare;
 void agq_pass_prepare(agq_engine *e, agq_prepare *p, int m, agq_act *act);
 

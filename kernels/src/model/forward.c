@@ -20,10 +20,10 @@ static int fail(agq_engine *e, int code, const char *format, ...) {
   return code;
 }
 
-/* Input `x` of `l`, transformed and quantized as it asks, without touching the residual stream; then the product. position: of
- * the rows (agq_prepare); NULL for linears outside the blocks. */
-static void product(agq_engine *e, int part, const agq_prepared *l, const int32_t *position, const float *x, size_t ldx, int m,
-                    float *y, size_t ldy, int epilogue) {
+/* Input `x` of `l`, transformed and quantized as it asks, without touching the residual stream; then the product.
+ * position: of the rows (agq_prepare); NULL for linears outside the blocks. */
+static void product(agq_engine *e, int part, const agq_prepared *l, const int32_t *position, const float *x, size_t ldx,
+                    int m, float *y, size_t ldy, int epilogue) {
   agq_act act;
   agq_prepare p = {.next = l, .x = x, .ldx = ldx, .position = position};
   agq_pass_prepare(e, &p, m, &act);
@@ -76,17 +76,19 @@ static void gather(agq_engine *e, int active) {
 static void gather_delta(agq_engine *e, int active) {
   const size_t n = (size_t)e->model.hidden;
   for (int i = 0; i < active; i++)
-    if (e->token_row[i] != i) memcpy(e->delta + (size_t)i * n, e->delta + (size_t)e->token_row[i] * n, n * sizeof(float));
+    if (e->token_row[i] != i)
+      memcpy(e->delta + (size_t)i * n, e->delta + (size_t)e->token_row[i] * n, n * sizeof(float));
 }
 
-/* Positions in their sequences of the rows that are worked on, `given` without pruning (which numbers rows otherwise); NULL
- * where nothing depends on them. */
+/* Positions in their sequences of the rows that are worked on, `given` without pruning (which numbers rows otherwise);
+ * NULL where nothing depends on them. */
 static const int32_t *positions(const agq_engine *e, const int32_t *given) {
   if (!e->model.sink_tokens) return NULL;
   return e->prune.on ? e->prune.place : given;
 }
 
-/* One layer for m tokens, of which `active` (e->token_row) go on after attention; returns those that leave the layer. */
+/* One layer for m tokens, of which `active` (e->token_row) go on after attention; returns those that leave the
+ * layer. */
 static int layer(agq_engine *e, int index, int m, int active) {
   const agq_model *model = &e->model;
   const agq_block *b = &model->blocks[index];
@@ -94,8 +96,9 @@ static int layer(agq_engine *e, int index, int m, int active) {
   const int after = model->norm_after;
   const size_t d = (size_t)model->head_dim, hidden = (size_t)model->hidden, width = (size_t)e->ffn_width;
   const agq_norm *previous = index ? &model->blocks[index - 1].mlp_norm : NULL;
-  product_of_stream(e, AGQ_PROFILE_QKV, &linears->qkv, positions(e, e->token_position), index > 0, after ? previous : &b->attn_norm,
-                    NULL, m, e->qkv, ((size_t)model->heads + 2 * (size_t)model->kv_heads) * d, AGQ_EPILOGUE_NONE);
+  product_of_stream(e, AGQ_PROFILE_QKV, &linears->qkv, positions(e, e->token_position), index > 0,
+                    after ? previous : &b->attn_norm, NULL, m, e->qkv,
+                    ((size_t)model->heads + 2 * (size_t)model->kv_heads) * d, AGQ_EPILOGUE_NONE);
   agq_pass_attention(e, index, m, active);
   if (active == 0) return 0;
   if (active < m) {
@@ -107,7 +110,8 @@ static int layer(agq_engine *e, int index, int m, int active) {
           AGQ_EPILOGUE_NONE);
   if (e->prune.on) active = agq_prune_leave(e, index, active);
   const int gated = model->activation_kind == AGQ_ACTIVATION_SILU_GATED;
-  product_of_stream(e, AGQ_PROFILE_UP, &linears->up, position, 1, after ? &b->attn_norm : &b->mlp_norm, NULL, active, e->ffn, width,
+  product_of_stream(e, AGQ_PROFILE_UP, &linears->up, position, 1, after ? &b->attn_norm : &b->mlp_norm, NULL, active,
+                    e->ffn, width,
                     e->gate_fused ? AGQ_EPILOGUE_GATE
                     : gated       ? AGQ_EPILOGUE_NONE
                                   : AGQ_EPILOGUE_ACTIVATE);
@@ -116,7 +120,8 @@ static int layer(agq_engine *e, int index, int m, int active) {
   return active;
 }
 
-/* Logits of the first m rows of the residual stream. has_delta 0: the last layer's output has been added, and normed. */
+/* Logits of the first m rows of the residual stream. has_delta 0: the last layer's output has been added, and
+ * normed. */
 static void head(agq_engine *e, int m, int has_delta, float *logits) {
   const agq_model *model = &e->model;
   const size_t vocab = (size_t)model->vocab, dim = (size_t)model->embed_dim;
@@ -128,7 +133,8 @@ static void head(agq_engine *e, int m, int has_delta, float *logits) {
                       AGQ_EPILOGUE_NONE);
     product(e, AGQ_PROFILE_HEAD, &e->head, NULL, e->embedded, dim, m, logits, vocab, AGQ_EPILOGUE_NONE);
   } else {
-    product_of_stream(e, AGQ_PROFILE_HEAD, &e->head, NULL, has_delta, norm, second, m, logits, vocab, AGQ_EPILOGUE_NONE);
+    product_of_stream(e, AGQ_PROFILE_HEAD, &e->head, NULL, has_delta, norm, second, m, logits, vocab,
+                      AGQ_EPILOGUE_NONE);
   }
 }
 

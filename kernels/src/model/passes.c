@@ -38,7 +38,8 @@ static void prepare_task(void *arg, int thread, int begin, int end) {
   const prepare_job *j = arg;
   agq_engine *e = j->e;
   for (int panel = begin; panel < end; panel++) {
-    const agq_token_panel rows = j->act ? agq_act_panel(j->act, panel) : (agq_token_panel){panel * FLOAT_TOKENS, FLOAT_TOKENS, 0};
+    const agq_token_panel rows =
+        j->act ? agq_act_panel(j->act, panel) : (agq_token_panel){panel * FLOAT_TOKENS, FLOAT_TOKENS, 0};
     const int end_token = rows.first + rows.width < j->m ? rows.first + rows.width : j->m;
     if (j->p->residual)
       for (int t = rows.first; t < end_token; t++) prepare_token(e, j->p, (size_t)t);
@@ -167,8 +168,8 @@ static void embed_task(void *arg, int thread, int begin, int end) {
     else if (m->embed_dtype == AGQ_I8)
       agq_scaled_row((const int8_t *)m->embed + token * dim, m->embed_scale[token], to, m->embed_dim);
     else
-      agq_to_float_row(m->embed_dtype, (const char *)m->embed + token * dim * (size_t)agq_float_bytes(m->embed_dtype), to,
-                       m->embed_dim);
+      agq_to_float_row(m->embed_dtype, (const char *)m->embed + token * dim * (size_t)agq_float_bytes(m->embed_dtype),
+                       to, m->embed_dim);
   }
 }
 

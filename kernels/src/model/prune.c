@@ -1,10 +1,11 @@
-/* prune.c: activation-guided token pruning (arXiv 2312.05693): in some layers the tokens of a prompt that attend least to
- * its first token are removed, after attention and before the feed-forward part. A layer's cache holds what reached the
- * layer, so the layers' caches differ in length; places in them and positions in the sequence are different numbers here.
+/* prune.c: activation-guided token pruning (arXiv 2312.05693): in some layers the tokens of a prompt that attend least
+ * to its first token are removed, after attention and before the feed-forward part. A layer's cache holds what reached
+ * the layer, so the layers' caches differ in length; places in them and positions in the sequence are different numbers
+ * here.
  *
- * Removed are floor(r * ratio) of a prompt's r tokens, the least important first, of equals the earlier one. Importance is
- * the attention to the first token, summed over heads in double and rounded to float. Sink tokens and what follows the
- * prompt stay.
+ * Removed are floor(r * ratio) of a prompt's r tokens, the least important first, of equals the earlier one. Importance
+ * is the attention to the first token, summed over heads in double and rounded to float. Sink tokens and what follows
+ * the prompt stay.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "prune.h"
@@ -46,8 +47,8 @@ static void rope_task(void *arg, int thread, int begin, int end) {
     const size_t slot = (size_t)e->token_slot[i];
     if (e->prune.rope_at[i] == e->token_position[i]) continue;
     e->prune.rope_at[i] = e->token_position[i];
-    agq_rope_table(e->inv_freq + slot * half, e->rope_scaling[slot], e->token_position[i], e->cosines + (size_t)i * half,
-                   e->sines + (size_t)i * half, (int)half);
+    agq_rope_table(e->inv_freq + slot * half, e->rope_scaling[slot], e->token_position[i],
+                   e->cosines + (size_t)i * half, e->sines + (size_t)i * half, (int)half);
   }
 }
 
@@ -67,7 +68,8 @@ void agq_prune_enter(agq_engine *e, int layer, int m) {
 }
 
 int agq_prune_acts(const agq_engine *e, int layer) {
-  /* In the last layer nothing would be saved but what is not computed anyway: the states of tokens that nobody reads. */
+  /* In the last layer nothing would be saved but what is not computed anyway: the states of tokens that nobody
+   * reads. */
   return e->prune.on && e->prune.layer[layer] && !(e->prune.protect_wanted && layer == e->model.layers - 1);
 }
 
@@ -234,7 +236,8 @@ static int fail(agq_engine *e, int code, const char *format, ...) {
 int agq_engine_set_pruning(agq_engine *e, const agq_pruning *pruning) {
   if (!e) return AGQ_ERR_ARGUMENT;
   for (int s = 0; s < e->options.slots; s++)
-    if (e->length[s]) return fail(e, AGQ_ERR_ARGUMENT, "slot %d holds tokens: pruning is set while all slots are empty", s);
+    if (e->length[s])
+      return fail(e, AGQ_ERR_ARGUMENT, "slot %d holds tokens: pruning is set while all slots are empty", s);
   const int count = pruning ? pruning->layer_count : 0;
   if (count < 0 || (count && !pruning->layers)) return fail(e, AGQ_ERR_ARGUMENT, "no layers to prune");
   for (int i = 0; i < count; i++)

@@ -6,7 +6,8 @@
 
 #include "agq.h"
 
-/* What an engine with pruning knows beyond one without. A row is what a pass computes for one token that is still there. */
+/* What an engine with pruning knows beyond one without. A row is what a pass computes for one token that is still
+ * there. */
 typedef struct {
   int on;
   int paper, log2, protect_wanted;
@@ -37,14 +38,15 @@ void agq_prune_begin(struct agq_engine *e, const agq_batch *b, int first, int m)
 void agq_prune_enter(struct agq_engine *e, int layer, int m);
 /* 1: the layer decides on all rows that reach it. */
 int agq_prune_acts(const struct agq_engine *e, int layer);
-/* After attention and the product that follows it (e->delta): removes tokens. Returns the rows that are left, from 0 on. */
+/* After attention and the product that follows it (e->delta): removes tokens. Returns the rows that are left, from 0
+ * on. */
 int agq_prune_leave(struct agq_engine *e, int layer, int m);
 /* Lists the rows whose logits are wanted in e->token_row; returns their number. */
 int agq_prune_wanted(struct agq_engine *e, int m);
 /* The rows listed in e->token_row have been moved to the front. */
 void agq_prune_moved(struct agq_engine *e, int m);
-/* After the last layer, where removed tokens' logits are wanted: puts all wanted states, residual added, in order into the
- * first rows of h. Returns their number; 0: there are none of removed tokens, and nothing was done. */
+/* After the last layer, where removed tokens' logits are wanted: puts all wanted states, residual added, in order into
+ * the first rows of h. Returns their number; 0: there are none of removed tokens, and nothing was done. */
 int agq_prune_finish(struct agq_engine *e, int m);
 /* The slot holds `length` tokens now, `removed` fewer than before. */
 void agq_prune_truncate(struct agq_engine *e, int slot, int length, int removed);

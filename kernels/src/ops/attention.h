@@ -5,9 +5,9 @@
  * both products of attention read them in order with one output per vector lane.
  *
  * With 4 bits, keys and queries go through a Walsh-Hadamard transform per head first; two key channels share a byte
- * ([position/64][head_dim/2][64]), values lie as [position][width/32][16 bytes] (channels i and 16 + i of a run of 32 share a
- * byte), scales as [group][position] and their zero points, one byte each, likewise. Blocks are turned into bytes (code - zero)
- * when read, and go on as with 8 bits; where a head has several groups, into floats.
+ * ([position/64][head_dim/2][64]), values lie as [position][width/32][16 bytes] (channels i and 16 + i of a run of 32
+ * share a byte), scales as [group][position] and their zero points, one byte each, likewise. Blocks are turned into
+ * bytes (code - zero) when read, and go on as with 8 bits; where a head has several groups, into floats.
  *
  * Softmax is computed online: keys go by in blocks of 64, counted from key 0; every 512 keys a fresh state is started,
  * and the states are merged in ascending order. All that a query does is fixed by its position alone, never by the
@@ -38,11 +38,12 @@ typedef struct {
 } agq_kv_layout;
 
 agq_kv_layout agq_kv_layout_make(int bits, int head_dim, int context);
-/* Stores one position: key[head_dim] (after RoPE and the Walsh-Hadamard transform, where there is one) and value[head_dim]. */
+/* Stores one position: key[head_dim] (after RoPE and the Walsh-Hadamard transform, where there is one) and
+ * value[head_dim]. */
 void agq_kv_store(const agq_kv_layout *kv, char *region, int position, const float *key, const float *value);
 
-/* The 4-bit cache: agq_kv_store; keys of a block, the first `cols` (a multiple of 16), as [head_dim][64] floats; values of
- * `keys` positions as [keys][width]. `key` is a multiple of 64. */
+/* The 4-bit cache: agq_kv_store; keys of a block, the first `cols` (a multiple of 16), as [head_dim][64] floats; values
+ * of `keys` positions as [keys][width]. `key` is a multiple of 64. */
 void agq_kv4_store(const agq_kv_layout *kv, char *region, int position, const float *key, const float *value);
 void agq_kv4_keys(const agq_kv_layout *kv, const char *region, int key, int cols, float *to);
 void agq_kv4_values(const agq_kv_layout *kv, const char *region, int key, int keys, float *to);

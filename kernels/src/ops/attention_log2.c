@@ -1,9 +1,9 @@
 /* attention_log2.c: see attention_log2.h.
  *
  * Scores are exact: products of int8 codes summed in float32, below 2^24 for heads of up to 1024. A probability is the
- * power of two 2^-k with k = rint(-log2 p), and nothing where k >= 16; p follows from the row's maximum and sum, so rows are
- * computed whole, keys in ascending order. A row of such probabilities adds up to less than sqrt 2, which bounds every
- * accumulator by 128 * 2^15 * sqrt 2 < 2^23 and makes its conversion to float exact.
+ * power of two 2^-k with k = rint(-log2 p), and nothing where k >= 16; p follows from the row's maximum and sum, so
+ * rows are computed whole, keys in ascending order. A row of such probabilities adds up to less than sqrt 2, which
+ * bounds every accumulator by 128 * 2^15 * sqrt 2 < 2^23 and makes its conversion to float exact.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "attention_log2.h"
@@ -121,8 +121,8 @@ static int exponents(const float *s, float total, int last, int32_t *keys, int32
 }
 
 /* acc[c] = sum over the keys of v[key][c] << shift, for `vectors` vectors of channels. */
-VINLINE void shift_add(const int8_t *v, size_t width, const int32_t *keys, const int32_t *shifts, int count, int vectors,
-                       int32_t *acc) {
+VINLINE void shift_add(const int8_t *v, size_t width, const int32_t *keys, const int32_t *shifts, int count,
+                       int vectors, int32_t *acc) {
   vi sum[8];
   for (int i = 0; i < vectors; i++) sum[i] = viset(0);
   for (int j = 0; j < count; j++) {

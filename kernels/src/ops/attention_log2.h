@@ -1,5 +1,5 @@
-/* attention_log2.h: attention in integers: q, k, v on static scales, probabilities that are powers of two, so that their
- * product with the values is shifts and additions. See attention_log2.c and docs/arithmetic.md.
+/* attention_log2.h: attention in integers: q, k, v on static scales, probabilities that are powers of two, so that
+ * their product with the values is shifts and additions. See attention_log2.c and docs/arithmetic.md.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef AGQ_ATTENTION_LOG2_H

@@ -1,7 +1,7 @@
 /* hadamard.c: the Walsh-Hadamard transform of rows.
  *
- * Every addition and subtraction, and the multiplication at the end, is one rounding of the same operands at every vector
- * width: all levels give the same bits, which are those of the torch reference.
+ * Every addition and subtraction, and the multiplication at the end, is one rounding of the same operands at every
+ * vector width: all levels give the same bits, which are those of the torch reference.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
@@ -11,7 +11,7 @@
 
 /* Lane i gets lane i ^ h; h is a constant. */
 #if VW == 16
-#define LANES_XOR(h)                                                                                               \
+#define LANES_XOR(h) \
   0 ^ h, 1 ^ h, 2 ^ h, 3 ^ h, 4 ^ h, 5 ^ h, 6 ^ h, 7 ^ h, 8 ^ h, 9 ^ h, 10 ^ h, 11 ^ h, 12 ^ h, 13 ^ h, 14 ^ h, 15 ^ h
 #elif VW == 8
 #define LANES_XOR(h) 0 ^ h, 1 ^ h, 2 ^ h, 3 ^ h, 4 ^ h, 5 ^ h, 6 ^ h, 7 ^ h

@@ -26,8 +26,8 @@ static float range4(const float *x, int n, uint8_t *zero, float *inverse) {
   return range / 15.0f;
 }
 
-/* Codes of x[n], which starts at channel `first` of its head. Keys: channels 2i and 2i + 1 share a byte; values: channels
- * 32u + i and 32u + 16 + i. The low half holds the first. */
+/* Codes of x[n], which starts at channel `first` of its head. Keys: channels 2i and 2i + 1 share a byte; values:
+ * channels 32u + i and 32u + 16 + i. The low half holds the first. */
 static void encode4(const float *x, int n, int first, float inverse, uint8_t zero, int keys, uint8_t *to) {
   const float z = (float)zero;
   for (int i = 0; i < n; i++) {

@@ -33,8 +33,9 @@ void agq_rope_table(const float *inv_freq, float scaling, int position, float *c
 /* Rotates pairs (i, i + half) of x[2*half]; y may be x. */
 void agq_rope_row(const float *x, const float *cosines, const float *sines, float *y, int half);
 
-/* y = the orthonormal Walsh-Hadamard transform (natural order) of every `block` of x[n]; block is a power of 2 that divides n;
- * y may be x. Butterflies (a, b) -> (a + b, a - b) from neighbours to halves, then one product with float(1 / sqrt(block)). */
+/* y = the orthonormal Walsh-Hadamard transform (natural order) of every `block` of x[n]; block is a power of 2 that
+ * divides n; y may be x. Butterflies (a, b) -> (a + b, a - b) from neighbours to halves, then one product with float(1
+ * / sqrt(block)). */
 void agq_hadamard_row(const float *x, float *y, int n, int block);
 
 /* scale = amax / 127, codes = clamp(rint(x * 127 / amax)); 0 for a row of zeros. Returns the scale. codes[i * stride].

@@ -22,7 +22,7 @@ AGQ_INLINE vi add16(vi a, vi b) { return vaddq_u16(a, b); }
 AGQ_INLINE vi shr16(vi a) { return vshrq_n_u16(a, 8); } /* with the addition that follows: USRA */
 AGQ_INLINE void pairs(const uint8_t *w, vi *low, vi *high) {
   const uint8x16_t m = vdupq_n_u8(15);
-  AGQ_UNROLL for (int i = 0; i < 2; i++) {
+  AGQ_UNROLL_FOR (int i = 0; i < 2; i++) {
     const uint8x16_t a = vld1q_u8(w + 16 * i), b = vld1q_u8(w + 32 + 16 * i);
     const uint8x16_t al = vandq_u8(a, m), bl = vandq_u8(b, m), ah = vshrq_n_u8(a, 4), bh = vshrq_n_u8(b, 4);
     low[2 * i] = vreinterpretq_u16_u8(vzip1q_u8(al, bl));
@@ -36,14 +36,14 @@ AGQ_INLINE vi codes4(const uint16_t *a) {
   return vcombine_u16(x, x);
 }
 AGQ_INLINE void rows8(const vi *s, int32_t *out) {
-  AGQ_UNROLL for (int i = 0; i < 2; i++) {
+  AGQ_UNROLL_FOR (int i = 0; i < 2; i++) {
     const uint32x4_t sum = vpaddq_u32(vpaddlq_u16(s[2 * i]), vpaddlq_u16(s[2 * i + 1]));
     vst1q_s32(out + 4 * i, vaddq_s32(vld1q_s32(out + 4 * i), vreinterpretq_s32_u32(sum)));
   }
 }
 AGQ_INLINE void widen(const vi *all, const vi *high, int32_t *out) {
   vi low[N];
-  AGQ_UNROLL for (int i = 0; i < N; i++) low[i] = vsubq_u16(all[i], vshlq_n_u16(high[i], 8));
+  AGQ_UNROLL_FOR (int i = 0; i < N; i++) low[i] = vsubq_u16(all[i], vshlq_n_u16(high[i], 8));
   rows8(low, out);
   rows8(high, out + 8);
 }

@@ -1,5 +1,6 @@
 /* body.h: the walk of the SIMD packed 4-bit multipliers over panels, blocks and tokens. Included by one file per
- * architecture after it has defined vi, N, UNITS, CHUNK, mul16, add16, shr16, pairs, codes4, widen, INLINE, vi_load, vi_store, vi_zero.
+ * architecture after it has defined vi, N, UNITS, CHUNK, mul16, add16, shr16, pairs, codes4, widen, INLINE, vi_load,
+ * vi_store, vi_zero.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <string.h>
@@ -22,7 +23,8 @@ INLINE void term(const vi *pair, vi a, vi *all, vi *high) {
 }
 
 /* One chunk of columns times T tokens, whose codes stand CHUNK apart: pairs from `made` (laid out by `unpack`). */
-INLINE void chunk_products(const int T, const uint8_t *made, int columns, const uint16_t *a, int32_t (*products)[AGQ_PANEL]) {
+INLINE void chunk_products(const int T, const uint8_t *made, int columns, const uint16_t *a,
+                           int32_t (*products)[AGQ_PANEL]) {
   vi all[2][N], high[2][N];
   for (int t = 0; t < T; t++)
     for (int i = 0; i < N; i++) all[t][i] = high[t][i] = vi_zero();

@@ -3,7 +3,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "packed4.h"
 
-
 agq_packed4_block agq_packed4_begin(const agq_tile *t, int panel, int block) {
   const int at = block / t->group_blocks * AGQ_PANEL;
   const char *scale = (const char *)t->scale + (size_t)panel * t->scale_stride;

@@ -1,8 +1,8 @@
 /* x86.c: the packed 4-bit multiplier on SSE4.1, AVX2 and AVX-512BW; see packed4.h.
  *
- * A 16-bit lane holds column k of rows r (low byte) and r + 8 (high byte); four neighbouring lanes are four columns. Two sums per
- * lane: of the product's high byte, and of the whole product modulo 2^16, from which the low byte's sum follows at the end:
- * multiply, shift, two additions for two products per lane.
+ * A 16-bit lane holds column k of rows r (low byte) and r + 8 (high byte); four neighbouring lanes are four columns.
+ * Two sums per lane: of the product's high byte, and of the whole product modulo 2^16, from which the low byte's sum
+ * follows at the end: multiply, shift, two additions for two products per lane.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "gemm/x86/vec.h"

@@ -1,7 +1,8 @@
 /* common.h: what the Arm micro-kernels share: the walk over panels, blocks and tokens, the float epilogue, the stores.
  *
- * An integer kernel gives one always-inlined function that accumulates ROWS x NT products of one block (int32, exact); the rest
- * is here. The running sums f of a panel live in a small buffer in L1, so that one pass over a panel serves all its tokens.
+ * An integer kernel gives one always-inlined function that accumulates ROWS x NT products of one block (int32, exact);
+ * the rest is here. The running sums f of a panel live in a small buffer in L1, so that one pass over a panel serves
+ * all its tokens.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef AGQ_ARM_COMMON_H
@@ -15,10 +16,10 @@
 #define AGQ_INLINE static inline __attribute__((always_inline))
 #define AGQ_NOINLINE static __attribute__((noinline)) /* own registers: the compilers spill less */
 #if defined(__clang__)
-#define AGQ_UNROLL _Pragma("clang loop unroll(full)")
+#define AGQ_UNROLL_FOR(...) _Pragma("clang loop unroll(full)") for (__VA_ARGS__)
 #define AGQ_NO_UNROLL _Pragma("clang loop unroll(disable)")
 #else
-#define AGQ_UNROLL _Pragma("GCC unroll 32")
+#define AGQ_UNROLL_FOR(...) _Pragma("GCC unroll 32") for (__VA_ARGS__)
 #define AGQ_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 
@@ -58,8 +59,9 @@ AGQ_INLINE void agq_dot4(int32x4_t *c, const int stride, int8x16_t w, int8x16_t 
 }
 #endif
 
-/* Conversion to float takes one pipe only and two cycles there (Neoverse-N1). An accumulator that starts at the bits of 1.5 * 2^23
- * is, while |sum| < 2^22, the bits of 1.5 * 2^23 + sum: one subtraction on either pipe gives the same float. */
+/* Conversion to float takes one pipe only and two cycles there (Neoverse-N1). An accumulator that starts at the bits of
+ * 1.5 * 2^23 is, while |sum| < 2^22, the bits of 1.5 * 2^23 + sum: one subtraction on either pipe gives the same
+ * float. */
 #define AGQ_MAGIC 12582912.0f
 #define AGQ_MAGIC_BITS 0x4b400000
 #define AGQ_MAGIC_BLOCK 2048 /* columns: 15 * 127 * 2048 < 2^22 */
@@ -71,14 +73,15 @@ AGQ_INLINE float32x4_t agq_to_float(int32x4_t c, int magic) {
 /* Where one panel stands: pointers to its current block. */
 typedef struct {
   const agq_tile *t;
-  const uint8_t *w;    /* weights of the block */
-  const int8_t *a;     /* codes of the block: [block/4][width][4] */
-  const int32_t *sums; /* [width] */
-  const float *as;     /* activation scale of the block of token 0, or NULL: per token */
-  int tokens_first, opens, closes; /* agq_tokens_first; first and last of the blocks that share the outer scale (gemm.h) */
-  float32x4_t ws[4];   /* scales of the 16 rows */
-  int32x4_t zc[4];     /* what multiplies the sum of the codes: offset - zero point */
-  int correct;         /* the epilogue adds zc * sums */
+  const uint8_t *w;                /* weights of the block */
+  const int8_t *a;                 /* codes of the block: [block/4][width][4] */
+  const int32_t *sums;             /* [width] */
+  const float *as;                 /* activation scale of the block of token 0, or NULL: per token */
+  int tokens_first, opens, closes; /* agq_tokens_first; first and last of the blocks that share the outer scale
+                                    * (gemm.h) */
+  float32x4_t ws[4];               /* scales of the 16 rows */
+  int32x4_t zc[4];                 /* what multiplies the sum of the codes: offset - zero point */
+  int correct;                     /* the epilogue adds zc * sums */
 } agq_arm_block;
 
 /* The float sums of a panel's tokens. */
@@ -86,15 +89,17 @@ typedef struct {
   float f[AGQ_MAX_MR][AGQ_PANEL], g[AGQ_MAX_MR][AGQ_PANEL]; /* g: inside an outer scale; without one, f only */
 } agq_arm_sums;
 
-/* Takes x = (float)acc of one block, NT tokens x 4*NV rows (vectors v0 .. v0+NV-1 of the panel), into the sums, as gemm.h says. */
-AGQ_INLINE void agq_arm_scale(const agq_arm_block *k, float32x4_t (*x)[4], int v0, const int NV, int tok, const int NT, agq_arm_sums *s) {
+/* Takes x = (float)acc of one block, NT tokens x 4*NV rows (vectors v0 .. v0+NV-1 of the panel), into the sums, as
+ * gemm.h says. */
+AGQ_INLINE void agq_arm_scale(const agq_arm_block *k, float32x4_t (*x)[4], int v0, const int NV, int tok, const int NT,
+                              agq_arm_sums *s) {
   float *f = s->f[tok] + 4 * v0, *g = s->g[tok] + 4 * v0;
   const size_t stride = (size_t)k->t->a_scale_stride;
   float32x4_t ws[4];
-  AGQ_UNROLL for (int v = 0; v < NV; v++) ws[v] = k->ws[v0 + v];
+  AGQ_UNROLL_FOR (int v = 0; v < NV; v++) ws[v] = k->ws[v0 + v];
   if (!k->as) {
-    AGQ_UNROLL for (int n = 0; n < NT; n++)
-      AGQ_UNROLL for (int v = 0; v < NV; v++) {
+    AGQ_UNROLL_FOR (int n = 0; n < NT; n++)
+      AGQ_UNROLL_FOR (int v = 0; v < NV; v++) {
         float *q = f + AGQ_PANEL * n + 4 * v;
         vst1q_f32(q, vfmaq_f32(vld1q_f32(q), x[n][v], ws[v]));
       }
@@ -102,28 +107,29 @@ AGQ_INLINE void agq_arm_scale(const agq_arm_block *k, float32x4_t (*x)[4], int v
   }
   const float *as = k->as + (size_t)tok * stride;
   if (k->tokens_first) {
-    AGQ_UNROLL for (int n = 0; n < NT; n++, as += stride)
-      AGQ_UNROLL for (int v = 0; v < NV; v++)
-        x[n][v] = k->opens ? vmulq_n_f32(x[n][v], *as) : vfmaq_n_f32(vld1q_f32(g + AGQ_PANEL * n + 4 * v), x[n][v], *as);
+    AGQ_UNROLL_FOR (int n = 0; n < NT; n++, as += stride)
+      AGQ_UNROLL_FOR (int v = 0; v < NV; v++)
+        x[n][v] =
+            k->opens ? vmulq_n_f32(x[n][v], *as) : vfmaq_n_f32(vld1q_f32(g + AGQ_PANEL * n + 4 * v), x[n][v], *as);
   } else if (k->opens) {
-    AGQ_UNROLL for (int n = 0; n < NT; n++)
-      AGQ_UNROLL for (int v = 0; v < NV; v++) x[n][v] = vmulq_f32(x[n][v], ws[v]);
+    AGQ_UNROLL_FOR (int n = 0; n < NT; n++)
+      AGQ_UNROLL_FOR (int v = 0; v < NV; v++) x[n][v] = vmulq_f32(x[n][v], ws[v]);
   } else {
-    AGQ_UNROLL for (int n = 0; n < NT; n++)
-      AGQ_UNROLL for (int v = 0; v < NV; v++) x[n][v] = vfmaq_f32(vld1q_f32(g + AGQ_PANEL * n + 4 * v), x[n][v], ws[v]);
+    AGQ_UNROLL_FOR (int n = 0; n < NT; n++)
+      AGQ_UNROLL_FOR (int v = 0; v < NV; v++) x[n][v] = vfmaq_f32(vld1q_f32(g + AGQ_PANEL * n + 4 * v), x[n][v], ws[v]);
   }
   if (!k->closes) {
-    AGQ_UNROLL for (int n = 0; n < NT; n++)
-      AGQ_UNROLL for (int v = 0; v < NV; v++) vst1q_f32(g + AGQ_PANEL * n + 4 * v, x[n][v]);
+    AGQ_UNROLL_FOR (int n = 0; n < NT; n++)
+      AGQ_UNROLL_FOR (int v = 0; v < NV; v++) vst1q_f32(g + AGQ_PANEL * n + 4 * v, x[n][v]);
   } else if (k->tokens_first) {
-    AGQ_UNROLL for (int n = 0; n < NT; n++)
-      AGQ_UNROLL for (int v = 0; v < NV; v++) {
+    AGQ_UNROLL_FOR (int n = 0; n < NT; n++)
+      AGQ_UNROLL_FOR (int v = 0; v < NV; v++) {
         float *q = f + AGQ_PANEL * n + 4 * v;
         vst1q_f32(q, vfmaq_f32(vld1q_f32(q), x[n][v], ws[v]));
       }
   } else {
-    AGQ_UNROLL for (int n = 0; n < NT; n++, as += stride)
-      AGQ_UNROLL for (int v = 0; v < NV; v++) {
+    AGQ_UNROLL_FOR (int n = 0; n < NT; n++, as += stride)
+      AGQ_UNROLL_FOR (int v = 0; v < NV; v++) {
         float *q = f + AGQ_PANEL * n + 4 * v;
         vst1q_f32(q, vfmaq_n_f32(vld1q_f32(q), x[n][v], *as));
       }
@@ -131,15 +137,15 @@ AGQ_INLINE void agq_arm_scale(const agq_arm_block *k, float32x4_t (*x)[4], int v
 }
 
 /* The same of acc + correction. */
-AGQ_INLINE void agq_arm_epilogue(const agq_arm_block *k, int32x4_t (*acc)[4], int v0, const int NV, int tok, const int NT,
-                                 agq_arm_sums *sums) {
+AGQ_INLINE void agq_arm_epilogue(const agq_arm_block *k, int32x4_t (*acc)[4], int v0, const int NV, int tok,
+                                 const int NT, agq_arm_sums *sums) {
   float32x4_t x[8][4];
   if (k->correct) {
-    AGQ_UNROLL for (int n = 0; n < NT; n++)
-      AGQ_UNROLL for (int v = 0; v < NV; v++) acc[n][v] = vmlaq_n_s32(acc[n][v], k->zc[v0 + v], k->sums[tok + n]);
+    AGQ_UNROLL_FOR (int n = 0; n < NT; n++)
+      AGQ_UNROLL_FOR (int v = 0; v < NV; v++) acc[n][v] = vmlaq_n_s32(acc[n][v], k->zc[v0 + v], k->sums[tok + n]);
   }
-  AGQ_UNROLL for (int n = 0; n < NT; n++)
-    AGQ_UNROLL for (int v = 0; v < NV; v++) x[n][v] = vcvtq_f32_s32(acc[n][v]);
+  AGQ_UNROLL_FOR (int n = 0; n < NT; n++)
+    AGQ_UNROLL_FOR (int v = 0; v < NV; v++) x[n][v] = vcvtq_f32_s32(acc[n][v]);
   agq_arm_scale(k, x, v0, NV, tok, NT, sums);
 }
 
@@ -158,9 +164,11 @@ AGQ_INLINE void agq_arm_zero(const int8_t *zero, int offset, int32x4_t *zc) {
 AGQ_INLINE void agq_arm_group(agq_arm_block *k, int p, int g, int offset, int symmetric_zero) {
   const agq_tile *t = k->t;
   const char *scale = (const char *)t->scale + (size_t)p * t->scale_stride;
-  AGQ_UNROLL for (int v = 0; v < 4; v++) k->ws[v] = agq_load_scale4(scale, (size_t)g * AGQ_PANEL + 4 * v, t->scale_bf16);
+  AGQ_UNROLL_FOR (int v = 0; v < 4; v++)
+    k->ws[v] = agq_load_scale4(scale, (size_t)g * AGQ_PANEL + 4 * v, t->scale_bf16);
   if (t->zero) agq_arm_zero(t->zero + (size_t)p * t->zero_stride + (size_t)g * AGQ_PANEL, offset, k->zc);
-  else if (k->correct) AGQ_UNROLL for (int v = 0; v < 4; v++) k->zc[v] = vdupq_n_s32(offset - symmetric_zero);
+  else if (k->correct)
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) k->zc[v] = vdupq_n_s32(offset - symmetric_zero);
 }
 
 /* One token: the sums of the 16 rows stay in registers. */
@@ -168,18 +176,20 @@ typedef struct {
   const agq_tile *t;
   const uint8_t *w;
   const int8_t *a;
-  const void *scale;     /* of the group */
-  const int8_t *zero;    /* of the group, or NULL */
-  const int32_t *sums;   /* of the block */
-  const float *as;       /* activation scale of the block */
+  const void *scale;   /* of the group */
+  const int8_t *zero;  /* of the group, or NULL */
+  const int32_t *sums; /* of the block */
+  const float *as;     /* activation scale of the block */
   int panel, group_left, act_left, tokens_first;
   float32x4_t f[4], g[4]; /* sums, and those inside an outer scale (gemm.h); without one, f only */
 } agq_arm_m1;
 
-/* How much of a one-token call is known before its loops. Blocks of 32 columns are many: what they need not ask, they do not. */
+/* How much of a one-token call is known before its loops. Blocks of 32 columns are many: what they need not ask, they
+ * do not. */
 typedef enum {
   AGQ_M1_ANY,
-  AGQ_M1_TOKEN, /* bf16 scales, one group a block, symmetric, at most AGQ_MAGIC_BLOCK columns a block; one activation scale */
+  AGQ_M1_TOKEN, /* bf16 scales, one group a block, symmetric, at most AGQ_MAGIC_BLOCK columns a block; one activation
+                 * scale */
   AGQ_M1_PAIR,  /* the same with an activation scale for each block */
   AGQ_M1_BLOCK, /* the same with an activation scale for several blocks */
 } agq_m1_case;
@@ -190,18 +200,18 @@ AGQ_INLINE agq_m1_case agq_arm_m1_case(const agq_tile *t) {
 }
 
 /* Defines `static void NAME(const agq_tile *t)`: BODY(t, case), each case compiled by itself. */
-#define AGQ_ARM_M1(NAME, BODY)                                                   \
-  AGQ_NOINLINE void NAME##_any(const agq_tile *t) { BODY(t, AGQ_M1_ANY); }       \
-  AGQ_NOINLINE void NAME##_token(const agq_tile *t) { BODY(t, AGQ_M1_TOKEN); }   \
-  AGQ_NOINLINE void NAME##_pair(const agq_tile *t) { BODY(t, AGQ_M1_PAIR); }     \
-  AGQ_NOINLINE void NAME##_block(const agq_tile *t) { BODY(t, AGQ_M1_BLOCK); }   \
-  static void NAME(const agq_tile *t) {                                          \
-    switch (agq_arm_m1_case(t)) {                                                \
-      case AGQ_M1_TOKEN: NAME##_token(t); break;                                 \
-      case AGQ_M1_PAIR: NAME##_pair(t); break;                                   \
-      case AGQ_M1_BLOCK: NAME##_block(t); break;                                 \
-      default: NAME##_any(t);                                                    \
-    }                                                                            \
+#define AGQ_ARM_M1(NAME, BODY)                                                 \
+  AGQ_NOINLINE void NAME##_any(const agq_tile *t) { BODY(t, AGQ_M1_ANY); }     \
+  AGQ_NOINLINE void NAME##_token(const agq_tile *t) { BODY(t, AGQ_M1_TOKEN); } \
+  AGQ_NOINLINE void NAME##_pair(const agq_tile *t) { BODY(t, AGQ_M1_PAIR); }   \
+  AGQ_NOINLINE void NAME##_block(const agq_tile *t) { BODY(t, AGQ_M1_BLOCK); } \
+  static void NAME(const agq_tile *t) {                                        \
+    switch (agq_arm_m1_case(t)) {                                              \
+      case AGQ_M1_TOKEN: NAME##_token(t); break;                               \
+      case AGQ_M1_PAIR: NAME##_pair(t); break;                                 \
+      case AGQ_M1_BLOCK: NAME##_block(t); break;                               \
+      default: NAME##_any(t);                                                  \
+    }                                                                          \
   }
 
 AGQ_INLINE void agq_arm_m1_begin(agq_arm_m1 *m, const agq_tile *t, int panel) {
@@ -216,7 +226,7 @@ AGQ_INLINE void agq_arm_m1_begin(agq_arm_m1 *m, const agq_tile *t, int panel) {
   m->group_left = t->group_blocks;
   m->act_left = t->act_blocks;
   m->tokens_first = agq_tokens_first(t);
-  AGQ_UNROLL for (int v = 0; v < 4; v++) m->f[v] = m->g[v] = vdupq_n_f32(0);
+  AGQ_UNROLL_FOR (int v = 0; v < 4; v++) m->f[v] = m->g[v] = vdupq_n_f32(0);
 }
 
 /* Sixteen bf16 scales. */
@@ -228,36 +238,40 @@ AGQ_INLINE void agq_bf16_scales(const void *scale, float32x4_t *s) {
   s[3] = vreinterpretq_f32_u32(vshll_high_n_u16(high, 16));
 }
 
-/* Takes acc + (offset - zero) * sum of a block into the sums, then on to the next one. offset: what acc has already off each code; without
- * zero points acc is complete. magic: where acc started, as the bits of a float (agq_to_float); NULL: at 0. */
-AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int32x4_t *acc, const int offset, const float32x4_t *magic, const agq_m1_case which) {
+/* Takes acc + (offset - zero) * sum of a block into the sums, then on to the next one. offset: what acc has already off
+ * each code; without zero points acc is complete. magic: where acc started, as the bits of a float (agq_to_float);
+ * NULL: at 0. */
+AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int32x4_t *acc, const int offset, const float32x4_t *magic,
+                                 const agq_m1_case which) {
   const agq_tile *t = m->t;
-  const int any = which == AGQ_M1_ANY, bf16 = !any || t->scale_bf16, scaled = any ? t->act_blocks != 0 : which != AGQ_M1_TOKEN;
+  const int any = which == AGQ_M1_ANY, bf16 = !any || t->scale_bf16,
+            scaled = any ? t->act_blocks != 0 : which != AGQ_M1_TOKEN;
   float32x4_t s[4];
   if (any && m->zero) {
     int32x4_t zc[4];
     agq_arm_zero(m->zero, offset, zc);
-    AGQ_UNROLL for (int v = 0; v < 4; v++) acc[v] = vmlaq_n_s32(acc[v], zc[v], *m->sums);
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) acc[v] = vmlaq_n_s32(acc[v], zc[v], *m->sums);
   }
   if (bf16) agq_bf16_scales(m->scale, s);
-  else AGQ_UNROLL for (int v = 0; v < 4; v++) s[v] = vld1q_f32((const float *)m->scale + 4 * v);
+  else
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) s[v] = vld1q_f32((const float *)m->scale + 4 * v);
   const float *as = m->as;
   __asm__("" : "+r"(as)); /* load it here: kept in a register over the next block, it would crowd the loop */
   float32x4_t x[4];
-  AGQ_UNROLL for (int v = 0; v < 4; v++)
+  AGQ_UNROLL_FOR (int v = 0; v < 4; v++)
     x[v] = magic ? vsubq_f32(vreinterpretq_f32_s32(acc[v]), *magic) : vcvtq_f32_s32(acc[v]);
   if (!scaled) {
-    AGQ_UNROLL for (int v = 0; v < 4; v++) m->f[v] = vfmaq_f32(m->f[v], x[v], s[v]);
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) m->f[v] = vfmaq_f32(m->f[v], x[v], s[v]);
   } else if (any && m->tokens_first) {
-    AGQ_UNROLL for (int v = 0; v < 4; v++) m->g[v] = vfmaq_n_f32(m->g[v], x[v], *as);
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) m->g[v] = vfmaq_n_f32(m->g[v], x[v], *as);
     if (m->group_left == 1)
-      AGQ_UNROLL for (int v = 0; v < 4; v++) m->f[v] = vfmaq_f32(m->f[v], m->g[v], s[v]), m->g[v] = vdupq_n_f32(0);
+      AGQ_UNROLL_FOR (int v = 0; v < 4; v++) m->f[v] = vfmaq_f32(m->f[v], m->g[v], s[v]), m->g[v] = vdupq_n_f32(0);
   } else if (which == AGQ_M1_PAIR) {
-    AGQ_UNROLL for (int v = 0; v < 4; v++) m->f[v] = vfmaq_n_f32(m->f[v], vmulq_f32(x[v], s[v]), *as);
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) m->f[v] = vfmaq_n_f32(m->f[v], vmulq_f32(x[v], s[v]), *as);
   } else {
-    AGQ_UNROLL for (int v = 0; v < 4; v++) m->g[v] = vfmaq_f32(m->g[v], x[v], s[v]);
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) m->g[v] = vfmaq_f32(m->g[v], x[v], s[v]);
     if (m->act_left == 1)
-      AGQ_UNROLL for (int v = 0; v < 4; v++) m->f[v] = vfmaq_n_f32(m->f[v], m->g[v], *as), m->g[v] = vdupq_n_f32(0);
+      AGQ_UNROLL_FOR (int v = 0; v < 4; v++) m->f[v] = vfmaq_n_f32(m->f[v], m->g[v], *as), m->g[v] = vdupq_n_f32(0);
   }
   m->sums++;
   if (!any || --m->group_left == 0) {
@@ -278,15 +292,15 @@ AGQ_INLINE void agq_arm_store(const agq_tile *t, int p, float (*f)[AGQ_PANEL]) {
   if (rows > AGQ_PANEL) rows = AGQ_PANEL;
   if (rows <= 0) return;
   if (t->bias && rows == AGQ_PANEL) {
-    AGQ_UNROLL for (int v = 0; v < 4; v++) bias[v] = vld1q_f32(t->bias + row + 4 * v);
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) bias[v] = vld1q_f32(t->bias + row + 4 * v);
   } else {
     float b[AGQ_PANEL] = {0};
     if (t->bias) memcpy(b, t->bias + row, sizeof(float) * (size_t)rows);
-    AGQ_UNROLL for (int v = 0; v < 4; v++) bias[v] = vld1q_f32(b + 4 * v);
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) bias[v] = vld1q_f32(b + 4 * v);
   }
   for (int n = 0; n < t->width; n++) {
     float *y = t->y + (size_t)n * t->ldy + row, part[AGQ_PANEL], *out = rows == AGQ_PANEL ? y : part;
-    AGQ_UNROLL for (int v = 0; v < 4; v++) {
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) {
       float32x4_t r = vld1q_f32(f[n] + 4 * v);
       if (!t->act_blocks) r = vmulq_n_f32(r, t->a_scale[(size_t)n * t->a_scale_stride]);
       vst1q_f32(out + 4 * v, vaddq_f32(r, bias[v]));
@@ -297,45 +311,49 @@ AGQ_INLINE void agq_arm_store(const agq_tile *t, int p, float (*f)[AGQ_PANEL]) {
 
 AGQ_INLINE void agq_arm_m1_end(agq_arm_m1 *m) {
   float f[1][AGQ_PANEL];
-  AGQ_UNROLL for (int v = 0; v < 4; v++) vst1q_f32(f[0] + 4 * v, m->f[v]);
+  AGQ_UNROLL_FOR (int v = 0; v < 4; v++) vst1q_f32(f[0] + 4 * v, m->f[v]);
   agq_arm_store(m->t, m->panel, f);
 }
 
-/* Defines `static void NAME(const agq_tile *t)`: the walk over panels and blocks; TOKENS(k, sums) handles all tokens of a block.
- * BYTES: bytes of a panel per column (8 for U4, 16 for I8). OFFSET: what TOKENS subtracts from each code by itself. SYMMETRIC:
- * the zero point that NULL stands for. CORRECT: the epilogue adds the rest, if there is one; 0: TOKENS itself does. */
-#define AGQ_ARM_KERNEL(NAME, TOKENS, BYTES, OFFSET, SYMMETRIC, CORRECT)                                    \
-  static void NAME(const agq_tile *t) {                                                                    \
-    for (int p = 0; p < t->panels; p++) {                                                                  \
-      agq_arm_sums sums;                                                                                   \
-      agq_arm_block k = {.t = t, .w = t->w + (size_t)p * t->w_stride, .a = t->a, .sums = t->sums,          \
-                         .as = t->act_blocks ? t->a_scale : NULL,                                          \
-                         .correct = (CORRECT) && (t->zero != NULL || (OFFSET) != (SYMMETRIC))};            \
-      const int outer = agq_outer_blocks(t);                                                               \
-      int group_left = 0, act_left = t->act_blocks, outer_left = outer;                                    \
-      k.tokens_first = agq_tokens_first(t);                                                                \
-      memset(sums.f, 0, sizeof sums.f[0] * (size_t)t->width);                                              \
-      for (int b = 0, g = 0; b < t->blocks; b++) {                                                         \
-        if (group_left == 0) {                                                                             \
-          agq_arm_group(&k, p, g++, OFFSET, SYMMETRIC);                                                    \
-          group_left = t->group_blocks;                                                                    \
-        }                                                                                                  \
-        group_left--;                                                                                      \
-        if (k.as && act_left == 0) {                                                                       \
-          k.as++;                                                                                          \
-          act_left = t->act_blocks;                                                                        \
-        }                                                                                                  \
-        act_left--;                                                                                        \
-        k.opens = outer_left == outer;                                                                     \
-        k.closes = --outer_left == 0;                                                                      \
-        if (k.closes) outer_left = outer;                                                                  \
-        TOKENS(&k, &sums);                                                                                 \
-        k.w += (size_t)t->block * (BYTES);                                                                 \
-        k.a += (size_t)t->block * (size_t)t->width;                                                        \
-        k.sums += t->width;                                                                                \
-      }                                                                                                    \
-      agq_arm_store(t, p, sums.f);                                                                         \
-    }                                                                                                      \
+/* Defines `static void NAME(const agq_tile *t)`: the walk over panels and blocks; TOKENS(k, sums) handles all tokens of
+ * a block. BYTES: bytes of a panel per column (8 for U4, 16 for I8). OFFSET: what TOKENS subtracts from each code by
+ * itself. SYMMETRIC: the zero point that NULL stands for. CORRECT: the epilogue adds the rest, if there is one; 0:
+ * TOKENS itself does. */
+#define AGQ_ARM_KERNEL(NAME, TOKENS, BYTES, OFFSET, SYMMETRIC, CORRECT)                         \
+  static void NAME(const agq_tile *t) {                                                         \
+    for (int p = 0; p < t->panels; p++) {                                                       \
+      agq_arm_sums sums;                                                                        \
+      agq_arm_block k = {.t = t,                                                                \
+                         .w = t->w + (size_t)p * t->w_stride,                                   \
+                         .a = t->a,                                                             \
+                         .sums = t->sums,                                                       \
+                         .as = t->act_blocks ? t->a_scale : NULL,                               \
+                         .correct = (CORRECT) && (t->zero != NULL || (OFFSET) != (SYMMETRIC))}; \
+      const int outer = agq_outer_blocks(t);                                                    \
+      int group_left = 0, act_left = t->act_blocks, outer_left = outer;                         \
+      k.tokens_first = agq_tokens_first(t);                                                     \
+      memset(sums.f, 0, sizeof sums.f[0] * (size_t)t->width);                                   \
+      for (int b = 0, g = 0; b < t->blocks; b++) {                                              \
+        if (group_left == 0) {                                                                  \
+          agq_arm_group(&k, p, g++, OFFSET, SYMMETRIC);                                         \
+          group_left = t->group_blocks;                                                         \
+        }                                                                                       \
+        group_left--;                                                                           \
+        if (k.as && act_left == 0) {                                                            \
+          k.as++;                                                                               \
+          act_left = t->act_blocks;                                                             \
+        }                                                                                       \
+        act_left--;                                                                             \
+        k.opens = outer_left == outer;                                                          \
+        k.closes = --outer_left == 0;                                                           \
+        if (k.closes) outer_left = outer;                                                       \
+        TOKENS(&k, &sums);                                                                      \
+        k.w += (size_t)t->block * (BYTES);                                                      \
+        k.a += (size_t)t->block * (size_t)t->width;                                             \
+        k.sums += t->width;                                                                     \
+      }                                                                                         \
+      agq_arm_store(t, p, sums.f);                                                              \
+    }                                                                                           \
   }
 
 #endif

@@ -1,7 +1,7 @@
 /* quantize.c: one token of activations to codes and scales, bit-equal to scalar/quantize.c.
  *
- * The same divisions and products are rounded in the same places; FCVTNS rounds half to even. FMINNM and FMAXNM choose the bound
- * where the other operand is a NaN, as the comparisons of scalar/quantize.c do.
+ * The same divisions and products are rounded in the same places; FCVTNS rounds half to even. FMINNM and FMAXNM choose
+ * the bound where the other operand is a NaN, as the comparisons of scalar/quantize.c do.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "isa/features.h"
@@ -25,7 +25,7 @@ static void encode(const float *x, int n, float inv, float lo, float hi, int8_t 
   int i = 0;
   for (; i + 16 <= n; i += 16) {
     int32x4_t q[4];
-    AGQ_UNROLL for (int j = 0; j < 4; j++) q[j] = clamp_rint(vmulq_n_f32(vld1q_f32(x + i + 4 * j), inv), l, h);
+    AGQ_UNROLL_FOR (int j = 0; j < 4; j++) q[j] = clamp_rint(vmulq_n_f32(vld1q_f32(x + i + 4 * j), inv), l, h);
     const int16x8_t a = vcombine_s16(vmovn_s32(q[0]), vmovn_s32(q[1]));
     const int16x8_t b = vcombine_s16(vmovn_s32(q[2]), vmovn_s32(q[3]));
     vst1q_s8(codes + i, vcombine_s8(vmovn_s16(a), vmovn_s16(b)));
@@ -37,7 +37,7 @@ static float quantize_symmetric(const float *x, int n, float qmax, float clip, i
   float32x4_t m[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
   int i = 0;
   for (; i + 16 <= n; i += 16)
-    AGQ_UNROLL for (int j = 0; j < 4; j++) m[j] = vmaxnmq_f32(m[j], vabsq_f32(vld1q_f32(x + i + 4 * j)));
+    AGQ_UNROLL_FOR (int j = 0; j < 4; j++) m[j] = vmaxnmq_f32(m[j], vabsq_f32(vld1q_f32(x + i + 4 * j)));
   float amax = vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(m[0], m[1]), vmaxnmq_f32(m[2], m[3])));
   for (; i < n; i++) {
     const float a = x[i] < 0 ? -x[i] : x[i];
@@ -56,7 +56,7 @@ static float quantize_asymmetric(const float *x, int n, float clip, int8_t *code
   float32x4_t l[2] = {vdupq_n_f32(0), vdupq_n_f32(0)}, h[2] = {vdupq_n_f32(0), vdupq_n_f32(0)};
   int i = 0;
   for (; i + 8 <= n; i += 8)
-    AGQ_UNROLL for (int j = 0; j < 2; j++) {
+    AGQ_UNROLL_FOR (int j = 0; j < 2; j++) {
       const float32x4_t v = vld1q_f32(x + i + 4 * j);
       l[j] = vminnmq_f32(l[j], v);
       h[j] = vmaxnmq_f32(h[j], v);
@@ -78,13 +78,14 @@ static float quantize_asymmetric(const float *x, int n, float clip, int8_t *code
   return range / 15.0f;
 }
 
-void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
-                          float *scales) {
+void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip,
+                          int8_t *codes, float *scales) {
   if (!group) group = k;
   for (int g = 0; g * group < k; g++) {
     const float *p = x + (size_t)g * group;
     int8_t *c = codes + (size_t)g * group;
-    scales[g] = symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, clip, c) : quantize_asymmetric(p, group, clip, c);
+    scales[g] = symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, clip, c)
+                          : quantize_asymmetric(p, group, clip, c);
   }
   memset(codes + k, 0, (size_t)(k_padded - k));
 }

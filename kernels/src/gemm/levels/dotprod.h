@@ -9,6 +9,7 @@
 
 AGQ_INHERITS(dotprod, neon)
 
+/* clang-format off */
 #define AGQ_KERNELS_dotprod                                                                              \
   AGQ_KERNELS_neon,                                                                                      \
   .mr = 64,                                                                                              \
@@ -20,5 +21,6 @@ AGQ_INHERITS(dotprod, neon)
   .u4a4_m1 = {AGQ_NAME("u4", "s4", "16x1", "dotprod"), agq_dot_u4_m1, 1, 1, "int32"},                    \
   .i8a8_m1 = {AGQ_NAME("i8", "s8", "16x1", "dotprod"), agq_dot_i8_m1, 1, 1, "int32"},                    \
   .i8a4_m1 = {AGQ_NAME("i8", "s4", "16x1", "dotprod"), agq_dot_i8_m1, 1, 1, "int32"}
+/* clang-format on */
 
 #endif

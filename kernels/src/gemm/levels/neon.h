@@ -11,6 +11,7 @@ AGQ_INHERITS(neon, scalar)
 
 #define AGQ_NEON_SUMS(depth) "int16 over " depth ", then int32"
 
+/* clang-format off */
 #define AGQ_KERNELS_neon                                                                                          \
   AGQ_KERNELS_scalar,                                                                                             \
   .mr = 16, .grain = 4,                                                                                           \
@@ -31,5 +32,6 @@ AGQ_INHERITS(neon, scalar)
   .quantize_row = agq_arm_quantize_row,                                                                           \
   .quantize_static = agq_arm_quantize_static,                                                                     \
   .sum_blocks = agq_arm_sum_blocks
+/* clang-format on */
 
 #endif

@@ -11,6 +11,7 @@
 
 AGQ_INHERITS(scalar, none)
 
+/* clang-format off */
 #define AGQ_KERNELS_scalar                                                                                       \
   .mr = 4, .grain = 0,                                                                                           \
   .u4a8 = {AGQ_NAME("u4", "s8", "16x1", "scalar"), agq_scalar_u4, AGQ_MAX_MR, 1, "int32"},                        \
@@ -33,5 +34,6 @@ AGQ_INHERITS(scalar, none)
   .quantize_row = agq_quantize_row_scalar,                                                                       \
   .quantize_static = agq_quantize_static_scalar,                                                                 \
   .sum_blocks = agq_sum_blocks_scalar
+/* clang-format on */
 
 #endif

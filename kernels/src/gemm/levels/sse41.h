@@ -1,4 +1,5 @@
-/* sse41.h: the kernels of level sse41, which are those of every x86 level: gemm/x86 is written for vectors of any length.
+/* sse41.h: the kernels of level sse41, which are those of every x86 level: gemm/x86 is written for vectors of any
+ * length.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef AGQ_LEVELS_SSE41_H
@@ -16,15 +17,17 @@ AGQ_INHERITS(sse41, scalar)
 #define AGQ_X86_SUMS(depth) "int16 over " depth " columns, then int32"
 #define AGQ_X86_PAIRS "int16 pairs, then int32"
 #endif
-#define AGQ_X86_TILE(weights, activations, run, accumulator)                                                        \
-  {AGQ_NAME(weights, activations, AGQ_TEXT(AGQ_TILE_ROWS) "x" AGQ_TEXT(AGQ_TILE_TOKENS), AGQ_VECTOR_LEVEL), run,    \
+#define AGQ_X86_TILE(weights, activations, run, accumulator)                                                     \
+  {AGQ_NAME(weights, activations, AGQ_TEXT(AGQ_TILE_ROWS) "x" AGQ_TEXT(AGQ_TILE_TOKENS), AGQ_VECTOR_LEVEL), run, \
    AGQ_X86_MR, AGQ_X86_STEP, accumulator}
 /* Four vectors of rows: as many rows as a vector has bytes. */
-#define AGQ_X86_M1(weights, activations, run, accumulator)                                                   \
-  {AGQ_NAME(weights, activations, AGQ_TEXT(AGQ_VECTOR_BYTES) "x1", AGQ_VECTOR_LEVEL), run, 1, AGQ_VECTOR_BYTES / 16, accumulator}
+#define AGQ_X86_M1(weights, activations, run, accumulator)                                                           \
+  {AGQ_NAME(weights, activations, AGQ_TEXT(AGQ_VECTOR_BYTES) "x1", AGQ_VECTOR_LEVEL), run, 1, AGQ_VECTOR_BYTES / 16, \
+   accumulator}
 #define AGQ_X86_FLOAT(weights, run) \
   {AGQ_NAME(weights, "f32", AGQ_TEXT(AGQ_FLOAT_ROWS) "x" AGQ_TEXT(AGQ_FLOAT_TOKENS), AGQ_VECTOR_LEVEL), run}
 
+/* clang-format off */
 #define AGQ_KERNELS_sse41                                                                \
   AGQ_KERNELS_scalar,                                                                    \
   .mr = AGQ_X86_MR,                                                                      \
@@ -45,5 +48,6 @@ AGQ_INHERITS(sse41, scalar)
   .quantize_row = agq_x86_quantize_row,                                                  \
   .quantize_static = agq_x86_quantize_static,                                            \
   .sum_blocks = agq_x86_sum_blocks
+/* clang-format on */
 
 #endif

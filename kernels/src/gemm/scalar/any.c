@@ -1,5 +1,5 @@
-/* any.c: kernels for every integer weight format, from its row's `unpack` (formats.h): what a format without kernels of its
- * own is computed by, on all levels. The arithmetic is that of kernels.c, so the results are the same bit for bit.
+/* any.c: kernels for every integer weight format, from its row's `unpack` (formats.h): what a format without kernels of
+ * its own is computed by, on all levels. The arithmetic is that of kernels.c, so the results are the same bit for bit.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "formats/formats.h"
@@ -14,7 +14,8 @@ static float scale_at(const void *p, size_t i, int bf16) {
 }
 
 /* acc[row] += products of one block's columns with a token's codes a: [column / 4] of `stride` bytes. */
-static void block_products(const agq_format *f, const uint8_t *w, int columns, const int8_t *a, int stride, int32_t *acc) {
+static void block_products(const agq_format *f, const uint8_t *w, int columns, const int8_t *a, int stride,
+                           int32_t *acc) {
   int8_t codes[CODES];
   for (int c = 0; c < columns; c += AGQ_UNPACK_COLUMNS, w += agq_format_bytes(f, AGQ_UNPACK_COLUMNS)) {
     f->unpack(w, AGQ_UNPACK_COLUMNS, codes);
@@ -61,7 +62,8 @@ void agq_any_tile(const agq_tile *t) {
 /* One panel times one token of floats. */
 static void panel_floats(const agq_float_tile *t, const agq_format *format, int panel, int token) {
   const agq_linear *l = t->l;
-  const int k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group, first = panel * AGQ_PANEL;
+  const int k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group,
+            first = panel * AGQ_PANEL;
   const uint8_t *w = (const uint8_t *)l->weight + (size_t)panel * agq_format_bytes(format, (size_t)agq_pad32(k));
   const float *x = t->x + token * t->ldx;
   float f[AGQ_PANEL] = {0};

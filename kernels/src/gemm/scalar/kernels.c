@@ -44,7 +44,8 @@ static inline void integer_tile(const agq_tile *t, const agq_format *format) {
       for (int b = 0; b < t->blocks; b++) {
         int group = b / t->group_blocks;
         int32_t sum = t->sums[(size_t)b * t->width + i], acc[AGQ_PANEL];
-        for (int r = 0; r < AGQ_PANEL; r++) acc[r] = -(zero ? zero[group * AGQ_PANEL + r] : format->symmetric_zero) * sum;
+        for (int r = 0; r < AGQ_PANEL; r++)
+          acc[r] = -(zero ? zero[group * AGQ_PANEL + r] : format->symmetric_zero) * sum;
         const int8_t *a = t->a + (size_t)b * t->block * t->width + 4 * i;
         if (format->bits == 4) panel_u4(w + b * block_bytes, a, 4 * t->width, t->block, acc);
         else panel_i8((const int8_t *)w + b * block_bytes, a, 4 * t->width, t->block, acc);
@@ -107,7 +108,8 @@ static inline void dequant_tile(const agq_float_tile *t, const agq_format *forma
       float f[AGQ_PANEL] = {0};
       for (int g = 0; g < groups; g++) {
         float sum[AGQ_PANEL] = {0}, zero[AGQ_PANEL];
-        for (int r = 0; r < AGQ_PANEL; r++) zero[r] = (float)(l->zero ? l->zero[at + g * AGQ_PANEL + r] : format->symmetric_zero);
+        for (int r = 0; r < AGQ_PANEL; r++)
+          zero[r] = (float)(l->zero ? l->zero[at + g * AGQ_PANEL + r] : format->symmetric_zero);
         for (int c = g * group; c < (g + 1) * group; c++)
           for (int r = 0; r < AGQ_PANEL; r++) {
             int code = format->bits == 4 ? w[(size_t)(c / 8) * 64 + 4 * r + c % 4] >> (c & 4) & 15

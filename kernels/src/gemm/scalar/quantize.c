@@ -53,14 +53,14 @@ static float quantize_asymmetric(const float *x, int n, float clip, int8_t *code
   return range / 15.0f;
 }
 
-void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
-                             float *scales) {
+void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip,
+                             int8_t *codes, float *scales) {
   if (!group) group = k;
   for (int g = 0; g * group < k; g++) {
     const float *p = x + (size_t)g * group;
     int8_t *c = codes + (size_t)g * group;
-    scales[g] =
-        symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, clip, c) : quantize_asymmetric(p, group, clip, c);
+    scales[g] = symmetric ? quantize_symmetric(p, group, bits == 8 ? 127.0f : 7.0f, clip, c)
+                          : quantize_asymmetric(p, group, clip, c);
   }
   memset(codes + k, 0, (size_t)(k_padded - k));
 }

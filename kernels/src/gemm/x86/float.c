@@ -9,8 +9,8 @@
 #include "kernels.h"
 #include "formats/formats.h"
 
-#define CHUNK 64  /* columns */
-#define BATCH 32  /* tokens whose accumulators are held */
+#define CHUNK 64                /* columns */
+#define BATCH 32                /* tokens whose accumulators are held */
 #define TOKENS AGQ_FLOAT_TOKENS /* register tile: TOKENS x RV vectors of rows */
 #define RV (AGQ_FLOAT_ROWS / AGQ_VL)
 #define PANELS (AGQ_VB == 64 ? 2 : 1)
@@ -106,10 +106,10 @@ INLINE void convert(const agq_linear *l, const int dtype, int panel, int column,
 #pragma GCC unroll 4
     for (int i = 0; i < AGQ_NV; i++) {
       const size_t at = first + (size_t)c * AGQ_PANEL + i * AGQ_VL;
-      vf_store(to + (size_t)c * stride + i * AGQ_VL,
-               dtype == AGQ_F32    ? vf_load((const float *)l->weight + at)
-               : dtype == AGQ_BF16 ? vf_load_bf16((const uint16_t *)l->weight + at)
-                                   : vf_load_f16((const uint16_t *)l->weight + at));
+      const vf v = dtype == AGQ_F32    ? vf_load((const float *)l->weight + at)
+                   : dtype == AGQ_BF16 ? vf_load_bf16((const uint16_t *)l->weight + at)
+                                       : vf_load_f16((const uint16_t *)l->weight + at);
+      vf_store(to + (size_t)c * stride + i * AGQ_VL, v);
     }
 }
 
@@ -128,8 +128,7 @@ static void write_out(const agq_float_tile *t, int token, int tokens, int panel,
 /* Panels [panel, panel + P) times tokens [token, token + tokens), tokens <= BATCH. */
 INLINE void float_panels(const agq_float_tile *t, const int dtype, int panel, const int P, int token, int tokens) {
   const agq_linear *l = t->l;
-  const int k = l->in_features, coded = CODED(dtype), vectors = P * AGQ_NV,
-            R = vectors < RV ? vectors : RV;
+  const int k = l->in_features, coded = CODED(dtype), vectors = P * AGQ_NV, R = vectors < RV ? vectors : RV;
   const int group = coded && l->group_size ? l->group_size : k, groups = k / group;
   const float *x = t->x + token * t->ldx;
   _Alignas(64) float w[CHUNK * ONE_PANELS * AGQ_PANEL];

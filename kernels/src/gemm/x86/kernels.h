@@ -58,8 +58,8 @@ void agq_x86_f16(const agq_float_tile *t);
 void agq_x86_bf16(const agq_float_tile *t);
 void agq_x86_u4(const agq_float_tile *t);
 void agq_x86_i8(const agq_float_tile *t);
-void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
-                          float *scales);
+void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip,
+                          int8_t *codes, float *scales);
 void agq_x86_quantize_static(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
 void agq_x86_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride);
 

@@ -58,8 +58,9 @@ INLINE void dot_i8(const uint8_t *const *w, size_t at, const int8_t *a, int unit
 
 #else
 /* 4-bit activations: the high nibble is not shifted down but multiplied in place, 16 times its value: 2*240*15*4 =
- * 28800 fits int16 for 4 units of 8 columns; then the sum is shifted, exactly, and added to that of the low nibbles, together
- * 2*2*15*15*32 = 28800 for 32 units. One shift in four units instead of one per unit, as with 8-bit activations. */
+ * 28800 fits int16 for 4 units of 8 columns; then the sum is shifted, exactly, and added to that of the low nibbles,
+ * together 2*2*15*15*32 = 28800 for 32 units. One shift in four units instead of one per unit, as with 8-bit
+ * activations. */
 INLINE void dot_u4a4(const uint8_t *const *w, size_t at, const int8_t *a, int units, vi *c, const int P) {
   const vi low = vi_set8(15), high = vi_set8(-16), one = vi_set16(1);
   for (int k = 0; k < units; k += 32) {
@@ -126,7 +127,7 @@ INLINE void dot_i8(const uint8_t *const *w, size_t at, const int8_t *a, int unit
       for (int i = 0; i < P * AGQ_NV; i++) {
         const vi v = vi_load(w[i / AGQ_NV] + at + 64 * (size_t)j + i % AGQ_NV * AGQ_VB);
         if (kind == AGQ_I8A8) s[i] = vi_maddubs(vi_abs8(v), vi_sign8(x, v));
-        else if (kind == AGQ_I8A8_LOWEST) s[i] = vi_maddubs(vi_abs8(x), vi_sign8(v, x)); /* -x does not exist for -128 */
+        else if (kind == AGQ_I8A8_LOWEST) s[i] = vi_maddubs(vi_abs8(x), vi_sign8(v, x)); /* -128 has no -x */
         else s[i] = vi_add16(s[i], vi_maddubs(vi_xor(v, flip), x));
       }
     }
@@ -137,8 +138,8 @@ INLINE void dot_i8(const uint8_t *const *w, size_t at, const int8_t *a, int unit
 #define I8A8_OFFSET 0
 #endif
 
-/* Weights come from memory, a piece of one block from each of several panels at a time, too short for the hardware to run ahead:
- * the pieces are asked for early. */
+/* Weights come from memory, a piece of one block from each of several panels at a time, too short for the hardware to
+ * run ahead: the pieces are asked for early. */
 #define AHEAD_BYTES 2048
 #define MOST_BYTES 2048 /* of a piece: longer ones need no help */
 
@@ -202,13 +203,14 @@ INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind)
 /* Four vectors of rows side by side. */
 #define PANELS (4 / AGQ_NV)
 
-#define M1(name, kind)                                                            \
-  void name(const agq_tile *t) {                                                  \
-    int p = 0;                                                                    \
-    for (; p + PANELS <= t->panels; p += PANELS) panels_m1(t, p, PANELS, kind);   \
-    if (PANELS > 1)                                                               \
-      for (; p < t->panels; p++) panels_m1(t, p, 1, kind);                        \
+#define M1(name, kind)                                                          \
+  void name(const agq_tile *t) {                                                \
+    int p = 0;                                                                  \
+    for (; p + PANELS <= t->panels; p += PANELS) panels_m1(t, p, PANELS, kind); \
+    if (PANELS > 1)                                                             \
+      for (; p < t->panels; p++) panels_m1(t, p, 1, kind);                      \
   }
+/* clang-format off */
 M1(agq_x86_m1_u4a8, AGQ_U4A8)
 static M1(m1_u4a4, AGQ_U4A4)
 void agq_x86_m1_u4a4(const agq_tile *t) { (t->block > 32 ? m1_u4a4 : agq_x86_m1_u4a8)(t); } /* see agq_x86_tile_u4a4 */
@@ -220,4 +222,5 @@ void agq_x86_m1_i8a8(const agq_tile *t) { (t->lowest ? m1_i8a8_lowest : m1_i8a8)
 #else
 M1(agq_x86_m1_i8a8, AGQ_I8A8)
 #endif
+/* clang-format on */
 #endif

@@ -77,13 +77,14 @@ INLINE float quantize_asymmetric(const float *x, int n, float lo, float hi, int8
 
 #define TOGETHER 16 /* groups whose ranges are found before the first is encoded, so that none waits for its own */
 
-void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip, int8_t *codes,
-                          float *scales) {
+void agq_x86_quantize_row(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip,
+                          int8_t *codes, float *scales) {
   if (!group) group = k;
   const int groups = k / group;
   if (symmetric)
     for (int g = 0; g < groups; g++)
-      scales[g] = quantize_symmetric(x + (size_t)g * group, group, bits == 8 ? 127.0f : 7.0f, clip, codes + (size_t)g * group);
+      scales[g] =
+          quantize_symmetric(x + (size_t)g * group, group, bits == 8 ? 127.0f : 7.0f, clip, codes + (size_t)g * group);
   else
     for (int g = 0; g < groups; g += TOGETHER) {
       const int count = groups - g < TOGETHER ? groups - g : TOGETHER;
@@ -112,7 +113,8 @@ INLINE void emit_static(vf x, vi e, const agq_static *s, int bits, int8_t *codes
   int32_t inverse;
   memcpy(&inverse, &s->inverse, 4);
   const vi steps = vi_shl32(e, 23);
-  const vf factor = vf_bits(vi_add32(vi_xor(steps, vi_set32(-1)), vi_set32(inverse + 1))); /* bits of the inverse - steps */
+  /* Bits of the inverse - steps. */
+  const vf factor = vf_bits(vi_add32(vi_xor(steps, vi_set32(-1)), vi_set32(inverse + 1)));
   vf v = vf_max(vf_min(vf_mul(x, factor), vf_set(s->hi)), vf_set(s->lo));
   v = vf_sub(vf_add(v, vf_set(12582912.0f)), vf_set(12582912.0f)); /* rint, half to even */
   if (bits == 8) v = vf_add(v, vf_set((float)s->offset));

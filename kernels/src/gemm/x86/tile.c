@@ -13,7 +13,8 @@
 #include "kernels.h"
 
 #define CHUNK 256 /* columns unpacked at once */
-#define SHORT 128 /* the same of short blocks, whose float sums want room in L1 too, where vpdpbusd is fast enough to feel it */
+/* The same of short blocks, whose float sums want room in L1 too, where vpdpbusd is fast enough to feel it. */
+#define SHORT 128
 
 #if AGQ_VB == 64
 #define MAX_PANELS 4
@@ -26,24 +27,24 @@
 
 /* What a block brings: vectors of the panel group, numbers of the token panel. */
 typedef struct {
-  vf scale[MAX_RV];           /* where the block needs it: not inside an outer scale of the rows */
-  vi zero[MAX_RV];            /* factors of the sums, if rows have zero points */
-  int32_t init[AGQ_X86_MR];   /* start of the accumulators, or the token's sum if rows have zero points */
-  const float *a_scale;       /* of token 0, if blocks have their own */
-  int opens, closes;          /* first and last of the blocks that share the outer scale (gemm.h) */
+  vf scale[MAX_RV];         /* where the block needs it: not inside an outer scale of the rows */
+  vi zero[MAX_RV];          /* factors of the sums, if rows have zero points */
+  int32_t init[AGQ_X86_MR]; /* start of the accumulators, or the token's sum if rows have zero points */
+  const float *a_scale;     /* of token 0, if blocks have their own */
+  int opens, closes;        /* first and last of the blocks that share the outer scale (gemm.h) */
 } block;
 
 /* One register tile over one chunk, which is several whole blocks or a piece of one. */
 typedef struct {
   const block *block;
-  int blocks, steps;     /* steps of each: 4 columns */
-  const uint8_t *u;      /* [blocks * steps][vectors] vectors */
-  const int8_t *a;       /* [blocks * steps] of a_stride bytes: 4 codes of each token */
-  int a_stride, token;   /* token: the tile's first one in the token panel */
-  vi *acc;               /* [W][vectors], kept between chunks of a block */
-  vf *f, *g;             /* [W][vectors]: sums, and those inside an outer scale */
+  int blocks, steps;   /* steps of each: 4 columns */
+  const uint8_t *u;    /* [blocks * steps][vectors] vectors */
+  const int8_t *a;     /* [blocks * steps] of a_stride bytes: 4 codes of each token */
+  int a_stride, token; /* token: the tile's first one in the token panel */
+  vi *acc;             /* [W][vectors], kept between chunks of a block */
+  vf *f, *g;           /* [W][vectors]: sums, and those inside an outer scale */
   int zeros, tokens_first, a_scale_stride;
-  int first, last;       /* the chunk begins, ends its block(s) */
+  int first, last; /* the chunk begins, ends its block(s) */
 } tile_args;
 
 typedef void (*tile_fn)(const tile_args *);
@@ -151,10 +152,11 @@ INLINE void tile(const int RV, const int W, const tile_args *s) {
 #else
 /* `depth` steps are accumulated in int16 lanes before they are widened: the most whose sums surely fit (a lane takes
  * two products a step). u4 x s8: 2*15*127*8 = 30480; u4 x s4: 2*15*15*64 = 28800; u8 x s4: 2*255*15*4 = 30600. s8 x s8
- * is widened at once: |w| x sign(a, w), 2*128*127 = 32512; with codes of -128, which have no negative, |a| x sign(w, a). The
- * int32 accumulators lie in memory where int16 ones need the registers. */
+ * is widened at once: |w| x sign(a, w), 2*128*127 = 32512; with codes of -128, which have no negative, |a| x sign(w,
+ * a). The int32 accumulators lie in memory where int16 ones need the registers. */
 enum { RV = 2 };
-INLINE void block_products(const int kind, const int W, const tile_args *s, const uint8_t *u, const int8_t *a, vi wide[][AGQ_TILE_TOKENS]) {
+INLINE void block_products(const int kind, const int W, const tile_args *s, const uint8_t *u, const int8_t *a,
+                           vi wide[][AGQ_TILE_TOKENS]) {
   const int depth = kind == AGQ_U4A8 ? 8 : kind == AGQ_U4A4 ? 64 : kind == AGQ_I8A4 ? 4 : 1;
   const int lowest = kind == AGQ_I8A8_LOWEST;
   const vi one = vi_set16(1);
@@ -215,6 +217,7 @@ INLINE void tile(const int kind, const int W, const tile_args *s) {
 
 /* One function per width, so that the accumulators are registers. */
 #if defined(AGQ_MADDUBS)
+/* clang-format off */
 #define TILE(k, w) static void tile_##k##_##w(const tile_args *s) { tile(k, w, s); }
 #define TILES(k) TILE(k, 1) TILE(k, 2) TILE(k, 3) TILE(k, 4) TILE(k, 5)
 TILES(AGQ_U4A8) TILES(AGQ_U4A4) TILES(AGQ_I8A8) TILES(AGQ_I8A4) TILES(AGQ_I8A8_LOWEST)
@@ -239,13 +242,17 @@ static const tile_fn tiles[5][AGQ_TILE_TOKENS + 1] = {
 #define WIDE_TOKENS 2
 #endif
 #endif
+/* clang-format on */
 
-/* Few tokens: weights come from memory, and each of several panels gives only a piece of 1 or 2 KiB at a time, too short for the
- * hardware to run ahead. So pieces are asked for early. */
-#define NARROW 6 /* tokens up to which computing does not hide the memory anyway; in short chunks, unpacking overlaps the products before */
+/* Few tokens: weights come from memory, and each of several panels gives only a piece of 1 or 2 KiB at a time, too
+ * short for the hardware to run ahead. So pieces are asked for early. */
+/* Tokens up to which computing does not hide the memory anyway; in short chunks, unpacking overlaps the products
+ * before. */
+#define NARROW 6
 #define AHEAD_BYTES 2048
 
-/* `columns` of `panels` weight panels to [step][panel][64 bytes]; what lies `ahead` bytes further is fetched, unless 0. */
+/* `columns` of `panels` weight panels to [step][panel][64 bytes]; what lies `ahead` bytes further is fetched, unless
+ * 0. */
 INLINE void unpack(int kind, const uint8_t *w, size_t stride, int panels, int columns, uint8_t *u, int ahead) {
   const vi m15 = vi_set8(15), offset = vi_set8(kind != AGQ_I8A4 && KINDS > 1 ? 0 : -128);
   const int step = panels * 64;
@@ -289,8 +296,8 @@ static void write_out(const agq_tile *t, int panel, int panels, const vf *f) {
 
 /* A block's place among those that share a scale. Counted, not divided: with few tokens divisions would be felt. */
 typedef struct {
-  int b, group, act;            /* block, weight group, activation group */
-  int group_left, act_left;     /* blocks of them from here on */
+  int b, group, act;        /* block, weight group, activation group */
+  int group_left, act_left; /* blocks of them from here on */
 } place;
 
 INLINE void next_place(place *at, const agq_tile *t) {
@@ -300,7 +307,8 @@ INLINE void next_place(place *at, const agq_tile *t) {
 }
 
 /* A block of `panels` panels and of the token panel. */
-INLINE void prepare(const agq_tile *t, block *k, const place *here, int u4, int offset, int tokens_first, int panel, int panels) {
+INLINE void prepare(const agq_tile *t, block *k, const place *here, int u4, int offset, int tokens_first, int panel,
+                    int panels) {
   const int width = t->width;
   if (tokens_first) k->opens = here->group_left == t->group_blocks, k->closes = here->group_left == 1;
   else if (t->act_blocks) k->opens = here->act_left == t->act_blocks, k->closes = here->act_left == 1;
@@ -325,7 +333,8 @@ INLINE void panel_group(const agq_tile *t, int kind, int panel, int panels) {
   const int u4 = AGQ_KIND_U4(kind), vectors = panels * AGQ_NV, width = t->width;
   const int offset = u4 || (kind != AGQ_I8A4 && KINDS > 1) ? 0 : 128;
   const int column_bytes = 2 * AGQ_OF_KIND(u4, AGQ_BITS), whole = t->block <= CHUNK;
-  const int chunk = width <= NARROW || (KINDS == 1 && t->block <= SHORT) ? SHORT : CHUNK, most = t->block < chunk ? chunk / t->block : 1;
+  const int chunk = width <= NARROW || (KINDS == 1 && t->block <= SHORT) ? SHORT : CHUNK,
+            most = t->block < chunk ? chunk / t->block : 1;
   const int tokens_first = agq_tokens_first(t);
   const uint8_t *w = t->w + panel * t->w_stride;
   _Alignas(64) uint8_t u[CHUNK / 4 * 64 * MAX_PANELS];
@@ -340,7 +349,8 @@ INLINE void panel_group(const agq_tile *t, int kind, int panel, int panels) {
   const int tiles_count = (width + AGQ_TILE_TOKENS - 1) / AGQ_TILE_TOKENS;
   for (int b = 0, count; b < t->blocks; b += count) {
     count = t->blocks - b < most ? t->blocks - b : most;
-    for (int i = 0; i < count; i++, next_place(&at, t)) prepare(t, &blocks[i], &at, u4, offset, tokens_first, panel, panels);
+    for (int i = 0; i < count; i++, next_place(&at, t))
+      prepare(t, &blocks[i], &at, u4, offset, tokens_first, panel, panels);
     for (int c = 0, columns; c < t->block; c += columns) {
       columns = whole || t->block - c < CHUNK ? t->block - c : CHUNK;
       const size_t column = (size_t)b * t->block + c;

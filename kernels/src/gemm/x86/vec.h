@@ -222,14 +222,14 @@ INLINE __m128i vi_sum32(__m128i s, const int8_t *p) {
 #define AGQ_NV (64 / AGQ_VB) /* vectors of a panel */
 
 /* The largest and the least lane; lanes must be numbers. */
-#define AGQ_REDUCE(NAME, OP)                                                                                        \
-  INLINE float NAME##_128(__m128 a) {                                                                               \
-    a = _mm_##OP##_ps(a, _mm_movehl_ps(a, a));                                                                      \
-    return _mm_cvtss_f32(_mm_##OP##_ss(a, _mm_shuffle_ps(a, a, 1)));                                                \
-  }                                                                                                                 \
+#define AGQ_REDUCE(NAME, OP)                                         \
+  INLINE float NAME##_128(__m128 a) {                                \
+    a = _mm_##OP##_ps(a, _mm_movehl_ps(a, a));                       \
+    return _mm_cvtss_f32(_mm_##OP##_ss(a, _mm_shuffle_ps(a, a, 1))); \
+  }                                                                  \
   INLINE float NAME(vf v) { return NAME##_128(AGQ_HALVES(v, OP)); }
 #if AGQ_VB == 64
-#define AGQ_HALVES(v, OP) \
+#define AGQ_HALVES(v, OP)                                                               \
   _mm_##OP##_ps(_mm_##OP##_ps(_mm512_castps512_ps128(v), _mm512_extractf32x4_ps(v, 1)), \
                 _mm_##OP##_ps(_mm512_extractf32x4_ps(v, 2), _mm512_extractf32x4_ps(v, 3)))
 #elif AGQ_VB == 32
