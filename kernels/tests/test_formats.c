@@ -28,7 +28,7 @@ static const agq_format u3 = {.name = "u3",
                               .most_zero = 7,
                               .unpack = unpack_u3};
 
-enum { K = 96, ROWS = 20, TOKENS = 3, BLOCK = 32, BLOCKS = K / BLOCK, PANELS = 2 };
+enum { K = 96, ROWS = 20, TOKENS = 3, BLOCKS = K / 32, PANELS = 2 };
 
 /* Panels of random weights with everything that a tile needs. `outer`: 0: one activation scale per token; else blocks
  * of one. */
@@ -40,8 +40,9 @@ typedef struct {
   agq_tile t;
 } problem;
 
-static void make(problem *p, const agq_format *f, int asymmetric, int group_blocks, int act_blocks, float *y) {
-  const int groups = BLOCKS / group_blocks;
+static void make(problem *p, const agq_format *f, int asymmetric, int block, int group_blocks, int act_blocks,
+                 float *y) {
+  const int blocks = K / block, groups = blocks / group_blocks;
   for (size_t i = 0; i < sizeof p->w; i++) p->w[i] = (uint8_t)random_bits();
   for (int i = 0; i < PANELS * groups * AGQ_PANEL; i++) {
     p->scale[i] = 0.01f + 0.02f * fabsf(random_float());
@@ -50,10 +51,10 @@ static void make(problem *p, const agq_format *f, int asymmetric, int group_bloc
   for (int i = 0; i < ROWS; i++) p->bias[i] = random_float();
   for (int i = 0; i < TOKENS * BLOCKS; i++) p->a_scale[i] = 0.01f + 0.02f * fabsf(random_float());
   for (int i = 0; i < TOKENS * K; i++) p->a[i] = (int8_t)random_int(-127, 127);
-  for (int b = 0; b < BLOCKS; b++)
+  for (int b = 0; b < blocks; b++)
     for (int i = 0; i < TOKENS; i++) {
       p->sums[b * TOKENS + i] = 0;
-      for (int c = b * BLOCK; c < (b + 1) * BLOCK; c++)
+      for (int c = b * block; c < (b + 1) * block; c++)
         p->sums[b * TOKENS + i] += p->a[c / 4 * 4 * TOKENS + 4 * i + c % 4];
     }
   p->t = (agq_tile){.w = p->w,
@@ -63,8 +64,8 @@ static void make(problem *p, const agq_format *f, int asymmetric, int group_bloc
                     .zero = asymmetric ? p->zero : NULL,
                     .zero_stride = (size_t)groups * AGQ_PANEL,
                     .panels = PANELS,
-                    .block = BLOCK,
-                    .blocks = BLOCKS,
+                    .block = block,
+                    .blocks = blocks,
                     .group_blocks = group_blocks,
                     .width = TOKENS,
                     .a = p->a,
@@ -94,13 +95,13 @@ static double exact(const problem *p, const agq_format *f, int token, int row, d
   const int panel = row / AGQ_PANEL, r = row % AGQ_PANEL;
   double y = p->bias[row];
   *size = fabs(y);
-  for (int b = 0; b < BLOCKS; b++) {
+  for (int b = 0; b < t->blocks; b++) {
     const size_t at =
-        ((size_t)panel * (size_t)(BLOCKS / t->group_blocks) + (size_t)(b / t->group_blocks)) * AGQ_PANEL + (size_t)r;
+        ((size_t)panel * (size_t)(t->blocks / t->group_blocks) + (size_t)(b / t->group_blocks)) * AGQ_PANEL + (size_t)r;
     const int zero = t->zero ? p->zero[at] : f->symmetric_zero;
     const double as = p->a_scale[token * BLOCKS + (t->act_blocks ? b / t->act_blocks : 0)];
     int sum = 0;
-    for (int c = b * BLOCK; c < (b + 1) * BLOCK; c++)
+    for (int c = b * t->block; c < (b + 1) * t->block; c++)
       sum += (code_at(f, p->w, panel, r, c) - zero) * p->a[c / 4 * 4 * TOKENS + 4 * token + c % 4];
     y += sum * as * p->scale[at];
     *size += abs(sum) * as * p->scale[at];
@@ -111,17 +112,17 @@ static double exact(const problem *p, const agq_format *f, int token, int row, d
 /* The kernels of `unpack` alone give what is defined, and the bits of the format's own scalar kernel where there is
  * one. */
 static void test_integers(const agq_format *f, agq_tile_fn own) {
-  /* Blocks per weight, activation group. */
-  static const int groups[][2] = {{1, 0}, {1, 1}, {3, 0}, {3, 1}, {1, 3}, {3, 3}};
+  /* Columns of a block; blocks per weight, activation group. */
+  static const int groups[][3] = {{32, 1, 0}, {32, 1, 1}, {32, 3, 0}, {32, 3, 1}, {32, 1, 3}, {32, 3, 3}, {96, 1, 0}};
   char what[96];
   for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)
     for (int asymmetric = 0; asymmetric < 2; asymmetric++) {
       static problem p;
       float y[TOKENS * ROWS], z[TOKENS * ROWS];
-      make(&p, f, asymmetric, groups[g][0], groups[g][1], y);
+      make(&p, f, asymmetric, groups[g][0], groups[g][1], groups[g][2], y);
       agq_any_tile(&p.t);
-      snprintf(what, sizeof what, "%s, groups of %d and %d blocks, asymmetric %d", f->name, groups[g][0], groups[g][1],
-               asymmetric);
+      snprintf(what, sizeof what, "%s, groups of %d and %d blocks of %d, asymmetric %d", f->name, groups[g][1],
+               groups[g][2], groups[g][0], asymmetric);
       for (int i = 0; i < TOKENS; i++)
         for (int row = 0; row < ROWS; row++) {
           double size;
@@ -142,12 +143,12 @@ static void test_floats(int dtype, agq_float_fn own) {
   for (int i = 0; i < TOKENS * K; i++) x[i] = random_float();
   for (int k = K; k >= 72; k -= 24) /* 72: the last unit is cut */
     for (int asymmetric = 0; asymmetric < 2; asymmetric++) {
-      make(&p, &agq_formats[dtype], asymmetric, k == K ? 1 : 3, 0, y);
+      make(&p, &agq_formats[dtype], asymmetric, 32, k == K ? 1 : 3, 0, y);
       const agq_linear l = {.out_features = ROWS,
                             .in_features = k,
                             .weight_dtype = dtype,
                             .scale_dtype = AGQ_F32,
-                            .group_size = k == K ? BLOCK : 0,
+                            .group_size = k == K ? 32 : 0,
                             .act_bits = 32,
                             .weight = p.w,
                             .scale = p.scale,

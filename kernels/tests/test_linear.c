@@ -151,6 +151,39 @@ static void test_forward(void) {
   }
 }
 
+/* What is prepared once: the kernels of the linear and of its 8-bit form, and what 0 means. */
+static void test_prepare(void) {
+  const agq_kernel_table *kt = &agq_kernels_native;
+  static const struct {
+    int dtype, bits;
+    size_t one, many, eight_one, eight_many; /* slots */
+  } rows[] = {
+#define SLOT(name) offsetof(agq_kernel_table, name)
+      {AGQ_U4, 8, SLOT(u4a8_m1), SLOT(u4a8), 0, 0},
+      {AGQ_U4, 4, SLOT(u4a4_m1), SLOT(u4a4), SLOT(u4a8_m1), SLOT(u4a8)},
+      {AGQ_I8, 8, SLOT(i8a8_m1), SLOT(i8a8), 0, 0},
+      {AGQ_I8, 4, SLOT(i8a4_m1), SLOT(i8a4), SLOT(i8a8_m1), SLOT(i8a8)},
+#undef SLOT
+  };
+  for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++)
+    for (int sinks = 0; sinks < 2; sinks++) {
+      problem p;
+      agq_prepared q;
+      make(&p, 40, 256, rows[i].dtype, 128, rows[i].bits, 64, rows[i].bits == 8, 0, AGQ_BF16, FILL_RANDOM);
+      snprintf(what, sizeof what, "agq_linear_prepare: format %d, %d-bit activations, sinks %d", rows[i].dtype,
+               rows[i].bits, sinks);
+      test_expect(agq_linear_prepare(&q, kt, &p.l, sinks) == AGQ_OK, what);
+      const int eight = sinks && rows[i].bits == 4;
+      test_expect(q.own.one == agq_format_kernel(kt, rows[i].one) && q.own.many == agq_format_kernel(kt, rows[i].many),
+                  what);
+      test_expect(q.eight.one == (eight ? agq_format_kernel(kt, rows[i].eight_one) : NULL), what);
+      test_expect(q.eight.many == (eight ? agq_format_kernel(kt, rows[i].eight_many) : NULL), what);
+      test_expect(q.own.bits == rows[i].bits && q.own.group == 64 && q.own.clip == 1, what); /* act_clip 0 */
+      test_expect(!eight || (q.eight.bits == 8 && q.eight.group == 0 && q.eight.symmetric && q.eight.clip == 1), what);
+      destroy(&p);
+    }
+}
+
 /* Sink tokens among others: each token's rows are those that it gets alone, from the linear or from its 8-bit form. */
 static void test_sinks(void) {
   static const int problems[][5] = {{40, 64, AGQ_U4, 32, 32},   {33, 128, AGQ_U4, 64, 32},  {17, 96, AGQ_I8, 0, 96},
@@ -213,6 +246,7 @@ int main(void) {
   test_sum_blocks();
   test_validation();
   test_forward();
+  test_prepare();
   test_sinks();
   return test_end("linear");
 }

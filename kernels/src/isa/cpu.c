@@ -24,11 +24,12 @@ static const struct {
 int agq_abi_version(void) { return AGQ_ABI_VERSION; }
 const char *agq_isa(void) { return AGQ_ISA_NAME; }
 
-int agq_cpu_score(void) {
+int agq_cpu_score_of(unsigned found) {
   unsigned needed = 0;
   for (int level = AGQ_ISA_LEVEL; level != AGQ_LEVEL_none; level = rows[level].parent) needed |= rows[level].features;
-  return (agq_cpu_found() & needed) == needed ? rows[AGQ_ISA_LEVEL].score : 0;
+  return (found & needed) == needed ? rows[AGQ_ISA_LEVEL].score : 0;
 }
+int agq_cpu_score(void) { return agq_cpu_score_of(agq_cpu_found()); }
 
 const char *agq_cpu_features(void) {
   static const char *const names[] = {

@@ -28,5 +28,7 @@ enum {
 
 /* What this machine has. x86.c, arm.c; 0 on other architectures. */
 unsigned agq_cpu_found(void);
+/* agq_cpu_score of agq.h on a CPU that has `found`. */
+int agq_cpu_score_of(unsigned found);
 
 #endif
