@@ -10,7 +10,14 @@ compares the size of the file with that of a real one. 1 GB is 10^9 bytes.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from agq.formats.cache import DEFAULT_CACHE
+from agq.formats.groups import fit
 
 SYSTEM = 500_000_000
 TOKENS = 2048
@@ -46,24 +53,19 @@ class Shape:
         return self.layers * self.block + (1 if self.tied else 2) * self.vocab * self.hidden
 
     @property
-    def group(self) -> int:
-        """The largest group of 128, 64 and 32 columns that divides the inputs of all linears."""
-        inputs = (self.hidden, self.heads * self.head_dim, self.ffn)
-        return next(size for size in (128, 64, 32) if not any(length % size for length in inputs))
-
-    @property
     def file(self) -> int:
         """Bytes of the packed file: 4-bit codes with a bf16 scale for a group; embedding and head, which rotations
         part, with 8 bits and a scale (4 and 2 bytes) for a row; float32 norms, two for a block and the last; the
         tokenizer."""
-        blocks = self.layers * self.block * (4 + 16 / self.group) / 8
+        group = fit((self.hidden, self.heads * self.head_dim, self.ffn)).columns(self.hidden)
+        blocks = self.layers * self.block * (4 + 16 / group) / 8
         tables = self.vocab * (2 * self.hidden + 4 + 2)
         return round(blocks) + tables + 4 * self.hidden * (2 * self.layers + 1) + TOKENIZER * self.vocab
 
     @property
     def cache(self) -> int:
-        """Bytes of keys and values: 8-bit codes, and a float32 scale for each head's vector."""
-        return TOKENS * self.layers * self.kv_heads * 2 * (self.head_dim + 4)
+        """Bytes of keys and values."""
+        return TOKENS * self.layers * self.kv_heads * DEFAULT_CACHE.head_bytes(self.head_dim)
 
     @property
     def workspace(self) -> int:
