@@ -217,13 +217,18 @@ def parse_yaml(text: str, where: str) -> tuple[Any, dict[tuple[Any, ...], int]]:
     except RecursionError:
         raise AgqError(f"{where}: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise AgqError(f"{where}{line}: not valid YAML: {problem}") from None
+        raise not_yaml(error, where) from None
     finally:
         loader.dispose()
     return value, lines
+
+
+def not_yaml(error: Exception, where: str) -> AgqError:
+    """What is said of a text that the YAML parser refused: the line, where it knows it, and the problem."""
+    mark = getattr(error, "problem_mark", None)
+    line = f", line {mark.line + 1}" if mark is not None else ""
+    problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+    return AgqError(f"{where}{line}: not valid YAML: {problem}")
 
 
 def _value(node: Any, path: tuple[Any, ...], lines: dict[tuple[Any, ...], int], loader: Any, where: str) -> Any:

@@ -60,7 +60,10 @@ def print_table(
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(columns):
-        table.add_column(heading, justify="right" if index in right else "left", no_wrap=index in right)
+        # "fold": on a narrow terminal a long word goes on in the next line; by default its end would be cut off.
+        table.add_column(
+            heading, justify="right" if index in right else "left", no_wrap=index in right, overflow="fold"
+        )
     for row in rows:
         table.add_row(*("-" if cell is None else _escaped(cell) for cell in row))
     rich_console(sys.stdout).print(table)

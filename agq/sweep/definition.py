@@ -19,7 +19,7 @@ from agq.files import sha256_file
 from agq.recipe import Recipe
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import section
-from agq.recipe.files import located, split_sources
+from agq.recipe.files import located, not_yaml, split_sources
 from agq.recipe.resolve import adjust_recipe
 from agq.structured import setting
 
@@ -184,7 +184,7 @@ def load_sweep(path: Path) -> Sweep:
     except OSError as error:
         raise AgqError(f"cannot read the sweep `{path}`: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AgqError(f"`{path}` is not YAML: {str(error).splitlines()[0]}") from error
+        raise not_yaml(error, f"`{path}`") from None
     return parse_sweep(data, path.parent)
 
 
