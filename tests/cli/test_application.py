@@ -106,8 +106,8 @@ def test_no_command_shows_help_on_stderr(agq_cli):
         (["--foo"], "`agq` has no option `--foo`", "options: "),
         (["eval-ppl", "x", "--sed-len", "4"], "`agq eval-ppl` has no option `--sed-len`", "did you mean `--seq-len`?"),
         (["eval-ppl"], "`agq eval-ppl`: missing argument `MODEL|DIR|ARTIFACT`", "usage: agq eval-ppl"),
-        (["eval-ppl", "x", "--seq-len", "many"], "`--seq-len`: not a whole number", "--help"),
-        (["eval-ppl", "x", "--max-ppl", "many"], "`--max-ppl`: not a number", "--help"),
+        (["eval-ppl", "x", "--seq-len", "many"], "`--seq-len`: `many` is not a whole number", "--help"),
+        (["eval-ppl", "x", "--max-ppl", "many"], "`--max-ppl`: `many` is not a number", "--help"),
         (["eval-ppl", "x", "--threads", "0"], "`--threads`: ", "--help"),
         (["eval-ppl", "x", "--data"], "`--data` needs a value", "--help"),
         (["eval-ppl", "x", "y"], "unexpected argument `y`", "usage: "),
@@ -125,7 +125,7 @@ def test_usage_errors_are_two_lines_and_code_2(agq_cli, arguments, error, hint):
 
 def test_a_wrong_variable_is_named(agq_cli):
     result = agq_cli("eval-ppl", "x", env={"AGQ_THREADS": "two"})
-    assert result.returncode == 2 and "`--threads` (from AGQ_THREADS): not a whole number" in result.stderr
+    assert result.returncode == 2 and "`--threads` (from AGQ_THREADS): `two` is not a whole number" in result.stderr
     result = agq_cli("--help", env={"AGQ_NO_PROGRESS": "maybe"})
     assert result.returncode == 2 and "AGQ_NO_PROGRESS is `maybe`" in result.stderr
 
