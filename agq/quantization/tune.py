@@ -24,7 +24,8 @@ from agq.quantization.transforms.parameters import TransformedParameters
 from agq.recipe import Recipe
 from agq.reference.attention import Positions
 from agq.reference.block import Block, InputTransform, Linear
-from agq.reference.decoder import Embedding, activation_quantizer, finish, kv_quantizer, kv_rotation
+from agq.reference.decoder import Embedding, finish
+from agq.reference.quantizers import activation_quantizer, kv_quantizer, kv_rotation
 
 # Windows on which the result is judged.
 JUDGED = 4

@@ -27,7 +27,8 @@ from agq.quantization.stages import gather_hessians, run_stages
 from agq.recipe import METHODS, Recipe, Scheme
 from agq.reference.attention import Positions
 from agq.reference.block import Block
-from agq.reference.decoder import Embedding, Parameters, activation_quantizer, kv_quantizer, kv_rotation
+from agq.reference.decoder import Embedding, Parameters
+from agq.reference.quantizers import activation_quantizer, kv_quantizer, kv_rotation
 from agq.reference.stream import HiddenStates, Stream
 from agq.reporting.progress import Progress
 

@@ -26,7 +26,8 @@ from agq.recipe.changes import RecipeChanges
 from agq.recipe.files import load_recipe
 from agq.recipe.resolve import adjust_recipe, effective_recipe
 from agq.reference.attention import Positions
-from agq.reference.decoder import Embedding, Parameters, activation_quantizer
+from agq.reference.decoder import Embedding, Parameters
+from agq.reference.quantizers import activation_quantizer
 from agq.reference.stream import HiddenStates
 from agq.reporting.progress import Progress
 from tests.quantization.quantization_support import planned, quantized

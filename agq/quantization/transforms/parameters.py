@@ -18,7 +18,8 @@ from agq.numerics.hadamard import basis, fwht, mean_keeping_rotation, random_rot
 from agq.quantization.encode import TORCH_DTYPES
 from agq.quantization.transforms.plan import TransformPlan
 from agq.reference.block import Linear
-from agq.reference.decoder import Parameters, activation_quantizer
+from agq.reference.decoder import Parameters
+from agq.reference.quantizers import activation_quantizer
 
 # Roles whose linears read a norm's output, and which norm that is.
 _READS = {"q": "attention", "k": "attention", "v": "attention", "qkv": "attention", "gate": "mlp", "up": "mlp"}
