@@ -17,7 +17,7 @@ from agq.errors import AgqError, UsageError
 from agq.formats import PerGroup
 from agq.numerics.hadamard import fwht
 from agq.numerics.quantizers import fake_quantize
-from agq.quantization.transforms.search import _gather
+from agq.quantization.transforms.inputs import gather
 from agq.quantization.tune import _input
 from agq.quantization.walk import BlockQuantizer
 from agq.recipe import ActivationScheme, Recipe, Scheme
@@ -168,7 +168,7 @@ def test_searches_leave_them_out(short_model: Path) -> None:
         positions = Positions.of(checkpoint.spec, 12, torch.device("cpu"))
         states = [HiddenStates(windows, Embedding(parameters), torch.device("cpu")) for _ in range(3)]
         whole, later, short = (
-            _gather(parameters.block(0), hidden, positions, n) for hidden, n in zip(states, (0, 2, 12), strict=True)
+            gather(parameters.block(0), hidden, positions, n) for hidden, n in zip(states, (0, 2, 12), strict=True)
         )
     for place, found in whole.items():
         kept = found.sample.reshape(4, 12, -1)[:, 2:].reshape(40, -1)

@@ -3,7 +3,7 @@ rotations.
 
 The float model is passed through once, one block in memory at a time; what is decided for a block changes nothing for
 the next ones, because transformations keep the function. Candidates are compared by the error of the linears' outputs
-on a sample of their inputs, with weights rounded to nearest and activations quantized as the recipe says.
+on a sample of their inputs (inputs.py), with weights rounded to nearest and activations quantized as the recipe says.
 
 Exponents: the channel scale s_j = rms(x_j)^a / rms(w_j)^(1 - a), rounded to a power of two, with x_j the channel's
 values and w_j the columns that read it. a = 1/2 is the optimum of a diagonal transformation for weights and activations
@@ -14,7 +14,7 @@ linears (x_j c, w_j / c) is undone by every member of the family, whatever c is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,12 +25,12 @@ from agq.formats import Granularity
 from agq.models import ModelSpec
 from agq.numerics.quantizers import dequantize_weight, fake_quantize, quantize_weight, weight_grid
 from agq.quantization.transforms.finer import judge
+from agq.quantization.transforms.inputs import Input, gather
 from agq.quantization.transforms.learn import WHOLE, learn_residual, learn_values
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import PLACES, SCALABLE, TransformPlan, feasible, shifted_places
 from agq.recipe import Recipe, Scheme
 from agq.reference.attention import Positions
-from agq.reference.block import Block
 from agq.reference.decoder import Embedding
 from agq.reference.stream import HiddenStates
 
@@ -38,20 +38,8 @@ from agq.reference.stream import HiddenStates
 ALPHAS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 # Tokens of calibration text that pass through the float model.
 SEARCH_TOKENS = 32768
-# Tokens of each input on which candidates are compared, evenly spaced.
-SAMPLE_TOKENS = 1024
 # Exponents lie between plus and minus this.
 LARGEST_EXPONENT = 15
-
-
-@dataclass
-class Input:
-    """What the linears at a place read. sample: float32 [SAMPLE_TOKENS, channels]; energy, mean: of x^2 and of x,
-    float64 [channels]."""
-
-    sample: Tensor
-    energy: Tensor
-    mean: Tensor
 
 
 def make_plan(
@@ -112,7 +100,7 @@ class _Search:
         positions = Positions.of(spec, windows.shape[1], self.device)
         for index in range(spec.layers):
             block = source.block(index)
-            inputs = _gather(block, hidden, positions, self.recipe.sink_tokens)
+            inputs = gather(block, hidden, positions, self.recipe.sink_tokens)
             for place in self.shifts:
                 self._choose_shift(index, place, inputs[place])
             for place in self.exponents:
@@ -272,34 +260,8 @@ class _Search:
             energy += float(wanted.square().sum(dtype=torch.float64))
         return error / energy if energy else 0.0
 
-    def _clip(self, scheme) -> float:
+    def _clip(self, scheme: Scheme) -> float:
         return self.recipe.act_clip if scheme.activations.coarse else 1.0
-
-
-def _gather(block: Block, hidden: HiddenStates, positions: Positions, sinks: int) -> dict[str, Input]:
-    """The inputs of a block's linears by place; the hidden states move on to the next block.
-
-    sinks: first tokens of each window that do not count where there are others: they have a format of their own, and
-    their massive values would decide for all.
-    """
-    skipped = sinks if sinks < hidden.length else 0
-    length = hidden.length - skipped
-    samples: dict[str, list[Tensor]] = {place: [] for place in PLACES}
-    sums: dict[str, Tensor] = {}
-    total = hidden.states.shape[0] * length
-    wanted = torch.linspace(0, total - 1, min(total, SAMPLE_TOKENS)).long()
-    for part in hidden.parts():
-        h = hidden.get(part)
-        inputs, out = block.inputs(h, positions)
-        hidden.set(part, out)
-        first = part.start * length
-        here = wanted[(wanted >= first) & (wanted < first + h.shape[0] * length)] - first
-        for place, x in zip(PLACES, inputs.values(), strict=True):
-            x = x[:, skipped:].reshape(-1, x.shape[-1])
-            samples[place].append(x[here.to(x.device)])
-            both = torch.stack((x.square().sum(dim=0, dtype=torch.float64), x.sum(dim=0, dtype=torch.float64)))
-            sums[place] = sums[place] + both if place in sums else both
-    return {place: Input(torch.cat(samples[place]), *(sums[place] / total)) for place in PLACES}
 
 
 def _group(group: Granularity, channels: int) -> int:
