@@ -78,8 +78,9 @@ def test_pieces_join_to_the_whole(shape: tuple[int, int]) -> None:
 def test_sizes_by_hand() -> None:
     """33 rows are three panels of 16, 72 columns are padded to 96; float columns are not padded."""
     assert (layout.PANEL, layout.COLUMN_PAD, layout.ALIGN) == (16, 32, 64)
-    assert layout.u4_bytes(33, 72) == 48 * 96 // 2 and layout.i8_bytes(33, 72) == 48 * 96
-    assert layout.rows_bytes(33, 72, 2) == 48 * 72 * 2 and layout.u4_bytes(16, 32) == 256
+    u4, i8, f16 = (WEIGHTS[name] for name in ("u4", "i8", "f16"))
+    assert layout.weight_bytes(u4, 33, 72) == 48 * 96 // 2 and layout.weight_bytes(i8, 33, 72) == 48 * 96
+    assert layout.weight_bytes(f16, 33, 72) == 48 * 72 * 2 and layout.weight_bytes(u4, 16, 32) == 256
     assert [layout.round_up(value, 16) for value in (0, 1, 16, 17)] == [0, 16, 16, 32]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from agq.formats import PER_ROW
 from agq.quantization.clip import CLIP_TOKENS, search_clip
 from agq.recipe import ActivationScheme
 
@@ -25,7 +26,7 @@ def errors(x: np.ndarray, weights: list[np.ndarray]) -> dict[float, float]:
 
 def search(x: np.ndarray, weights: list[np.ndarray]) -> float:
     as_tensors = [torch.from_numpy(weight.astype(np.float32)) for weight in weights]
-    return search_clip(torch.from_numpy(x.astype(np.float32)), as_tensors, ActivationScheme(4, False, -1))
+    return search_clip(torch.from_numpy(x.astype(np.float32)), as_tensors, ActivationScheme(4, False, PER_ROW))
 
 
 def test_it_is_the_best_for_all_linears_together() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agq.formats import PER_ROW, PerGroup
 from agq.numerics.quantizers import Grid, dequantize_weight
 from agq.quantization.encode import decode, decode_codes, encode, store_float
 from agq.quantization.walk import QuantizedLinear
@@ -18,7 +19,7 @@ ZERO = torch.tensor([[-8.0, 7.0], [3.0, 0.0], [-1.0, 5.0]])
 
 
 def linear(symmetric: bool) -> tuple[QuantizedLinear, Scheme]:
-    scheme = Scheme(WeightScheme(4, symmetric, 32), ActivationScheme(8, True))
+    scheme = Scheme(WeightScheme(4, symmetric, PerGroup(32)), ActivationScheme(8, True))
     grid = Grid(SCALE, torch.zeros_like(ZERO) if symmetric else ZERO, 4, symmetric, 32)
     return QuantizedLinear(CODES, grid, scheme), scheme
 
@@ -76,6 +77,6 @@ def test_the_way_back(format: str, dtype: str, symmetric: bool) -> None:
 
 def test_one_group_per_row() -> None:
     grid = Grid(SCALE[:, :1], torch.zeros(3, 1), 4, True, 64)
-    scheme = Scheme(WeightScheme(4, True, -1), ActivationScheme(8, True))
+    scheme = Scheme(WeightScheme(4, True, PER_ROW), ActivationScheme(8, True))
     _, found = decode_codes("m", encode("m", QuantizedLinear(CODES, grid, scheme), "pack-quantized", "F32"), scheme, 64)
     assert found.group_size == 64

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agq.checkpoint import open_checkpoint
+from agq.formats import PER_ROW, PerGroup
 from agq.numerics.quantizers import fake_quantize
 from agq.quantization.transforms.finer import judge, score_noise
 from agq.quantization.transforms.learn import block_size, cayley, ranges
@@ -42,7 +43,7 @@ def test_zigzag_by_hand() -> None:
 
 
 def test_groups_that_divide() -> None:
-    assert [_group(size, 96) for size in (32, 96, 64, 0, -1)] == [32, 96, -1, -1, -1]
+    assert [_group(PerGroup(size), 96) for size in (32, 96, 64, 0)] == [32, 96, 96, 96] and _group(PER_ROW, 96) == 96
 
 
 def test_value_channels_of_query_heads() -> None:
@@ -62,7 +63,7 @@ def test_cayley_by_hand() -> None:
 def test_ranges_by_hand() -> None:
     """They contain zero, as grids do."""
     x = torch.tensor([[1.0, 3.0, -2.0, 2.0, -5.0, -4.0]])
-    assert ranges(x, 2).tolist() == [[9.0, 16.0, 25.0]] and ranges(x, -1).tolist() == [[64.0]]
+    assert ranges(x, 2).tolist() == [[9.0, 16.0, 25.0]] and ranges(x, 6).tolist() == [[64.0]]
 
 
 def test_blocks_of_a_wide_residual_stream() -> None:
@@ -109,7 +110,7 @@ def test_noise_of_the_scores(opt: TransformedParameters) -> None:
 def test_limits_of_the_formats(opt: TransformedParameters) -> None:
     """Inputs scaled so that the measure lies just below and just above its limit: 0.2 nats, 1 % of the variance."""
     draw = torch.Generator().manual_seed(1)
-    block, four = opt.checkpoint.parts.block(0), ActivationScheme(4, False, -1)
+    block, four = opt.checkpoint.parts.block(0), ActivationScheme(4, False, PER_ROW)
     x = torch.randn(300, opt.source.hidden, generator=draw)
 
     def noise(factor: float) -> float:
@@ -126,7 +127,7 @@ def test_limits_of_the_formats(opt: TransformedParameters) -> None:
     # One channel of a group takes the levels from the others; a mean that all tokens share is no variance.
     x = 2 * torch.rand(300, opt.source.ffn, generator=draw) - 1
     weight = opt.tensor(f"{block.linears['down'].module}.weight")
-    groups = ActivationScheme(4, False, 96)
+    groups = ActivationScheme(4, False, PerGroup(96))
 
     def share(factor: float) -> tuple[float, torch.Tensor]:
         y = x + 0.1
@@ -150,7 +151,7 @@ def test_all_readers_of_an_input_count(tmp_path: Path) -> None:
     parameters = TransformedParameters(
         open_checkpoint(random_model(tmp_path / "llama", "llama", layers=1)), TransformPlan()
     )
-    block, scheme = parameters.checkpoint.parts.block(0), ActivationScheme(4, False, 64)
+    block, scheme = parameters.checkpoint.parts.block(0), ActivationScheme(4, False, PerGroup(64))
     original, draw = parameters.tensor, torch.Generator().manual_seed(2)
     x = torch.randn(200, 64, generator=draw)
     x[:, 0] *= 8
