@@ -1,6 +1,7 @@
 """A linear of an artifact: how it is stored and computed, and from it the tensors that it needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from types import UnionType
 from typing import Any
 
 from agq.artifact import layout
@@ -19,6 +20,11 @@ from agq.formats import (
 from agq.formats.activations import BY_CODE, FLOAT
 from agq.formats.limits import STATIC_SCALES
 from agq.formats.weights import BYTE_CODES, EXACT
+from agq.models.fields import read, stored
+
+# Fields that artifacts name otherwise; fields that they write as numbers.
+_KEYS = {"inputs": "in"}
+_GROUPS = ("group", "act_group")
 
 
 @dataclass(frozen=True)
@@ -155,46 +161,14 @@ class LinearInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """As in docs/artifact.md."""
-        return {
-            "out": self.out,
-            "in": self.inputs,
-            "dtype": self.dtype,
-            "scale_dtype": self.scale_dtype,
-            "group": groups.to_artifact(self.group),
-            "asym": self.asym,
-            "act_bits": self.act_bits,
-            "act_group": groups.to_artifact(self.act_group),
-            "act_symmetric": self.act_symmetric,
-            "bias": self.bias,
-            "hadamard": self.hadamard,
-            "act_clip": self.act_clip,
-            "act_static": self.act_static,
-            "act_scale": self.act_scale,
-            "act_zero": self.act_zero,
-        }
+        values = {_KEYS.get(name, name): value for name, value in stored(self).items()}
+        return values | {key: groups.to_artifact(values[key]) for key in _GROUPS}
 
     @classmethod
     def from_dict(cls, value: Any, name: str, shape: tuple[int, int]) -> "LinearInfo":
         """Reads what to_dict wrote; AgqError unless it is well-formed, of the given (out, in) shape, and computable."""
-        kinds = {
-            "out": int,
-            "in": int,
-            "dtype": str,
-            "group": int,
-            "asym": bool,
-            "act_bits": int,
-            "act_group": int,
-            "act_symmetric": bool,
-            "bias": bool,
-            "hadamard": int,
-            "act_clip": float,
-            "act_static": bool,
-            "act_scale": float,
-            "act_zero": int,
-        }
-        if not isinstance(value, dict) or set(value) != set(kinds) | {"scale_dtype"}:
-            raise AgqError(f"description of linear `{name}` is incomplete")
-        if any(type(value[key]) is not kind for key, kind in kinds.items()):
+        found = read(cls, value, f"description of linear `{name}`", _KEYS, complete=True)
+        if not all(_fits(each.type, found[each.name]) for each in fields(cls) if each.name in found):
             raise AgqError(f"description of linear `{name}` has a value of the wrong type")
         if value["dtype"] not in WEIGHTS or value["scale_dtype"] not in (*SCALES, None):
             raise AgqError(f"description of linear `{name}` has an unknown element type")
@@ -202,10 +176,14 @@ class LinearInfo:
             raise AgqError(f"linear `{name}` is {value['out']} x {value['in']}, not {shape[0]} x {shape[1]}")
         if not 0 <= value["group"] <= shape[1] or not 0 <= value["act_group"] <= shape[1]:
             raise AgqError(f"description of linear `{name}` has an impossible group size")
-        fields = {key: item for key, item in value.items() if key != "in"}
-        for key in ("group", "act_group"):
-            fields[key] = groups.of_artifact(value[key])
-        info = cls(inputs=value["in"], **fields)
+        info = cls(**(found | {key: groups.of_artifact(value[key]) for key in _GROUPS}))
         if reason := info.problem():
             raise AgqError(f"linear `{name}` cannot be computed: {reason}")
         return info
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether JSON holds `value` for a field of type `kind`. True and False are no numbers."""
+    if isinstance(kind, UnionType):
+        return isinstance(value, kind)
+    return type(value) is (int if kind is Granularity else kind)

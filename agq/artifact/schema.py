@@ -14,6 +14,7 @@ from agq.formats.cache import LOG2_CACHE
 from agq.formats.limits import MAX_SINK_TOKENS
 from agq.formats.weights import BYTE_CODES
 from agq.models import ModelSpec
+from agq.models.fields import added, read
 from agq.models.folding import fold_names
 
 # Element types of tables: floats; of the embedding also 8-bit codes with a scale per row.
@@ -26,6 +27,22 @@ ATTENTION = ("float", "log2")
 _MAX_DOCUMENT = 1 << 30
 # Of an element of scales and codes that are no weights.
 _BYTES = {"f32": 4, "u8": 1}
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The keys of `agq.model`, unchecked. A later version's keys are `added` ones, which older files lack."""
+
+    spec: Any
+    kv_bits: Any
+    head_bits: Any
+    embed_in_head: Any
+    special: Any
+    attention: Any
+    tensors: Any
+    linears: Any
+    embed_bits: Any = added(None, 3)  # that of the tensors
+    sink_tokens: Any = added(0, 4)
 
 
 @dataclass(frozen=True)
@@ -109,22 +126,19 @@ class ArtifactModel:
     @classmethod
     def from_dict(cls, value: Any) -> "ArtifactModel":
         """Reads and checks `agq.model`; AgqError for anything that does not hang together."""
-        keys = {"spec", "kv_bits", "head_bits", "embed_in_head", "special", "attention", "tensors", "linears"}
-        # Files of ABI 2 do not say `embed_bits`, those of 2 and 3 not `sink_tokens`.
-        if not isinstance(value, dict) or set(value) - {"embed_bits", "sink_tokens"} != keys:
-            raise AgqError("the model description is incomplete")
-        spec = ModelSpec.from_dict(value["spec"])
-        if value["kv_bits"] not in KV_CACHE:
+        given = _Description(**read(_Description, value, "the model description", complete=True))
+        spec = ModelSpec.from_dict(given.spec)
+        if given.kv_bits not in KV_CACHE:
             raise AgqError(f"unknown `kv_bits` {value['kv_bits']!r}")
-        if type(value["head_bits"]) is not int or value["head_bits"] not in {row.bits for row in WEIGHTS.values()}:
+        if type(given.head_bits) is not int or given.head_bits not in {row.bits for row in WEIGHTS.values()}:
             raise AgqError(f"unknown `head_bits` {value['head_bits']!r}")
-        attention = value["attention"]
-        if attention not in ATTENTION or (attention == "log2" and value["kv_bits"] != LOG2_CACHE.bits):
+        attention = given.attention
+        if attention not in ATTENTION or (attention == "log2" and given.kv_bits != LOG2_CACHE.bits):
             raise AgqError(f"attention {attention!r} with a KV cache of {value['kv_bits']} bits is not available")
-        in_head = value["embed_in_head"]
+        in_head = given.embed_in_head
         if type(in_head) is not bool:
             raise AgqError("`embed_in_head` is not true or false")
-        table, linears = value["tensors"], value["linears"]
+        table, linears = given.tensors, given.linears
         shapes = linear_shapes(spec)
         if not isinstance(linears, dict) or set(linears) != set(shapes):
             raise AgqError("the model description does not name the linears that the model has")
@@ -148,19 +162,19 @@ class ArtifactModel:
             raise AgqError(f"the file carries no {' and no '.join(missing)}")
         model = cls(
             spec,
-            value["kv_bits"],
-            value["head_bits"],
+            given.kv_bits,
+            given.head_bits,
             in_head,
             infos,
             tables,
             documents,
-            _special(value["special"]),
+            _special(given.special),
             attention,
-            value.get("sink_tokens", 0),
+            given.sink_tokens,
         )
         if reason := model.sink_problem():
             raise AgqError(reason)
-        bits = value.get("embed_bits", model.embed_bits)
+        bits = given.embed_bits if "embed_bits" in value else model.embed_bits
         if type(bits) is not int or bits != model.embed_bits:
             raise AgqError(f"`embed_bits` is {bits!r}, the embedding has {model.embed_bits}")
         expected = model.to_dict()["tensors"]

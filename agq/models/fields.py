@@ -30,20 +30,27 @@ def stored(item: Any) -> dict[str, Any]:
     }
 
 
-def read(kind: Any, values: Any, where: str) -> dict[str, Any]:
+def read(
+    kind: Any, values: Any, where: str, keys: Mapping[str, str] | None = None, complete: bool = False
+) -> dict[str, Any]:
     """Arguments for the dataclass `kind` from parsed JSON; what has a default may be missing.
 
-    where: what it is, for messages. Raises AgqError: not an object, a key that `kind` has no field for, a missing key
-    without default.
+    where: what it is, for messages. keys: of fields that the JSON names otherwise, its names. complete: only added
+    fields may be missing, whatever has a default.
+
+    Raises AgqError: not an object, a key that `kind` has no field for, a missing key that is needed.
     """
     if not isinstance(values, Mapping):
         raise AgqError(f"{where} is not an object")
-    known = {each.name: each.default is MISSING for each in fields(kind)}
+    known = {(keys or {}).get(each.name, each.name): each for each in fields(kind)}
     if strange := sorted(str(key) for key in values if key not in known):
         raise AgqError(
             f"{where}: unknown {', '.join(f'`{key}`' for key in strange)}",
             hint="was the file written by a newer version of agq?",
         )
-    if missing := [name for name, needed in known.items() if needed and name not in values]:
+    needed = {
+        key for key, each in known.items() if (_SINCE not in each.metadata if complete else each.default is MISSING)
+    }
+    if missing := [key for key in known if key in needed and key not in values]:
         raise AgqError(f"{where}: no {', '.join(f'`{key}`' for key in missing)}")
-    return dict(values)
+    return {known[key].name: value for key, value in values.items()}
