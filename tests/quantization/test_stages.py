@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agq.checkpoint import open_checkpoint
+from agq.formats import PerGroup
 from agq.numerics.quantizers import fake_quantize, quantize_weight, weight_grid
 from agq.quantization.stages import gather_hessians, run_stages
 from agq.quantization.walk import BlockQuantizer
@@ -92,7 +93,7 @@ def test_later_stages_see_what_earlier_ones_put_out(streams: tuple[Stream, Strea
 def test_reported_losses(streams: tuple[Stream, Stream, Parameters]) -> None:
     """Rounded to nearest: the mean squared output error on the inputs as they are quantized, and its share."""
     stream, _, parameters = streams
-    recipe = Recipe(scheme=Scheme.parse("W4A4"), method="rtn", act_clip=0.9)
+    recipe = Recipe(scheme=Scheme.parse("W4A4").fit(PerGroup(128)), method="rtn", act_clip=0.9)
     recipe = replace(recipe, gptq=replace(recipe.gptq, mse=False, quantized_activations=True))
     parts = parameters.parts.block(0)
     with torch.inference_mode():
@@ -102,9 +103,8 @@ def test_reported_losses(streams: tuple[Stream, Stream, Parameters]) -> None:
         before = {role: linear.weight.clone() for role, linear in stream.block.linears.items()}
         hessians = dict(gather_hessians(stream, None, parts.groups, lambda roles, x: None))
         results, reports = quantizer.group(stream.block, parts, ("q", "k", "v"), hessians["q", "k", "v"])
-    kind = recipe.scheme.activations
-    x = flat(fake_quantize(inputs["q"], 4, kind.symmetric, kind.group_size, 0.9))
-    group = recipe.scheme.weights.group_size
+    kind, group = recipe.scheme.activations, 128
+    x = flat(fake_quantize(inputs["q"], 4, kind.symmetric, group, 0.9))
     for role, report in zip("qkv", reports, strict=True):
         grid = weight_grid(before[role], 4, recipe.scheme.weights.symmetric, group)
         assert torch.equal(results[role].codes, quantize_weight(before[role], grid))
