@@ -15,13 +15,14 @@ import numpy as np
 
 from agq.errors import AgqError, UsageError
 from agq.evaluation.methods import (
-    DEFAULT_SEQ_LEN,
+    METHODS,
     Plan,
     check_method,
     detokenize,
     looks_like_wikitext,
     plan_documents,
     plan_tokens,
+    those,
     wikitext_documents,
 )
 from agq.evaluation.perplexity import Divergence, PerplexityResult, Report, compare_plan, evaluate_plan
@@ -34,7 +35,6 @@ from agq.text.windows import random_crops
 
 C4_WINDOWS = 256  # of GPTQ's C4 protocol
 C4_NEW_DOCUMENTS = 1100
-WINDOWED = ("gptq", "strided")  # methods that C4's windows are defined for
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def evaluate_perplexity(
     started = time.monotonic()
     if max_windows is not None and max_windows < 1:
         raise UsageError(f"{max_windows} windows say nothing", hint="`max_windows:` is at least 1")
-    check_method(method, DEFAULT_SEQ_LEN.get(method, 2) if seq_len is None else seq_len, stride)
+    row = check_method(method, seq_len, stride)
     if pruning is not None:
         check_pruned(method, baseline)
     path = Path(model).expanduser()
@@ -143,8 +143,8 @@ def evaluate_perplexity(
         if note is not None:
             for item in notes:
                 note(item)
-        if stride is None and method == "strided":
-            stride = min(512, length)
+        if stride is None and row.stride is not None:
+            stride = min(row.stride, length)
         tokenizer = scorer.tokenizer()
         plan, text = make_plan(data, tokenizer, method, length, stride, add_bos, max_windows, split, text_field)
         _check_vocabulary(plan, scorer)
@@ -203,18 +203,18 @@ def make_plan(
     """(windows, text) of an evaluation; arguments as of `evaluate_perplexity`."""
     source = os.fspath(data)
     if is_named(source, "c4", "c4-new"):
-        if method not in WINDOWED:
+        if not METHODS[method].c4:
             raise UsageError(
                 f"data set {source} is not defined for method {method}",
-                hint=f"use {' or '.join(f'`method: {name}`' for name in WINDOWED)}",
+                hint=those(lambda row: row.c4),
             )
         return _plan_c4(source, tokenizer, method, seq_len, stride, max_windows)
-    if method == "lm-eval":
+    if METHODS[method].documents:
         return _plan_documents(source, tokenizer, seq_len, add_bos, max_windows, split, text_field)
     text = load_text(source, split, text_field)
     ids = tokenizer.encode(text.text, add_bos)
     wants_bos = tokenizer.adds_bos if add_bos is None else add_bos
-    plan = plan_tokens(method, ids, seq_len, stride, tokenizer.bos_id, method == "llama.cpp" and wants_bos, max_windows)
+    plan = plan_tokens(method, ids, seq_len, stride, tokenizer.bos_id, wants_bos, max_windows)
     return plan, text
 
 
@@ -270,7 +270,7 @@ def _window_length(scorer: Scorer, seq_len: int | None, method: str) -> tuple[in
     """The window and what to say about it. AgqError for one that was asked for and is longer than learned positions."""
     context = scorer.context
     if seq_len is None:
-        default = DEFAULT_SEQ_LEN[method]
+        default = METHODS[method].seq_len
         if context is not None and context < default:
             return context, [
                 f"windows of {context} tokens, the model's context, instead of {default}: "

@@ -17,16 +17,39 @@ Numbers of different methods, texts, tokenizers or window lengths do not compare
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from agq.errors import AgqError, UsageError
 
-METHODS = ("gptq", "llama.cpp", "lm-eval", "strided")
-DEFAULT_SEQ_LEN = {"gptq": 2048, "llama.cpp": 512, "lm-eval": 2048, "strided": 2048}
-DEFAULT_STRIDE = 512
+
+@dataclass(frozen=True)
+class Method:
+    """What sets one definition apart from the others.
+
+    Attributes:
+        seq_len: tokens of a window where nobody says; least: the fewest that can be scored.
+        stride: where nobody says; None: windows do not overlap, or the method has its own rule.
+        second_half: only that is scored, and BOS replaces the first token of each window if the model adds one.
+        documents: windows belong to documents, not to one text. c4: the windows of GPTQ's C4 are defined for it.
+    """
+
+    seq_len: int = 2048
+    least: int = 2
+    stride: int | None = None
+    second_half: bool = False
+    documents: bool = False
+    c4: bool = False
+
+
+METHODS = {
+    "gptq": Method(c4=True),
+    "llama.cpp": Method(seq_len=512, least=4, second_half=True),
+    "lm-eval": Method(documents=True),
+    "strided": Method(stride=512, c4=True),
+}
 
 
 @dataclass(frozen=True)
@@ -67,21 +90,28 @@ class Plan:
         return sum(len(window.targets) for window in self.windows)
 
 
-def check_method(method: str, seq_len: int, stride: int | None) -> None:
-    """UsageError for an unknown method or sizes that it cannot work with."""
+def those(has: Callable[[Method], bool]) -> str:
+    """The methods that have something, for a hint."""
+    return "use " + " or ".join(f"`method: {name}`" for name, row in METHODS.items() if has(row))
+
+
+def check_method(method: str, seq_len: int | None, stride: int | None) -> Method:
+    """The row of a method. UsageError for an unknown one or sizes that it cannot work with; None: its default."""
     if method not in METHODS:
         raise UsageError(f"unknown method `{method}`", hint=f"methods: {', '.join(METHODS)}")
-    least = 4 if method == "llama.cpp" else 2
-    if seq_len < least:
+    row = METHODS[method]
+    seq_len = row.seq_len if seq_len is None else seq_len
+    if seq_len < row.least:
         raise UsageError(
-            f"windows of {seq_len} tokens cannot be scored", hint=f"`seq_len:` is at least {least} with {method}"
+            f"windows of {seq_len} tokens cannot be scored", hint=f"`seq_len:` is at least {row.least} with {method}"
         )
-    if stride is not None and method != "strided":
-        raise UsageError(f"`stride:` has no meaning with method {method}", hint="use `method: strided`")
+    if stride is not None and row.stride is None:
+        raise UsageError(f"`stride:` has no meaning with method {method}", hint=those(lambda row: bool(row.stride)))
     if stride is not None and not 1 <= stride <= seq_len:
         raise UsageError(
             f"stride {stride} is not between 1 and the window of {seq_len} tokens", hint="choose a smaller `stride:`"
         )
+    return row
 
 
 def plan_tokens(
@@ -104,11 +134,11 @@ def plan_tokens(
     Raises:
         AgqError: the text is shorter than one window. UsageError: see check_method.
     """
-    check_method(method, seq_len, stride)
+    row = check_method(method, seq_len, stride)
     starts_with_bos = bos_id is not None and len(ids) > 0 and int(ids[0]) == bos_id
     bos = f"one BOS (id {bos_id}) at the start of the text" if starts_with_bos else "no BOS"
-    if method == "strided":
-        step = min(DEFAULT_STRIDE, seq_len) if stride is None else stride
+    if row.stride is not None:
+        step = min(row.stride, seq_len) if stride is None else stride
         if len(ids) < 2:
             raise AgqError(f"the text has {len(ids)} tokens; at least 2 are needed", hint="use a longer text")
         windows = list(_strided(ids, seq_len, step))
@@ -123,15 +153,16 @@ def plan_tokens(
     for index in range(count if max_windows is None else min(count, max_windows)):
         inputs = ids[index * seq_len : (index + 1) * seq_len]
         first = 0
-        if method == "llama.cpp":
+        if row.second_half:
             first = seq_len // 2
             if replace_bos:
                 inputs = inputs.copy()
                 inputs[0] = bos_id
         windows.append(Window(inputs, first, ids[index * seq_len + first + 1 : (index + 1) * seq_len]))
-    if method == "llama.cpp" and replace_bos:
+    replaced = row.second_half and replace_bos
+    if replaced:
         bos = f"BOS (id {bos_id}) in place of the first token of each window"
-    return Plan(windows, count, len(ids), bos, starts_with_bos or (method == "llama.cpp" and replace_bos), seq_len)
+    return Plan(windows, count, len(ids), bos, starts_with_bos or replaced, seq_len)
 
 
 def _strided(ids: np.ndarray, seq_len: int, stride: int) -> Iterator[Window]:
