@@ -113,8 +113,41 @@ static void check(int bits, int d, int group, int positions, int alibi, float sp
   free(q), free(out), free(again), free(share), free(scratch), free(states);
 }
 
+/* Two keys with scores 0 and s, whose values are unit vectors: the ratio of the outputs is e^s. Sharper than `check`,
+ * which must allow for long sums: it bounds the exponential itself. */
+static void exponential(void) {
+  enum { D = 16 };
+  const agq_kv_layout kv = agq_kv_layout_make(32, D, 64);
+  char *region = test_alloc(kv.region_bytes);
+  memset(region, 0, kv.region_bytes);
+  const float keys[2][D] = {{0}, {1}}, values[2][D] = {{1}, {0, 1}};
+  for (int j = 0; j < 2; j++) agq_kv_store(&kv, region, j, keys[j], values[j]);
+  float q[D] = {0}, out[D], *scratch = test_alloc(agq_attention_scratch(&kv, 1) * 4);
+  const int32_t row = 0, position = 1;
+  const agq_attention a = {.kv = &kv,
+                           .group = 1,
+                           .scale = 1,
+                           .q = q,
+                           .ldq = D,
+                           .token_row = &row,
+                           .token_position = &position,
+                           .out = out,
+                           .ldo = D,
+                           .heads = 1};
+  double worst = 0;
+  for (int i = -400; i <= 400; i++) {
+    q[0] = (float)i / 400;
+    agq_attention_tile(&a, region, 0, 0, 0, 1, scratch);
+    worst = fmax(worst, fabs((double)out[1] / (double)out[0] / exp((double)q[0]) - 1));
+  }
+  printf("  e^s of two keys, -1..1: error %.2g\n", worst);
+  test_expect(worst <= 5e-7, "the exponential of attention");
+  free(region), free(scratch);
+}
+
 int main(void) {
   if (!test_begin()) return 0;
+  exponential();
   static const int dims[] = {12, 20, 64, 80, 128, 256}, groups[] = {1, 2, 3, 8}, lengths[] = {64, 100, 130, 600, 1100};
   unsigned problem = 0;
   for (int bits = 8; bits <= 32; bits += 24)

@@ -34,6 +34,7 @@ X86_LEVELS = {"sse41": "sse4_1", "avx2": "avx2", "avxvnni": "avx_vnni", "avx512v
 SEED = "1"
 # What a make that runs this script would tell the make that this script runs.
 OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LEVELS", "TESTS")
+ARM_SHARE = "3"  # emulation is slow: of the larger problems a third (AGQ_TEST_SHARE)
 
 
 class TableError(Exception):
@@ -127,6 +128,8 @@ def run_test(tree: Path, level: str, test: str, limit: float) -> tuple[bool, flo
     emulated = level in ARM_CPUS and os.uname().machine != "aarch64"
     emulator = ["qemu-aarch64", "-cpu", ARM_CPUS[level]] if emulated else []
     environment = os.environ | {"AGQ_TEST_SEED": SEED, "AGQ_TEST_FAIL_FAST": "1", "AGQ_TEST_REQUIRE": "1"}
+    if level in ARM_CPUS:
+        environment["AGQ_TEST_SHARE"] = ARM_SHARE
     begin = time.monotonic()
     try:
         done = subprocess.run([*emulator, program], env=environment, capture_output=True, timeout=limit)
