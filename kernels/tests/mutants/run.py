@@ -31,7 +31,7 @@ WORK = KERNELS / "build" / "mutants"
 COPIED = ("Makefile", "include", "src", "tests")
 ARM_CPUS = {"neon": "cortex-a72", "dotprod": "cortex-a76", "i8mm": "max"}
 X86_LEVELS = {"sse41": "sse4_1", "avx2": "avx2", "avxvnni": "avx_vnni", "avx512vnni": "avx512_vnni"}
-SEED = "1"
+SEED = 1
 # What a make that runs this script would tell the make that this script runs.
 OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LEVELS", "TESTS")
 ARM_SHARE = "3"  # emulation is slow: of the larger problems a third (AGQ_TEST_SHARE)
@@ -51,6 +51,7 @@ class Mutant:
     after: str
     levels: tuple[str, ...]  # it runs at the first of them that was chosen
     tests: tuple[str, ...]
+    seed: int
 
     def apply(self, text: str) -> str:
         """The mutated text. Raises TableError unless `after` and `old` are found as they must be."""
@@ -85,13 +86,22 @@ def read_table() -> list[Mutant]:
     for path in sorted(HERE.glob("*.toml")):
         table = tomllib.loads(path.read_text())
         for row in table["mutant"]:
-            unknown = set(row) - {"name", "file", "old", "new", "after", "levels", "tests"}
+            unknown = set(row) - {"name", "file", "old", "new", "after", "levels", "tests", "seed"}
             if unknown:
                 raise TableError(f"{path.name}: {row.get('name')}: unknown keys {sorted(unknown)}")
             levels, tests = row.get("levels", table["levels"]), row.get("tests", table["tests"])
             file = row.get("file", table.get("file"))
             mutants.append(
-                Mutant(row["name"], file, row["old"], row["new"], row.get("after", ""), tuple(levels), tuple(tests))
+                Mutant(
+                    row["name"],
+                    file,
+                    row["old"],
+                    row["new"],
+                    row.get("after", ""),
+                    tuple(levels),
+                    tuple(tests),
+                    row.get("seed", SEED),
+                )
             )
     names = [m.name for m in mutants]
     for name in names:
@@ -122,12 +132,12 @@ def architecture(level: str) -> str:
     return "aarch64" if level in ARM_CPUS else os.uname().machine
 
 
-def run_test(tree: Path, level: str, test: str, limit: float) -> tuple[bool, float]:
+def run_test(tree: Path, level: str, test: str, limit: float, seed: int = SEED) -> tuple[bool, float]:
     """Whether the test ended with success within `limit` seconds, and the seconds it took."""
     program = tree / "build" / architecture(level) / level / f"test_{test}"
     emulated = level in ARM_CPUS and os.uname().machine != "aarch64"
     emulator = ["qemu-aarch64", "-cpu", ARM_CPUS[level]] if emulated else []
-    environment = os.environ | {"AGQ_TEST_SEED": SEED, "AGQ_TEST_FAIL_FAST": "1", "AGQ_TEST_REQUIRE": "1"}
+    environment = os.environ | {"AGQ_TEST_SEED": str(seed), "AGQ_TEST_FAIL_FAST": "1", "AGQ_TEST_REQUIRE": "1"}
     if level in ARM_CPUS:
         environment["AGQ_TEST_SHARE"] = ARM_SHARE
     begin = time.monotonic()
@@ -199,7 +209,7 @@ class Worker:
                 raise TableError(f"{mutant.name}: does not compile (level {level}):\n{done.stderr[-1500:]}")
             for test in mutant.tests:
                 limit = 10 + 10 * self.base.seconds[level, test]
-                if not run_test(self.tree, level, test, limit)[0]:
+                if not run_test(self.tree, level, test, limit, mutant.seed)[0]:
                     return test
             return None
         finally:
