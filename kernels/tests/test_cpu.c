@@ -5,14 +5,6 @@
 #include "isa/cpu.h"
 #include "test.h"
 
-/* 1: the words of `list`, which are separated by spaces, hold `word`. */
-static int holds(const char *list, const char *word) {
-  const size_t n = strlen(word);
-  for (const char *p = list; (p = strstr(p, word)); p += n)
-    if ((p == list || p[-1] == ' ') && (p[n] == ' ' || p[n] == 0 || p[n] == '\n')) return 1;
-  return 0;
-}
-
 /* What each level needs, of both architectures, and its score: the numbers that choose a library. */
 static const struct {
   const char *level, *needs[12];
@@ -54,6 +46,14 @@ static void without_one(void) {
 }
 
 #if defined(__x86_64__)
+/* 1: the words of `list`, which are separated by spaces, hold `word`. */
+static int holds(const char *list, const char *word) {
+  const size_t n = strlen(word);
+  for (const char *p = list; (p = strstr(p, word)); p += n)
+    if ((p == list || p[-1] == ' ') && (p[n] == ' ' || p[n] == 0 || p[n] == '\n')) return 1;
+  return 0;
+}
+
 static void against_the_system(void) {
   static const char *const names[] = {"ssse3",   "sse4_1",   "avx",      "f16c",     "fma",         "avx2",
                                       "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni", "avx_vnni"};
