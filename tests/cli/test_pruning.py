@@ -65,6 +65,7 @@ def test_refusals(call, demo_model, text, options: list, words: str) -> None:
     assert result.code and words in result.err and result.out == ""
 
 
+@pytest.mark.slow
 def test_run_and_a_recipe_that_carries_it(call, demo_model, text, tmp_path: Path) -> None:
     """calibrate --search-pruning writes a recipe; a model quantized and packed with it prunes unless it is told not
     to."""

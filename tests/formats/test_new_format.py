@@ -17,6 +17,7 @@ from tests.checkpoint.folders import config, random_tensors, write_folder
 from tests.support import REPOSITORY
 
 
+@pytest.mark.slow
 def test_three_bits_are_one_row(tmp_path: Path) -> None:
     """The row alone gives the scheme W3A8, its solver's codes, its folder, its sizes in an artifact and its words."""
     settings = config("llama")

@@ -116,6 +116,7 @@ def test_the_printed_recipe_says_that_the_size_is_open_and_loads_again(agq_cli, 
     assert load_recipe(tmp_path / "printed.yaml").scheme.weights.group_size == FITTED
 
 
+@pytest.mark.slow
 def test_the_commands_from_a_narrow_model_to_a_perplexity(
     agq_cli, narrow_model: Path, demo_text: Path, tmp_path: Path
 ) -> None:

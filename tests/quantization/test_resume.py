@@ -77,6 +77,8 @@ from tests.quantization.quantization_support import quantized
 from tests.quantization.test_resume import RUNS
 from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 class Kill(Progress):
     def block(self, index, seconds, resumed):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -78,6 +78,7 @@ def test_without_rounding_codes_stay(short_model: Path, folders: tuple[Path, Pat
     assert changed > 100 and report(tmp_path / "scales")["changed"] == 0
 
 
+@pytest.mark.slow
 def test_predictions_come_closer_on_windows_that_were_not_trained_on(folders: tuple[Path, Path]) -> None:
     found = report(folders[1])
     assert found["kept"] is True and found["steps"] == STEPS

@@ -15,6 +15,8 @@ from agq.quantization.transforms.parameters import TransformedParameters
 from agq.reference.decoder import ReferenceModel
 from tests.quantization.quantization_support import quantized
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = {"scheme": "W4A4", "rotate": True, "scale": True, "hadamard": 128, "permute": True, "act_clip": 0.9}
 
 
@@ -25,7 +27,6 @@ def folder(short_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-@pytest.mark.slow
 def test_agq_json_names_what_is_computed_online(folder: Path) -> None:
     record = json.loads((folder / "agq.json").read_text())
     assert record["online"] == ["hadamard", "act_clip", "kv8"]
@@ -57,7 +58,6 @@ def test_transformers_refuses_a_folder_that_it_would_compute_wrongly(folder: Pat
         AutoConfig.from_pretrained(folder)
 
 
-@pytest.mark.slow
 def test_written_tensors_are_those_of_the_transformed_model(folder: Path, short_model: Path) -> None:
     """Everything that is not quantized, to the precision of bf16."""
     source = open_checkpoint(short_model)
@@ -74,7 +74,6 @@ def test_written_tensors_are_those_of_the_transformed_model(folder: Path, short_
         assert np.abs(written.read(name) - expected).max() <= 2.0**-8 * np.abs(expected).max()
 
 
-@pytest.mark.slow
 def test_eight_bit_transformed_model_computes_what_the_original_does(short_model: Path, tmp_path: Path) -> None:
     """Two-sided: the quantized model differs from the original, by as little as eight bits allow."""
     ids = np.random.default_rng(0).integers(3, 8192, 64)
@@ -89,7 +88,6 @@ def test_eight_bit_transformed_model_computes_what_the_original_does(short_model
         assert 1e-4 < error < 0.03, name
 
 
-@pytest.mark.slow
 def test_untransformed_tensors_are_copied_bit_for_bit(short_model: Path, tmp_path: Path) -> None:
     quantized(short_model, tmp_path / "plain", scheme="W4A8", method="rtn")
     source, written = open_checkpoint(short_model), open_checkpoint(tmp_path / "plain")
@@ -99,7 +97,6 @@ def test_untransformed_tensors_are_copied_bit_for_bit(short_model: Path, tmp_pat
     assert "transforms" not in record and record["online"] == ["kv8"]
 
 
-@pytest.mark.slow
 def test_rotated_folder_without_online_steps_loads_in_transformers(short_model: Path, tmp_path: Path) -> None:
     """R1, R2 and scales are only other weights: the same class, no stray key."""
     from transformers import AutoModelForCausalLM
@@ -113,7 +110,6 @@ def test_rotated_folder_without_online_steps_loads_in_transformers(short_model: 
     assert model.config.tie_word_embeddings is False
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"scheme": "W4A8", "rotate": True, "scale": True}, {"kv_bits": 4, **EVERYTHING}],
