@@ -94,7 +94,7 @@ def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
         *arguments: object,
         stdin: str = "",
         cwd: Path | None = None,
-        timeout: float = 300,
+        timeout: float = 900,
         env: dict[str, str] | None = None,
         check: bool = False,
     ) -> subprocess.CompletedProcess[str]:

@@ -51,9 +51,8 @@ def test_presets_of_w4a4_beat_plain_gptq(pipeline, agq_cli) -> None:
     """Rotations, scales, sorted channels and clips, all in the weights; the preset `w4a4` with a transform at run time
     loses least."""
     folder, artifact = pipeline.folder / "W4A4-online", pipeline.folder / "W4A4-online.agq.safetensors"
-    agq_cli(
-        "quantize", pipeline.model, "--preset", "w4a4", "--calibration", pipeline.statistics(), "-o", folder, check=True
-    )
+    options = ("--preset", "w4a4", "--tune", 16, "--calibration", pipeline.statistics(), "-o", folder)
+    agq_cli("quantize", pipeline.model, *options, check=True)
     agq_cli("pack", folder, "-o", artifact, check=True)
     original, plain = pipeline.perplexity(pipeline.model), pipeline.perplexity(pipeline.quantized("W4A4", "gptq"))
     default, online = pipeline.perplexity(pipeline.quantized("W4A4")), pipeline.perplexity(folder)
