@@ -16,6 +16,8 @@ from agq.reporting.progress import Progress
 from tests.quantization.quantization_support import TEXT, contents, quantized
 from tests.support import clean_environment
 
+pytestmark = pytest.mark.slow
+
 # What an interrupted run must remember: the transformations, the clips, the drift of GPTAQ.
 RUNS: dict[str, dict[str, Any]] = {
     "gptq": {"scheme": "W4A8"},
@@ -76,8 +78,6 @@ from agq.reporting.progress import Progress
 from tests.quantization.quantization_support import quantized
 from tests.quantization.test_resume import RUNS
 from pathlib import Path
-
-pytestmark = pytest.mark.slow
 
 class Kill(Progress):
     def block(self, index, seconds, resumed):
