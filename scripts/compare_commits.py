@@ -37,6 +37,7 @@ RUN_VALUES = (
     "decode_tokens_per_s",
     "time_to_first_token_s",
     "peak_rss_bytes",
+    "target",  # of `pack --json` up to e12786b: an option that did nothing
 )
 # Values that are texts for people; with --words they are compared too.
 WORDS = (
