@@ -16,7 +16,7 @@ def _rope(config: Config, context: int) -> RopeSpec:
     key = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
     table = config.table(key) or Config({}, config.where)
     kind = table.text("rope_type", "type", default="default")
-    if kind not in ROPE_KINDS:
+    if kind not in ROPE_KINDS[:4]:
         raise AgqError(
             f"{table.where}: rope type `{kind}` is not supported", hint=f"supported: {', '.join(ROPE_KINDS)}"
         )

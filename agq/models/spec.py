@@ -1,4 +1,4 @@
-"""What a decoder-only transformer is, as data: one description for LLaMA, OPT and BLOOM.
+"""What a decoder-only transformer is, as data: one description for all families.
 
 Everything that reference, engine and packer need to compute a model stands here; names of tensors stand in parts.py
 and in the family modules. Pure Python, no dependency.
@@ -12,12 +12,14 @@ from typing import Any
 from agq.errors import AgqError
 from agq.formats.limits import SIZES
 from agq.models.families import FAMILIES
-from agq.models.fields import read, stored
+from agq.models.fields import added, read, stored
 
 NORMS = ("rms", "layer")
 POSITIONS = ("rope", "learned", "alibi")
-ACTIVATIONS = ("silu_gated", "relu", "gelu_tanh", "gelu_erf")
-ROPE_KINDS = ("default", "linear", "dynamic", "llama3")
+ACTIVATIONS = ("silu_gated", "relu", "gelu_tanh", "gelu_erf", "gelu_tanh_gated", "gelu_erf_gated")
+QK_NORMS = ("none", "head", "whole")
+ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+_ROPES = ("rope", "rope_local")
 
 
 def _f32(value: float) -> float:
@@ -44,12 +46,24 @@ def _one_of(value: Any, name: str, choices: tuple[str, ...]) -> None:
         raise AgqError(f"model description: `{name}` is {value!r}, not one of {', '.join(choices)}")
 
 
+def _tuples(kind: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """The values of fields that are tuples, which JSON has as lists."""
+    for item in fields(kind):
+        if str(item.type).startswith("tuple") and item.name in found:
+            if not isinstance(found[item.name], (list, tuple)):
+                raise AgqError(f"model description: `{item.name}` is not a list")
+            found[item.name] = tuple(found[item.name])
+    return found
+
+
 @dataclass(frozen=True)
 class RopeSpec:
     """Rotary position embedding (Su et al. 2021) and its scalings, formulas as in transformers' `modeling_rope_utils`.
 
     `original_context` is the context of pre-training: `max_position_embeddings` for `dynamic`,
-    `original_max_position_embeddings` for `llama3`; the other kinds do not use it.
+    `original_max_position_embeddings` for `llama3`, `yarn` (Peng et al. 2023) and `longrope` (Ding et al. 2024); the
+    other kinds do not use it. `attention_factor` is the factor on cos and sin of `yarn` and `longrope`. `short_factors`
+    and `long_factors` divide the frequencies of `longrope`, one for each, up to the original context and beyond it.
     """
 
     theta: float = 10000.0
@@ -58,6 +72,12 @@ class RopeSpec:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context: int = 2048
+    attention_factor: float = added(1.0, 5)
+    beta_fast: float = added(32.0, 5)
+    beta_slow: float = added(1.0, 5)
+    truncate: bool = added(True, 5)
+    short_factors: tuple[float, ...] = added((), 5)
+    long_factors: tuple[float, ...] = added((), 5)
 
     def __post_init__(self) -> None:
         _one_of(self.kind, "rope.kind", ROPE_KINDS)
@@ -70,6 +90,17 @@ class RopeSpec:
             raise AgqError("model description: rope `high_freq_factor` must be larger than `low_freq_factor`")
         if self.kind == "dynamic" and self.factor < 1:
             raise AgqError("model description: rope `factor` of dynamic scaling must be at least 1")
+        _number(self.attention_factor, "rope.attention_factor", 1e-3, 1e3)
+        _number(self.beta_fast, "rope.beta_fast", 1e-3, 1e6)
+        _number(self.beta_slow, "rope.beta_slow", 1e-3, 1e6)
+        if not isinstance(self.truncate, bool):
+            raise AgqError("model description: `rope.truncate` must be true or false")
+        for name in ("short_factors", "long_factors"):
+            values = getattr(self, name)
+            if (self.kind == "longrope") != bool(values):
+                raise AgqError(f"model description: rope `{name}` and the kind `longrope` belong together")
+            for value in values:
+                _number(value, f"rope.{name}", 1e-3, 1e6)
 
     def inv_freq(self, head_dim: int, seq_len: int = 0) -> tuple[list[float], float]:
         """Inverse frequencies for a sequence that is `seq_len` tokens long (only `dynamic` depends on it).
@@ -122,6 +153,20 @@ class ModelSpec:
         attention_bias, mlp_bias: q, k, v, o and gate, up, down have biases.
         norm_affine: the norms have weights (and biases, where they are LayerNorms).
         bos_id, eos_ids: from config.json; ids outside the vocabulary are dropped.
+        qkv_bias: q, k and v have biases, o has none (Qwen2).
+        qk_norm: an RMSNorm of q and k before RoPE: none, of each "head" over head_dim (Qwen3, Gemma 3), or over the
+            "whole" of q and of k (OLMo 2).
+        pre_norms: attention and feed-forward read a norm of the hidden states (OLMo 2: the states themselves).
+        post_norms: what attention and feed-forward give goes through a norm before it is added (Gemma, OLMo 2).
+        parallel: attention and feed-forward read the same hidden states: h + attn(norm1 h) + mlp(norm2 h) (GPT-NeoX).
+        norm_offset: a norm's gain is its stored weight plus this (Gemma: 1). Packed artifacts store gains: 0 there.
+        embed_scale, residual_scale, logit_scale: factors on embedding rows, on what attention and feed-forward add to
+            the hidden states, and on logits (Granite, Gemma).
+        attention_softcap, logit_softcap: c tanh(x / c) of attention scores and of logits (Gemma 2); 0: none.
+        rotary_dim: channels of a head, its first ones, that RoPE turns; 0: all.
+        window: a query of a layer in `window_layers` sees this many tokens, itself included; 0: no such layers.
+        rope_local: RoPE of the layers with a window, where theirs is another one (Gemma 3).
+        unrotated_layers: layers without RoPE (SmolLM3).
     """
 
     family: str
@@ -151,12 +196,29 @@ class ModelSpec:
     rope: RopeSpec | None = None
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
+    qkv_bias: bool = added(False, 5)
+    qk_norm: str = added("none", 5)
+    pre_norms: bool = added(True, 5)
+    post_norms: bool = added(False, 5)
+    parallel: bool = added(False, 5)
+    norm_offset: float = added(0.0, 5)
+    embed_scale: float = added(1.0, 5)
+    residual_scale: float = added(1.0, 5)
+    logit_scale: float = added(1.0, 5)
+    attention_softcap: float = added(0.0, 5)
+    logit_softcap: float = added(0.0, 5)
+    rotary_dim: int = added(0, 5)
+    window: int = added(0, 5)
+    window_layers: tuple[int, ...] = added((), 5)
+    rope_local: RopeSpec | None = added(None, 5)
+    unrotated_layers: tuple[int, ...] = added((), 5)
 
     def __post_init__(self) -> None:
         _one_of(self.family, "family", tuple(FAMILIES))
         _one_of(self.norm, "norm", NORMS)
         _one_of(self.position, "position", POSITIONS)
         _one_of(self.activation, "activation", ACTIVATIONS)
+        _one_of(self.qk_norm, "qk_norm", QK_NORMS)
         for name, limit in SIZES.items():
             _integer(getattr(self, name), name, 1, limit)
         _integer(self.position_offset, "position_offset", 0, 1 << 10)
@@ -171,17 +233,55 @@ class ModelSpec:
             )
         if (self.position == "rope") != (self.rope is not None):
             raise AgqError("model description: rope parameters and position `rope` belong together")
-        if self.position == "rope" and self.head_dim % 2:
-            raise AgqError(f"model description: rotary positions need an even head_dim, not {self.head_dim}")
+        if self.position == "rope" and self.turned % 2:
+            raise AgqError(f"model description: rotary positions need an even head_dim, not {self.turned}")
+        self._check_added()
         if self.bos_id is not None:
             _integer(self.bos_id, "bos_id", 0, self.vocab - 1)
         for token in self.eos_ids:
             _integer(token, "eos_ids", 0, self.vocab - 1)
 
+    def _check_added(self) -> None:
+        """Values of the fields that came with ABI 5."""
+        _number(self.norm_offset, "norm_offset", -1e3, 1e3)
+        for name in ("embed_scale", "residual_scale", "logit_scale"):
+            _number(getattr(self, name), name, 1e-6, 1e6)
+        for name in ("attention_softcap", "logit_softcap"):
+            _number(getattr(self, name), name, 0, 1e6)
+        _integer(self.rotary_dim, "rotary_dim", 0, self.head_dim)
+        _integer(self.window, "window", 0, SIZES["context"])
+        for name in ("window_layers", "unrotated_layers"):
+            listed = getattr(self, name)
+            for layer in listed:
+                _integer(layer, name, 0, self.layers - 1)
+            if list(listed) != sorted(set(listed)):
+                raise AgqError(f"model description: `{name}` is not in order, or names a layer twice")
+        if (self.window > 0) != bool(self.window_layers):
+            raise AgqError("model description: `window` and `window_layers` belong together")
+        rotary = self.rotary_dim or self.rope_local is not None or self.unrotated_layers
+        if rotary and self.position != "rope":
+            raise AgqError("model description: rotary positions are described, and not used")
+        if self.rope_local is not None and not self.window_layers:
+            raise AgqError("model description: `rope_local` is for layers with a window, and there are none")
+        for rope in (self.rope, self.rope_local):
+            if rope is not None and rope.kind == "longrope":
+                counts = {len(rope.short_factors), len(rope.long_factors)}
+                if counts != {self.turned // 2}:
+                    raise AgqError(f"model description: rope factors are not {self.turned // 2}, one per frequency")
+        if not (self.pre_norms or self.post_norms) or (self.norm_after and (self.post_norms or self.parallel)):
+            raise AgqError("model description: no such order of norms")
+        if self.parallel and (not self.pre_norms or self.post_norms or self.residual_from_norm):
+            raise AgqError("model description: no such order of norms beside `parallel`")
+
+    @property
+    def turned(self) -> int:
+        """Channels of a head that RoPE turns."""
+        return self.rotary_dim or self.head_dim
+
     @property
     def gated(self) -> bool:
         """The feed-forward part has a gate: down(act(gate x) * up x)."""
-        return self.activation == "silu_gated"
+        return self.activation.endswith("_gated")
 
     @property
     def layer_norm(self) -> bool:
@@ -220,19 +320,18 @@ class ModelSpec:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""
         values = stored(self)
-        values["rope"] = None if self.rope is None else stored(self.rope)
-        values["eos_ids"] = list(self.eos_ids)
-        return values
+        for name in _ROPES:
+            if values.get(name) is not None:
+                rope: dict[str, Any] = stored(values[name])
+                values[name] = {key: list(item) if isinstance(item, tuple) else item for key, item in rope.items()}
+        return {key: list(item) if isinstance(item, tuple) else item for key, item in values.items()}
 
     @classmethod
     def from_dict(cls, values: Any) -> "ModelSpec":
         """The inverse of to_dict. Fields that have a default may be missing: files of earlier versions lack those that
         came later. Raises AgqError for unknown keys, missing ones without default, and wrong types."""
         found = read(cls, values, "model description")
-        if found.get("rope") is not None:
-            found["rope"] = RopeSpec(**read(RopeSpec, found["rope"], "rope description"))
-        if "eos_ids" in found:
-            if not isinstance(found["eos_ids"], (list, tuple)):
-                raise AgqError("model description: `eos_ids` is not a list")
-            found["eos_ids"] = tuple(found["eos_ids"])
-        return cls(**found)
+        for name in _ROPES:
+            if found.get(name) is not None:
+                found[name] = RopeSpec(**_tuples(RopeSpec, read(RopeSpec, found[name], "rope description")))
+        return cls(**_tuples(cls, found))
