@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from agq.artifact.header import LEAST_ABI
 from agq.artifact.linear_info import LinearInfo, TensorSize
 from agq.errors import AgqError
 from agq.formats import FLOATS, KV_CACHE, WEIGHTS, weight_format
@@ -14,7 +15,7 @@ from agq.formats.cache import LOG2_CACHE
 from agq.formats.limits import MAX_SINK_TOKENS
 from agq.formats.weights import BYTE_CODES
 from agq.models import ModelSpec
-from agq.models.fields import added, read
+from agq.models.fields import added, newest, read
 from agq.models.folding import fold_names
 
 # Element types of tables: floats; of the embedding also 8-bit codes with a scale per row.
@@ -69,6 +70,12 @@ class ArtifactModel:
     special: dict[str, Any]
     attention: str = "float"
     sink_tokens: int = 0
+
+    @property
+    def abi(self) -> int:
+        """The oldest version, from LEAST_ABI on, that knows every field that is not as before."""
+        ropes = [rope for rope in (self.spec.rope, self.spec.rope_local) if rope is not None]
+        return max(LEAST_ABI, *(newest(item) for item in (self.spec, *ropes, *self.linears.values())))
 
     @property
     def embed_bits(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from agq.artifact.header import ABI, FORMAT, canonical, header_bytes, header_hash
+from agq.artifact.header import FORMAT, canonical, header_bytes, header_hash
 from agq.artifact.layout import LAYOUT
 from agq.artifact.schema import ArtifactModel
 from agq.files import atomic_writer, ensure_free_space
@@ -48,7 +48,7 @@ def write_artifact(
         metadata = {
             "format": "agq",
             "agq.format": str(FORMAT),
-            "agq.abi": str(ABI),
+            "agq.abi": str(model.abi),
             "agq.layout": LAYOUT,
             "agq.created_by": created_by,
             "agq.model": canonical(model.to_dict()),

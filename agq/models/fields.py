@@ -30,6 +30,12 @@ def stored(item: Any) -> dict[str, Any]:
     }
 
 
+def newest(item: Any) -> int:
+    """The latest ABI from which on an added field exists that has not its default; 0 without one."""
+    changed = [each for each in fields(item) if getattr(item, each.name) != each.default]
+    return max((each.metadata.get(_SINCE, 0) for each in changed), default=0)
+
+
 def read(
     kind: Any, values: Any, where: str, keys: Mapping[str, str] | None = None, complete: bool = False
 ) -> dict[str, Any]:

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define AGQ_ABI_VERSION 4
+#define AGQ_ABI_VERSION 5
 /* Most `sink_tokens` of a model. */
 #define AGQ_MAX_SINK_TOKENS 64
 /* The largest numbers of agq_model and agq_options that agq_engine_create takes. */
