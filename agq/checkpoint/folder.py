@@ -115,6 +115,9 @@ class Checkpoint:
 
     def _canonical(self, stored: str) -> str:
         prefix = self.parts.base_prefix
+        module, dot, leaf = stored.rpartition(".")
+        if module in self.parts.head_aliases:
+            return f"{self.parts.head}{dot}{leaf}"
         if stored.startswith(prefix) or stored.startswith(self.parts.head + "."):
             return stored
         return prefix + stored

@@ -7,7 +7,8 @@ from agq.errors import AgqError
 from agq.models.config import Config
 from agq.models.families import FAMILIES
 from agq.models.parts import BlockParts, Linear, ModelParts
-from agq.models.spec import ModelSpec, RopeSpec
+from agq.models.rope import RopeSpec
+from agq.models.spec import ModelSpec
 
 __all__ = ["FAMILIES", "BlockParts", "Linear", "ModelParts", "ModelSpec", "RopeSpec", "parts", "spec_from_config"]
 
@@ -56,6 +57,7 @@ def spec_from_config(config: Any, where: str = "config.json") -> ModelSpec:
                 f"{where}: `{names[0]}` is not a language model with an output head",
                 hint="agq runs causal language models (…ForCausalLM)",
             )
+    reader.family = family
     return _family(family).spec(reader)
 
 
