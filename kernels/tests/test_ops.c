@@ -65,7 +65,7 @@ static double function_error(int kind, float from, float to) {
   if (kind == AGQ_ACTIVATION_SILU_GATED) {
     float one[N];
     for (int i = 0; i < N; i++) one[i] = 1;
-    agq_silu_gate_row(y, one, y, N);
+    agq_gate_row(kind, y, one, y, N);
   } else {
     agq_activate_row(kind, y, N);
   }
@@ -88,7 +88,7 @@ static void activations(void) {
   report("gelu (erf), -1..8", function_error(AGQ_ACTIVATION_GELU_ERF, -1, 8), 6e-7);
   report("gelu (erf), -5..-1", function_error(AGQ_ACTIVATION_GELU_ERF, -5, -1), 5e-6);
   float far[3] = {-1000, 1000, 0}, one[3] = {1, 1, 1};
-  agq_silu_gate_row(far, one, far, 3);
+  agq_gate_row(AGQ_ACTIVATION_SILU_GATED, far, one, far, 3);
   test_expect(fabsf(far[0]) < 1e-30f && far[1] == 1000 && far[2] == 0, "silu far out");
 }
 
@@ -100,13 +100,13 @@ static void rope(void) {
     for (int i = 0; i < 2 * half; i++) x[i] = random_float();
     const int position = random_int(0, 100000);
     agq_rope_table(inv_freq, 1.25f, position, c, s, half);
-    agq_rope_row(x, c, s, y, half);
+    agq_rope_row(x, c, s, y, half, 2 * half);
     for (int i = 0; i < half; i++) {
       const double angle = (double)(inv_freq[i] * (float)position), a = (double)x[i], b = (double)x[i + half];
       worst = fmax(worst, fabs((double)y[i] - 1.25 * (a * cos(angle) - b * sin(angle))));
       worst = fmax(worst, fabs((double)y[i + half] - 1.25 * (b * cos(angle) + a * sin(angle))));
     }
-    agq_rope_row(x, c, s, x, half);
+    agq_rope_row(x, c, s, x, half, 2 * half);
     test_expect(!memcmp(x, y, (size_t)half * 8), "rope in place");
   }
   report("rope", worst, 3e-7);
