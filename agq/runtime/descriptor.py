@@ -41,7 +41,6 @@ _SAME = (
     "embed_dim",
     "attention_softcap",
     "logit_softcap",
-    "rotary_dim",
 )
 _FLAGS = ("norm_after", "residual_from_norm", "post_norms", "parallel")
 _FACTORS = {"embed_scale": "embed_factor", "residual_scale": "residual_factor", "logit_scale": "logit_factor"}
@@ -121,6 +120,7 @@ def build_model(ffi: Any, artifact: Artifact) -> tuple[Any, list[Any]]:
         setattr(model, name, int(getattr(spec, name)))
     for name, theirs in _FACTORS.items():
         setattr(model, theirs, getattr(spec, name))
+    model.rotary_dim = spec.turned if spec.rotary_dim else 0
     model.no_pre_norms = int(not spec.pre_norms)
     model.qk_norm = ffi.integer_const(QK_NORMS[spec.qk_norm])
     model.norm_kind = ffi.integer_const(NORMS[spec.norm])
@@ -151,7 +151,7 @@ def build_model(ffi: Any, artifact: Artifact) -> tuple[Any, list[Any]]:
         block = blocks[index]
         for name in block_norms(spec):
             _fill_norm(ffi, getattr(block, name), artifact, f"blocks.{index}.{name}")
-        block.window = spec.window if index in spec.window_layers else 0
+        block.window = spec.layer_window(index)
         block.rope = ffi.integer_const(_rope_of(spec, index))
     model.sink_tokens = info.sink_tokens
     if info.attention == "log2":
@@ -196,5 +196,5 @@ def ropes(spec: ModelSpec) -> dict[str, RopeSpec]:
 
 def rope_frequencies(spec: ModelSpec, rope: RopeSpec, length: int) -> tuple[np.ndarray, float]:
     """Inverse frequencies float32 [turned / 2] and the factor on cos and sin, for a sequence of `length` tokens."""
-    values, scaling = rope.inv_freq(spec.turned, length)
+    values, scaling = spec.inv_freq(rope, length)
     return np.asarray(values, np.float32), scaling

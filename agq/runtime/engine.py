@@ -21,8 +21,6 @@ from agq.system.threads import resolve_threads
 DEFAULT_CONTEXT = 4096  # positions, where the model has more and nobody says
 CHUNK = 256  # tokens given to C at once: Ctrl-C is heard between two chunks
 _ERROR_BYTES = 512
-# Kinds of rotary positions whose frequencies depend on the length of the sequence.
-_ROPES_BY_LENGTH = ("dynamic", "longrope")
 # Status codes of agq.h, for people.
 _STATUS = {
     "AGQ_ERR_ARGUMENT": "bad argument",
@@ -268,7 +266,7 @@ class Engine:
     def _set_rope(self, slot: int, length: int) -> None:
         """Frequencies for a sequence that will be `length` tokens long: only some scalings depend on it."""
         ropes = descriptor.ropes(self.spec)
-        wanted = length if any(rope.kind in _ROPES_BY_LENGTH for rope in ropes.values()) else 0
+        wanted = length if any(rope.depends_on_length for rope in ropes.values()) else 0
         if self._rope_length[slot] == wanted:
             return
         for name, rope in ropes.items():
