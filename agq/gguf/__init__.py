@@ -1,0 +1,1 @@
+"""GGUF files: metadata, tokenizer and tensors of a model in one file."""
