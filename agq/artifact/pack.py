@@ -16,8 +16,8 @@ from agq.artifact.sources import Fused, LinearSource, fits_bf16, float_type, fus
 from agq.artifact.tables import Pieces, array, coded_rows, document, float_rows, row_scales
 from agq.artifact.writer import write_artifact
 from agq.checkpoint.attention_scales import AttentionScales, save_scales
-from agq.checkpoint.compressed_tensors import activation_scheme
 from agq.checkpoint.base import Checkpoint
+from agq.checkpoint.compressed_tensors import activation_scheme
 from agq.checkpoint.quantization_config import group_problem
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError, UsageError

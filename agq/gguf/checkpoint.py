@@ -24,7 +24,7 @@ from agq.gguf.forms import FLOAT, Form, settle
 from agq.gguf.metadata import architecture, to_config
 from agq.gguf.names import Names, row_orders
 from agq.gguf.reader import GgufFile, Tensor
-from agq.gguf.tokenizer import tokenizer_texts
+from agq.gguf.tokenizer import read_tokenizer
 from agq.gguf.types import BLOCKS, FLOATS, GROUP
 from agq.gguf.values import Metadata
 from agq.models import parts, spec_from_config
@@ -34,6 +34,7 @@ from agq.recipe import ActivationScheme
 # Of the inputs of linears, unless the user says otherwise: as llama.cpp quantizes them for its products.
 ACTIVATIONS = ActivationScheme(WIDE.bits, True, PerGroup(GROUP))
 _ROUNDED_LIMIT = BYTE_CODES.limits(symmetric=True)[1]
+_DAMAGED = "the file is damaged: fetch it again"
 # Tensors that this module reads otherwise than by a name of Hugging Face's, or that mean nothing without training.
 _OTHERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -83,6 +84,7 @@ class GgufCheckpoint(Checkpoint):
         self._quantization = self._schemes(activations)
         self._settle_widths()
         self._losses: dict[str, list[float]] = {}
+        self._tokenizer_notes: list[str] = []
 
     def _vocabulary(self) -> int:
         table = self._file.tensors.get("token_embd.weight")
@@ -230,9 +232,7 @@ class GgufCheckpoint(Checkpoint):
             minimum = np.zeros_like(scale) if minimum is None else minimum.reshape(scale.shape)
         for what, values in (("scales", scale), ("minima", minimum)):
             if values is not None and not np.isfinite(values).all():
-                raise AgqError(
-                    f"`{self.path}`: {what} of tensor `{tensor.name}` are not finite", hint="the file is damaged"
-                )
+                raise AgqError(f"`{self.path}`: {what} of tensor `{tensor.name}` are not finite", hint=_DAMAGED)
         return Scales(scale, None, minimum)
 
     def _rounded(self, module: str, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -267,9 +267,24 @@ class GgufCheckpoint(Checkpoint):
 
     @cached_property
     def _texts(self) -> dict[str, bytes]:
-        texts = tokenizer_texts(self._file)
-        texts["config.json"] = json.dumps(self.config, indent=2).encode() + b"\n"
-        return texts
+        """The files of a Hugging Face folder that the metadata stand for."""
+        file = self._file
+        keys = [key for key in file.keys() if key.startswith("tokenizer.") or key == "general.name"]
+        try:
+            found = read_tokenizer({key: file.get(key) for key in keys})
+        except AgqError as error:
+            raise AgqError(f"`{self.path}`: {error.message}", hint=error.hint) from error
+        except (TypeError, ValueError, KeyError) as error:
+            raise AgqError(f"`{self.path}`: its tokenizer cannot be read: {error}", hint=_DAMAGED) from error
+        self._tokenizer_notes = list(found.notes)
+        generation = {"bos_token_id": found.bos_id, "eos_token_id": list(found.eos_ids)}
+        texts = {
+            "tokenizer_config.json": found.config,
+            "generation_config.json": {name: value for name, value in generation.items() if value not in (None, [])},
+            "config.json": self.config,
+        }
+        written = {name: json.dumps(value, indent=2, ensure_ascii=False).encode() for name, value in texts.items()}
+        return {"tokenizer.json": found.tokenizer.encode(), **written}
 
     def texts(self) -> list[str]:
         return [name for name in self._texts if name != "config.json"]
@@ -278,7 +293,7 @@ class GgufCheckpoint(Checkpoint):
         return self._texts.get(name)
 
     def notes(self) -> list[str]:
-        found = []
+        found = [*self._tokenizer_notes]
         for type in dict.fromkeys(self._types.values()):
             sums = [item for module, item in self._losses.items() if self._types[module] == type]
             if sums and (whole := sum(item[1] for item in sums)) > 0:

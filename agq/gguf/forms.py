@@ -1,4 +1,4 @@
-"""What becomes of each linear of a GGUF file in a packed one: its codes as they are, floats, or codes of 8 bits anew."""
+"""What becomes of each linear of a GGUF file in a packed one: its codes as they are, floats, or 8-bit codes anew."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """GGUF's block types whose codes a packed file keeps as they are: one row each.
 
-A block is a run of columns of one row that stands in the file as a whole: a scale or more, perhaps a minimum, and codes.
-All types here have a scale, and perhaps a minimum, for each 32 columns: value = code * scale + minimum. The others are
-16 columns a scale, or take their values from tables; `gguf.quants.dequantize` gives those.
+A block is a run of columns of one row that stands in the file as a whole: one scale or more, perhaps a minimum, codes.
+All types here have a scale, and perhaps a minimum, for each 32 columns: value = code * scale + minimum. The others have
+a scale for 16 columns, or take whole runs of values from tables; `gguf.quants.dequantize` gives those.
 Format: ggml-common.h and ggml-quants.c of github.com/ggml-org/ggml.
 """
 
