@@ -20,11 +20,13 @@ from agq.formats import (
 from agq.formats.activations import BY_CODE, FLOAT
 from agq.formats.limits import STATIC_SCALES
 from agq.formats.weights import BYTE_CODES, EXACT
-from agq.models.fields import read, stored
+from agq.models.fields import added, newest, read, stored
 
 # Fields that artifacts name otherwise; fields that they write as numbers.
 _KEYS = {"inputs": "in"}
 _GROUPS = ("group", "act_group")
+# Element types of scales that came later.
+_SINCE: dict[str | None, int] = {"f16": 5}
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,15 @@ class LinearInfo:
     """A linear as the engine computes it (agq_linear of kernels/include/agq.h).
 
     Attributes:
-        out, inputs: logical shape. dtype: f32, f16, bf16, i8, u4. scale_dtype: f32 or bf16, None for float weights.
+        out, inputs: logical shape. dtype: f32, f16, bf16, i8, u4. scale_dtype: f32, bf16 or f16, None for float
+            weights.
         group: what shares a scale. asym: has zero points.
         act_bits: 32 (float), 8 or 4. act_group: what shares a scale. act_symmetric. bias: has one (f32).
         hadamard: block of the Walsh-Hadamard transform of the input, 0: none. act_clip: share of the range that the
             activations' codes cover.
         act_static: static activations of act_scale and act_zero, with an exponent per column.
+        minimum: weight = (code - zero) * scale + minimum, one of scale_dtype per group; without zero points codes are
+            counted from 0, those of u4, too.
     """
 
     out: int
@@ -69,6 +74,7 @@ class LinearInfo:
     act_static: bool = False
     act_scale: float = 1.0
     act_zero: int = 0
+    minimum: bool = added(False, 5)
 
     @property
     def format(self) -> WeightFormat:
@@ -95,9 +101,19 @@ class LinearInfo:
         """Scales per row."""
         return self.group.scales(self.inputs)
 
+    @property
+    def offset(self) -> int:
+        """What a stored code has more than the signed one."""
+        return 0 if self.minimum and not self.asym else self.format.offset
+
+    @property
+    def abi(self) -> int:
+        """The oldest version that knows it; 0: all do."""
+        return max(newest(self), _SINCE.get(self.scale_dtype, 0))
+
     def words(self) -> tuple[str, str]:
         """Weights and activations for people: ("4 g128", "8 per token, hadamard 128")."""
-        weights = words.weights(self.format, self.group, not self.asym)
+        weights = words.weights(self.format, self.group, not self.asym, minimum=self.minimum)
         if self.act_static:
             inputs = words.static_activations(self.activations, per_channel=False)
         else:
@@ -115,6 +131,8 @@ class LinearInfo:
             shape = (self.out, self.groups)
             scale = weight_format(self.scale_dtype or EXACT)
             found[f"{name}.scale"] = TensorSize(scale.name, shape, layout.rows_bytes(*shape, scale.bytes))
+            if self.minimum:
+                found[f"{name}.minimum"] = found[f"{name}.scale"]
             if self.asym:
                 found[f"{name}.zero"] = TensorSize(BYTE_CODES.name, shape, layout.rows_bytes(*shape, 1))
         if self.bias:
@@ -133,8 +151,8 @@ class LinearInfo:
         if self.act_bits not in BY_CODE:
             return f"{self.act_bits}-bit activations"
         inputs = self.activations
-        if not self.quantized and (inputs.quantized or self.group != PER_ROW or self.asym):
-            return "float weights with integer activations, groups or zero points"
+        if not self.quantized and (inputs.quantized or self.group != PER_ROW or self.asym or self.minimum):
+            return "float weights with integer activations, groups, zero points or minima"
         if not inputs.quantized and (self.act_group != PER_ROW or not self.act_symmetric):
             return "float activations with a group or a zero point"
         if not self.act_symmetric and not self.act_static and not inputs.asymmetric:
@@ -153,6 +171,8 @@ class LinearInfo:
         inputs = self.activations
         if not inputs.quantized or self.act_group != PER_ROW or self.act_symmetric or self.act_clip != 1:
             return "static activations that are float, in groups, symmetric or clipped"
+        if self.minimum:
+            return "weights with minima and static activations"
         if not inputs.coarse and (self.format != BYTE_CODES or self.asym):
             return "static 8-bit activations without the weights' factors folded into 8-bit codes"
         if not STATIC_SCALES[0] <= self.act_scale <= STATIC_SCALES[1] or not 0 <= self.act_zero < 1 << self.act_bits:

@@ -123,7 +123,7 @@ class Artifact:
 
         Documents: uint8 [length]. `embed`, `embed.scale`, `position`, norms and biases: their logical shape (bf16 as
         uint16 bits).
-        Weights, scales and zero points: flat, in layout rl16 (u4 weights as uint8).
+        Weights, scales, minima and zero points: flat, in layout rl16 (u4 weights as uint8).
         """
         size = self.describe(name)
         data = self._file.raw(name)[: size.nbytes]
@@ -163,7 +163,9 @@ class Artifact:
 
 def _plain(name: str) -> bool:
     """Stored row by row, not in panels."""
-    return not name.endswith((".scale", ".zero")) and (not name.endswith(".weight") or "norm" in name)
+    if name == "embed.scale":
+        return True
+    return not name.endswith((".scale", ".zero", ".minimum")) and (not name.endswith(".weight") or "norm" in name)
 
 
 def open_artifact(path: str | os.PathLike[str]) -> Artifact:

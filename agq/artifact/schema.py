@@ -10,8 +10,9 @@ from typing import Any
 from agq.artifact.header import LEAST_ABI
 from agq.artifact.linear_info import LinearInfo, TensorSize
 from agq.errors import AgqError
-from agq.formats import FLOATS, KV_CACHE, WEIGHTS, weight_format
+from agq.formats import FLOATS, KV_CACHE, PER_ROW, WEIGHTS, Granularity, weight_format
 from agq.formats.cache import LOG2_CACHE
+from agq.formats.groups import of_artifact, to_artifact
 from agq.formats.limits import MAX_SINK_TOKENS
 from agq.formats.weights import BYTE_CODES
 from agq.models import ModelSpec
@@ -21,6 +22,8 @@ from agq.models.folding import fold_names
 # Element types of tables: floats; of the embedding also 8-bit codes with a scale per row.
 TABLE_TYPES = tuple(FLOATS)
 EMBED_TYPES = (*TABLE_TYPES, BYTE_CODES.name)
+# From this version on embedding rows are read from a head of any type.
+_EMBED_IN_CODES = 5
 # Documents: stored byte for byte; their shape is their length.
 DOCUMENTS = ("tokenizer.json", "chat_template", "generation_config.json", "config.json")
 REQUIRED_DOCUMENTS = ("tokenizer.json", "config.json")
@@ -44,6 +47,7 @@ class _Description:
     linears: Any
     embed_bits: Any = added(None, 3)  # that of the tensors
     sink_tokens: Any = added(0, 4)
+    embed_group: Any = added(0, 5)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class ArtifactModel:
         special: token facts for the runtime: bos_id, eos_ids; the texts bos_token, eos_token, pad_token, unk_token (or
             None); and tokenizer_config.json's add_bos_token, add_eos_token (True, False, or None where it is silent).
         tables: element types of the row-major tables `embed` and `position`: floats, of `embed` also i8 (with a float32
-            scale per row, `embed.scale`). documents: name -> length in bytes.
+            scale per row, or per group of `embed_group` columns: `embed.scale`). documents: name -> length in bytes.
         attention: "float", or "log2" for integer attention on static scales (`blocks.I.q_scale` and so on).
         sink_tokens: first positions of a sequence that have 8-bit activations where the blocks' linears have dynamic
             4-bit ones.
@@ -70,12 +74,17 @@ class ArtifactModel:
     special: dict[str, Any]
     attention: str = "float"
     sink_tokens: int = 0
+    embed_group: Granularity = added(PER_ROW, 5)
 
     @property
     def abi(self) -> int:
         """The oldest version, from LEAST_ABI on, that knows every field that is not as before."""
         ropes = [rope for rope in (self.spec.rope, self.spec.rope_local) if rope is not None]
-        return max(LEAST_ABI, *(newest(item) for item in (self.spec, *ropes, *self.linears.values())))
+        known = [newest(item) for item in (self.spec, *ropes)] + [info.abi for info in self.linears.values()]
+        known.append(newest(self))
+        if self.embed_in_head and self.linears["head"].dtype not in EMBED_TYPES:
+            known.append(_EMBED_IN_CODES)
+        return max(LEAST_ABI, *known)
 
     @property
     def embed_bits(self) -> int:
@@ -103,7 +112,8 @@ class ArtifactModel:
                 dtype = self.tables[name]
                 found[name] = TensorSize(dtype, shape, math.prod(shape) * weight_format(dtype).bytes)
                 if weight_format(dtype).integer:
-                    found[f"{name}.scale"] = TensorSize("f32", shape[:1], 4 * shape[0])
+                    groups = () if self.embed_group == PER_ROW else (self.embed_group.scales(spec.embed_dim),)
+                    found[f"{name}.scale"] = TensorSize("f32", shape[:1] + groups, 4 * math.prod(shape[:1] + groups))
         for name in norm_names(spec):
             found[name] = TensorSize("f32", (spec.hidden,), 4 * spec.hidden)
         if self.attention == "log2":
@@ -124,6 +134,7 @@ class ArtifactModel:
             "special": self.special,
             "attention": self.attention,
             "sink_tokens": self.sink_tokens,
+            **({} if self.embed_group == PER_ROW else {"embed_group": to_artifact(self.embed_group)}),
             "tensors": {
                 name: {"dtype": size.dtype, "shape": list(size.shape)} for name, size in self.tensors().items()
             },
@@ -150,10 +161,11 @@ class ArtifactModel:
         if not isinstance(linears, dict) or set(linears) != set(shapes):
             raise AgqError("the model description does not name the linears that the model has")
         infos = {name: LinearInfo.from_dict(linears[name], name, shape) for name, shape in shapes.items()}
-        if in_head and (infos["head"].dtype not in EMBED_TYPES or infos["head"].hadamard):
-            raise AgqError("embedding rows cannot be read from a 4-bit head or one behind a Hadamard transform")
+        if in_head and infos["head"].hadamard:
+            raise AgqError("embedding rows cannot be read from a head behind a Hadamard transform")
         if not isinstance(table, dict):
             raise AgqError("the model description has no tensors")
+        embed_group = _embed_group(given.embed_group, spec)
         tables = {}
         for name, needed, known in (
             ("embed", not in_head, EMBED_TYPES),
@@ -178,6 +190,7 @@ class ArtifactModel:
             _special(given.special),
             attention,
             given.sink_tokens,
+            embed_group,
         )
         if reason := model.sink_problem():
             raise AgqError(reason)
@@ -189,6 +202,15 @@ class ArtifactModel:
             wrong = sorted(name for name in set(table) | set(expected) if table.get(name) != expected.get(name))
             raise AgqError(f"the model description does not fit its tensors: {fold_names(wrong)}")
         return model
+
+
+def _embed_group(value: Any, spec: ModelSpec) -> Granularity:
+    if type(value) is not int or not 0 <= value <= spec.embed_dim:
+        raise AgqError("`embed_group` is not a number of columns")
+    group = of_artifact(value)
+    if problem := group.problem(spec.embed_dim):
+        raise AgqError(f"`embed_group` {problem}")
+    return group
 
 
 def _document_size(table: dict[str, Any], name: str) -> int:

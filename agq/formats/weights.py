@@ -76,7 +76,7 @@ FLOATS = {name: row for name, row in WEIGHTS.items() if not row.integer}
 # Integer weights by their bits, narrow ones first: what a recipe's `bits` means.
 INTEGERS = {row.bits: row for row in sorted(_ROWS, key=lambda row: row.bits) if row.integer}
 # Element types of scales.
-SCALES = ("f32", "bf16")
+SCALES = ("f32", "bf16", "f16")
 # That of scales, where it holds them exactly.
 SCALE = "bf16"
 # What a recipe writes for weights that stay in floating point.

@@ -1,7 +1,8 @@
 """Schemes in words, for people: one dialect for every command, table and error.
 
-A part is a width, then what shares a scale, then `asym` where there are zero points: "4 g128", "8 per row asym",
-"4 per token asym", "bf16". A linear is both of its parts: "W4 g128, A8 per token".
+A part is a width, then what shares a scale, then `asym` where there are zero points and `with minimum` where there are
+minima: "4 g128", "8 per row asym", "4 per token asym", "4 g32 with minimum", "bf16". A linear is both of its parts:
+"W4 g128, A8 per token".
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ def granularity(group: Granularity, whole: str) -> str:
     return f"g{group.size}" if isinstance(group, PerGroup) else f"per {whole}"
 
 
-def weights(format: WeightFormat, group: Granularity, symmetric: bool, whole: str = "row") -> str:
-    """Weights of a linear: "4 g128", "8 per row asym"; of floats the name of their type."""
+def weights(
+    format: WeightFormat, group: Granularity, symmetric: bool, whole: str = "row", minimum: bool = False
+) -> str:
+    """Weights of a linear: "4 g128", "8 per row asym", "4 g32 with minimum"; of floats the name of their type."""
     if not format.integer:
         return format.name
-    return f"{format.bits} {granularity(group, whole)}{_zero_points(symmetric)}"
+    least = " with minimum" if minimum else ""
+    return f"{format.bits} {granularity(group, whole)}{_zero_points(symmetric)}{least}"
 
 
 def activations(format: ActivationFormat, group: Granularity, symmetric: bool) -> str:

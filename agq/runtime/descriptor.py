@@ -54,6 +54,9 @@ def fill_linear(ffi: Any, target: Any, artifact: Artifact, name: str, info: Line
     if info.quantized:
         target.scale = ffi.cast("void *", artifact.address(f"{name}.scale"))
         target.scale_bytes = artifact.stored_bytes(f"{name}.scale")
+    if info.minimum:
+        target.minimum = ffi.cast("void *", artifact.address(f"{name}.minimum"))
+        target.minimum_bytes = artifact.stored_bytes(f"{name}.minimum")
     if info.asym:
         target.zero = ffi.cast("int8_t *", artifact.address(f"{name}.zero"))
         target.zero_bytes = artifact.stored_bytes(f"{name}.zero")
@@ -114,6 +117,7 @@ def build_model(ffi: Any, artifact: Artifact) -> tuple[Any, list[Any]]:
         if artifact.has("embed.scale"):
             model.embed_scale = ffi.cast("float *", artifact.address("embed.scale"))
             model.embed_scale_bytes = artifact.stored_bytes("embed.scale")
+            model.embed_group = groups.to_artifact(info.embed_group)
     if spec.position == "learned":
         model.position_dtype = dtype(ffi, info.tables["position"])
         model.position_offset = spec.position_offset

@@ -70,13 +70,13 @@ enum { AGQ_ATTENTION_FLOAT = 0, AGQ_ATTENTION_LOG2 = 1 };
  *   AGQ_I8   a unit of 64 bytes = 16 rows x 4 columns: byte 4*r+j holds column 4u+j; codes -127..127 (-128 allowed
  *            with a zero point only).
  *   AGQ_F32, AGQ_F16, AGQ_BF16   [panel][column][16 rows]; columns are not padded.
- * scale: [panel][group][16 rows], F32 or BF16 (U4 and I8 only). zero: [panel][group][16 rows] int8, or NULL for
- * symmetric, which means 8 for U4 and 0 for I8; an U4 zero point is in 0..15. Dequantized weight = (code - zero) *
- * scale. */
+ * scale: [panel][group][16 rows], F32, F16 or BF16 (U4 and I8 only). zero: [panel][group][16 rows] int8, or NULL for
+ * symmetric, which means 8 for U4 and 0 for I8; an U4 zero point is in 0..15. minimum: like scale, or NULL; beside it
+ * zero NULL means 0 for U4, too. Dequantized weight = (code - zero) * scale + minimum. */
 typedef struct {
   int32_t out_features, in_features; /* logical shape; 0 x 0: this linear does not exist */
   int32_t weight_dtype;              /* AGQ_F32 .. AGQ_U4 */
-  int32_t scale_dtype;               /* AGQ_F32 or AGQ_BF16 */
+  int32_t scale_dtype;               /* AGQ_F32, AGQ_F16 or AGQ_BF16, also of `minimum` */
   int32_t group_size;                /* columns that share a scale: a multiple of 32 that divides in_features; 0: the
                                       * whole row */
   int32_t act_bits;                  /* 32: float activations; 8: int8; 4: 4-bit codes */
@@ -104,6 +104,8 @@ typedef struct {
   const int8_t *zero;
   const float *bias;                            /* [out_features] or NULL */
   size_t weight_bytes, scale_bytes, zero_bytes; /* what the caller holds; create refuses less than the shape needs */
+  const void *minimum;                          /* not with static activations */
+  size_t minimum_bytes;                         /* as many as the scales need */
 } agq_linear;
 
 typedef struct {
@@ -135,13 +137,12 @@ typedef struct {
   int32_t norm_after;         /* 1: the norm follows the residual addition (OPT-350m) */
   int32_t residual_from_norm; /* 1: the residual branch starts at the norm's output (BLOOM option) */
   float attention_scale;      /* usually 1/sqrt(head_dim) */
-  /* Token embedding, row-major [vocab][embed_dim], AGQ_F32/F16/BF16, or AGQ_I8: codes times embed_scale[row]; or
-   * embed_in_head = 1: rows are dequantized from `head`, which is then AGQ_I8 or float in layout rl16, without
-   * `hadamard`. embed_dim differs from hidden only with project_in. */
+  /* Token embedding, row-major [vocab][embed_dim], AGQ_F32/F16/BF16, or AGQ_I8: codes times embed_scale[row][group]; or
+   * embed_in_head = 1: rows are dequantized from `head`, in layout rl16, without `hadamard`. embed_dim differs from hidden only with project_in. */
   int32_t embed_dim, embed_dtype, embed_in_head;
   const void *embed;
   size_t embed_bytes;
-  const float *embed_scale; /* [vocab], finite and >= 0 (a row of zeros has 0); AGQ_I8 only */
+  const float *embed_scale; /* [vocab][groups], finite and >= 0 (a row of zeros has 0); AGQ_I8 only */
   size_t embed_scale_bytes;
   /* Learned positions, row-major [position_rows][hidden], row = position + position_offset. */
   int32_t position_dtype, position_offset, position_rows;
@@ -157,6 +158,7 @@ typedef struct {
   /* Tokens at positions below it (0..AGQ_MAX_SINK_TOKENS) have 8-bit symmetric activations, one scale per token,
    * without clip, in the blocks' linears whose activations are dynamic 4-bit ones. */
   int32_t sink_tokens;
+  int32_t embed_group; /* columns that share a scale of `embed`: a number that divides embed_dim; 0: the row */
 } agq_model;
 
 typedef struct {

@@ -20,7 +20,9 @@ typedef struct {
   float *bias;
   int16_t *code;     /* [n][k]: code - zero point */
   double *row_scale; /* [n][groups] */
-  double *dense;     /* [n][k], with float activations */
+  void *minimum;
+  double *row_minimum; /* [n][groups]; 0 without minima */
+  double *dense;       /* [n][k], with float activations */
 } problem;
 
 /* Rows of inputs and outputs lie further apart than they are long; what is between them must stay as it is. */
@@ -45,6 +47,20 @@ static inline double float_at(const agq_linear *l, int row, int c) {
   }
 }
 
+/* Half precision by its definition: sign, exponent - 15, 10 bits of mantissa. */
+static inline double half_of(uint16_t h) {
+  const int exponent = h >> 10 & 31, mantissa = h & 1023;
+  const double value = exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
+  return h >> 15 ? -value : value;
+}
+
+/* A scale or a minimum. */
+static inline double stored_at(const void *values, size_t i, int dtype) {
+  if (dtype == AGQ_F32) return (double)((const float *)values)[i];
+  const uint16_t bits = ((const uint16_t *)values)[i];
+  return dtype == AGQ_F16 ? half_of(bits) : (double)agq_bf16_float(bits);
+}
+
 static inline void read_back(problem *p) {
   const agq_linear *l = &p->l;
   const int n = l->out_features, k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group;
@@ -52,19 +68,21 @@ static inline void read_back(problem *p) {
   if (coded) {
     p->code = test_alloc((size_t)n * k * sizeof *p->code);
     p->row_scale = test_alloc((size_t)n * groups * sizeof *p->row_scale);
+    p->row_minimum = test_alloc((size_t)n * groups * sizeof *p->row_minimum);
   }
   if (l->act_bits == 32) p->dense = test_alloc((size_t)n * k * sizeof *p->dense);
   for (int r = 0; r < n; r++)
     for (int c = 0; c < k; c++) {
       const size_t at = (size_t)r * k + c, s = ((size_t)(r / 16) * groups + c / group) * 16 + r % 16;
-      double scale = 1;
+      double scale = 1, minimum = 0;
       if (coded) {
-        const double stored =
-            l->scale_dtype == AGQ_BF16 ? agq_bf16_float(((const uint16_t *)l->scale)[s]) : ((const float *)l->scale)[s];
-        p->row_scale[(size_t)r * groups + c / group] = scale = stored;
-        p->code[at] = (int16_t)(code_at(l, r, c) - (l->zero ? l->zero[s] : l->weight_dtype == AGQ_U4 ? 8 : 0));
+        const int symmetric = l->weight_dtype == AGQ_U4 && !l->minimum ? 8 : 0;
+        p->row_scale[(size_t)r * groups + c / group] = scale = stored_at(l->scale, s, l->scale_dtype);
+        if (l->minimum) minimum = stored_at(l->minimum, s, l->scale_dtype);
+        p->row_minimum[(size_t)r * groups + c / group] = minimum;
+        p->code[at] = (int16_t)(code_at(l, r, c) - (l->zero ? l->zero[s] : symmetric));
       }
-      if (p->dense) p->dense[at] = coded ? p->code[at] * scale : float_at(l, r, c);
+      if (p->dense) p->dense[at] = coded ? p->code[at] * scale + minimum : float_at(l, r, c);
     }
 }
 
@@ -94,9 +112,10 @@ static inline void make(problem *p, int n, int k, int dtype, int group, int act_
     if (u4) p->weight[i] = extreme ? (high ? 0xff : 0x00) : (uint8_t)random_bits();
     else p->weight[i] = (uint8_t)(extreme ? (high ? 127 : lowest) : random_int(lowest, 127));
   }
-  for (size_t i = 0; i < l->scale_bytes / (scale_dtype == AGQ_BF16 ? 2 : 4); i++) {
+  for (size_t i = 0; i < l->scale_bytes / (scale_dtype == AGQ_F32 ? 4 : 2); i++) {
     float s = 0.01f + 0.02f * fabsf(random_float());
     if (scale_dtype == AGQ_BF16) ((uint16_t *)p->scale)[i] = test_bf16(s);
+    else if (scale_dtype == AGQ_F16) ((uint16_t *)p->scale)[i] = (uint16_t)(0x2000 + random_int(0, 0x7ff));
     else ((float *)p->scale)[i] = s;
   }
   for (size_t i = 0; i < l->zero_bytes; i++) {
@@ -110,6 +129,25 @@ static inline void make(problem *p, int n, int k, int dtype, int group, int act_
   l->scale = p->scale;
   l->zero = p->zero;
   l->bias = p->bias;
+  read_back(p);
+}
+
+/* Gives it minima, as long as a few steps; in half precision some are subnormal. */
+static inline void make_minima(problem *p) {
+  agq_linear *l = &p->l;
+  p->minimum = test_alloc(l->scale_bytes);
+  for (size_t i = 0; i < l->scale_bytes / (l->scale_dtype == AGQ_F32 ? 4 : 2); i++) {
+    const float f = 0.2f * random_float();
+    if (l->scale_dtype == AGQ_F32) ((float *)p->minimum)[i] = f;
+    else if (l->scale_dtype == AGQ_BF16) ((uint16_t *)p->minimum)[i] = test_bf16(f);
+    else
+      ((uint16_t *)p->minimum)[i] =
+          (uint16_t)((random_bits() & 0x8000) | (uint32_t)random_int(i % 9 ? 0x2800 : 0, 0x3000));
+  }
+  l->minimum = p->minimum;
+  l->minimum_bytes = l->scale_bytes;
+  free(p->code), free(p->row_scale), free(p->row_minimum), free(p->dense);
+  p->dense = NULL;
   read_back(p);
 }
 
@@ -141,6 +179,8 @@ static inline void destroy(problem *p) {
   free(p->bias);
   free(p->code);
   free(p->row_scale);
+  free(p->minimum);
+  free(p->row_minimum);
   free(p->dense);
 }
 
@@ -150,13 +190,17 @@ static inline void compute(const agq_kernel_table *kt, const agq_linear *l, cons
   agq_act a;
   agq_prepared prepared;
   test_expect(agq_linear_prepare(&prepared, kt, l, 0) == AGQ_OK, "agq_linear_prepare");
-  const size_t bytes = agq_act_workspace(&prepared, m), ldx = (size_t)l->in_features + X_GAP,
-               ldy = (size_t)l->out_features + Y_GAP;
+  const size_t bytes = agq_act_workspace(&prepared, m), ldy = (size_t)l->out_features + Y_GAP;
+  size_t ldx = (size_t)l->in_features + X_GAP;
   char *workspace = test_alloc(bytes);
   void *scratch = test_alloc(agq_act_scratch(&prepared));
   for (size_t i = 0; i < (size_t)m * ldy; i++) y[i] = UNTOUCHED;
+  agq_act_init(&a, &prepared, m, workspace);
+  if (agq_act_needs_floats(&prepared)) {
+    agq_act_floats(&a, &prepared, x, ldx, 0, m);
+    if (a.rows) x = a.rows, ldx = (size_t)l->in_features;
+  }
   if (l->act_bits != 32) {
-    agq_act_init(&a, &prepared, m, workspace);
     agq_act_quantize(&a, &prepared, x, ldx, 0, agq_act_token_panels(&a), scratch);
     if (codes) {
       for (int t = 0; t < m; t++) {
@@ -183,9 +227,10 @@ static inline void compute(const agq_kernel_table *kt, const agq_linear *l, cons
 
 static char what[256];
 static inline void describe(const char *kernel, const agq_linear *l, int m, int fill, const char *why) {
-  snprintf(what, sizeof what, "%s: %s (%d x %d, m %d, group %d, act %d group %d sym %d, zero %d, fill %d)", kernel, why,
-           l->out_features, l->in_features, m, l->group_size, l->act_bits, l->act_group, l->act_symmetric, l->zero != 0,
-           fill);
+  snprintf(what, sizeof what,
+           "%s: %s (%d x %d, m %d, group %d, act %d group %d sym %d, zero %d, minimum %d, scale %d, fill %d)", kernel,
+           why, l->out_features, l->in_features, m, l->group_size, l->act_bits, l->act_group, l->act_symmetric,
+           l->zero != 0, l->minimum != 0, l->scale_dtype, fill);
 }
 
 /* Nothing was written between the rows of y; and a token's result does not depend on its neighbours. */

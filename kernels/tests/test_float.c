@@ -19,6 +19,10 @@ static void check_float(const char *kernel, problem *p, int m) {
       for (int c = 0; c < k; c++) {
         const double v = p->dense[(size_t)r * k + c] * x[(size_t)t * ldx + c];
         sum += fabs(v);
+        if (p->row_minimum) {
+          const int groups = l->group_size ? k / l->group_size : 1;
+          sum += 2 * fabs(p->row_minimum[(size_t)r * groups + c / (k / groups)] * x[(size_t)t * ldx + c]);
+        }
         exactly += v;
       }
       const double native = y[(size_t)t * ldy + r], twin = z[(size_t)t * ldy + r];
@@ -39,8 +43,9 @@ static void test_float_kernels(unsigned s) {
       problem p;
       if (i < 3) make_float(&p, shapes[s][0], shapes[s][1] - (variant ? 3 : 0), kinds[i]);
       else
-        make(&p, shapes[s][0], shapes[s][1], kinds[i], shapes[s][2], 32, 0, 0, variant, variant ? AGQ_F32 : AGQ_BF16,
+        make(&p, shapes[s][0], shapes[s][1], kinds[i], shapes[s][2], 32, 0, 0, variant, random_int(AGQ_F32, AGQ_BF16),
              FILL_RANDOM);
+      if (i >= 3 && random_bits() & 1) make_minima(&p);
       for (unsigned w = 0; w < sizeof widths / sizeof widths[0]; w++)
         if (s < 4 || w == (s + variant) % 7) check_float(names[i], &p, widths[w]);
       destroy(&p);

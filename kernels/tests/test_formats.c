@@ -63,6 +63,7 @@ static void make(problem *p, const agq_format *f, int asymmetric, int block, int
                     .scale_stride = (size_t)groups * AGQ_PANEL * sizeof(float),
                     .zero = asymmetric ? p->zero : NULL,
                     .zero_stride = (size_t)groups * AGQ_PANEL,
+                    .symmetric = f->symmetric_zero,
                     .panels = PANELS,
                     .block = block,
                     .blocks = blocks,

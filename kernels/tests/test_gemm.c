@@ -9,7 +9,7 @@
 static void check_exact(const char *kernel, const problem *p, int m, int fill, const float *x) {
   const agq_linear *l = &p->l;
   const int k = l->in_features, n = l->out_features, groups = l->act_group ? k / l->act_group : 1,
-            bf16 = l->scale_dtype == AGQ_BF16;
+            type = l->scale_dtype;
   const int weight_group = l->group_size ? l->group_size : k, weight_groups = k / weight_group;
   const int bound = l->act_bits == 8 ? 127 : l->act_symmetric ? 7 : 15, only = random_int(0, weight_groups - 1);
   int8_t *codes = test_alloc((size_t)m * k);
@@ -25,10 +25,15 @@ static void check_exact(const char *kernel, const problem *p, int m, int fill, c
   agq_linear unit = *l;
   unit.bias = 0;
   unit.scale = test_alloc(l->scale_bytes);
-  for (int i = 0; i < (int)(l->scale_bytes / (bf16 ? 2 : 4)); i++) {
+  for (int i = 0; i < (int)(l->scale_bytes / (type == AGQ_F32 ? 4 : 2)); i++) {
     const float s = i / 16 % weight_groups == only;
-    if (bf16) ((uint16_t *)unit.scale)[i] = test_bf16(s);
+    if (type == AGQ_BF16) ((uint16_t *)unit.scale)[i] = test_bf16(s);
+    else if (type == AGQ_F16) ((uint16_t *)unit.scale)[i] = s ? 0x3c00 : 0;
     else ((float *)unit.scale)[i] = s;
+  }
+  if (l->minimum) {
+    unit.minimum = test_alloc(l->scale_bytes);
+    memset((void *)unit.minimum, 0, l->scale_bytes);
   }
   agq_act a;
   agq_prepared prepared;
@@ -50,6 +55,7 @@ static void check_exact(const char *kernel, const problem *p, int m, int fill, c
     }
   describe(kernel, l, m, fill, "integer part differs");
   test_expect(exact, what);
+  if (l->minimum) free((void *)unit.minimum);
   free((void *)unit.scale), free(workspace), free(codes), free(scales), free(y);
 }
 
@@ -81,6 +87,11 @@ static void check_integer(const char *kernel, problem *p, int m, int fill) {
         block_sums(p->code + (size_t)r * k + c, codes + c, length, &sum, &magnitude);
         const double scale = p->row_scale[(size_t)r * weight_groups + c / weight_group] * scales[c / act_group];
         exactly += sum * scale, size += magnitude * scale;
+        int inputs = 0;
+        for (int i = c; i < c + length; i++) inputs += codes[i];
+        const double least =
+            p->row_minimum[(size_t)r * weight_groups + c / weight_group] * inputs * scales[c / act_group];
+        exactly += least, size += fabs(least);
       }
       const double native = y[(size_t)t * ldy + r], twin = z[(size_t)t * ldy + r];
       if (!(fabs(native - twin) <= size * 2.4e-7 && fabs(native - exactly) <= size * 2e-6)) close = 0;
@@ -105,7 +116,8 @@ static void test_integer(unsigned s, int dtype, int act_bits) {
         const int symmetric = act_bits == 8 || random_bits() & 1;
         problem p;
         make(&p, shapes[s][0], shapes[s][1], dtype, shapes[s][2], act_bits, shapes[s][3],
-             fill == FILL_RANDOM ? symmetric : act_bits == 8, asymmetric, random_bits() & 1 ? AGQ_BF16 : AGQ_F32, fill);
+             fill == FILL_RANDOM ? symmetric : act_bits == 8, asymmetric, random_int(AGQ_F32, AGQ_BF16), fill);
+        if (random_bits() & 1) make_minima(&p);
         if (decode) {
           check_integer(agq_linear_kernel(&p.l, 1), &p, 1, fill);
         } else {
@@ -131,6 +143,7 @@ static void test_long(int dtype, int act_bits) {
     if (!test_takes(i)) continue;
     make(&p, problems[i][0], problems[i][1], dtype, problems[i][2], act_bits, 0, act_bits == 8, (int)i & 1, AGQ_BF16,
          FILL_RANDOM);
+    if (i) make_minima(&p);
     check_integer(agq_linear_kernel(&p.l, problems[i][3]), &p, problems[i][3], FILL_RANDOM);
     destroy(&p);
   }

@@ -97,7 +97,11 @@ static void test_validation(void) {
   REJECT(AGQ_ERR_ARGUMENT, l.act_group = -32);
   REJECT(AGQ_ERR_ARGUMENT, l.act_group = 16);
   REJECT(AGQ_ERR_ARGUMENT, l.weight_dtype = 9);
-  REJECT(AGQ_ERR_ARGUMENT, l.scale_dtype = AGQ_F16);
+  REJECT(AGQ_ERR_ARGUMENT, l.scale_dtype = AGQ_I8);
+  REJECT(AGQ_OK, l.scale_dtype = AGQ_F16);
+  REJECT(AGQ_OK, l.minimum = l.scale; l.minimum_bytes = l.scale_bytes);
+  REJECT(AGQ_ERR_ARGUMENT, l.minimum = l.scale; l.minimum_bytes = l.scale_bytes - 1);
+  REJECT(AGQ_ERR_ARGUMENT, l.weight_dtype = AGQ_F16; l.in_features = 32; l.act_bits = 32; l.minimum = l.scale);
   REJECT(AGQ_ERR_ARGUMENT, l.weight = 0);
   REJECT(AGQ_ERR_ARGUMENT, l.weight_bytes--);
   REJECT(AGQ_ERR_ARGUMENT, l.scale_bytes = 0);
@@ -132,6 +136,7 @@ static void test_forward(void) {
   for (int i = 0; i < 3; i++) {
     problem p;
     make(&p, N, K, AGQ_U4, 128, bits[i], bits[i] == 4 ? 32 : 0, bits[i] == 8, i == 2, AGQ_BF16, FILL_RANDOM);
+    if (i != 1) make_minima(&p);
     fill_tokens(x, M, K, 0);
     for (int t = 0; t < M; t++) memcpy(plain + t * K, x + t * (K + X_GAP), K * sizeof *x);
     for (int m = 1; m <= M; m += 29) {
@@ -196,6 +201,7 @@ static void test_sinks(void) {
         problem p;
         make(&p, n, k, problems[i][2], problems[i][3], 4, problems[i][4], pattern & 1, i & 1, AGQ_BF16, FILL_RANDOM);
         p.l.act_clip = 0.9f;
+        if (pattern > 1) make_minima(&p);
         const agq_linear eight = agq_eight_bits(&p.l);
         test_expect(eight.act_bits == 8 && eight.act_symmetric && !eight.act_group && eight.act_clip == 1,
                     "the 8-bit form");

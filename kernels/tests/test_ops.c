@@ -124,9 +124,12 @@ static void rows(void) {
   test_expect(y[0] == 1 && y[1] == -2 && y[2] == 9.18354962e-41f, "bf16 to float");
   int8_t bytes[50];
   for (int i = 0; i < 50; i++) bytes[i] = (int8_t)random_int(-128, 127);
-  agq_scaled_row(bytes, 0.37f, y, 50);
+  const float scales[] = {9, 9, 0.37f, 0.5f};
   int equal = 1;
-  for (int i = 0; i < 50; i++) equal &= y[i] == (float)bytes[i] * 0.37f;
+  for (int group = 0; group <= 25; group += 25) {
+    agq_scaled_row(bytes, scales, group ? 1 : 2, group, y, 50);
+    for (int i = 0; i < 50; i++) equal &= y[i] == (float)bytes[i] * (group && i >= 25 ? 0.5f : 0.37f);
+  }
   test_expect(equal, "8-bit rows to float");
   test_expect(agq_float_bytes(AGQ_F32) == 4 && agq_float_bytes(AGQ_F16) == 2 && agq_float_bytes(AGQ_BF16) == 2 &&
                   agq_float_bytes(AGQ_I8) == 0,
@@ -138,17 +141,23 @@ static void panel_rows(void) {
   static const int widths[][2] = {{30, 0}, {33, 0}, {34, 0}, {96, 32}, {128, 64}};
   float y[128];
   for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
-    for (int dtype = AGQ_F32; dtype <= AGQ_I8; dtype++)
-      for (int variant = 0; variant < 2; variant++) {
+    for (int dtype = AGQ_F32; dtype <= AGQ_U4; dtype++)
+      for (int variant = 0; variant < 6; variant++) {
         const int k = widths[w][0], n = 21;
         problem p;
-        if (dtype == AGQ_I8)
-          make(&p, n, k, AGQ_I8, widths[w][1], 32, 0, 0, variant, variant ? AGQ_F32 : AGQ_BF16, FILL_RANDOM);
+        if (dtype >= AGQ_I8) make(&p, n, k, dtype, widths[w][1], 32, 0, 0, variant & 1, variant / 2, FILL_RANDOM);
         else make_float(&p, n, k, dtype);
+        const int minima = dtype >= AGQ_I8 && random_bits() & 1, group = widths[w][1] ? widths[w][1] : k;
+        if (minima) make_minima(&p);
         int right = 1;
         for (int r = 0; r < n; r++) {
           agq_panel_row(&p.l, r, y);
-          for (int c = 0; c < k; c++) right &= y[c] == (float)p.dense[r * k + c];
+          for (int c = 0; c < k; c++) {
+            const int at = r * (k / group) + c / group; /* with minima: the product rounded, then the sum */
+            const double exact =
+                minima ? (double)(float)(p.code[r * k + c] * p.row_scale[at]) + p.row_minimum[at] : p.dense[r * k + c];
+            right &= y[c] == (float)exact;
+          }
         }
         test_expect(right, "rows of a matrix in panels");
         destroy(&p);

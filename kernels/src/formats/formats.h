@@ -26,10 +26,9 @@ typedef struct agq_format {
   int bits;                  /* of a weight */
   int integer;               /* 1: codes with scales; 0: floats, which take float activations only */
   int least, most;           /* codes */
-  int symmetric_zero;        /* the zero point of all rows where there is no tensor of zero points */
+  int symmetric_zero;        /* the zero point of all rows where there is no tensor of zero points, nor of minima */
   int least_zero, most_zero; /* zero points */
   int static8;               /* 1: takes static 8-bit activations (act_static of agq.h) */
-  int embeds;                /* 1: embedding rows can be read from it (agq_panel_row) */
   void (*unpack)(const uint8_t *w, int columns, int8_t *codes);
   /* Its kernels, as offsets into agq_kernel_table: for 8-bit and 4-bit activations, several tokens and one; for float
    * activations; the packed multiplier (0: it has none). */
@@ -38,12 +37,12 @@ typedef struct agq_format {
 
 #define SLOT(name) offsetof(agq_kernel_table, name)
 static const agq_format agq_formats[] = {
-    [AGQ_F32] = {.name = "f32", .bits = 32, .embeds = 1, .floats = SLOT(f32)},
-    [AGQ_F16] = {.name = "f16", .bits = 16, .embeds = 1, .floats = SLOT(f16)},
-    [AGQ_BF16] = {.name = "bf16", .bits = 16, .embeds = 1, .floats = SLOT(bf16)},
+    [AGQ_F32] = {.name = "f32", .bits = 32, .floats = SLOT(f32)},
+    [AGQ_F16] = {.name = "f16", .bits = 16, .floats = SLOT(f16)},
+    [AGQ_BF16] = {.name = "bf16", .bits = 16, .floats = SLOT(bf16)},
     /* clang-format off */
     [AGQ_I8] = {.name = "i8", .bits = 8, .integer = 1, .least = -128, .most = 127, .least_zero = -128, .most_zero = 127,
-                .static8 = 1, .embeds = 1, .unpack = agq_unpack_i8,
+                .static8 = 1, .unpack = agq_unpack_i8,
                 .many = {SLOT(i8a8), SLOT(i8a4)}, .one = {SLOT(i8a8_m1), SLOT(i8a4_m1)}, .floats = SLOT(i8)},
     [AGQ_U4] = {.name = "u4", .bits = 4, .integer = 1, .least = 0, .most = 15, .symmetric_zero = 8, .least_zero = 0,
                 .most_zero = 15, .unpack = agq_unpack_u4,
@@ -57,6 +56,10 @@ static const agq_format agq_formats[] = {
 static inline const agq_format *agq_format_of(int dtype) {
   const int count = (int)(sizeof agq_formats / sizeof *agq_formats);
   return dtype >= 0 && dtype < count ? &agq_formats[dtype] : NULL;
+}
+/* The zero point of all rows of a linear that has no tensor of zero points. */
+static inline int agq_symmetric_zero(const agq_linear *l) {
+  return l->minimum ? 0 : agq_formats[l->weight_dtype].symmetric_zero;
 }
 /* Bytes of `columns` columns of a panel. */
 static inline size_t agq_format_bytes(const agq_format *f, size_t columns) {

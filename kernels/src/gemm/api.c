@@ -46,12 +46,12 @@ int agq_linear_forward(const agq_linear *l, const float *x, int m, float *y, int
   p.scratch = allocate((size_t)threads * agq_act_scratch(&p.linear));
   if (!workspace || !p.scratch) status = AGQ_ERR_MEMORY;
   if (status == AGQ_OK) {
+    agq_act_init(&p.act, &p.linear, m, workspace);
     if (l->act_bits != 32) {
-      agq_act_init(&p.act, &p.linear, m, workspace);
       agq_pool_run(pool, quantize_task, &p, agq_act_token_panels(&p.act), 1);
-    } else if (l->hadamard) {
-      agq_act_rotate(&p.linear, x, (size_t)l->in_features, 0, m, workspace);
-      p.x = workspace;
+    } else {
+      agq_act_floats(&p.act, &p.linear, x, (size_t)l->in_features, 0, m);
+      if (p.act.rows) p.x = p.act.rows;
     }
     /* A few chunks per thread even out their speeds; a multiple of 4 panels suits every kernel. */
     const int panels = agq_panels(l->out_features), chunk = (panels / (4 * threads) + 3) / 4 * 4;

@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "agq.h"
+
 static inline float agq_bits_float(uint32_t u) {
   float f;
   memcpy(&f, &u, 4);
@@ -26,6 +28,13 @@ static inline float agq_f16_float(uint16_t h) {
   /* Subnormal: mantissa * 2^-24, exact in float32. */
   float f = (float)mantissa * 5.9604644775390625e-08f;
   return agq_bits_float(sign | agq_float_bits(f));
+}
+
+/* Element i of scales of type AGQ_F32, AGQ_F16 or AGQ_BF16. */
+static inline float agq_scale_at(const void *scales, size_t i, int type) {
+  if (type == AGQ_BF16) return agq_bf16_float(((const uint16_t *)scales)[i]);
+  if (type == AGQ_F16) return agq_f16_float(((const uint16_t *)scales)[i]);
+  return ((const float *)scales)[i];
 }
 
 /* a*b + c: fused where the level has the instruction, else the product is rounded first (gemm.h). */

@@ -19,6 +19,10 @@
  *     f = 0;  for each weight group W ascending:
  *       g = 0;  for b in W ascending: g = fma((float)acc(b), as[t][actgroup(b)], g);  f = fma(g, ws[row][W], f)
  *   y[t][row] = f + bias[row]
+ * With minima (agq.h), y += the product of the matrix minimum[row][group] and the token's sums x[t][group], by a float
+ * kernel, groups ascending:
+ *   h = 0;  for g ascending: h = fma(minimum[row][g], x[t][g], h);  y[t][row] = h + y[t][row]
+ *   x[t][g] = 0;  for b in g ascending: x[t][g] = fma((float)sum of a[t] over b, as[t][actgroup(b)], x[t][g])
  * (without hardware fma: product rounded, then added). The same order for every m, so a token's result does not depend
  * on the batch it is computed in. */
 #ifndef AGQ_GEMM_H
@@ -52,6 +56,8 @@ typedef struct {
   int scales_per_token;
   int32_t *sums; /* token panel that starts at token i at sums + i*blocks: [blocks][width] sums of the codes of a
                   * block */
+  float *rows;   /* [m][k] float activations after the transform; NULL: as they come */
+  float *groups; /* [m][groups] sums over the columns of a weight group, for linears with minima; else NULL */
 } agq_act;
 
 /* Arguments of an integer micro-kernel: `panels` consecutive weight panels times one token panel of `width` tokens. */
@@ -62,8 +68,9 @@ typedef struct {
   size_t scale_stride;
   const int8_t *zero; /* [group][16] or NULL */
   size_t zero_stride;
+  int symmetric; /* the zero point of all rows where `zero` is NULL */
   int panels;
-  int scale_bf16;    /* 1: scales are bf16, 0: f32 */
+  int scale_type;    /* AGQ_F32, AGQ_F16 or AGQ_BF16 */
   int block, blocks; /* as in agq_act */
   int group_blocks;  /* blocks per weight group (>= 1) */
   int width;
@@ -97,7 +104,13 @@ typedef struct {
   int m;    /* any m >= 1 */
   float *y; /* y[token*ldy + row] with the linear's own row numbers: row 0 is row 0 of panel 0 */
   size_t ldy;
+  int add; /* 1: added to what y holds (the product first), instead of the bias */
 } agq_float_tile;
+
+/* What is added to the products of a token, by row; NULL: nothing. */
+static inline const float *agq_float_addend(const agq_float_tile *t, int token) {
+  return t->add ? t->y + (size_t)token * t->ldy : t->l->bias;
+}
 
 typedef void (*agq_float_fn)(const agq_float_tile *t);
 

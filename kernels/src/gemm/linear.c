@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "convert.h"
 #include "ops/ops.h"
 #include "quantize.h"
 
@@ -59,6 +60,14 @@ int agq_linear_prepare(agq_prepared *p, const agq_kernel_table *kt, const agq_li
   p->kernels = kt;
   p->format = agq_format_of(l->weight_dtype);
   p->floats = float_kernel(kt, l);
+  if (l->minimum) {
+    p->minimum = (agq_linear){.out_features = l->out_features,
+                              .in_features = p->own.shape.groups,
+                              .weight_dtype = l->scale_dtype,
+                              .act_bits = 32,
+                              .weight = l->minimum};
+    p->minimum_floats = float_kernel(kt, &p->minimum);
+  }
   if (l->act_static) p->fixed = agq_static_of(l);
   if (sinks && agq_dynamic_four_bits(l)) {
     const agq_linear eight = agq_eight_bits(l);
@@ -75,15 +84,21 @@ agq_prepared agq_linear_slice(const agq_prepared *p, int begin, int end) {
   if (p->l.scale) part.l.scale = (const char *)p->l.scale + (size_t)begin * s->scale_panel_bytes;
   if (p->l.zero) part.l.zero = p->l.zero + (size_t)begin * s->zero_panel_bytes;
   if (p->l.bias) part.l.bias = p->l.bias + (size_t)begin * AGQ_PANEL;
+  if (p->l.minimum) {
+    part.l.minimum = (const char *)p->l.minimum + (size_t)begin * s->scale_panel_bytes;
+    part.minimum.weight = part.l.minimum;
+    part.minimum.out_features = part.l.out_features;
+  }
   return part;
 }
 
 size_t agq_act_workspace(const agq_prepared *p, int m) {
   const agq_shape *s = &p->own.shape;
   const size_t k = (size_t)p->l.in_features;
-  if (!s->integer) return p->l.hadamard ? align64((size_t)m * k * sizeof(float)) : 0;
-  return align64((size_t)m * agq_pad32(p->l.in_features)) + align64((size_t)m * s->act_scales * sizeof(float)) +
-         align64((size_t)m * s->blocks * sizeof(int32_t));
+  const size_t groups = p->l.minimum ? align64((size_t)m * s->groups * sizeof(float)) : 0;
+  if (!s->integer) return groups + (p->l.hadamard ? align64((size_t)m * k * sizeof(float)) : 0);
+  return groups + align64((size_t)m * agq_pad32(p->l.in_features)) +
+         align64((size_t)m * s->act_scales * sizeof(float)) + align64((size_t)m * s->blocks * sizeof(int32_t));
 }
 
 size_t agq_act_scratch(const agq_prepared *p) {
@@ -98,6 +113,15 @@ void agq_act_init(agq_act *a, const agq_prepared *p, int m, void *workspace) {
   a->m = m;
   a->k = p->l.in_features;
   a->k_padded = agq_pad32(a->k);
+  char *at = workspace;
+  if (p->l.minimum) {
+    a->groups = (float *)at;
+    at += align64((size_t)m * s->groups * sizeof(float));
+  }
+  if (!s->integer) {
+    if (p->l.hadamard) a->rows = (float *)at;
+    return;
+  }
   /* Token panels of equal width, so that the last one is not a thin rest. */
   const int panels = (m + mr - 1) / mr;
   a->mr = (m + panels - 1) / panels;
@@ -105,7 +129,6 @@ void agq_act_init(agq_act *a, const agq_prepared *p, int m, void *workspace) {
   a->block = s->block;
   a->blocks = s->blocks;
   a->scales_per_token = s->act_scales;
-  char *at = workspace;
   a->codes = (int8_t *)at;
   at += align64((size_t)m * a->k_padded);
   a->scales = (float *)at;
@@ -153,6 +176,16 @@ static void interleave(const int8_t *rows, size_t stride, int count, int k, int8
   }
 }
 
+/* Sums of the dequantized activations of a token's weight groups, from those of its blocks' codes. */
+static void sum_groups(const agq_shape *s, const int32_t *sums, int stride, const float *scales, float *groups) {
+  for (int g = 0, b = 0; g < s->groups; g++) {
+    float sum = 0;
+    for (int end = b + s->group_blocks; b < end; b++)
+      sum = agq_madd((float)sums[(size_t)b * (size_t)stride], scales[s->act_blocks ? b / s->act_blocks : 0], sum);
+    groups[g] = sum;
+  }
+}
+
 void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t ldx, int begin, int end,
                       void *scratch) {
   _Alignas(64) int8_t buffer[ROWS_BYTES];
@@ -187,16 +220,39 @@ void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t 
                            a->scales + token * a->scales_per_token);
         }
         kt->sum_blocks(out + j * stride, block, blocks, sums + i + j, width);
+        if (a->groups)
+          sum_groups(&as->shape, sums + i + j, width, a->scales + token * a->scales_per_token,
+                     a->groups + token * (size_t)as->shape.groups);
       }
       if (width > 1) interleave(out, stride, count, a->k_padded, codes, width, i);
     }
   }
 }
 
-void agq_act_rotate(const agq_prepared *p, const float *x, size_t ldx, int begin, int end, float *rows) {
-  const int k = p->l.in_features;
-  for (int t = begin; t < end; t++)
-    agq_hadamard_row(x + (size_t)t * ldx, rows + (size_t)t * (size_t)k, k, p->l.hadamard);
+/* In eight interleaved sums, which vectors of any length compute alike. */
+static float sum_floats(const float *x, int n) {
+  float s[8] = {0};
+  int i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (int j = 0; j < 8; j++) s[j] += x[i + j];
+  for (; i < n; i++) s[i % 8] += x[i];
+  return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+void agq_act_floats(agq_act *a, const agq_prepared *p, const float *x, size_t ldx, int begin, int end) {
+  const int groups = p->own.shape.groups;
+  for (int t = begin; t < end; t++) {
+    const float *from = x + (size_t)t * ldx;
+    if (a->rows) {
+      float *row = a->rows + (size_t)t * (size_t)a->k;
+      agq_hadamard_row(from, row, a->k, p->l.hadamard);
+      from = row;
+    }
+    if (!a->groups) continue;
+    const int columns = a->k / groups;
+    for (int g = 0; g < groups; g++)
+      a->groups[(size_t)t * (size_t)groups + (size_t)g] = sum_floats(from + (size_t)g * (size_t)columns, columns);
+  }
 }
 
 /* What token panels of one scheme are given to. */
@@ -211,7 +267,8 @@ static call call_of(const agq_prepared *p, const agq_scheme *as, const agq_act *
       .w_stride = s->panel_bytes,
       .scale_stride = s->scale_panel_bytes,
       .zero_stride = s->zero_panel_bytes,
-      .scale_bf16 = p->l.scale_dtype == AGQ_BF16,
+      .symmetric = agq_symmetric_zero(&p->l),
+      .scale_type = p->l.scale_dtype,
       .block = s->block,
       .blocks = s->blocks,
       .group_blocks = s->group_blocks,
@@ -262,26 +319,32 @@ static void run_integer(const agq_prepared *prepared, const agq_act *a, float *y
   }
 }
 
-void agq_linear_run(const agq_prepared *p, const agq_act *a, const float *x, size_t ldx, int m, float *y, size_t ldy,
-                    int begin, int end) {
-  if (begin >= end || m < 1) return;
-  if (p->own.shape.integer) {
-    run_integer(p, a, y, ldy, begin, end);
-    return;
-  }
-  int chunk = (int)(FLOAT_CHUNK_BYTES / ((size_t)p->l.in_features * sizeof(float)));
+/* Float weights or codes times floats. add: to what y holds. */
+static void run_floats(const agq_linear *l, const agq_float_kernel *kernel, const float *x, size_t ldx, int m, float *y,
+                       size_t ldy, int begin, int end, int add) {
+  int chunk = (int)(FLOAT_CHUNK_BYTES / ((size_t)l->in_features * sizeof(float)));
   chunk = chunk < 16 ? 16 : chunk;
   for (int i = 0; i < m; i += chunk) {
-    agq_float_tile t = {.l = &p->l,
+    agq_float_tile t = {.l = l,
                         .panel = begin,
                         .panels = end - begin,
                         .x = x + i * ldx,
                         .ldx = ldx,
                         .m = m - i < chunk ? m - i : chunk,
                         .y = y + i * ldy,
-                        .ldy = ldy};
-    p->floats->run(&t);
+                        .ldy = ldy,
+                        .add = add};
+    kernel->run(&t);
   }
+}
+
+void agq_linear_run(const agq_prepared *p, const agq_act *a, const float *x, size_t ldx, int m, float *y, size_t ldy,
+                    int begin, int end) {
+  if (begin >= end || m < 1) return;
+  if (p->own.shape.integer) run_integer(p, a, y, ldy, begin, end);
+  else run_floats(&p->l, p->floats, x, ldx, m, y, ldy, begin, end, 0);
+  if (p->l.minimum)
+    run_floats(&p->minimum, p->minimum_floats, a->groups, (size_t)p->minimum.in_features, m, y, ldy, begin, end, 1);
 }
 
 const char *agq_linear_kernel(const agq_linear *l, int m) {

@@ -27,6 +27,8 @@ typedef struct {
   agq_scheme eight;               /* of sink tokens; set with `sinks` where `l` has dynamic 4-bit activations */
   const agq_float_kernel *floats; /* for float activations */
   agq_static fixed;               /* for static activations */
+  agq_linear minimum;             /* minima as float weights whose columns are the groups; out_features 0: none */
+  const agq_float_kernel *minimum_floats;
 } agq_prepared;
 
 /* Fills `p` for kernels of `kt`. sinks: sink tokens go through it, too. AGQ_OK, or as agq_linear_shape; whether the
@@ -41,7 +43,7 @@ agq_linear agq_eight_bits(const agq_linear *l);
 static inline int agq_dynamic_four_bits(const agq_linear *l) { return l->act_bits == 4 && !l->act_static; }
 
 /* Bytes of workspace (64-byte aligned parts) for the activations of up to m tokens of this linear. Float activations:
- * the transformed rows, 0 without `hadamard`. */
+ * the transformed rows and sums of groups, 0 without `hadamard` and minima. */
 size_t agq_act_workspace(const agq_prepared *p, int m);
 /* Bytes of scratch (64-byte aligned) that agq_act_quantize wants per thread. */
 size_t agq_act_scratch(const agq_prepared *p);
@@ -58,10 +60,16 @@ void agq_act_sinks(agq_act *a, const agq_prepared *p, const int32_t *position, i
 /* Transforms and quantizes token panels [begin, end) of x[m][ldx]. `scratch`: the calling thread's agq_act_scratch
  * bytes. */
 void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t ldx, int begin, int end, void *scratch);
-/* Float activations with `hadamard`: transforms tokens [begin, end) of x[m][ldx] to rows[m][in_features]. */
-void agq_act_rotate(const agq_prepared *p, const float *x, size_t ldx, int begin, int end, float *rows);
+/* 1: float activations that agq_act_floats has something to do for. */
+static inline int agq_act_needs_floats(const agq_prepared *p) {
+  return !p->own.shape.integer && (p->l.hadamard || p->l.minimum);
+}
+/* Of float activations, tokens [begin, end) of x[m][ldx]: transforms them to a->rows with `hadamard`, makes a->groups
+ * with minima. */
+void agq_act_floats(agq_act *a, const agq_prepared *p, const float *x, size_t ldx, int begin, int end);
 
-/* y[t][row] for all tokens and weight panels [begin, end). Integer activations come from `a`, floats from x. */
+/* y[t][row] for all tokens and weight panels [begin, end). Integer activations and sums of groups come from `a`,
+ * floats from x. */
 void agq_linear_run(const agq_prepared *p, const agq_act *a, const float *x, size_t ldx, int m, float *y, size_t ldy,
                     int begin, int end);
 

@@ -36,12 +36,14 @@ int agq_linear_shape(const agq_linear *l, agq_shape *s) {
     s->panel_bytes = agq_format_bytes(format, (size_t)k);
     return AGQ_OK;
   }
-  if (l->scale_dtype != AGQ_F32 && l->scale_dtype != AGQ_BF16) return AGQ_ERR_ARGUMENT;
+  const agq_format *scale = agq_format_of(l->scale_dtype);
+  if (!scale || scale->integer) return AGQ_ERR_ARGUMENT;
+  if (l->minimum && l->act_static) return AGQ_ERR_UNSUPPORTED;
   if (!good_group(l->group_size, k)) return AGQ_ERR_ARGUMENT;
   const int k_padded = agq_pad32(k), group = l->group_size ? l->group_size : k;
   s->groups = k / group;
   s->panel_bytes = agq_format_bytes(format, (size_t)k_padded);
-  s->scale_panel_bytes = (size_t)s->groups * AGQ_PANEL * (l->scale_dtype == AGQ_F32 ? 4 : 2);
+  s->scale_panel_bytes = agq_format_bytes(scale, (size_t)s->groups);
   s->zero_panel_bytes = (size_t)s->groups * AGQ_PANEL;
   if (l->multiplier != AGQ_MULTIPLIER_DEFAULT && l->multiplier != AGQ_MULTIPLIER_PACKED) return AGQ_ERR_ARGUMENT;
   if (l->multiplier && (!format->packed || l->act_bits != 4 || l->act_static)) return AGQ_ERR_UNSUPPORTED;
@@ -111,7 +113,9 @@ int agq_linear_check(const agq_linear *l) {
     for (int i = 0; i < l->in_features; i++)
       if (l->act_exponent[i] > AGQ_MAX_EXPONENT) return AGQ_ERR_ARGUMENT;
   }
-  if (l->zero && !s.groups) return AGQ_ERR_ARGUMENT;
+  if ((l->zero || l->minimum) && !s.groups) return AGQ_ERR_ARGUMENT;
   if (l->zero && too_small(l->zero, l->zero_bytes, tensor_bytes(l, s.zero_panel_bytes))) return AGQ_ERR_ARGUMENT;
+  if (l->minimum && too_small(l->minimum, l->minimum_bytes, tensor_bytes(l, s.scale_panel_bytes)))
+    return AGQ_ERR_ARGUMENT;
   return AGQ_OK;
 }

@@ -15,14 +15,14 @@
 #define AGQ_MAX_EXPONENT 3
 
 typedef struct {
-  int integer;        /* 1: integer activations */
-  int groups;         /* weight scales per row (0 for float weights) */
-  int block, blocks;  /* see gemm.h (integer activations) */
-  int group_blocks;   /* blocks per weight group */
-  int act_blocks;     /* blocks per activation scale, 0: per token */
-  int act_scales;     /* activation scales per token */
-  size_t panel_bytes; /* weight bytes of a panel */
-  size_t scale_panel_bytes, zero_panel_bytes;
+  int integer;                                /* 1: integer activations */
+  int groups;                                 /* weight scales, and minima, per row (0 for float weights) */
+  int block, blocks;                          /* see gemm.h (integer activations) */
+  int group_blocks;                           /* blocks per weight group */
+  int act_blocks;                             /* blocks per activation scale, 0: per token */
+  int act_scales;                             /* activation scales per token */
+  size_t panel_bytes;                         /* weight bytes of a panel */
+  size_t scale_panel_bytes, zero_panel_bytes; /* the first of minima, too */
 } agq_shape;
 
 /* Fills `s`. AGQ_OK, AGQ_ERR_ARGUMENT for a descriptor that is wrong in itself, AGQ_ERR_UNSUPPORTED for one that no

@@ -40,7 +40,8 @@ static int check_linear(const agq_linear *l, const char *name, int64_t out, int6
     int64_t needed; /* negative: no such shape, which agq_linear_check reports below */
   } tensors[] = {{"weights", l->weight, l->weight_bytes, weight},
                  {"scales", l->scale, l->scale_bytes, quantized ? scale : 0},
-                 {"zero points", l->zero, l->zero_bytes, l->zero ? zero : 0}};
+                 {"zero points", l->zero, l->zero_bytes, l->zero ? zero : 0},
+                 {"minima", l->minimum, l->minimum_bytes, quantized && l->minimum ? scale : 0}};
   for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
     if (tensors[i].needed > 0 && !tensors[i].data)
       return fail(e, AGQ_ERR_ARGUMENT, "%s: %s missing", name, tensors[i].what);
@@ -50,14 +51,15 @@ static int check_linear(const agq_linear *l, const char *name, int64_t out, int6
   }
   const int status = agq_linear_check(l);
   if (status == AGQ_OK) return AGQ_OK;
-  return fail(e, status,
-              "%s: no kernel computes %d x %d %s weights, group size %d, %s, with %d-bit %s activations, group size %d",
-              name, l->out_features, l->in_features, format ? format->name : "?", l->group_size,
-              l->zero ? "asymmetric" : "symmetric", l->act_bits,
-              l->act_bits == 32  ? "float"
-              : l->act_symmetric ? "symmetric"
-                                 : "asymmetric",
-              l->act_group);
+  return fail(
+      e, status,
+      "%s: no kernel computes %d x %d %s weights, group size %d, %s%s, with %d-bit %s activations, group size %d", name,
+      l->out_features, l->in_features, format ? format->name : "?", l->group_size, l->zero ? "asymmetric" : "symmetric",
+      l->minimum ? " with minima" : "", l->act_bits,
+      l->act_bits == 32  ? "float"
+      : l->act_symmetric ? "symmetric"
+                         : "asymmetric",
+      l->act_group);
 }
 
 static int good_scale(float x) { return isfinite(x) && x > 0; }
@@ -114,11 +116,15 @@ static int check_matrix(const char *name, const void *data, int element, int64_t
 static int check_embed(const agq_model *m, message e) {
   const int quantized = m->embed_dtype == AGQ_I8, element = quantized ? 1 : agq_float_bytes(m->embed_dtype);
   int status = check_matrix("embed", m->embed, element, m->vocab, m->embed_dim, m->embed_bytes, e);
-  if (status == AGQ_OK && quantized)
-    status = check_matrix("embed scales", m->embed_scale, sizeof(float), m->vocab, 1, m->embed_scale_bytes, e);
-  for (int i = 0; status == AGQ_OK && quantized && i < m->vocab; i++)
+  if (!quantized || status != AGQ_OK) return status;
+  const int group = m->embed_group ? m->embed_group : m->embed_dim;
+  if (group < 1 || m->embed_dim % group)
+    return fail(e, AGQ_ERR_ARGUMENT, "embed: groups of %d do not divide %d columns", group, m->embed_dim);
+  const int groups = m->embed_dim / group;
+  status = check_matrix("embed scales", m->embed_scale, sizeof(float), m->vocab, groups, m->embed_scale_bytes, e);
+  for (int64_t i = 0; status == AGQ_OK && i < (int64_t)m->vocab * groups; i++)
     if (!isfinite(m->embed_scale[i]) || m->embed_scale[i] < 0)
-      status = fail(e, AGQ_ERR_ARGUMENT, "embed scales: that of row %d is not a finite number >= 0", i);
+      status = fail(e, AGQ_ERR_ARGUMENT, "embed scales: that of row %d is not a finite number >= 0", (int)(i / groups));
   return status;
 }
 
@@ -191,9 +197,6 @@ static int check_ends(const agq_model *m, message e) {
   if (status == AGQ_OK) status = check_linear(&m->head, "head", m->vocab, out ? m->embed_dim : m->hidden, e);
   if (status != AGQ_OK) return status;
   if (!m->embed_in_head) return check_embed(m, e);
-  const agq_format *format = agq_format_of(m->head.weight_dtype);
-  if (!format->embeds)
-    return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from %s weights", format->name);
   if (m->head.hadamard)
     return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from weights behind a Hadamard transform");
   if (m->head.in_features != m->embed_dim)

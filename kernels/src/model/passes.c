@@ -17,7 +17,7 @@ enum {
 typedef struct {
   agq_engine *e;
   const agq_prepare *p;
-  agq_act *act; /* NULL: float activations */
+  agq_act *act;
   int m;
 } prepare_job;
 
@@ -38,30 +38,29 @@ static void prepare_task(void *arg, int thread, int begin, int end) {
   const prepare_job *j = arg;
   agq_engine *e = j->e;
   for (int panel = begin; panel < end; panel++) {
+    const int quantize = j->p->next->own.shape.integer;
     const agq_token_panel rows =
-        j->act ? agq_act_panel(j->act, panel) : (agq_token_panel){panel * FLOAT_TOKENS, FLOAT_TOKENS, 0};
+        quantize ? agq_act_panel(j->act, panel) : (agq_token_panel){panel * FLOAT_TOKENS, FLOAT_TOKENS, 0};
     const int end_token = rows.first + rows.width < j->m ? rows.first + rows.width : j->m;
     if (j->p->residual)
       for (int t = rows.first; t < end_token; t++) prepare_token(e, j->p, (size_t)t);
-    if (j->act) {
-      agq_act_quantize(j->act, j->p->next, j->p->x, j->p->ldx, panel, panel + 1, agq_scratch(e, thread));
-    } else if (j->p->next->l.hadamard) {
-      agq_act_rotate(j->p->next, j->p->x, j->p->ldx, rows.first, end_token, e->act_memory);
-    }
+    if (quantize) agq_act_quantize(j->act, j->p->next, j->p->x, j->p->ldx, panel, panel + 1, agq_scratch(e, thread));
+    else if (agq_act_needs_floats(j->p->next))
+      agq_act_floats(j->act, j->p->next, j->p->x, j->p->ldx, rows.first, end_token);
   }
 }
 
 void agq_pass_prepare(agq_engine *e, agq_prepare *p, int m, agq_act *act) {
-  const int quantize = p->next->own.shape.integer, rotate = !quantize && p->next->l.hadamard;
-  if (quantize) agq_act_init(act, p->next, m, e->act_memory);
+  const int quantize = p->next->own.shape.integer;
+  agq_act_init(act, p->next, m, e->act_memory);
   if (p->position && agq_dynamic_four_bits(&p->next->l))
     agq_act_sinks(act, p->next, p->position, e->model.sink_tokens, e->token_panels);
-  if (!quantize && !rotate && !p->residual) return;
-  prepare_job j = {e, p, quantize ? act : NULL, m};
+  if (!quantize && !agq_act_needs_floats(p->next) && !p->residual) return;
+  prepare_job j = {e, p, act, m};
   agq_pass_run(e, AGQ_PROFILE_PREPARE, prepare_task, &j,
                quantize ? agq_act_token_panels(act) : (m + FLOAT_TOKENS - 1) / FLOAT_TOKENS, 1);
-  if (rotate) {
-    p->x = e->act_memory;
+  if (act->rows) {
+    p->x = act->rows;
     p->ldx = (size_t)p->next->l.in_features;
   }
 }
@@ -166,7 +165,7 @@ static void embed_task(void *arg, int thread, int begin, int end) {
     const size_t token = (size_t)j->tokens[t], dim = (size_t)m->embed_dim;
     if (m->embed_in_head) agq_panel_row(&m->head, (int)token, to);
     else if (m->embed_dtype == AGQ_I8)
-      agq_scaled_row((const int8_t *)m->embed + token * dim, m->embed_scale[token], to, m->embed_dim);
+      agq_scaled_row((const int8_t *)m->embed + token * dim, m->embed_scale, token, m->embed_group, to, m->embed_dim);
     else
       agq_to_float_row(m->embed_dtype, (const char *)m->embed + token * dim * (size_t)agq_float_bytes(m->embed_dtype),
                        to, m->embed_dim);

@@ -22,9 +22,9 @@ void agq_silu_gate_row(const float *gate, const float *up, float *y, int n);
 int agq_float_bytes(int dtype);
 /* y = x[n] of AGQ_F32, F16 or BF16 as float. */
 void agq_to_float_row(int dtype, const void *x, float *y, int n);
-/* y = x[n] * scale. */
-void agq_scaled_row(const int8_t *x, float scale, float *y, int n);
-/* y[in_features] = row `row` of a matrix in layout rl16, dequantized. AGQ_I8 or a float type. */
+/* y[i] = x[i] * scale[row][i / group] for i < n; group 0: one scale per row. */
+void agq_scaled_row(const int8_t *x, const float *scale, size_t row, int group, float *y, int n);
+/* y[in_features] = row `row` of a matrix in layout rl16, dequantized. */
 void agq_panel_row(const agq_linear *l, int row, float *y);
 
 /* cos and sin of position * inv_freq[i] (a float32 product, as transformers computes it), times `scaling`; half =

@@ -18,30 +18,35 @@ void agq_to_float_row(int dtype, const void *x, float *y, int n) {
     for (int i = 0; i < n; i++) y[i] = agq_f16_float(((const uint16_t *)x)[i]);
 }
 
-void agq_scaled_row(const int8_t *x, float scale, float *y, int n) {
-  for (int i = 0; i < n; i++) y[i] = (float)x[i] * scale;
+void agq_scaled_row(const int8_t *x, const float *scale, size_t row, int group, float *y, int n) {
+  if (!group) group = n;
+  scale += row * (size_t)(n / group);
+  for (int c = 0; c < n; c += group, scale++)
+    for (int i = c; i < c + group; i++) y[i] = (float)x[i] * *scale;
 }
 
-static void panel_row_i8(const agq_linear *l, int row, float *y) {
+static void panel_row_codes(const agq_linear *l, const agq_format *format, int row, float *y) {
   const int k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group;
   const size_t panel = (size_t)row / AGQ_PANEL, lane = (size_t)row % AGQ_PANEL;
-  const int8_t *w = (const int8_t *)l->weight + panel * AGQ_PANEL * (size_t)agq_pad32(k) + 4 * lane;
-  for (int g = 0; g < groups; g++) {
-    const size_t at = (panel * (size_t)groups + (size_t)g) * AGQ_PANEL + lane;
-    const float scale =
-        l->scale_dtype == AGQ_BF16 ? agq_bf16_float(((const uint16_t *)l->scale)[at]) : ((const float *)l->scale)[at];
-    const int zero = l->zero ? l->zero[at] : 0;
-    const int end = (g + 1) * group; /* groups start at multiples of 4 */
-    int c = g * group;
-    for (; c + 4 <= end; c += 4)
-      for (int i = 0; i < 4; i++) y[c + i] = (float)(w[(size_t)c * 16 + (size_t)i] - zero) * scale;
-    for (int i = 0; c + i < end; i++) y[c + i] = (float)(w[(size_t)c * 16 + (size_t)i] - zero) * scale;
+  const uint8_t *w = (const uint8_t *)l->weight + panel * agq_format_bytes(format, (size_t)agq_pad32(k));
+  int8_t codes[AGQ_UNPACK_COLUMNS * AGQ_PANEL];
+  for (int c = 0; c < k; c += AGQ_UNPACK_COLUMNS) { /* groups start at multiples of it */
+    const size_t at = (panel * (size_t)groups + (size_t)(c / group)) * AGQ_PANEL + lane;
+    const float scale = agq_scale_at(l->scale, at, l->scale_dtype);
+    const int zero = l->zero ? l->zero[at] : agq_symmetric_zero(l),
+              n = k - c < AGQ_UNPACK_COLUMNS ? k - c : AGQ_UNPACK_COLUMNS;
+    format->unpack(w + agq_format_bytes(format, (size_t)c), AGQ_UNPACK_COLUMNS, codes);
+    for (int i = 0; i < n; i++) y[c + i] = (float)(codes[i / 4 * 64 + 4 * (int)lane + i % 4] - zero) * scale;
+    if (!l->minimum) continue;
+    const float minimum = agq_scale_at(l->minimum, at, l->scale_dtype);
+    for (int i = 0; i < n; i++) y[c + i] += minimum;
   }
 }
 
 void agq_panel_row(const agq_linear *l, int row, float *y) {
-  if (l->weight_dtype == AGQ_I8) {
-    panel_row_i8(l, row, y);
+  const agq_format *format = agq_format_of(l->weight_dtype);
+  if (format->integer) {
+    panel_row_codes(l, format, row, y);
     return;
   }
   const int k = l->in_features;

@@ -12,8 +12,8 @@ agq_packed4_block agq_packed4_begin(const agq_tile *t, int panel, int block) {
                          .tokens_first = agq_tokens_first(t),
                          .closes = outer && (block + 1) % outer == 0};
   for (int r = 0; r < AGQ_PANEL; r++) {
-    k.scale[r] = t->scale_bf16 ? agq_bf16_float(((const uint16_t *)scale)[at + r]) : ((const float *)scale)[at + r];
-    k.zero[r] = zero ? zero[r] : 8;
+    k.scale[r] = agq_scale_at(scale, (size_t)(at + r), t->scale_type);
+    k.zero[r] = zero ? zero[r] : t->symmetric;
   }
   return k;
 }

@@ -11,6 +11,7 @@
 #include <arm_neon.h>
 #include <string.h>
 
+#include "formats/formats.h"
 #include "gemm/gemm.h"
 
 #define AGQ_INLINE static inline __attribute__((always_inline))
@@ -44,8 +45,9 @@ AGQ_INLINE int8x16_t agq_load_dup4(const int8_t *a) {
   return vreinterpretq_s8_s32(vdupq_n_s32(v));
 }
 
-AGQ_INLINE float32x4_t agq_load_scale4(const void *scale, size_t index, int bf16) {
-  if (bf16) return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16((const uint16_t *)scale + index), 16));
+AGQ_INLINE float32x4_t agq_load_scale4(const void *scale, size_t index, int type) {
+  if (type == AGQ_BF16) return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16((const uint16_t *)scale + index), 16));
+  if (type == AGQ_F16) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)scale + index)));
   return vld1q_f32((const float *)scale + index);
 }
 
@@ -161,14 +163,14 @@ AGQ_INLINE void agq_arm_zero(const int8_t *zero, int offset, int32x4_t *zc) {
 }
 
 /* Scales and zero points of group g of panel p. `offset` is what the kernel has already subtracted from each code. */
-AGQ_INLINE void agq_arm_group(agq_arm_block *k, int p, int g, int offset, int symmetric_zero) {
+AGQ_INLINE void agq_arm_group(agq_arm_block *k, int p, int g, int offset) {
   const agq_tile *t = k->t;
   const char *scale = (const char *)t->scale + (size_t)p * t->scale_stride;
   AGQ_UNROLL_FOR (int v = 0; v < 4; v++)
-    k->ws[v] = agq_load_scale4(scale, (size_t)g * AGQ_PANEL + 4 * v, t->scale_bf16);
+    k->ws[v] = agq_load_scale4(scale, (size_t)g * AGQ_PANEL + 4 * v, t->scale_type);
   if (t->zero) agq_arm_zero(t->zero + (size_t)p * t->zero_stride + (size_t)g * AGQ_PANEL, offset, k->zc);
   else if (k->correct)
-    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) k->zc[v] = vdupq_n_s32(offset - symmetric_zero);
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) k->zc[v] = vdupq_n_s32(offset - t->symmetric);
 }
 
 /* One token: the sums of the 16 rows stay in registers. */
@@ -188,14 +190,16 @@ typedef struct {
  * do not. */
 typedef enum {
   AGQ_M1_ANY,
-  AGQ_M1_TOKEN, /* bf16 scales, one group a block, symmetric, at most AGQ_MAGIC_BLOCK columns a block; one activation
+  AGQ_M1_TOKEN, /* bf16 scales, one group a block, the format's symmetric zero point, at most AGQ_MAGIC_BLOCK columns a block; one activation
                  * scale */
   AGQ_M1_PAIR,  /* the same with an activation scale for each block */
   AGQ_M1_BLOCK, /* the same with an activation scale for several blocks */
 } agq_m1_case;
 
 AGQ_INLINE agq_m1_case agq_arm_m1_case(const agq_tile *t) {
-  if (!t->scale_bf16 || t->zero || t->group_blocks != 1 || t->block > AGQ_MAGIC_BLOCK) return AGQ_M1_ANY;
+  if (t->scale_type != AGQ_BF16 || t->zero || t->symmetric != t->format->symmetric_zero || t->group_blocks != 1 ||
+      t->block > AGQ_MAGIC_BLOCK)
+    return AGQ_M1_ANY;
   return t->act_blocks > 1 ? AGQ_M1_BLOCK : t->act_blocks ? AGQ_M1_PAIR : AGQ_M1_TOKEN;
 }
 
@@ -244,7 +248,7 @@ AGQ_INLINE void agq_bf16_scales(const void *scale, float32x4_t *s) {
 AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int32x4_t *acc, const int offset, const float32x4_t *magic,
                                  const agq_m1_case which) {
   const agq_tile *t = m->t;
-  const int any = which == AGQ_M1_ANY, bf16 = !any || t->scale_bf16,
+  const int any = which == AGQ_M1_ANY, bf16 = !any || t->scale_type == AGQ_BF16,
             scaled = any ? t->act_blocks != 0 : which != AGQ_M1_TOKEN;
   float32x4_t s[4];
   if (any && m->zero) {
@@ -254,7 +258,7 @@ AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int32x4_t *acc, const int offset
   }
   if (bf16) agq_bf16_scales(m->scale, s);
   else
-    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) s[v] = vld1q_f32((const float *)m->scale + 4 * v);
+    AGQ_UNROLL_FOR (int v = 0; v < 4; v++) s[v] = agq_load_scale4(m->scale, 4 * (size_t)v, t->scale_type);
   const float *as = m->as;
   __asm__("" : "+r"(as)); /* load it here: kept in a register over the next block, it would crowd the loop */
   float32x4_t x[4];
@@ -275,7 +279,7 @@ AGQ_INLINE void agq_arm_m1_block(agq_arm_m1 *m, int32x4_t *acc, const int offset
   }
   m->sums++;
   if (!any || --m->group_left == 0) {
-    m->scale = (const char *)m->scale + AGQ_PANEL * (bf16 ? 2 : 4);
+    m->scale = (const char *)m->scale + AGQ_PANEL * (bf16 || t->scale_type == AGQ_F16 ? 2 : 4);
     if (any && m->zero) m->zero += AGQ_PANEL;
     m->group_left = t->group_blocks;
   }
@@ -317,43 +321,42 @@ AGQ_INLINE void agq_arm_m1_end(agq_arm_m1 *m) {
 
 /* Defines `static void NAME(const agq_tile *t)`: the walk over panels and blocks; TOKENS(k, sums) handles all tokens of
  * a block. BYTES: bytes of a panel per column (8 for U4, 16 for I8). OFFSET: what TOKENS subtracts from each code by
- * itself. SYMMETRIC: the zero point that NULL stands for. CORRECT: the epilogue adds the rest, if there is one; 0:
- * TOKENS itself does. */
-#define AGQ_ARM_KERNEL(NAME, TOKENS, BYTES, OFFSET, SYMMETRIC, CORRECT)                         \
-  static void NAME(const agq_tile *t) {                                                         \
-    for (int p = 0; p < t->panels; p++) {                                                       \
-      agq_arm_sums sums;                                                                        \
-      agq_arm_block k = {.t = t,                                                                \
-                         .w = t->w + (size_t)p * t->w_stride,                                   \
-                         .a = t->a,                                                             \
-                         .sums = t->sums,                                                       \
-                         .as = t->act_blocks ? t->a_scale : NULL,                               \
-                         .correct = (CORRECT) && (t->zero != NULL || (OFFSET) != (SYMMETRIC))}; \
-      const int outer = agq_outer_blocks(t);                                                    \
-      int group_left = 0, act_left = t->act_blocks, outer_left = outer;                         \
-      k.tokens_first = agq_tokens_first(t);                                                     \
-      memset(sums.f, 0, sizeof sums.f[0] * (size_t)t->width);                                   \
-      for (int b = 0, g = 0; b < t->blocks; b++) {                                              \
-        if (group_left == 0) {                                                                  \
-          agq_arm_group(&k, p, g++, OFFSET, SYMMETRIC);                                         \
-          group_left = t->group_blocks;                                                         \
-        }                                                                                       \
-        group_left--;                                                                           \
-        if (k.as && act_left == 0) {                                                            \
-          k.as++;                                                                               \
-          act_left = t->act_blocks;                                                             \
-        }                                                                                       \
-        act_left--;                                                                             \
-        k.opens = outer_left == outer;                                                          \
-        k.closes = --outer_left == 0;                                                           \
-        if (k.closes) outer_left = outer;                                                       \
-        TOKENS(&k, &sums);                                                                      \
-        k.w += (size_t)t->block * (BYTES);                                                      \
-        k.a += (size_t)t->block * (size_t)t->width;                                             \
-        k.sums += t->width;                                                                     \
-      }                                                                                         \
-      agq_arm_store(t, p, sums.f);                                                              \
-    }                                                                                           \
+ * itself. CORRECT: the epilogue adds the rest, if there is one; 0: TOKENS itself does. */
+#define AGQ_ARM_KERNEL(NAME, TOKENS, BYTES, OFFSET, CORRECT)                                     \
+  static void NAME(const agq_tile *t) {                                                          \
+    for (int p = 0; p < t->panels; p++) {                                                        \
+      agq_arm_sums sums;                                                                         \
+      agq_arm_block k = {.t = t,                                                                 \
+                         .w = t->w + (size_t)p * t->w_stride,                                    \
+                         .a = t->a,                                                              \
+                         .sums = t->sums,                                                        \
+                         .as = t->act_blocks ? t->a_scale : NULL,                                \
+                         .correct = (CORRECT) && (t->zero != NULL || (OFFSET) != t->symmetric)}; \
+      const int outer = agq_outer_blocks(t);                                                     \
+      int group_left = 0, act_left = t->act_blocks, outer_left = outer;                          \
+      k.tokens_first = agq_tokens_first(t);                                                      \
+      memset(sums.f, 0, sizeof sums.f[0] * (size_t)t->width);                                    \
+      for (int b = 0, g = 0; b < t->blocks; b++) {                                               \
+        if (group_left == 0) {                                                                   \
+          agq_arm_group(&k, p, g++, OFFSET);                                                     \
+          group_left = t->group_blocks;                                                          \
+        }                                                                                        \
+        group_left--;                                                                            \
+        if (k.as && act_left == 0) {                                                             \
+          k.as++;                                                                                \
+          act_left = t->act_blocks;                                                              \
+        }                                                                                        \
+        act_left--;                                                                              \
+        k.opens = outer_left == outer;                                                           \
+        k.closes = --outer_left == 0;                                                            \
+        if (k.closes) outer_left = outer;                                                        \
+        TOKENS(&k, &sums);                                                                       \
+        k.w += (size_t)t->block * (BYTES);                                                       \
+        k.a += (size_t)t->block * (size_t)t->width;                                              \
+        k.sums += t->width;                                                                      \
+      }                                                                                          \
+      agq_arm_store(t, p, sums.f);                                                               \
+    }                                                                                            \
   }
 
 #endif

@@ -30,8 +30,8 @@ AGQ_INLINE void columns4(int32x4_t (*c)[4], const int8x16_t *w, const int8_t *a,
 
 /* Where accumulators start: the symmetric zero point's share, and the magic bits. Made once per block, used by all row
  * tiles. */
-AGQ_INLINE void starts(const agq_arm_block *k, int32x4_t *s, const int zero, int magic) {
-  const int32_t base = magic ? AGQ_MAGIC_BITS : 0, factor = k->t->zero ? 0 : zero;
+AGQ_INLINE void starts(const agq_arm_block *k, int32x4_t *s, int magic) {
+  const int32_t base = magic ? AGQ_MAGIC_BITS : 0, factor = k->t->zero ? 0 : k->t->symmetric;
   for (int n = 0; n < k->t->width; n++) s[n] = vdupq_n_s32(base - factor * k->sums[n]);
 }
 
@@ -104,13 +104,13 @@ AGQ_INLINE void i8_tile(const agq_arm_block *k, const int32x4_t *s, agq_arm_sums
   finish(k, c, v0, NV, tok, NT, 0, sums);
 }
 
-/* All tokens of a block: 8 rows x 8, 16 rows x 4, then single ones. ZERO: the symmetric zero point. */
-#define TOKENS(NAME, TILE, ZERO, MAGIC_LIMIT)                          \
+/* All tokens of a block: 8 rows x 8, 16 rows x 4, then single ones. */
+#define TOKENS(NAME, TILE, MAGIC_LIMIT)                                \
   AGQ_NOINLINE void NAME(const agq_arm_block *k, agq_arm_sums *sums) { \
     const int width = k->t->width;                                     \
     int32x4_t s[AGQ_MAX_MR];                                           \
     int n = 0;                                                         \
-    starts(k, s, ZERO, k->t->block <= (MAGIC_LIMIT));                  \
+    starts(k, s, k->t->block <= (MAGIC_LIMIT));                        \
     for (; n + 8 <= width; n += 8)                                     \
       for (int v = 0; v < 4; v += 2) TILE(k, s, sums, v, 2, n, 8);     \
     for (; n + 4 <= width; n += 4) TILE(k, s, sums, 0, 4, n, 4);       \
@@ -121,11 +121,11 @@ AGQ_INLINE void i8_tile(const agq_arm_block *k, const int32x4_t *s, agq_arm_sums
       default: break;                                                  \
     }                                                                  \
   }
-TOKENS(u4_tokens, u4_tile, 8, AGQ_MAGIC_BLOCK)
-TOKENS(i8_tokens, i8_tile, 0, 0)
+TOKENS(u4_tokens, u4_tile, AGQ_MAGIC_BLOCK)
+TOKENS(i8_tokens, i8_tile, 0)
 /* The zero point is taken off at the start: nothing to correct at the end. */
-AGQ_ARM_KERNEL(dot_u4, u4_tokens, 8, 0, 8, 0)
-AGQ_ARM_KERNEL(dot_i8, i8_tokens, 16, 0, 0, 0)
+AGQ_ARM_KERNEL(dot_u4, u4_tokens, 8, 0, 0)
+AGQ_ARM_KERNEL(dot_i8, i8_tokens, 16, 0, 0)
 void agq_dot_u4(const agq_tile *t) { (agq_dot_wide(t) ? agq_dot_u4_wide : dot_u4)(t); }
 void agq_dot_i8(const agq_tile *t) { dot_i8(t); }
 
@@ -144,7 +144,10 @@ AGQ_INLINE void u4_m1(const agq_tile *t, const agq_m1_case which) {
       int32x4_t acc[4];
       /* The symmetric zero point's share is a part of the magic number where there is one: the accumulators start at a
        * constant, which is loaded, as moves would take the pipes of SDOT. */
-      const int32_t share = which == AGQ_M1_ANY && m.zero ? 0 : 8 * *m.sums,
+      const int32_t share = (which != AGQ_M1_ANY ? 8
+                             : m.zero            ? 0
+                                                 : t->symmetric) *
+                            *m.sums,
                     *start = magic ? starts_magic : starts_zero;
       const float32x4_t less = vreinterpretq_f32_s32(vdupq_n_s32(AGQ_MAGIC_BITS + share));
       __asm__ volatile("" : "+r"(start) : : "memory");

@@ -211,7 +211,7 @@ static void (*const tiles[2][4])(chunk *, int) = {
  * start. */
 AGQ_INLINE void prepare_tokens(chunk *k, const agq_tile *t, int b, int i, int magic) {
   const int32_t *sums = t->sums + (size_t)b * (size_t)t->width, base = magic ? AGQ_MAGIC_BITS : 0;
-  for (int n = 0; n < t->width; n++) k->start[i][n] = vdupq_n_s32(base - (t->zero ? 0 : 8 * sums[n]));
+  for (int n = 0; n < t->width; n++) k->start[i][n] = vdupq_n_s32(base - (t->zero ? 0 : t->symmetric * sums[n]));
   if (t->act_blocks) {
     const float *scales = t->a_scale + b / t->act_blocks;
     for (int n = 0; n < t->width; n++) k->as[i][n] = scales[(size_t)n * (size_t)t->a_scale_stride];
@@ -246,7 +246,7 @@ AGQ_INLINE void prepare_rows(chunk *k, const agq_tile *t, int p, int b, int i, i
   const size_t g = (size_t)(b / t->group_blocks) * AGQ_PANEL;
   const char *scale = (const char *)t->scale + (size_t)p * t->scale_stride;
   const uint8_t *w = t->w + (size_t)p * t->w_stride + ((size_t)b * (size_t)t->block + (size_t)column) * 8;
-  AGQ_UNROLL_FOR (int v = 0; v < 4; v++) k->ws[i][v] = agq_load_scale4(scale, g + 4 * (size_t)v, t->scale_bf16);
+  AGQ_UNROLL_FOR (int v = 0; v < 4; v++) k->ws[i][v] = agq_load_scale4(scale, g + 4 * (size_t)v, t->scale_type);
   if (t->zero) unpack(k, i * k->steps, w, columns, t->zero + (size_t)p * t->zero_stride + g, 1);
   else unpack(k, i * k->steps, w, columns, NULL, 0);
 }

@@ -30,17 +30,18 @@ AGQ_INLINE float32x4_t madd_lane(float32x4_t c, float32x4_t w, float32x4_t x, in
   }
 }
 
-/* Adds the bias and writes one token's rows of panel p. */
+/* Adds the bias, or what is there, and writes one token's rows of panel p. */
 static void write_rows(const agq_float_tile *t, int token, int p, const float32x4_t *f) {
   const int first = p * AGQ_PANEL, rows = t->l->out_features - first;
+  const float *addend = agq_float_addend(t, token);
   float *y = t->y + (size_t)token * t->ldy + first;
   if (rows >= AGQ_PANEL) {
     AGQ_UNROLL_FOR (int v = 0; v < 4; v++)
-      vst1q_f32(y + 4 * v, t->l->bias ? vaddq_f32(f[v], vld1q_f32(t->l->bias + first + 4 * v)) : f[v]);
+      vst1q_f32(y + 4 * v, addend ? vaddq_f32(f[v], vld1q_f32(addend + first + 4 * v)) : f[v]);
   } else {
     float part[AGQ_PANEL];
     AGQ_UNROLL_FOR (int v = 0; v < 4; v++) vst1q_f32(part + 4 * v, f[v]);
-    for (int r = 0; r < rows; r++) y[r] = t->l->bias ? part[r] + t->l->bias[first + r] : part[r];
+    for (int r = 0; r < rows; r++) y[r] = addend ? part[r] + addend[first + r] : part[r];
   }
 }
 
@@ -92,7 +93,7 @@ AGQ_INLINE void codes_tile(const agq_float_tile *t, int p, int token, const int 
     float32x4_t s[4][4], zero[4];
     AGQ_UNROLL_FOR (int i = 0; i < 16; i++) s[i / 4][i % 4] = vdupq_n_f32(0);
     AGQ_UNROLL_FOR (int v = 0; v < 4; v++) {
-      zero[v] = vdupq_n_f32((float)format->symmetric_zero);
+      zero[v] = vdupq_n_f32((float)agq_symmetric_zero(l));
       if (l->zero) {
         int32_t four;
         memcpy(&four, l->zero + at + 4 * v, 4);
@@ -121,7 +122,7 @@ AGQ_INLINE void codes_tile(const agq_float_tile *t, int p, int token, const int 
         AGQ_UNROLL_FOR (int n = 0; n < NT; n++) s[n][v] = vfmaq_n_f32(s[n][v], ws, x[n * t->ldx + c]);
       }
     AGQ_UNROLL_FOR (int v = 0; v < 4; v++) {
-      const float32x4_t scale = agq_load_scale4(l->scale, at + 4 * v, l->scale_dtype == AGQ_BF16);
+      const float32x4_t scale = agq_load_scale4(l->scale, at + 4 * v, l->scale_dtype);
       AGQ_UNROLL_FOR (int n = 0; n < NT; n++) f[n][v] = vfmaq_f32(f[n][v], s[n][v], scale);
     }
   }

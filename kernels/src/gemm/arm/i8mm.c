@@ -47,7 +47,7 @@ AGQ_INLINE void columns8(int32x4_t (*c)[4], const int8x16_t *lo, const int8x16_t
 
 /* [row 0: t, t+1; row 1: t, t+1] and rows 2, 3 -> one vector of 4 rows per token. */
 AGQ_INLINE void finish(const agq_arm_block *k, int32x4_t (*c)[4], int v0, const int NV, int tok, const int NT,
-                       const int zero, agq_arm_sums *sums) {
+                       const int u4, agq_arm_sums *sums) {
   int32x4_t acc[8][4];
   AGQ_UNROLL_FOR (int n = 0; n < NT; n++) {
     const int32_t s = k->sums[tok + n];
@@ -55,7 +55,7 @@ AGQ_INLINE void finish(const agq_arm_block *k, int32x4_t (*c)[4], int v0, const 
       const int32x4_t p = c[n / 2][2 * v], q = c[n / 2][2 * v + 1];
       acc[n][v] = n % 2 ? vuzp2q_s32(p, q) : vuzp1q_s32(p, q);
       if (k->t->zero) acc[n][v] = vmlaq_n_s32(acc[n][v], k->zc[v0 + v], s);
-      else if (zero) acc[n][v] = vsubq_s32(acc[n][v], vdupq_n_s32(zero * s));
+      else if (u4) acc[n][v] = vsubq_s32(acc[n][v], vdupq_n_s32(k->t->symmetric * s));
     }
   }
   agq_arm_epilogue(k, acc, v0, NV, tok, NT, sums);
@@ -81,7 +81,7 @@ AGQ_INLINE void u4_tile(const agq_arm_block *k, agq_arm_sums *sums, int v0, int 
     w += 64;
     a += 2 * step;
   } while (w != end);
-  finish(k, c, v0, 2, tok, NT, 8, sums);
+  finish(k, c, v0, 2, tok, NT, 1, sums);
 }
 
 AGQ_INLINE void i8_tile(const agq_arm_block *k, agq_arm_sums *sums, int v0, int tok, const int NT) {
@@ -115,8 +115,8 @@ AGQ_INLINE void i8_tile(const agq_arm_block *k, agq_arm_sums *sums, int v0, int 
 TOKENS(u4_tokens, u4_tile)
 TOKENS(i8_tokens, i8_tile)
 /* `finish` takes the zero point off, hence nothing to correct in the epilogue. */
-AGQ_ARM_KERNEL(mmla_u4, u4_tokens, 8, 0, 8, 0)
-AGQ_ARM_KERNEL(mmla_i8, i8_tokens, 16, 0, 0, 0)
+AGQ_ARM_KERNEL(mmla_u4, u4_tokens, 8, 0, 0)
+AGQ_ARM_KERNEL(mmla_i8, i8_tokens, 16, 0, 0)
 void agq_i8mm_u4(const agq_tile *t) { (t->width == 1 ? agq_dot_u4_m1 : mmla_u4)(t); }
 void agq_i8mm_i8(const agq_tile *t) { (t->width == 1 ? agq_dot_i8_m1 : mmla_i8)(t); }
 

@@ -166,10 +166,10 @@ TOKENS(u4_tokens, u4_tile)
 TOKENS(u4a8_long_tokens, u4a8_long)
 TOKENS(u4a4_long_tokens, u4a4_long)
 TOKENS(i8_tokens, i8_tile)
-AGQ_ARM_KERNEL(u4_short, u4_tokens, 8, 8, 8, 1)
-AGQ_ARM_KERNEL(u4a8_longer, u4a8_long_tokens, 8, 8, 8, 1)
-AGQ_ARM_KERNEL(u4a4_longer, u4a4_long_tokens, 8, 8, 8, 1)
-AGQ_ARM_KERNEL(neon_i8, i8_tokens, 16, 0, 0, 1)
+AGQ_ARM_KERNEL(u4_short, u4_tokens, 8, 8, 1)
+AGQ_ARM_KERNEL(u4a8_longer, u4a8_long_tokens, 8, 8, 1)
+AGQ_ARM_KERNEL(u4a4_longer, u4a4_long_tokens, 8, 8, 1)
+AGQ_ARM_KERNEL(neon_i8, i8_tokens, 16, 0, 1)
 void agq_neon_u4a8(const agq_tile *t) { (t->block <= RUN_A8 ? u4_short : u4a8_longer)(t); }
 void agq_neon_u4a4(const agq_tile *t) { (t->block <= RUN_A4 ? u4_short : u4a4_longer)(t); }
 
@@ -221,6 +221,13 @@ AGQ_INLINE void run_m1(int32x4_t *acc, const uint8_t *w, const int8_t *a, int co
   AGQ_UNROLL_FOR (int v = 0; v < 4; v++) acc[v] = rows4(c[2 * v], c[2 * v + 1]);
 }
 
+/* Where all rows have a zero point other than the 8 that the lanes took off. */
+AGQ_INLINE void other_zero(const agq_arm_m1 *m, int32x4_t *acc) {
+  if (m->zero || m->t->symmetric == 8) return;
+  const int32x4_t rest = vdupq_n_s32((8 - m->t->symmetric) * *m->sums);
+  AGQ_UNROLL_FOR (int v = 0; v < 4; v++) acc[v] = vaddq_s32(acc[v], rest);
+}
+
 /* Panels whose blocks are one run each, start values known. */
 AGQ_INLINE void u4_short_m1(const agq_tile *t, const int16x8_t *start, const agq_m1_case which) {
   for (int p = 0; p < t->panels; p++) {
@@ -231,6 +238,7 @@ AGQ_INLINE void u4_short_m1(const agq_tile *t, const int16x8_t *start, const agq
       run_m1(acc, m.w, m.a, t->block, start[b]);
       m.w += 8 * (size_t)t->block;
       m.a += t->block;
+      if (which == AGQ_M1_ANY) other_zero(&m, acc);
       agq_arm_m1_block(&m, acc, 8, NULL, which);
     }
     agq_arm_m1_end(&m);
@@ -252,6 +260,7 @@ AGQ_NOINLINE void u4_long_m1(const agq_tile *t, const int16x8_t *start, const in
         m.w += 8 * (size_t)columns;
         m.a += columns;
       }
+      other_zero(&m, acc);
       agq_arm_m1_block(&m, acc, 8, NULL, AGQ_M1_ANY);
     }
     agq_arm_m1_end(&m);

@@ -9,10 +9,6 @@
 
 enum { CODES = AGQ_UNPACK_COLUMNS * AGQ_PANEL };
 
-static float scale_at(const void *p, size_t i, int bf16) {
-  return bf16 ? agq_bf16_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];
-}
-
 /* acc[row] += products of one block's columns with a token's codes a: [column / 4] of `stride` bytes. */
 static void block_products(const agq_format *f, const uint8_t *w, int columns, const int8_t *a, int stride,
                            int32_t *acc) {
@@ -37,12 +33,12 @@ static void panel_token(const agq_tile *t, int p, int i) {
     const size_t group = (size_t)(b / t->group_blocks) * AGQ_PANEL;
     const int32_t sum = t->sums[(size_t)b * (size_t)t->width + (size_t)i];
     int32_t acc[AGQ_PANEL];
-    for (int r = 0; r < AGQ_PANEL; r++) acc[r] = -(zero ? zero[group + r] : t->format->symmetric_zero) * sum;
+    for (int r = 0; r < AGQ_PANEL; r++) acc[r] = -(zero ? zero[group + r] : t->symmetric) * sum;
     block_products(t->format, w + agq_format_bytes(t->format, (size_t)b * (size_t)t->block), t->block,
                    t->a + (size_t)b * (size_t)t->block * (size_t)t->width + 4 * i, 4 * t->width, acc);
     const float as = t->act_blocks ? a_scale[b / t->act_blocks] : 1;
     for (int r = 0; r < AGQ_PANEL; r++) {
-      const float ws = scale_at(scale, group + (size_t)r, t->scale_bf16);
+      const float ws = agq_scale_at(scale, group + (size_t)r, t->scale_type);
       g[r] = agq_madd((float)acc[r], tokens_first ? as : ws, g[r]);
       if (outer && (b + 1) % outer == 0) f[r] = agq_madd(g[r], tokens_first ? ws : as, f[r]), g[r] = 0;
     }
@@ -75,12 +71,12 @@ static void panel_floats(const agq_float_tile *t, const agq_format *format, int 
       const int j = c % AGQ_UNPACK_COLUMNS;
       if (j == 0) format->unpack(w + agq_format_bytes(format, (size_t)c), AGQ_UNPACK_COLUMNS, codes);
       for (int r = 0; r < AGQ_PANEL; r++) {
-        const float zero = (float)(l->zero ? l->zero[at + (size_t)r] : format->symmetric_zero);
+        const float zero = (float)(l->zero ? l->zero[at + (size_t)r] : agq_symmetric_zero(l));
         sum[r] = agq_madd((float)codes[j / 4 * 64 + 4 * r + j % 4] - zero, x[c], sum[r]);
       }
     }
     for (int r = 0; r < AGQ_PANEL; r++)
-      f[r] = agq_madd(sum[r], scale_at(l->scale, at + (size_t)r, l->scale_dtype == AGQ_BF16), f[r]);
+      f[r] = agq_madd(sum[r], agq_scale_at(l->scale, at + (size_t)r, l->scale_dtype), f[r]);
   }
   for (int r = 0; r < AGQ_PANEL && first + r < l->out_features; r++)
     t->y[token * t->ldy + first + r] = l->bias ? f[r] + l->bias[first + r] : f[r];

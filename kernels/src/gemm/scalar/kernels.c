@@ -6,10 +6,6 @@
 #include "formats/formats.h"
 #include "gemm/convert.h"
 
-static inline float load_scale(const void *p, int i, int bf16) {
-  return bf16 ? agq_bf16_float(((const uint16_t *)p)[i]) : ((const float *)p)[i];
-}
-
 /* Integer kernels: one panel of 16 rows times one token at a time. The format is a constant at every call. */
 static inline void panel_u4(const uint8_t *w, const int8_t *a, int stride, int columns, int32_t *acc) {
   for (int k = 0; k < columns; k += 8, w += 64, a += 2 * stride) {
@@ -44,14 +40,13 @@ static inline void integer_tile(const agq_tile *t, const agq_format *format) {
       for (int b = 0; b < t->blocks; b++) {
         int group = b / t->group_blocks;
         int32_t sum = t->sums[(size_t)b * t->width + i], acc[AGQ_PANEL];
-        for (int r = 0; r < AGQ_PANEL; r++)
-          acc[r] = -(zero ? zero[group * AGQ_PANEL + r] : format->symmetric_zero) * sum;
+        for (int r = 0; r < AGQ_PANEL; r++) acc[r] = -(zero ? zero[group * AGQ_PANEL + r] : t->symmetric) * sum;
         const int8_t *a = t->a + (size_t)b * t->block * t->width + 4 * i;
         if (format->bits == 4) panel_u4(w + b * block_bytes, a, 4 * t->width, t->block, acc);
         else panel_i8((const int8_t *)w + b * block_bytes, a, 4 * t->width, t->block, acc);
         float as = t->act_blocks ? t->a_scale[(size_t)i * t->a_scale_stride + b / t->act_blocks] : 1;
         for (int r = 0; r < AGQ_PANEL; r++) {
-          float ws = load_scale(scale, group * AGQ_PANEL + r, t->scale_bf16);
+          float ws = agq_scale_at(scale, (size_t)(group * AGQ_PANEL + r), t->scale_type);
           g[r] = agq_madd((float)acc[r], tokens_first ? as : ws, g[r]);
           if (outer && (b + 1) % outer == 0) f[r] = agq_madd(g[r], tokens_first ? ws : as, f[r]), g[r] = 0;
         }
@@ -71,8 +66,9 @@ void agq_scalar_i8(const agq_tile *t) { integer_tile(t, &agq_formats[AGQ_I8]); }
 /* Float activations. */
 static inline void write_rows(const agq_float_tile *t, int token, int panel, const float *f) {
   const int rows = t->l->out_features, first = panel * AGQ_PANEL;
+  const float *addend = agq_float_addend(t, token);
   for (int r = 0; r < AGQ_PANEL && first + r < rows; r++)
-    t->y[token * t->ldy + first + r] = t->l->bias ? f[r] + t->l->bias[first + r] : f[r];
+    t->y[token * t->ldy + first + r] = addend ? f[r] + addend[first + r] : f[r];
 }
 
 /* Weights stored as floats; `dtype` is a constant at every call. */
@@ -109,7 +105,7 @@ static inline void dequant_tile(const agq_float_tile *t, const agq_format *forma
       for (int g = 0; g < groups; g++) {
         float sum[AGQ_PANEL] = {0}, zero[AGQ_PANEL];
         for (int r = 0; r < AGQ_PANEL; r++)
-          zero[r] = (float)(l->zero ? l->zero[at + g * AGQ_PANEL + r] : format->symmetric_zero);
+          zero[r] = (float)(l->zero ? l->zero[at + g * AGQ_PANEL + r] : agq_symmetric_zero(l));
         for (int c = g * group; c < (g + 1) * group; c++)
           for (int r = 0; r < AGQ_PANEL; r++) {
             int code = format->bits == 4 ? w[(size_t)(c / 8) * 64 + 4 * r + c % 4] >> (c & 4) & 15
@@ -117,8 +113,7 @@ static inline void dequant_tile(const agq_float_tile *t, const agq_format *forma
             sum[r] = agq_madd((float)code - zero[r], x[c], sum[r]);
           }
         for (int r = 0; r < AGQ_PANEL; r++)
-          f[r] =
-              agq_madd(sum[r], load_scale(l->scale, (int)(at + g * AGQ_PANEL + r), l->scale_dtype == AGQ_BF16), f[r]);
+          f[r] = agq_madd(sum[r], agq_scale_at(l->scale, at + (size_t)(g * AGQ_PANEL + r), l->scale_dtype), f[r]);
       }
       write_rows(t, i, p, f);
     }

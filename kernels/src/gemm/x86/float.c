@@ -115,14 +115,16 @@ INLINE void convert(const agq_linear *l, const int dtype, int panel, int column,
 
 static void write_out(const agq_float_tile *t, int token, int tokens, int panel, int vectors, const vf *f, int stride) {
   const int row0 = panel * AGQ_PANEL;
-  for (int i = 0; i < tokens; i++)
+  for (int i = 0; i < tokens; i++) {
+    const float *addend = agq_float_addend(t, token + i);
     for (int v = 0; v < vectors; v++) {
       const int row = row0 + v * AGQ_VL, rows = t->l->out_features - row;
       if (rows <= 0) break;
       vf r = f[i * stride + v];
-      if (t->l->bias) r = vf_add(r, vf_load_rows(t->l->bias + row, rows));
+      if (addend) r = vf_add(r, vf_load_rows(addend + row, rows));
       vf_store_rows(t->y + (token + i) * t->ldy + row, r, rows);
     }
+  }
 }
 
 /* Panels [panel, panel + P) times tokens [token, token + tokens), tokens <= BATCH. */
@@ -143,7 +145,7 @@ INLINE void float_panels(const agq_float_tile *t, const int dtype, int panel, co
       for (int i = 0; i < tokens * vectors; i++) part[i] = vf_zero();
       for (int i = 0; i < vectors; i++) {
         const size_t at = ((size_t)(panel + i / AGQ_NV) * groups + g) * AGQ_PANEL + i % AGQ_NV * AGQ_VL;
-        zero[i] = l->zero ? vf_from_int(vi_from_s8(l->zero + at)) : vf_set((float)agq_formats[dtype].symmetric_zero);
+        zero[i] = l->zero ? vf_from_int(vi_from_s8(l->zero + at)) : vf_set((float)agq_symmetric_zero(l));
       }
     }
     for (int c = g * group; c < (g + 1) * group; c += CHUNK) {
@@ -162,8 +164,7 @@ INLINE void float_panels(const agq_float_tile *t, const int dtype, int panel, co
     if (coded)
       for (int v = 0; v < vectors; v++) {
         const size_t at = ((size_t)(panel + v / AGQ_NV) * groups + g) * AGQ_PANEL + v % AGQ_NV * AGQ_VL;
-        const vf scale = l->scale_dtype == AGQ_BF16 ? vf_load_bf16((const uint16_t *)l->scale + at)
-                                                    : vf_load((const float *)l->scale + at);
+        const vf scale = vf_load_scale(l->scale, at, l->scale_dtype);
         for (int i = 0; i < tokens; i++) f[i * vectors + v] = vf_madd(part[i * vectors + v], scale, f[i * vectors + v]);
       }
   }

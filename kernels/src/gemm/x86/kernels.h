@@ -13,7 +13,6 @@ enum { AGQ_U4A8, AGQ_U4A4, AGQ_I8A8, AGQ_I8A4, AGQ_I8A8_LOWEST };
 /* TRAIT(row of the weights): a choice between constants, also where the kind is not one. */
 #define AGQ_OF_KIND(u4, TRAIT) ((u4) ? TRAIT(&agq_formats[AGQ_U4]) : TRAIT(&agq_formats[AGQ_I8]))
 #define AGQ_BITS(format) (format)->bits
-#define AGQ_SYMMETRIC_ZERO(format) (format)->symmetric_zero
 
 /* Rows and tokens of one register tile, of integers and of floats, and tokens of one token panel: the panel is cut into
  * tiles that share the unpacked weights. */

@@ -145,7 +145,7 @@ INLINE void dot_i8(const uint8_t *const *w, size_t at, const int8_t *a, int unit
 
 /* P panels, all columns. */
 INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind) {
-  const int u4 = AGQ_KIND_U4(kind), symmetric = AGQ_OF_KIND(u4, AGQ_SYMMETRIC_ZERO);
+  const int u4 = AGQ_KIND_U4(kind), symmetric = t->symmetric;
   const int offset = u4 ? 0 : kind == AGQ_I8A4 ? 128 : I8A8_OFFSET;
   const int units = t->block / AGQ_OF_KIND(u4, agq_format_unit);
   const size_t block_bytes = (size_t)units * 64;
@@ -172,7 +172,8 @@ INLINE void panels_m1(const agq_tile *t, int panel, const int P, const int kind)
     if (u4) dot_u4(w, b * block_bytes, a, units, c, P, kind);
     else dot_i8(w, b * block_bytes, a, units, c, P, kind);
     const vf as = vf_set(*a_scale);
-#define SCALE(i) vf_load_scale(scales + (i) / AGQ_NV * t->scale_stride, row0 + (i) % AGQ_NV * AGQ_VL, t->scale_bf16)
+#define SCALE(i) \
+  vf_load_scale(scales + (i) / AGQ_NV * t->scale_stride, (size_t)(row0 + (i) % AGQ_NV * AGQ_VL), t->scale_type)
     if (tokens_first)
 #pragma GCC unroll 4
       for (int i = 0; i < P * AGQ_NV; i++) g[i] = vf_madd(vf_from_int(c[i]), as, g[i]);

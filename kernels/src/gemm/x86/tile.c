@@ -307,7 +307,7 @@ INLINE void next_place(place *at, const agq_tile *t) {
 }
 
 /* A block of `panels` panels and of the token panel. */
-INLINE void prepare(const agq_tile *t, block *k, const place *here, int u4, int offset, int tokens_first, int panel,
+INLINE void prepare(const agq_tile *t, block *k, const place *here, int offset, int tokens_first, int panel,
                     int panels) {
   const int width = t->width;
   if (tokens_first) k->opens = here->group_left == t->group_blocks, k->closes = here->group_left == 1;
@@ -317,7 +317,7 @@ INLINE void prepare(const agq_tile *t, block *k, const place *here, int u4, int 
   const int scaled = !tokens_first || k->closes;
   for (int i = 0; i < panels * AGQ_NV; i++) {
     const int p = panel + i / AGQ_NV, at = here->group * AGQ_PANEL + i % AGQ_NV * AGQ_VL;
-    if (scaled) k->scale[i] = vf_load_scale((const char *)t->scale + p * t->scale_stride, at, t->scale_bf16);
+    if (scaled) k->scale[i] = vf_load_scale((const char *)t->scale + p * t->scale_stride, (size_t)at, t->scale_type);
     if (t->zero) {
       /* -(zero + offset) in 32 bits */
       const vi z = vi_add32(vi_from_s8(t->zero + p * t->zero_stride + at), vi_set32(offset));
@@ -325,7 +325,7 @@ INLINE void prepare(const agq_tile *t, block *k, const place *here, int u4, int 
     }
   }
   const int32_t *sums = t->sums + (size_t)here->b * width;
-  const int factor = t->zero ? 1 : -(offset + AGQ_OF_KIND(u4, AGQ_SYMMETRIC_ZERO));
+  const int factor = t->zero ? 1 : -(offset + t->symmetric);
   for (int i = 0; i < width; i++) k->init[i] = factor * sums[i];
 }
 
@@ -350,7 +350,7 @@ INLINE void panel_group(const agq_tile *t, int kind, int panel, int panels) {
   for (int b = 0, count; b < t->blocks; b += count) {
     count = t->blocks - b < most ? t->blocks - b : most;
     for (int i = 0; i < count; i++, next_place(&at, t))
-      prepare(t, &blocks[i], &at, u4, offset, tokens_first, panel, panels);
+      prepare(t, &blocks[i], &at, offset, tokens_first, panel, panels);
     for (int c = 0, columns; c < t->block; c += columns) {
       columns = whole || t->block - c < CHUNK ? t->block - c : CHUNK;
       const size_t column = (size_t)b * t->block + c;

@@ -15,6 +15,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "agq.h"
+
 #define INLINE static inline __attribute__((always_inline))
 
 #define AGQ_VB AGQ_VECTOR_BYTES /* bytes of a vector */
@@ -247,8 +249,9 @@ INLINE vi vi_broadcast4(const int8_t *p) {
   return vi_set32(x);
 }
 
-INLINE vf vf_load_scale(const void *p, int i, int bf16) {
-  return bf16 ? vf_load_bf16((const uint16_t *)p + i) : vf_load((const float *)p + i);
+INLINE vf vf_load_scale(const void *p, size_t i, int type) {
+  if (type == AGQ_BF16) return vf_load_bf16((const uint16_t *)p + i);
+  return type == AGQ_F16 ? vf_load_f16((const uint16_t *)p + i) : vf_load((const float *)p + i);
 }
 
 /* Writes AGQ_VL rows, or as many of them as exist. */
