@@ -10,7 +10,6 @@ part with a GELU and no gate has no such pair (BLOOM), a model without norms bef
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from agq.checkpoint import Checkpoint, open_checkpoint
 from agq.errors import AgqError
-from agq.files import atomic_directory, atomic_write_text
+from agq.files import atomic_directory, atomic_write_bytes, atomic_write_text
 from agq.models import BlockParts
 from agq.models.parts import qkv_rows
 from agq.numerics.hadamard import random_permutation
@@ -114,5 +113,5 @@ def _write(checkpoint: Checkpoint, out: Path, edits: dict[str, list[tuple[str, n
     with atomic_directory(out, overwrite=False) as folder:
         write_shards(folder, entries, _SHARD_BYTES)
         atomic_write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        for source in checkpoint.tokenizer_files():
-            shutil.copyfile(source, folder / source.name)
+        for name in checkpoint.texts():
+            atomic_write_bytes(folder / name, checkpoint.text(name) or b"")

@@ -1,0 +1,1 @@
+"""GGUF files: what llama.cpp and its relatives store models in, opened as a checkpoint (docs/gguf.md)."""
