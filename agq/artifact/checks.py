@@ -1,7 +1,7 @@
 """Keys, values and attention: what pack refuses because the engine does not compute it."""
 
 from agq.checkpoint.attention_scales import AttentionScales
-from agq.checkpoint.folder import Checkpoint
+from agq.checkpoint.base import Checkpoint
 from agq.errors import AgqError, UsageError
 from agq.formats.cache import LOG2_CACHE
 

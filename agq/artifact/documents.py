@@ -1,10 +1,9 @@
 """The texts that travel in an artifact: tokenizer, chat template, configs, and facts about special tokens."""
 
-from pathlib import Path
 from typing import Any
 
 from agq.artifact.schema import SPECIAL_FLAGS, SPECIAL_TEXTS
-from agq.checkpoint.folder import Checkpoint
+from agq.checkpoint.base import Checkpoint
 from agq.errors import AgqError
 from agq.models.config import Config
 from agq.safetensors.files import load_json
@@ -12,22 +11,14 @@ from agq.safetensors.files import load_json
 _MAKE_TOKENIZER = "make one with transformers: `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
 
 
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise AgqError(f"cannot read `{path}`: {error.strerror or error}") from error
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    data = _read(path)
+def _object(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """A JSON file of the model; {} where there is none."""
+    data = checkpoint.text(name)
     if data is None:
         return {}
-    value = load_json(data, f"`{path}`")
+    value = load_json(data, f"`{checkpoint.path / name}`")
     if not isinstance(value, dict):
-        raise AgqError(f"`{path}` is not a JSON object")
+        raise AgqError(f"`{checkpoint.path / name}` is not a JSON object")
     return value
 
 
@@ -38,32 +29,32 @@ def read_documents(checkpoint: Checkpoint) -> dict[str, bytes]:
         AgqError: no tokenizer.json (with a hint how to make one), or files that are not what they should be.
     """
     folder = checkpoint.path
-    tokenizer = _read(folder / "tokenizer.json")
+    tokenizer = checkpoint.text("tokenizer.json")
     if tokenizer is None:
         raise AgqError(f"`{folder}` has no tokenizer.json", hint=_MAKE_TOKENIZER)
     if not isinstance(load_json(tokenizer, f"`{folder / 'tokenizer.json'}`"), dict):
         raise AgqError(f"`{folder / 'tokenizer.json'}` is not a tokenizer", hint=_MAKE_TOKENIZER)
     documents = {"tokenizer.json": tokenizer}
-    template = _chat_template(folder)
+    template = _chat_template(checkpoint)
     if template is not None:
         documents["chat_template"] = template.encode("utf-8")
-    generation = _read(folder / "generation_config.json")
+    generation = checkpoint.text("generation_config.json")
     if generation is not None:
         documents["generation_config.json"] = generation
-    documents["config.json"] = _read(folder / "config.json") or b"{}"
+    documents["config.json"] = checkpoint.text("config.json") or b"{}"
     return documents
 
 
-def _chat_template(folder: Path) -> str | None:
+def _chat_template(checkpoint: Checkpoint) -> str | None:
     """chat_template.jinja, else chat_template.json, else tokenizer_config.json; of several named ones `default`."""
-    data = _read(folder / "chat_template.jinja")
+    data = checkpoint.text("chat_template.jinja")
     if data is not None:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise AgqError(f"`{folder / 'chat_template.jinja'}` is not UTF-8 text") from error
+            raise AgqError(f"`{checkpoint.path / 'chat_template.jinja'}` is not UTF-8 text") from error
     for name in ("chat_template.json", "tokenizer_config.json"):
-        value = _read_object(folder / name).get("chat_template")
+        value = _object(checkpoint, name).get("chat_template")
         if isinstance(value, list):
             named = {str(item.get("name")): item.get("template") for item in value if isinstance(item, dict)}
             value = named.get("default", next(iter(named.values()), None))
@@ -78,10 +69,10 @@ def special_tokens(checkpoint: Checkpoint) -> dict[str, Any]:
     End-of-text ids are generation_config.json's, else config.json's: an id or a list of them.
     """
     spec = checkpoint.spec
-    generation = Config(_read_object(checkpoint.path / "generation_config.json"), "generation_config.json")
+    generation = Config(_object(checkpoint, "generation_config.json"), "generation_config.json")
     eos = generation.token_ids("eos_token_id", spec.vocab) or spec.eos_ids
     bos = generation.token_ids("bos_token_id", spec.vocab)
-    tables = [_read_object(checkpoint.path / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    tables = [_object(checkpoint, name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
     special: dict[str, Any] = {"bos_id": spec.bos_id if spec.bos_id is not None else next(iter(bos), None)}
     special["eos_ids"] = list(eos)
     for name in SPECIAL_TEXTS:

@@ -11,8 +11,7 @@ import numpy as np
 
 from agq.artifact import layout
 from agq.artifact.linear_info import LinearInfo
-from agq.checkpoint.compressed_tensors import read_codes, read_scales
-from agq.checkpoint.folder import Checkpoint
+from agq.checkpoint.base import Checkpoint
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
 from agq.formats import ACTIVATIONS
@@ -163,9 +162,10 @@ class LinearSource:
         if not self.stored:
             scales = [self._row_scale(self._floats(start, stop)) for start, stop in self.fused.spans()]
             return np.concatenate(scales)[:, None], None
-        parts = [read_scales(self.checkpoint, linear.module) for linear in self.fused.linears]
-        scale = np.concatenate([part[0] for part in parts])
-        zero = None if parts[0][1] is None else np.concatenate([part[1] for part in parts])
+        parts = [self.checkpoint.scales(linear.module) for linear in self.fused.linears]
+        scale = np.concatenate([part.scale for part in parts])
+        zeros = [part.zero for part in parts if part.zero is not None]
+        zero = np.concatenate(zeros) if zeros else None
         if self.fused.order is not None:
             scale, zero = scale[self.fused.order], None if zero is None else zero[self.fused.order]
         return scale, zero
@@ -185,7 +185,7 @@ class LinearSource:
     def _codes(self, start: int, stop: int) -> np.ndarray:
         if self.stored:
             pieces = self.fused.pieces(start, stop)
-            return np.concatenate([read_codes(self.checkpoint, module, rows) for module, rows in pieces])
+            return np.concatenate([self.checkpoint.codes(module, rows) for module, rows in pieces])
         values = self._floats(start, stop)
         return quantize_rows(values, self._row_scale(values))
 

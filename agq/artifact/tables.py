@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from agq.artifact.sources import PIECE, quantize_rows, row_scale, to_float
-from agq.checkpoint.folder import Checkpoint
+from agq.checkpoint.base import Checkpoint
 from agq.errors import AgqError
 
 Pieces = Callable[[], Iterable[np.ndarray]]

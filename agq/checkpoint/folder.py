@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from agq.checkpoint.compressed_tensors import CompressedTensors
+from agq.checkpoint.base import Checkpoint, Scales
+from agq.checkpoint.compressed_tensors import CompressedTensors, read_codes, read_scales
 from agq.checkpoint.quantization_config import Stored
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import FILE as STATIC_FILE
-from agq.checkpoint.static import StaticRecord, read_statics
+from agq.checkpoint.static import read_statics
 from agq.errors import AgqError
 from agq.files import sha256_file
-from agq.formats.cache import DEFAULT_TABLE
 from agq.formats.weights import BY_STORED
-from agq.models import ModelParts, ModelSpec, parts, spec_from_config
+from agq.models import parts, spec_from_config
 from agq.models.folding import fold_names
-from agq.safetensors.files import SafetensorsFile, bf16_to_f32, load_json
+from agq.safetensors.files import SafetensorsFile, load_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -81,35 +81,34 @@ def _shard_paths(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
     )
 
 
-class Checkpoint:
-    """An opened folder. Names are canonical (with the base prefix), whichever way the folder stores them.
-
-    Attributes:
-        path: the folder. config: config.json. spec, parts: what it is. quantization: CompressedTensors or None.
-        record: the validated agq.json (defaults where there is none). agq: agq.json as a dict ({} without one).
-        statics: quantizers of static activations (empty where there are none).
-    """
+class FolderCheckpoint(Checkpoint):
+    """An opened folder. Names are canonical (with the base prefix), whichever way the folder stores them."""
 
     def __init__(self, folder: Path):
         self.path = folder
         where = f"`{folder / 'config.json'}`"
-        self.config: dict[str, Any] = load_json(_read_bytes(folder / "config.json"), where)
-        self.spec: ModelSpec = spec_from_config(self.config, where)
-        self.parts: ModelParts = parts(self.spec)
+        self.config = load_json(_read_bytes(folder / "config.json"), where)
+        self.spec = spec_from_config(self.config, where)
+        self.parts = parts(self.spec)
         self._files: list[SafetensorsFile] = []
         self._where: dict[str, tuple[SafetensorsFile, str]] = {}
         self._fingerprint: str | None = None
         self._open_shards()
         self._settle_tying()
         linears = list(self.parts.all_linears())
-        self.quantization = CompressedTensors.from_config(self.config, linears, where)
+        self._quantization = CompressedTensors.from_config(self.config, linears, where)
         self.record = AgqRecord.read(folder, {linear.module for linear in linears})
         self.agq: dict[str, Any] = self.record.values
         if self.spec.embed_norm and not self.record.embed_norm:
             self.spec = replace(self.spec, embed_norm=False)
             self.parts = parts(self.spec)
-        self.statics: StaticRecord = read_statics(folder, self.record.values, self.parts)
+        self.statics = read_statics(folder, self.record.values, self.parts)
         self._check_tensors()
+
+    @property
+    def quantization(self) -> CompressedTensors | None:
+        """config.json's `quantization_config`."""
+        return self._quantization
 
     # ---- opening
 
@@ -218,29 +217,18 @@ class Checkpoint:
         file, stored = self._located(name)
         return file.tensors[stored].shape
 
-    def _raw(self, name: str) -> tuple[str, np.ndarray]:
+    def read_raw(self, name: str) -> tuple[str, np.ndarray]:
+        """(dtype, elements as a read-only view on the file; uint16 bits for BF16)."""
         file, stored = self._located(name)
         return file.tensors[stored].dtype, file.raw(stored)
 
-    def read_raw(self, name: str) -> tuple[str, np.ndarray]:
-        """(dtype, elements as a read-only view on the file; uint16 bits for BF16)."""
-        return self._raw(name)
+    def codes(self, module: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Signed codes int8 [rows, in] of a quantized linear."""
+        return read_codes(self, module, rows)
 
-    def read(self, name: str) -> np.ndarray:
-        """A float tensor as a new float32 array of its shape."""
-        values = self.read_rows(name, slice(None))
-        self.release(name)
-        return values
-
-    def read_rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
-        """Rows (a slice or an index array of the first dimension) of a float tensor as a new float32 array."""
-        dtype, raw = self._raw(name)
-        raw = raw[rows] if raw.ndim else raw
-        if dtype == "BF16":
-            return bf16_to_f32(raw)
-        if dtype in ("F32", "F16"):
-            return np.array(raw, dtype=np.float32)
-        raise AgqError(f"`{self.path}`: tensor `{name}` is {dtype}, not a float type that agq reads")
+    def scales(self, module: str) -> Scales:
+        """Scales and zero points of a quantized linear."""
+        return Scales(*read_scales(self, module))
 
     def release(self, name: str) -> None:
         """The tensor's pages may leave memory."""
@@ -270,21 +258,21 @@ class Checkpoint:
         """Tokenizer and generation files that the folder has."""
         return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
 
-    def float_dtype(self) -> str:
-        """The float type that the source stores its embedding in ("F32", "F16" or "BF16")."""
-        return self.dtype(f"{self.parts.embed}.weight")
+    def texts(self) -> list[str]:
+        """Names of the tokenizer and generation files that the folder has."""
+        return [path.name for path in self.tokenizer_files()]
 
-    def embed_bits(self, head_bits: int, wanted: int | None = None) -> int | None:
-        """Width of an embedding that is not tied to the output head of `head_bits`, in packed form: what is wanted,
-        else what agq.json says, else 8 where the folder is quantized and the head has 8. None: as the folder stores
-        it."""
-        wanted = wanted or self.record.embed_bits
-        quantized = self.quantization is not None and bool(self.quantization.modules())
-        usual = DEFAULT_TABLE.bits
-        return usual if wanted is None and quantized and head_bits == usual else wanted
+    def text(self, name: str) -> bytes | None:
+        """A file of the folder; None: there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise AgqError(f"cannot read `{self.path / name}`: {error.strerror or error}") from error
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str]) -> FolderCheckpoint:
     """Opens a model folder and checks that every tensor it needs is there with the right type and shape.
 
     Raises:
@@ -298,4 +286,4 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise AgqError(f"`{path}` is a file, not a model folder")
     if not (folder / "config.json").exists():
         raise AgqError(f"`{path}` has no config.json", hint="is this a Hugging Face model folder?")
-    return Checkpoint(folder)
+    return FolderCheckpoint(folder)

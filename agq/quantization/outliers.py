@@ -10,7 +10,6 @@ feed-forward part has no such pair (GELU).
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from agq.checkpoint import Checkpoint, open_checkpoint
 from agq.errors import AgqError
-from agq.files import atomic_directory, atomic_write_text
+from agq.files import atomic_directory, atomic_write_bytes, atomic_write_text
 from agq.models import BlockParts
 from agq.numerics.hadamard import random_permutation
 from agq.quantization.transforms.plan import SCALABLE
@@ -108,5 +107,5 @@ def _write(checkpoint: Checkpoint, out: Path, edits: dict[str, list[tuple[str, n
     with atomic_directory(out, overwrite=False) as folder:
         write_shards(folder, entries, _SHARD_BYTES)
         atomic_write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        for source in checkpoint.tokenizer_files():
-            shutil.copyfile(source, folder / source.name)
+        for name in checkpoint.texts():
+            atomic_write_bytes(folder / name, checkpoint.text(name) or b"")

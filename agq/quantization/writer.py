@@ -4,7 +4,6 @@ beside it."""
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from agq.checkpoint.compressed_tensors import INT, PACKED, quantization_config
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
-from agq.files import atomic_directory, atomic_write_text
+from agq.files import atomic_directory, atomic_write_bytes, atomic_write_text
 from agq.formats import cache_format
 from agq.formats.weights import BYTE_CODES
 from agq.models import ONLINE_PREFIX, ModelParts
@@ -180,8 +179,8 @@ def write_folder(
         files = write_shards(folder, entries, shard_bytes)
         config = build_config(parameters, schemes, format)
         atomic_write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        for source in checkpoint.tokenizer_files():
-            shutil.copyfile(source, folder / source.name)
+        for name in checkpoint.texts():
+            atomic_write_bytes(folder / name, checkpoint.text(name) or b"")
         activations = activation_entries(parameters, schemes, clips)
         if statics is not None:
             add_entries(activations, statics)

@@ -1,0 +1,160 @@
+"""A model as its users read it, whatever it is stored as: a folder (folder.py), a GGUF file (agq/gguf/checkpoint.py)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from agq.checkpoint.quantization_config import ModuleScheme
+from agq.checkpoint.record import AgqRecord
+from agq.checkpoint.static import StaticRecord
+from agq.errors import AgqError
+from agq.formats.cache import DEFAULT_TABLE
+from agq.models import ModelParts, ModelSpec
+from agq.safetensors.files import bf16_to_f32
+
+
+class Quantization(Protocol):
+    """Which linear of a checkpoint is stored as codes, and how."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the file says of it, for records (JSON)."""
+        ...
+
+    def scheme(self, module: str) -> ModuleScheme | None:
+        """How a linear is quantized; None: it is stored in floating point."""
+        ...
+
+    def modules(self) -> Collection[str]:
+        """The quantized linears."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What makes values of a linear's codes: value = (code - zero) * scale, or code * scale + minimum.
+
+    Attributes:
+        scale: float32 [out, groups]. zero: int8 [out, groups], or None.
+        minimum: float32 [out, groups], or None. The code is the stored one then: 0..15 for 4 bits.
+    """
+
+    scale: np.ndarray
+    zero: np.ndarray | None = None
+    minimum: np.ndarray | None = None
+
+
+class Checkpoint(ABC):
+    """An opened model. Names of modules and tensors are canonical ones (ModelParts), however it is stored.
+
+    Attributes:
+        path: the folder or file. config: config.json, or what stands for it. spec, parts: what the model is.
+        quantization: None where all linears are floats.
+        record: the validated agq.json (defaults where there is none). agq: agq.json as a dict ({} without one).
+        statics: quantizers of static activations (empty where there are none).
+    """
+
+    path: Path
+    config: dict[str, Any]
+    spec: ModelSpec
+    parts: ModelParts
+    record: AgqRecord
+    agq: dict[str, Any]
+    statics: StaticRecord
+
+    @property
+    @abstractmethod
+    def quantization(self) -> Quantization | None:
+        """Which linears are codes."""
+
+    # ---- tensors
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Canonical names of all stored tensors."""
+
+    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether `name` can be read (the head of a tied model can)."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> str:
+        """safetensors dtype, e.g. "BF16", of a tensor as `read_raw` gives it."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+
+    @abstractmethod
+    def read_raw(self, name: str) -> tuple[str, np.ndarray]:
+        """(dtype, elements as a read-only array; uint16 bits for BF16)."""
+
+    @abstractmethod
+    def codes(self, module: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Signed codes int8 [rows, in] of a quantized linear; `rows`: a slice or indices of output rows."""
+
+    @abstractmethod
+    def scales(self, module: str) -> Scales:
+        """Scales of a quantized linear. Raises AgqError for values that are not finite."""
+
+    @abstractmethod
+    def release(self, name: str) -> None:
+        """The tensor's pages may leave memory."""
+
+    def read(self, name: str) -> np.ndarray:
+        """A float tensor as a new float32 array of its shape."""
+        values = self.read_rows(name, slice(None))
+        self.release(name)
+        return values
+
+    def read_rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
+        """Rows (a slice or an index array of the first dimension) of a float tensor as a new float32 array."""
+        dtype, raw = self.read_raw(name)
+        raw = raw[rows] if raw.ndim else raw
+        if dtype == "BF16":
+            return bf16_to_f32(raw)
+        if dtype in ("F32", "F16"):
+            return np.array(raw, dtype=np.float32)
+        raise AgqError(f"`{self.path}`: tensor `{name}` is {dtype}, not a float type that agq reads")
+
+    # ---- the model as a whole
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of what the model is, not of where it lies."""
+
+    @abstractmethod
+    def weight_bytes(self) -> int:
+        """Size of the weight files."""
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """All files that are read."""
+
+    @abstractmethod
+    def texts(self) -> list[str]:
+        """Names of the tokenizer's and generation's files: those of Hugging Face folders."""
+
+    @abstractmethod
+    def text(self, name: str) -> bytes | None:
+        """A file by its name in a Hugging Face folder, such as tokenizer.json or config.json; None: there is none."""
+
+    def notes(self) -> list[str]:
+        """What users are told once the model is packed: what was left out, what was stored otherwise."""
+        return []
+
+    def float_dtype(self) -> str:
+        """The float type that the source stores its embedding in ("F32", "F16" or "BF16")."""
+        return self.dtype(f"{self.parts.embed}.weight")
+
+    def embed_bits(self, head_bits: int, wanted: int | None = None) -> int | None:
+        """Width of an embedding that is not tied to the output head of `head_bits`, in packed form: what is wanted,
+        else what agq.json says, else 8 where the model is quantized and the head has 8. None: as it is stored."""
+        wanted = wanted or self.record.embed_bits
+        quantized = self.quantization is not None and bool(self.quantization.modules())
+        usual = DEFAULT_TABLE.bits
+        return usual if wanted is None and quantized and head_bits == usual else wanted
