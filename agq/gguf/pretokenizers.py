@@ -1,7 +1,7 @@
 """What the word `tokenizer.ggml.pre` of a GGUF file means: how a text is cut before byte-level BPE merges.
 
-The patterns are those of the models' own tokenizer.json, in the order in which they cut. A piece that no pattern matches
-stays a piece of its own. Which word names which of them is llama.cpp's convention (src/llama-vocab.cpp).
+The patterns are those of the models' own tokenizer.json, in the order in which they cut. What no pattern matches stays
+a piece of its own. Which word names which of them is llama.cpp's convention (src/llama-vocab.cpp).
 """
 
 from __future__ import annotations

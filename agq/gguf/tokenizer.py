@@ -1,12 +1,16 @@
 """The tokenizer of a GGUF file, from its metadata to the text of a tokenizer.json: no torch, no transformers.
 
-Two kinds of vocabulary: byte-level BPE with merges (`gpt2`), and SentencePiece's BPE, whose pieces have scores and whose
+There are two kinds of vocabulary. Byte-level BPE has merges (`gpt2`). SentencePiece's BPE has pieces with scores, and
 unknown characters become bytes (`llama`). The keys are those of the GGUF specification.
+
+The ids are llama.cpp's, with one exception: texts of Qwen models are brought to NFC, as their own tokenizer does.
+Against transformers one thing differs: a literal U+2581 in a text is no space in Gemma's runs of spaces.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,8 +107,7 @@ class _Reader:
         if not tokens:
             raise AgqError("the file has no vocabulary (`tokenizer.ggml.tokens`)")
         if len(set(tokens)) != len(tokens):
-            seen: set[str] = set()
-            twice = next(text for text in tokens if text in seen or seen.add(text))
+            twice = next(text for text, count in Counter(tokens).items() if count > 1)
             raise AgqError(f"the file's vocabulary holds the token {twice!r} twice")
         return tokens
 
@@ -286,7 +289,8 @@ def _template(bos: int | None, eos: int | None, tokens: list[str]) -> dict[str, 
     """The post-processor that puts BOS before a text and EOS behind it."""
     if bos is None and eos is None:
         return None
-    first, second = [], []
+    first: list[dict[str, Any]] = []
+    second: list[dict[str, Any]] = []
     for kind, name in ((0, "A"), (1, "B")):
         target = first if name == "A" else second
         target += [{"SpecialToken": {"id": tokens[bos], "type_id": kind}}] if bos is not None else []
