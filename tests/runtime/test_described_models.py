@@ -142,7 +142,10 @@ def forward(spec: ModelSpec, t: dict[str, np.ndarray], tokens: np.ndarray) -> np
         rows = x @ t[f"{block}.qkv"].T
         parts = [rows[:, :q], rows[:, q : q + kv], rows[:, q + kv :]]
         if spec.qk_norm == "whole":
-            parts[:2] = [rms(part, t[f"{block}.{name}.weight"]) for part, name in zip(parts, ("q_norm", "k_norm"))]
+            parts[:2] = [
+                rms(part, t[f"{block}.{name}.weight"])
+                for part, name in zip(parts[:2], ("q_norm", "k_norm"), strict=True)
+            ]
         query, key, value = (part.reshape(n, -1, spec.head_dim) for part in parts)
         if spec.qk_norm == "head":
             query, key = rms(query, t[f"{block}.q_norm.weight"]), rms(key, t[f"{block}.k_norm.weight"])
