@@ -17,7 +17,7 @@ from agq.errors import AgqError
 from agq.files import sha256_file
 from agq.formats.cache import DEFAULT_TABLE
 from agq.formats.weights import BY_STORED
-from agq.models import ModelParts, ModelSpec, parts, spec_from_config
+from agq.models import ModelParts, ModelSpec, parts, spec_from_config, text_part
 from agq.models.folding import fold_names
 from agq.safetensors.files import SafetensorsFile, bf16_to_f32, load_json
 
@@ -85,7 +85,8 @@ class Checkpoint:
     """An opened folder. Names are canonical (with the base prefix), whichever way the folder stores them.
 
     Attributes:
-        path: the folder. config: config.json. spec, parts: what it is. quantization: CompressedTensors or None.
+        path: the folder. config: config.json, of a model of several kinds of input its text part's. spec, parts: what
+            it is. quantization: CompressedTensors or None.
         record: the validated agq.json (defaults where there is none). agq: agq.json as a dict ({} without one).
         statics: quantizers of static activations (empty where there are none).
     """
@@ -93,7 +94,7 @@ class Checkpoint:
     def __init__(self, folder: Path):
         self.path = folder
         where = f"`{folder / 'config.json'}`"
-        self.config: dict[str, Any] = load_json(_read_bytes(folder / "config.json"), where)
+        self.config: dict[str, Any] = text_part(load_json(_read_bytes(folder / "config.json"), where))
         self.spec: ModelSpec = spec_from_config(self.config, where)
         self.parts: ModelParts = parts(self.spec)
         self._files: list[SafetensorsFile] = []
@@ -115,9 +116,9 @@ class Checkpoint:
 
     def _canonical(self, stored: str) -> str:
         prefix = self.parts.base_prefix
-        module, dot, leaf = stored.rpartition(".")
-        if module in self.parts.head_aliases:
-            return f"{self.parts.head}{dot}{leaf}"
+        for alias, meant in self.parts.aliases:
+            if stored.startswith(alias):
+                return meant + stored.removeprefix(alias)
         if stored.startswith(prefix) or stored.startswith(self.parts.head + "."):
             return stored
         return prefix + stored

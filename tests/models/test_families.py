@@ -265,7 +265,7 @@ def test_unrotated_layers() -> None:
 
 
 def test_heads_that_are_stored_under_an_older_name() -> None:
-    assert parts(spec_from_config(PYTHIA_160M)).head_aliases == ("embed_out",)
+    assert parts(spec_from_config(PYTHIA_160M)).aliases == (("embed_out.", "lm_head."),)
 
 
 @pytest.mark.parametrize(
@@ -296,3 +296,27 @@ def test_heads_that_are_stored_under_an_older_name() -> None:
 def test_configs_that_would_compute_wrongly(config: dict[str, Any], change: dict[str, Any], word: str) -> None:
     with pytest.raises(AgqError, match=word):
         spec_from_config({**config, **change})
+
+
+def test_the_text_part_of_a_model_that_reads_pictures() -> None:
+    """What is left out of gemma-3-4b-it's `text_config` is as in transformers' class."""
+    inner = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    }
+    outer = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "eos_token_id": [1, 106],
+        "model_type": "gemma3",
+        "text_config": inner,
+        "vision_config": {"model_type": "siglip_vision_model"},
+    }
+    spec = spec_from_config(outer)
+    assert (spec.family, spec.heads, spec.kv_heads, spec.head_dim, spec.vocab) == ("gemma3_text", 8, 4, 256, 262208)
+    assert spec.rope == RopeSpec(1e6, "linear", 8.0) and spec.eos_ids == (1, 106) and spec.context == 131072
+    with pytest.raises(AgqError, match="hidden_size"):
+        spec_from_config(outer | {"text_config": None})
