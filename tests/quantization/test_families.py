@@ -117,13 +117,13 @@ def test_presets(models: dict[str, Path], name: str, preset: str, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "least"), [("w8a8", 0.999), ("w4a8", 0.999), ("w4a4", 0.97)])
+@pytest.mark.parametrize(("preset", "least"), [("w8a8", 0.999), ("w4a8", 0.999), ("w4a4", 0.97), ("agile", 0.97)])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_engine_computes_what_the_reference_does(
     models: dict[str, Path], name: str, preset: str, least: float, tmp_path: Path
 ) -> None:
-    """Codes differ where a value is at a tie; one of 4 bits is a fifteenth of the range, and random models pass it
-    on."""
+    """Codes differ where a value is at a tie; one of 4 bits is a fifteenth of the range, a power of two is half of the
+    next, and random models pass it on."""
     folder, output = tmp_path / "out", tmp_path / "model.agq.safetensors"
     quantized(models[name], folder, preset=preset)
     agq.pack(folder, output)
