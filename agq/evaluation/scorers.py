@@ -205,7 +205,7 @@ class EngineScorer:
         would leave the kernels for many tokens half empty.
         """
         count = max(_TOGETHER // length, 1)
-        if self._dynamic and self.context is not None and length > self.context:
+        if self._steady is not None and length > self._steady:
             count = 1
         if count > self._slots or length > self._length:
             self._open(max(length, self._length if count == 1 else 0), count)

@@ -19,3 +19,7 @@ FAMILIES = {
     "granite": "agq.models.granite",
     "gpt_neox": "agq.models.gpt_neox",
 }
+
+# Models of several kinds of input whose text part is a model of a family: `model_type` -> that family. Its config
+# stands under `text_config`.
+TEXT_PARTS = {"gemma3": "gemma3_text"}

@@ -35,12 +35,15 @@ class Defaults:
     """What a family's config class of transformers takes where config.json is silent.
 
     Attributes:
+        heads, vocab: None: config.json must say it.
         kv_heads: None: as many as query heads, which is also what `null` means.
         head_dim: None: hidden size / heads.
         activation, activation_name: the function and its key.
         partial: rotary positions may turn some of a head's channels only.
     """
 
+    heads: int | None = None
+    vocab: int | None = None
     kv_heads: int | None = None
     head_dim: int | None = None
     context: int = 2048
@@ -55,8 +58,8 @@ class Defaults:
 def read_decoder(config: Config, family: str, defaults: Defaults) -> ModelSpec:
     """ModelSpec of the config.json of a decoder of LLaMA's form."""
     hidden = config.integer("hidden_size", **HIDDEN)
-    heads = config.integer("num_attention_heads", **HEADS)
-    vocab = config.integer("vocab_size", **VOCAB)
+    heads = _needed(config, "num_attention_heads", defaults.heads, HEADS)
+    vocab = _needed(config, "vocab_size", defaults.vocab, VOCAB)
     context = config.integer("max_position_embeddings", **CONTEXT, default=defaults.context)
     if config.values.get("head_dim") is not None:
         head_dim = config.integer("head_dim", **HEAD_DIM)
@@ -93,6 +96,12 @@ def read_decoder(config: Config, family: str, defaults: Defaults) -> ModelSpec:
         eos_ids=config.token_ids("eos_token_id", vocab),
         rotary_dim=rotary_channels(rotary_share(config), head_dim, config),
     )
+
+
+def _needed(config: Config, name: str, default: int | None, bounds: dict[str, int]) -> int:
+    if default is None:
+        return config.integer(name, **bounds)
+    return config.integer(name, **bounds, default=default)
 
 
 def linears(spec: ModelSpec) -> tuple[Linear, ...]:

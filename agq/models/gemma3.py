@@ -11,7 +11,8 @@ from agq.models.rotary import THETA, layer_tables, rope_of, whole_heads
 from agq.models.spec import ModelSpec
 from agq.models.windows import FULL, SLIDING
 
-_CONTEXT = 131072
+# The configs inside those of models that read pictures leave out what is as in transformers' class.
+_DEFAULTS = replace(DEFAULTS, context=131072, heads=8, vocab=262208)
 _EVERY = 6
 # Bases where config.json names none.
 _GLOBAL, _LOCAL = 1e6, 1e4
@@ -24,14 +25,13 @@ def spec(config: Config) -> ModelSpec:
     """
     tables = layer_tables(config, (FULL, SLIDING))
     # Of `rope_scaling` all goes to the layers that see everything.
-    full = Config({**tables[FULL].values, **(config.values.get("rope_scaling") or {})}, tables[FULL].where)
+    scaling = config.table("rope_scaling")
+    full = Config({**tables[FULL].values, **(scaling.values if scaling else {})}, tables[FULL].where)
     for table in (full, tables[SLIDING]):
         whole_heads(table, "gemma3_text")
     without = {key: value for key, value in config.values.items() if key not in ("rope_scaling", "rope_parameters")}
     every = config.integer("sliding_window_pattern", low=1, high=1 << 16, default=_EVERY)
-    found = read_gemma(
-        Config(without, config.where), "gemma3_text", replace(DEFAULTS, context=_CONTEXT), every=every, caps=0.0
-    )
+    found = read_gemma(Config(without, config.where), "gemma3_text", _DEFAULTS, every=every, caps=0.0)
     context = found.context
     theta = config.number("rope_theta", **THETA, default=_GLOBAL)
     rope = rope_of(full, theta, context)
@@ -42,5 +42,10 @@ def spec(config: Config) -> ModelSpec:
 
 
 def parts(spec: ModelSpec) -> ModelParts:
-    """Names of Gemma3ForCausalLM."""
-    return decoder_parts(spec)
+    """Names of Gemma3ForCausalLM, also as they stand in models that read pictures, too."""
+    inside = (
+        ("language_model.model.", "model."),
+        ("language_model.lm_head.", "lm_head."),
+        ("model.language_model.", "model."),
+    )
+    return replace(decoder_parts(spec), aliases=inside)

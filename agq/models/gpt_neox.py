@@ -71,5 +71,5 @@ def parts(spec: ModelSpec) -> ModelParts:
             Linear("mlp.dense_4h_to_h", "down", spec.hidden, spec.ffn, True),
         ),
         groups=(("qkv",), ("o",), ("up",), ("down",)),
-        head_aliases=("embed_out",),
+        aliases=(("embed_out.", "lm_head."),),
     )

@@ -99,7 +99,8 @@ class ModelParts:
     q_norm: str | None = None
     k_norm: str | None = None
     qkv_order: str = HEADS
-    head_aliases: tuple[str, ...] = ()  # other names of the head in stored folders
+    # How names in folders may begin, and how they begin here.
+    aliases: tuple[tuple[str, str], ...] = ()
 
     def prefix(self, index: int) -> str:
         """Tensor-name prefix of a block, with its last dot."""

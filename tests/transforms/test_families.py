@@ -13,9 +13,13 @@ import torch
 from agq.checkpoint import Checkpoint, open_checkpoint
 from agq.quantization.encode import TORCH_DTYPES
 from agq.quantization.outliers import inject_outliers
+from agq.quantization.transforms.finer import _normed
+from agq.quantization.transforms.inputs import gather
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
-from agq.reference.decoder import ReferenceModel
+from agq.reference.attention import Positions
+from agq.reference.decoder import Embedding, Parameters, ReferenceModel
+from agq.reference.stream import HiddenStates
 from tests.families import CASES, make
 from tests.transforms.transform_support import (
     logits,
@@ -107,3 +111,37 @@ def test_injected_outliers_change_no_logits(name: str, tmp_path: Path) -> None:
     inject_outliers(folder, tmp_path / "loud")
     expected = ReferenceModel(open_checkpoint(folder)).logits(tokens())
     assert relative_error(ReferenceModel.from_folder(tmp_path / "loud").logits(tokens()), expected) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "olmo2"])
+def test_noise_behind_the_norm_of_queries(name: str, tmp_path: Path) -> None:
+    """A small noise across the queries, which does not change their size, against the norm itself."""
+    checkpoint, plan = plan_of(saved(name, tmp_path))
+    parameters, block = TransformedParameters(checkpoint, plan), checkpoint.parts.block(0)
+    spec = checkpoint.spec
+    draw = torch.Generator().manual_seed(0)
+    y = torch.randn(5, spec.heads, spec.head_dim, generator=draw) * torch.tensor([1.0, 3.0, 9.0, 2.0])[:, None]
+    noise = 1e-3 * torch.randn(y.shape, generator=draw)
+    axes = (1, 2) if name == "olmo2" else (2,)
+    noise -= y * (y * noise).sum(dim=axes, keepdim=True) / y.square().sum(dim=axes, keepdim=True)
+    norm = parameters.norm(block.norms["q_norm"])
+
+    def normed(x: torch.Tensor) -> torch.Tensor:
+        return norm(x.flatten(1)).reshape(x.shape) if name == "olmo2" else norm(x)
+
+    expected = normed(y), normed(y + noise) - normed(y)
+    found = _normed(parameters, block, "q_norm", y, noise)
+    assert torch.allclose(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    assert torch.allclose(found[1], expected[1], rtol=1e-2, atol=1e-5)
+
+
+def test_inputs_are_gathered_before_the_hidden_states_move_on(tmp_path: Path) -> None:
+    """OLMo 2 reads the hidden states themselves, of which a sample must not be a view."""
+    checkpoint = open_checkpoint(saved("olmo2", tmp_path))
+    parameters, windows = Parameters(checkpoint), torch.arange(60).reshape(2, 30)
+    hidden = HiddenStates(windows, Embedding(parameters), torch.device("cpu"))
+    before, positions = hidden.states.clone(), Positions.of(checkpoint.spec, 30)
+    with torch.inference_mode():
+        found = gather(parameters.block(0), hidden, positions, 0)
+    assert torch.equal(found["attention"].sample, before.reshape(60, -1))
+    assert torch.allclose(found["attention"].mean, before.double().mean(dim=(0, 1)))

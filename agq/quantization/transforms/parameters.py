@@ -340,6 +340,7 @@ class TransformedParameters(Parameters):
         """The gain goes into the head where the residual stream is rotated; the head has no bias, so the norm keeps its
         own."""
         module = self.checkpoint.parts.final_norm
+        assert module is not None  # its tensors are asked for
         gain = self._gain(module)
         if leaf == "weight":
             return self._weight_of(gain if self.r1 is None else torch.ones_like(gain))
