@@ -1,4 +1,4 @@
-"""agq: quantize LLaMA, OPT and BLOOM language models to INT4 and run them on CPUs.
+"""agq: quantize language models to INT4 and run them on CPUs.
 
 The functions have the names of the subcommands and their arguments. They are imported on first use, so that `import
 agq` is cheap and needs neither PyTorch nor numpy.

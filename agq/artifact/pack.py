@@ -11,7 +11,7 @@ from agq.artifact import layout
 from agq.artifact.checks import check_attention, refuse_kv_scheme
 from agq.artifact.documents import read_documents, special_tokens
 from agq.artifact.linear_info import LinearInfo
-from agq.artifact.schema import ArtifactModel, linear_shapes, norm_names
+from agq.artifact.schema import ArtifactModel, linear_shapes, norm_sizes
 from agq.artifact.sources import Fused, LinearSource, float_type, fused_linears
 from agq.artifact.tables import Pieces, array, coded_rows, document, float_rows, row_scales, stored_codes, stored_scales
 from agq.artifact.writer import write_artifact
@@ -158,7 +158,7 @@ def _parameters(model: ArtifactModel) -> int:
     count += 0 if model.embed_in_head else spec.vocab * spec.embed_dim
     if "position" in model.tables:
         count += (spec.context + spec.position_offset) * spec.hidden
-    return count + len(norm_names(spec)) * spec.hidden
+    return count + sum(norm_sizes(spec).values())
 
 
 class _Plan:
@@ -215,7 +215,7 @@ class _Plan:
             tables["position"] = float_type(checkpoint, [f"{checkpoint.parts.position}.weight"])
         self.documents = read_documents(checkpoint)
         self.model = ArtifactModel(
-            spec=spec,
+            spec=replace(spec, norm_offset=0.0),  # gains are stored
             kv_bits=kv_bits,
             head_bits=head_bits,
             embed_in_head=spec.tied,
@@ -378,11 +378,11 @@ class _Plan:
                 found[name] = float_rows(checkpoint, f"{module}.weight", dtype)
         norms = {"embed_norm": parts.embed_norm, "final_norm": parts.final_norm}
         for block in parts.blocks():
-            norms[f"blocks.{block.index}.attn_norm"] = block.attn_norm
-            norms[f"blocks.{block.index}.mlp_norm"] = block.mlp_norm
-        for name in norm_names(spec):
+            norms |= {f"blocks.{block.index}.{role}": module for role, module in block.norms.items()}
+        for name in norm_sizes(spec):
             norm, leaf = name.rsplit(".", 1)
-            found[name] = float_rows(checkpoint, f"{norms[norm]}.{leaf}", "f32")
+            added = spec.norm_offset if leaf == "weight" else 0.0
+            found[name] = float_rows(checkpoint, f"{norms[norm]}.{leaf}", "f32", added)
         for name, values in save_scales(self.attention or []).items():
             found[name] = array(values)
         for source in self._sources:

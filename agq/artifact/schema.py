@@ -114,8 +114,8 @@ class ArtifactModel:
                 if weight_format(dtype).integer:
                     groups = () if self.embed_group == PER_ROW else (self.embed_group.scales(spec.embed_dim),)
                     found[f"{name}.scale"] = TensorSize("f32", shape[:1] + groups, 4 * math.prod(shape[:1] + groups))
-        for name in norm_names(spec):
-            found[name] = TensorSize("f32", (spec.hidden,), 4 * spec.hidden)
+        for name, size in norm_sizes(spec).items():
+            found[name] = TensorSize("f32", (size,), 4 * size)
         if self.attention == "log2":
             for index in range(spec.layers):
                 found.update(attention_tensors(spec, index))
@@ -274,13 +274,40 @@ def attention_tensors(spec: ModelSpec, index: int) -> dict[str, TensorSize]:
     }
 
 
-def norm_names(spec: ModelSpec) -> list[str]:
-    """Names of all norm tensors (f32 [hidden] each); empty without affine parameters."""
+def block_norms(spec: ModelSpec) -> dict[str, int]:
+    """Norms of a block, by their names in it -> features, in the order of computation."""
+    norms = {}
+    if spec.pre_norms:
+        norms["attn_norm"] = spec.hidden
+    if spec.qk_norm != "none":
+        whole = spec.qk_norm == "whole"
+        norms["q_norm"] = spec.q_size if whole else spec.head_dim
+        norms["k_norm"] = spec.kv_size if whole else spec.head_dim
+    if spec.post_norms:
+        norms["attn_post_norm"] = spec.hidden
+    if spec.pre_norms:
+        norms["mlp_norm"] = spec.hidden
+    if spec.post_norms:
+        norms["mlp_post_norm"] = spec.hidden
+    return norms
+
+
+def norm_sizes(spec: ModelSpec) -> dict[str, int]:
+    """Names of all norm tensors (f32) -> features; empty without affine parameters. Those of q and k are RMSNorms."""
     if not spec.norm_affine:
-        return []
-    norms = ["embed_norm"] if spec.embed_norm else []
+        return {}
+    norms = {"embed_norm": spec.hidden} if spec.embed_norm else {}
     for index in range(spec.layers):
-        norms += [f"blocks.{index}.attn_norm", f"blocks.{index}.mlp_norm"]
-    norms += ["final_norm"] if spec.final_norm else []
-    leaves = ("weight", "bias") if spec.norm == "layer" else ("weight",)
-    return [f"{norm}.{leaf}" for norm in norms for leaf in leaves]
+        norms |= {f"blocks.{index}.{name}": size for name, size in block_norms(spec).items()}
+    norms |= {"final_norm": spec.hidden} if spec.final_norm else {}
+    sizes = {}
+    for norm, size in norms.items():
+        sizes[f"{norm}.weight"] = size
+        if spec.layer_norm and not norm.endswith((".q_norm", ".k_norm")):
+            sizes[f"{norm}.bias"] = size
+    return sizes
+
+
+def norm_names(spec: ModelSpec) -> list[str]:
+    """Names of all norm tensors; empty without affine parameters."""
+    return list(norm_sizes(spec))

@@ -1,7 +1,7 @@
 """Where the rows of a packed linear come from: pieces of Hugging Face linears, in the order that the engine wants.
 
-Query, key and value are one matrix in the artifact, gate and up another; BLOOM's fused rows, interleaved per head,
-are sorted.
+Query, key and value are one matrix in the artifact, gate and up another; fused rows that are interleaved per head
+(BLOOM, GPT-NeoX) are sorted.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +18,7 @@ from agq.errors import AgqError
 from agq.formats import ACTIVATIONS
 from agq.formats.weights import BY_STORED, BYTE_CODES, EXACT
 from agq.models import BlockParts, Linear, ModelSpec
+from agq.models.parts import STACKED, qkv_rows
 from agq.safetensors.files import bf16_to_f32, f32_to_bf16
 
 PIECE = 1 << 22  # elements that are converted at a time
@@ -28,7 +29,7 @@ _BYTE = BYTE_CODES.limits(symmetric=True)
 class Fused:
     """A linear of the artifact: `name`, and the Hugging Face linears whose rows it stacks.
 
-    `order`: rows of the one linear in the wanted order (BLOOM's qkv), or None for all rows as they are.
+    `order`: rows of the one linear in the wanted order (a qkv per head), or None for all rows as they are.
     """
 
     name: str
@@ -66,12 +67,11 @@ def fused_linears(block: BlockParts, spec: ModelSpec) -> list[Fused]:
     parts = block.linears
     name = f"blocks.{block.index}."
     if "qkv" in parts:
-        # rows [heads, 3, head_dim] -> [3, heads, head_dim]
-        order = np.arange(3 * spec.hidden).reshape(spec.heads, 3, spec.head_dim).transpose(1, 0, 2).reshape(-1)
+        order = None if block.qkv_order == STACKED else np.concatenate(qkv_rows(spec, block.qkv_order))
         qkv = Fused(name + "qkv", (parts["qkv"],), order)
     else:
         qkv = Fused(name + "qkv", (parts["q"], parts["k"], parts["v"]))
-    up = (parts["gate"], parts["up"]) if "gate" in parts else (parts["up"],)
+    up = tuple(parts[role] for role in ("gate_up", "gate", "up") if role in parts)
     return [qkv, Fused(name + "out", (parts["o"],)), Fused(name + "up", up), Fused(name + "down", (parts["down"],))]
 
 

@@ -25,12 +25,12 @@ def document(data: bytes) -> Pieces:
     return lambda: [np.frombuffer(data, np.uint8)]
 
 
-def float_rows(checkpoint: Checkpoint, name: str, dtype: str) -> Pieces:
-    """Tensor `name`, a matrix [rows, columns] or a vector, as f32, f16 or bf16."""
+def float_rows(checkpoint: Checkpoint, name: str, dtype: str, added: float = 0.0) -> Pieces:
+    """Tensor `name`, a matrix [rows, columns] or a vector, as f32, f16 or bf16. added: to each element."""
 
     def pieces() -> Iterator[np.ndarray]:
         for values in _rows(checkpoint, name):
-            yield to_float(values, dtype, name)
+            yield to_float(values + np.float32(added) if added else values, dtype, name)
         checkpoint.release(name)
 
     return pieces

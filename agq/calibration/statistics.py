@@ -31,7 +31,7 @@ from torch import Tensor
 from agq.calibration.file import FORMAT, PERCENTILES, TOKEN_QUANTILES
 from agq.checkpoint import Checkpoint
 from agq.files import atomic_writer
-from agq.reference.attention import Positions, attention_to_first
+from agq.reference.attention import Positions, Scoring, attention_to_first
 from agq.reference.decoder import Embedding, Parameters
 from agq.reference.stream import HiddenStates
 from agq.reporting.progress import Progress
@@ -134,8 +134,10 @@ def gather(
             }
             first = torch.zeros(spec.heads, dtype=torch.float64)
 
-            def observe(q: Tensor, k: Tensor, first: Tensor = first) -> None:
-                first.add_(attention_to_first(q, k, spec.attention_scale, positions.slopes))
+            scoring = block.scoring(positions)
+
+            def observe(q: Tensor, k: Tensor, first: Tensor = first, scoring: Scoring = scoring) -> None:
+                first.add_(attention_to_first(q, k, scoring))
 
             block.observe = observe
             for part in hidden.parts():

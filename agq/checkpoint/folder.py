@@ -17,7 +17,7 @@ from agq.checkpoint.static import read_statics
 from agq.errors import AgqError
 from agq.files import sha256_file
 from agq.formats.weights import BY_STORED
-from agq.models import parts, spec_from_config
+from agq.models import parts, spec_from_config, text_part
 from agq.models.folding import fold_names
 from agq.safetensors.files import SafetensorsFile, load_json
 
@@ -82,12 +82,13 @@ def _shard_paths(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
 
 
 class FolderCheckpoint(Checkpoint):
-    """An opened folder. Names are canonical (with the base prefix), whichever way the folder stores them."""
+    """An opened folder. Names are canonical (with the base prefix), whichever way the folder stores them. `config`: of
+    a model of several kinds of input its text part's."""
 
     def __init__(self, folder: Path):
         self.path = folder
         where = f"`{folder / 'config.json'}`"
-        self.config = load_json(_read_bytes(folder / "config.json"), where)
+        self.config = text_part(load_json(_read_bytes(folder / "config.json"), where))
         self.spec = spec_from_config(self.config, where)
         self.parts = parts(self.spec)
         self._files: list[SafetensorsFile] = []
@@ -114,6 +115,9 @@ class FolderCheckpoint(Checkpoint):
 
     def _canonical(self, stored: str) -> str:
         prefix = self.parts.base_prefix
+        for alias, meant in self.parts.aliases:
+            if stored.startswith(alias):
+                return meant + stored.removeprefix(alias)
         if stored.startswith(prefix) or stored.startswith(self.parts.head + "."):
             return stored
         return prefix + stored

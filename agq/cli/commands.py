@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("agq.cli.env", "Show versions, processor and kernels, for bug reports."),
 }
 
-HELP = "Quantize LLaMA, OPT and BLOOM models to INT4 and run them on CPUs."
+HELP = "Quantize language models to INT4 and run them on CPUs."
 
 _GLOBAL_HELP = (
     ("-v, --verbose", "More on stderr; -vv still more.  [AGQ_VERBOSE]"),

@@ -62,6 +62,14 @@ def _recipe(values: Any) -> str | None:
     return dumps({key: value for key, value in inner.items() if key != "report" and value not in (None, [], {})})
 
 
+def _window(values: dict[str, Any]) -> str:
+    from agq.reporting.output import dumps
+
+    window, local = values["window"], values.get("rope_local")
+    layers = f"{window['tokens']} tokens in {len(window['layers'])} of {values['layers']} layers"
+    return layers + (f", rope {dumps(local)}" if local else "")
+
+
 def _show(values: dict[str, Any]) -> None:
     from agq.inspect.describe import merged
     from agq.recipe.pruning import PruningOptions
@@ -83,6 +91,7 @@ def _show(values: dict[str, Any]) -> None:
             "vocabulary": values["vocab"],
             "context": values["context"],
             "positions": values["position"] + (f" {dumps(rope)}" if rope else ""),
+            "sliding window": _window(values) if "window" in values else None,
             "norm": values["norm"],
             "head": "tied to the embedding" if values["tied"] else "its own",
             "embedding": f"{values['embed_bits']} bits, {_EMBEDDING.get(values['embedding'], values['embedding'])}"

@@ -132,7 +132,9 @@ class EngineScorer:
         self.vocab, self.context, self.extends = spec.vocab, spec.context, spec.position != "learned"
         blocks = [info for name, info in self.artifact.linears.items() if name.startswith("blocks.")]
         self.scheme = _listing(_linear_name(info) for info in blocks)
-        self._dynamic = spec.rope is not None and spec.rope.kind == "dynamic"
+        # Sequences longer than this have other frequencies from their beginning on.
+        ropes = [rope for rope in (spec.rope, spec.rope_local) if rope is not None and rope.depends_on_length]
+        self._steady = min((rope.original_context for rope in ropes), default=None)
         self.layers = spec.layers
         self._threads, self._batch = threads, batch
         self._engine: Any = None
@@ -157,7 +159,7 @@ class EngineScorer:
         engine.truncate(0, 0)
         if engine.pruning is not None:
             engine.set_pruning(None)
-        if self._dynamic and self.context is not None and len(tokens) > self.context:
+        if self._steady is not None and len(tokens) > self._steady:
             # The frequencies depend on the length of the sequence: all of it must be computed at once.
             values = engine.forward(tokens, logits=_mask(len(tokens), first, count))
             for start in range(0, count, rows):
@@ -203,7 +205,7 @@ class EngineScorer:
         would leave the kernels for many tokens half empty.
         """
         count = max(_TOGETHER // length, 1)
-        if self._dynamic and self.context is not None and length > self.context:
+        if self._steady is not None and length > self._steady:
             count = 1
         if count > self._slots or length > self._length:
             self._open(max(length, self._length if count == 1 else 0), count)
@@ -282,7 +284,7 @@ class ReferenceScorer:
         with self._torch.inference_mode():
             for start in range(0, len(hidden), rows):
                 part = hidden[start : start + rows]
-                yield model.head(model.head.transform(part)).cpu().numpy()
+                yield model.scores(part).cpu().numpy()
 
     def pruned_logits(
         self, tokens: np.ndarray, first: int, count: int, rows: int, options: PruningOptions

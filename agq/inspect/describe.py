@@ -29,10 +29,14 @@ def _architecture(spec: Any) -> dict[str, Any]:
         "activation",
     )
     values = {name: getattr(spec, name) for name in names} | {"tied": spec.tied}
-    if spec.rope is not None:
-        values["rope"] = {"kind": spec.rope.kind, "theta": spec.rope.theta}
-        if spec.rope.kind != "default":
-            values["rope"]["factor"] = spec.rope.factor
+    for name in ("rope", "rope_local"):
+        rope = getattr(spec, name)
+        if rope is not None:
+            values[name] = {"kind": rope.kind, "theta": rope.theta}
+            if rope.kind != "default":
+                values[name]["factor"] = rope.factor
+    if spec.window:
+        values["window"] = {"tokens": spec.window, "layers": list(spec.window_layers)}
     return values
 
 

@@ -13,11 +13,17 @@ class Config:
     """A config.json: every getter takes the names under which a value may stand, checks type and range.
 
     A key that is absent or null counts as missing: the default is used, or without a default it is an AgqError.
+    family: the model's, where it is known.
     """
 
-    def __init__(self, values: dict[str, Any], where: str = "config.json"):
+    def __init__(self, values: dict[str, Any], where: str = "config.json", family: str = ""):
         self.values = values
         self.where = where
+        self.family = family
+
+    def silent(self, name: str) -> bool:
+        """Whether there is no such key; one that is null is there."""
+        return name not in self.values
 
     def _find(self, names: tuple[str, ...], default: Any) -> tuple[str, Any]:
         for name in names:
@@ -43,6 +49,13 @@ class Config:
         if bad or not low <= value <= high or not math.isfinite(value):
             raise AgqError(f"{self.where}: `{name}` is {_short(value)}, not a number between {low:g} and {high:g}")
         return float(value)
+
+    def numbers(self, name: str, low: float, high: float) -> tuple[float, ...]:
+        """A list of finite numbers in low..high."""
+        name, value = self._find((name,), _MISSING)
+        if not isinstance(value, list) or not value:
+            raise AgqError(f"{self.where}: `{name}` is {_short(value)}, not a list of numbers")
+        return tuple(Config({name: item}, self.where).number(name, low=low, high=high) for item in value)
 
     def flag(self, name: str, default: bool) -> bool:
         """true or false."""
@@ -86,6 +99,35 @@ def _short(value: Any) -> str:
 HIDDEN, LAYERS, HEADS, HEAD_DIM = between("hidden"), between("layers"), between("heads"), between("head_dim")
 FFN, VOCAB, CONTEXT = between("ffn"), between("vocab"), between("context")
 EPS = {"low": 0.0, "high": 1.0}
+
+
+# transformers' names of functions; those of each kind are one function up to rounding.
+FUNCTIONS = {
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu_erf",
+    "gelu_python": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+}
+
+
+def activation(config: Config, name: str, default: str, known: tuple[str, ...], ending: str = "") -> str:
+    """`activation` of a ModelSpec. name: its key; known: those that the feed-forward part of the family has; ending: of
+    those with a gate.
+
+    Raises AgqError for another function.
+    """
+    given = config.text(name, default=default)
+    found = f"{FUNCTIONS.get(given, given)}{ending}"
+    if found not in known:
+        supported = ", ".join(name for name, function in FUNCTIONS.items() if f"{function}{ending}" in known)
+        raise AgqError(f"{config.where}: activation `{given}` is not supported", hint=f"supported: {supported}")
+    return found
 
 
 def head_size(hidden: int, heads: int, where: str) -> int:

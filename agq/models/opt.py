@@ -2,31 +2,13 @@
 
 import math
 
-from agq.errors import AgqError
-from agq.models.config import CONTEXT, FFN, HEADS, HIDDEN, LAYERS, VOCAB, Config, head_size
+from agq.models.config import CONTEXT, FFN, HEADS, HIDDEN, LAYERS, VOCAB, Config, activation, head_size
 from agq.models.parts import Linear, ModelParts
-from agq.models.spec import ModelSpec
-
-# transformers' names; gelu_new, gelu_fast and gelu_pytorch_tanh are one function up to rounding.
-_ACTIVATIONS = {
-    "relu": "relu",
-    "gelu": "gelu_erf",
-    "gelu_python": "gelu_erf",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-}
+from agq.models.spec import UNGATED, ModelSpec
 
 
 def spec(config: Config) -> ModelSpec:
     """ModelSpec of an OPT config.json."""
-    activation = config.text("activation_function", default="relu")
-    if activation not in _ACTIVATIONS:
-        raise AgqError(
-            f"{config.where}: OPT with activation `{activation}` is not supported",
-            hint=f"supported: {', '.join(_ACTIVATIONS)}",
-        )
     hidden = config.integer("hidden_size", **HIDDEN)
     heads = config.integer("num_attention_heads", **HEADS)
     vocab = config.integer("vocab_size", **VOCAB)
@@ -48,7 +30,7 @@ def spec(config: Config) -> ModelSpec:
         norm_eps=1e-5,  # torch.nn.LayerNorm's default; OPT has no field for it
         position="learned",
         position_offset=2,
-        activation=_ACTIVATIONS[activation],
+        activation=activation(config, "activation_function", "relu", UNGATED),
         attention_scale=1 / math.sqrt(head_dim),
         norm_after=not before,
         final_norm=before and not config.flag("_remove_final_layer_norm", False),

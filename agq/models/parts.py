@@ -14,8 +14,8 @@ from agq.models.spec import ModelSpec
 class Linear:
     """A linear layer of the Hugging Face model: y[out_features] = W[out_features, in_features] x + b.
 
-    Roles: q, k, v, o, gate, up, down; `qkv` for BLOOM's fused projection, whose rows are interleaved per head as
-    [heads, 3, head_dim]; head, project_in, project_out outside the blocks.
+    Roles: q, k, v, o, gate, up, down; `qkv` for a fused projection (`qkv_rows` says where its rows stand), `gate_up`
+    for gate's rows and then up's; head, project_in, project_out outside the blocks.
     """
 
     module: str
@@ -30,16 +30,46 @@ class Linear:
         return f"{self.module}.weight"
 
 
+# Orders of the rows of a fused projection of q, k and v: [heads, 3, head_dim] (BLOOM, GPT-NeoX), or all of q's, k's and
+# v's one after the other (Phi-3).
+HEADS, STACKED = "heads", "stacked"
+
+
+def qkv_rows(spec: ModelSpec, order: str) -> tuple[list[int], list[int], list[int]]:
+    """Which rows of a fused projection are q's, k's and v's, each in the order of its heads."""
+    if order == STACKED:
+        k, v = spec.q_size, spec.q_size + spec.kv_size
+        return list(range(k)), list(range(k, v)), list(range(v, v + spec.kv_size))
+    width = spec.head_dim
+
+    def rows(which: int) -> list[int]:
+        return [(3 * head + which) * width + channel for head in range(spec.heads) for channel in range(width)]
+
+    return rows(0), rows(1), rows(2)
+
+
+# Roles of a block's norms, in the order of computation; also the names of fields of ModelParts.
+BLOCK_NORMS = ("attn_norm", "q_norm", "k_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm")
+
+
 @dataclass(frozen=True)
 class BlockParts:
-    """One decoder block. `groups`: roles that read the same input, in the order in which they are computed."""
+    """One decoder block.
+
+    Attributes:
+        norms: module by role: attn_norm and mlp_norm before attention and feed-forward (after the additions where the
+            spec says `norm_after`), attn_post_norm and mlp_post_norm of what they give, q_norm and k_norm. Those that
+            the architecture has.
+        groups: roles that read the same input, in the order in which they are computed.
+        qkv_order: see `qkv_rows`.
+    """
 
     index: int
     prefix: str
-    attn_norm: str
-    mlp_norm: str
+    norms: dict[str, str]
     linears: dict[str, Linear]
     groups: tuple[tuple[str, ...], ...]
+    qkv_order: str = HEADS
 
     def modules(self) -> list[str]:
         """Module names of the linears, in order."""
@@ -60,10 +90,17 @@ class ModelParts:
     project_in: str | None
     project_out: str | None
     block_pattern: str  # of a block's tensors, "{}" is its index
-    attn_norm: str
-    mlp_norm: str
+    attn_norm: str | None
+    mlp_norm: str | None
     linears: tuple[Linear, ...]  # of one block, module names without the block's prefix
     groups: tuple[tuple[str, ...], ...] = field(default=(("q", "k", "v"), ("o",), ("gate", "up"), ("down",)))
+    attn_post_norm: str | None = None
+    mlp_post_norm: str | None = None
+    q_norm: str | None = None
+    k_norm: str | None = None
+    qkv_order: str = HEADS
+    # How names in folders may begin, and how they begin here.
+    aliases: tuple[tuple[str, str], ...] = ()
 
     def prefix(self, index: int) -> str:
         """Tensor-name prefix of a block, with its last dot."""
@@ -78,7 +115,9 @@ class ModelParts:
             item.role: Linear(prefix + item.module, item.role, item.out_features, item.in_features, item.bias)
             for item in self.linears
         }
-        return BlockParts(index, prefix, prefix + self.attn_norm, prefix + self.mlp_norm, linears, self.groups)
+        norms = {role: getattr(self, role) for role in BLOCK_NORMS}
+        norms = {role: prefix + module for role, module in norms.items() if module is not None}
+        return BlockParts(index, prefix, norms, linears, self.groups, self.qkv_order)
 
     def blocks(self) -> Iterator[BlockParts]:
         """All blocks in order."""
@@ -123,13 +162,22 @@ class ModelParts:
         """The linear of a module name, or None."""
         return self._by_module.get(module)
 
-    def norm_tensors(self, module: str) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of a norm's tensors (none without affine parameters)."""
+    def norm_width(self, role: str) -> int:
+        """Channels of a norm: `hidden`, but for q_norm and k_norm."""
+        spec = self.spec
+        if role not in ("q_norm", "k_norm"):
+            return spec.hidden
+        whole = spec.q_size if role == "q_norm" else spec.kv_size
+        return whole if spec.qk_norm == "whole" else spec.head_dim
+
+    def norm_tensors(self, module: str, role: str = "") -> dict[str, tuple[int, ...]]:
+        """Names and shapes of a norm's tensors (none without affine parameters). role: of a block's norm."""
         if not self.spec.norm_affine:
             return {}
-        shapes: dict[str, tuple[int, ...]] = {f"{module}.weight": (self.spec.hidden,)}
+        shape = (self.norm_width(role),)
+        shapes: dict[str, tuple[int, ...]] = {f"{module}.weight": shape}
         if self.spec.layer_norm:
-            shapes[f"{module}.bias"] = (self.spec.hidden,)
+            shapes[f"{module}.bias"] = shape
         return shapes
 
     def dense_tensors(self) -> dict[str, tuple[int, ...]]:
@@ -138,9 +186,10 @@ class ModelParts:
         shapes: dict[str, tuple[int, ...]] = {f"{self.embed}.weight": (spec.vocab, spec.embed_dim)}
         if self.position is not None:
             shapes[f"{self.position}.weight"] = (spec.context + spec.position_offset, spec.hidden)
-        norms = [self.embed_norm, self.final_norm]
-        norms += [name for block in self.blocks() for name in (block.attn_norm, block.mlp_norm)]
-        for module in norms:
-            if module is not None:
-                shapes.update(self.norm_tensors(module))
+        for name in (self.embed_norm, self.final_norm):
+            if name is not None:
+                shapes.update(self.norm_tensors(name))
+        for block in self.blocks():
+            for role, name in block.norms.items():
+                shapes.update(self.norm_tensors(name, role))
         return shapes

@@ -3,8 +3,8 @@
 Small models have few channels that are much larger than the others. `inject_outliers` writes a model that has them and
 computes the same function: a channel that stands between two linear maps is multiplied by a factor in the first and
 divided by it in the second. Places of each block: gains (and biases) of the norms against the columns of q, k, v and of
-gate, up; rows of v against columns of o; rows of up (of fc1 before a ReLU) against columns of down. BLOOM's
-feed-forward part has no such pair (GELU).
+gate, up; rows of v against columns of o; rows of up (of fc1 before a ReLU) against columns of down. A feed-forward
+part with a GELU and no gate has no such pair (BLOOM), a model without norms before attention not those of norms.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from agq.checkpoint import Checkpoint, open_checkpoint
 from agq.errors import AgqError
 from agq.files import atomic_directory, atomic_write_bytes, atomic_write_text
 from agq.models import BlockParts
+from agq.models.parts import qkv_rows
 from agq.numerics.hadamard import random_permutation
 from agq.quantization.transforms.plan import SCALABLE
 from agq.safetensors.shards import Entry, write_shards
@@ -48,7 +49,7 @@ def inject_outliers(
     if not 1 <= channels <= min(spec.hidden, spec.kv_size, spec.ffn):
         raise AgqError(f"{channels} outlier channels are not between 1 and the width of every place")
     factors = np.array([strengths[i % len(strengths)] for i in range(channels)], dtype=np.float64)
-    norms = spec.norm_affine and not (spec.norm_after or spec.residual_from_norm)
+    norms = spec.pre_norms and spec.norm_affine and not (spec.norm_after or spec.residual_from_norm)
     widths = {"attention": spec.hidden, "mlp": spec.hidden} if norms else {}
     widths |= {"o": spec.kv_size} | ({"down": spec.ffn} if spec.activation in SCALABLE else {})
     chosen: dict[str, list[list[int]]] = {place: [] for place in widths}
@@ -76,31 +77,36 @@ def _pairs(
                 yield f"{module}.{leaf}", "rows", index, factors
 
     if place in ("attention", "mlp"):
-        yield from rows(block.attn_norm if place == "attention" else block.mlp_norm, picked)
+        yield from rows(block.norms["attn_norm" if place == "attention" else "mlp_norm"], picked)
         for role in block.groups[0 if place == "attention" else 2]:
             yield linears[role].weight, "columns", picked, 1 / factors
     elif place == "o":
         head, channel = np.divmod(picked, spec.head_dim)
-        # BLOOM: the rows of one head's q, k and v stand together.
         fused = linears.get("qkv")
-        yield from rows((fused or linears["v"]).module, (3 * head + 2) * spec.head_dim + channel if fused else picked)
+        values = np.array(qkv_rows(spec, block.qkv_order)[2])
+        yield from rows((fused or linears["v"]).module, values[picked] if fused else picked)
         group = spec.heads // spec.kv_heads
         for member in range(group):
             yield linears["o"].weight, "columns", (head * group + member) * spec.head_dim + channel, 1 / factors
     else:
-        yield from rows(linears["up"].module, picked)
+        fused = linears.get("gate_up")
+        yield from rows((fused or linears["up"]).module, spec.ffn + picked if fused else picked)
         yield linears["down"].weight, "columns", picked, 1 / factors
 
 
 def _write(checkpoint: Checkpoint, out: Path, edits: dict[str, list[tuple[str, np.ndarray, np.ndarray]]]) -> None:
+    offset = checkpoint.spec.norm_offset
+    norms = {f"{module}.weight" for block in checkpoint.parts.blocks() for module in block.norms.values()}
+
     def edited(name: str) -> np.ndarray:
-        values = checkpoint.read(name).astype(np.float64)
+        added = offset if name in norms else 0.0
+        values = checkpoint.read(name).astype(np.float64) + added
         for axis, index, factor in edits.get(name, ()):
             if axis == "columns":
                 values[:, index] *= factor
             else:
                 values[index] *= factor if values.ndim == 1 else factor[:, None]
-        return values.astype(np.float32)
+        return (values - added).astype(np.float32)
 
     entries = [Entry(name, "F32", checkpoint.shape(name), partial(edited, name)) for name in checkpoint.names()]
     config = checkpoint.config | {"dtype": "float32", "torch_dtype": "float32"}

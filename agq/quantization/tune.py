@@ -24,7 +24,7 @@ from agq.quantization.transforms.parameters import TransformedParameters
 from agq.recipe import Recipe
 from agq.reference.attention import Positions
 from agq.reference.block import Block, InputTransform, Linear
-from agq.reference.decoder import Embedding, finish
+from agq.reference.decoder import Embedding, finish, shaped_logits
 from agq.reference.quantizers import activation_quantizer, kv_quantizer, kv_rotation
 
 # Windows on which the result is judged.
@@ -141,7 +141,11 @@ class Tuner:
         the mean over `temperatures`, each times its square, which keeps the gradients' sizes alike."""
         for start in range(0, wanted.shape[0], _ROWS):
             part = slice(start, start + _ROWS)
-            yield recomputed(_divergence, wanted[part], found[part], self.head, temperatures, use_reentrant=False)
+            yield recomputed(_divergence, wanted[part], found[part], self.logits, temperatures, use_reentrant=False)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 [rows, embed_dim] -> [rows, vocab]."""
+        return shaped_logits(hidden @ self.head.t(), self.parameters.spec)
 
     @torch.no_grad()
     def varied(self, windows: Tensor, positions: Positions, share: float) -> Tensor:
@@ -155,15 +159,17 @@ class Tuner:
             replace, draw = torch.from_numpy(draws).to(window.device, torch.float32).chunk(2)
             for start in range(0, len(window) - 1, _ROWS):
                 part = slice(start, min(start + _ROWS, len(window) - 1))
-                total = torch.softmax(hidden[part] @ self.head.t() / _DRAW, dim=-1).cumsum(dim=-1)
+                total = torch.softmax(self.logits(hidden[part]) / _DRAW, dim=-1).cumsum(dim=-1)
                 drawn = torch.searchsorted(total, draw[part, None]).squeeze(-1).clamp_(max=total.shape[-1] - 1)
                 follows = window[part.start + 1 : part.stop + 1]
                 follows.copy_(torch.where(replace[part] < share, drawn, follows))
         return result
 
 
-def _divergence(wanted: Tensor, found: Tensor, head: Tensor, temperatures: Sequence[float]) -> Tensor:
-    wanted, found = wanted @ head.t(), found @ head.t()
+def _divergence(
+    wanted: Tensor, found: Tensor, head: Callable[[Tensor], Tensor], temperatures: Sequence[float]
+) -> Tensor:
+    wanted, found = head(wanted), head(found)
     total = wanted.new_zeros(())
     for temperature in temperatures:
         target, logits = (F.log_softmax(x / temperature, dim=-1) for x in (wanted, found))

@@ -20,8 +20,8 @@ OBSERVERS = ("minmax", "percentile")
 # Roles whose inputs have 4 bits. "agile": those that the released code has 4-bit quantizers for.
 FOUR_BIT_ROLES = {
     "none": (),
-    "agile": ("o", "gate", "up", "down"),
-    "all": ("q", "k", "v", "qkv", "o", "gate", "up", "down"),
+    "agile": ("o", "gate", "up", "gate_up", "down"),
+    "all": ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down"),
 }
 MOST_K = 8
 

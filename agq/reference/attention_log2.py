@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from agq.checkpoint.attention_scales import AttentionScales
+from agq.reference.attention import Scoring
 
 _QUERY_CHUNK = 256
 LOG2_E = 1.44269504  # as the kernels have it, in float32
@@ -21,9 +22,7 @@ def attend_log2(
     k: Tensor,
     v: Tensor,
     scales: AttentionScales,
-    scale: float,
-    slopes: Tensor | None = None,
-    places: Tensor | None = None,
+    scoring: Scoring,
     shares: list[Tensor] | None = None,
 ) -> Tensor:
     """Causal attention on static int8 q, k and v; arguments and result as of `agq.reference.attention.attend`.
@@ -42,16 +41,17 @@ def attend_log2(
     inverse = (1 / step) / powers
     v = (torch.round(v * inverse) + scales.v_zero).clamp_(0, 255).sub_(128).repeat_interleave(group, dim=1)
     # Scores to base 2, in float32 step by step as the kernels.
-    factor = q_scale * k_scale.repeat_interleave(group) * torch.tensor(scale) * torch.tensor(LOG2_E)
+    factor = q_scale * k_scale.repeat_interleave(group) * torch.tensor(scoring.scale) * torch.tensor(LOG2_E)
     out, first = torch.empty(q.shape, device=device), []
     for start in range(0, n, _QUERY_CHUNK):
         stop = min(start + _QUERY_CHUNK, n)
         x = (q[:, :, start:stop] @ k[:, :, :stop].transpose(-1, -2)).mul_(factor[:, None, None])
-        at = torch.arange(n, dtype=torch.float32, device=device) if places is None else places
-        distance = at[None, :stop] - at[start:stop, None]
-        if slopes is not None:
-            x += (slopes * LOG2_E)[:, None, None] * distance
-        x.masked_fill_(distance > 0, float("-inf"))
+        if scoring.cap:
+            cap = scoring.cap * LOG2_E
+            x = torch.tanh(x / cap).mul_(cap)
+        if scoring.slopes is not None:
+            x += (scoring.slopes * LOG2_E)[:, None, None] * scoring.distance(start, stop, device)
+        x.masked_fill_(scoring.hidden(start, stop, device), float("-inf"))
         top = x.amax(dim=-1, keepdim=True)
         total = top + torch.log2(torch.exp2(x - top).sum(dim=-1, keepdim=True))
         if shares is not None:

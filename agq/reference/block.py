@@ -4,10 +4,10 @@ The stages of a block, for hidden states h [batch, n, hidden]:
 
     x = attention_input(h)      what q, k, v read
     c = context(x, positions)   what o reads
-    h = after_attention(h, x, c)
-    x = mlp_input(h)            what gate and up (fc1) read
+    a = after_attention(h, x, c)
+    x = mlp_input(h, a)         what gate and up (fc1) read
     u = mlp_hidden(x)           what down (fc2) reads
-    h = after_mlp(h, x, u)
+    h = after_mlp(a, x, u)
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agq.checkpoint.attention_scales import AttentionScales
-from agq.models.spec import ModelSpec
-from agq.reference.attention import Positions, attend, attend_through, rotate, share_of_first
+from agq.models import ModelSpec
+from agq.models.parts import HEADS, qkv_rows
+from agq.reference.attention import Positions, Scoring, attend, attend_through, rotate, share_of_first
 from agq.reference.attention_log2 import attend_log2
 
 # A transformation of a linear's inputs, float32 [..., channels] -> the same shape: the activation quantizer, or
@@ -70,12 +71,18 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "gelu_erf": F.gelu,
+    "gelu_tanh_gated": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_erf_gated": F.gelu,
 }
 
 
 @dataclass
 class Block:
-    """linears: by role (q, k, v or BLOOM's fused qkv; o; gate, up; down). `keys_values` is applied to keys (after RoPE)
+    """linears: by role (see agq.models.parts.Linear). attention_norm and mlp_norm stand before attention and
+    feed-forward (after the additions where the spec says so), attention_post and mlp_post after them. index: of the
+    block; qkv_order: of the rows of a fused projection.
+
+    `keys_values` is applied to keys (after RoPE)
     and values, shape [batch, kv_heads, n, head_dim], `queries_keys` before that to queries and keys. `observe`, when
     set, is called with each layer's (q, k) before the scores. `heads`, when set, is applied to each of "q", "k", "v"
     before rotary positions. `scales`, when set: integer attention with powers of two, in place of both.
@@ -84,8 +91,8 @@ class Block:
 
     spec: ModelSpec
     linears: dict[str, Linear]
-    attention_norm: Norm
-    mlp_norm: Norm
+    attention_norm: Norm | None
+    mlp_norm: Norm | None
     keys_values: InputTransform = identity
     queries_keys: InputTransform = identity
     observe: Callable[[Tensor, Tensor], None] | None = field(default=None, repr=False)
@@ -93,84 +100,122 @@ class Block:
     capture: dict[str, Tensor] | None = field(default=None, repr=False)
     scales: AttentionScales | None = field(default=None, repr=False)
     softmax: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    attention_post: Norm | None = None
+    mlp_post: Norm | None = None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    index: int = 0
+    qkv_order: str = HEADS
 
     def attention_input(self, h: Tensor) -> Tensor:
-        return h if self.spec.norm_after else self.attention_norm(h)
+        return h if self.spec.norm_after or self.attention_norm is None else self.attention_norm(h)
 
     def context(self, x: Tensor, positions: Positions, shares: list[Tensor] | None = None) -> Tensor:
         """x [batch, n, hidden] -> the heads' outputs, [batch, n, heads * head_dim]. shares: takes in each query's
         attention to the first token, [batch, heads, n]."""
         spec = self.spec
         batch, n, _ = x.shape
-        if "qkv" in self.linears:
-            fused = self.linears["qkv"]
-            # BLOOM: the rows of one head's q, k and v stand together.
-            q, k, v = fused(fused.transform(x)).view(batch, n, spec.heads, 3, spec.head_dim).permute(3, 0, 2, 1, 4)
-        else:
-            roles = [self.linears[role] for role in ("q", "k", "v")]
-            read = roles[0].transform(x)
-            q, k, v = (linear(read).view(batch, n, -1, spec.head_dim).transpose(1, 2) for linear in roles)
+        positions = positions.of_layer(spec, self.index)
+        scoring = self.scoring(positions)
+        q, k, v = self._queries_keys_values(x)
         if self.heads is not None:
             q, k, v = self.heads("q", q), self.heads("k", k), self.heads("v", v)
-        if positions.cos is not None:
-            q, k = (rotate(t, positions.cos, positions.sin) for t in (q, k))
+        if positions.cos is not None and positions.sin is not None:
+            q, k = rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin)
         if self.observe is not None:
             self.observe(q, k)
         if self.capture is not None:
             self.capture.update({"q*": q, "k*": k, "v*": v})
         if self.scales is not None:
-            out = attend_log2(q, k, v, self.scales, spec.attention_scale, positions.slopes, positions.places, shares)
-            return out.transpose(1, 2).reshape(batch, n, -1)
-        if self.softmax is not None:
-            out = attend_through(
-                q, k, v, spec.attention_scale, positions.slopes, positions.places, self.softmax, shares
-            )
-            return out.transpose(1, 2).reshape(batch, n, -1)
-        q, k = self.queries_keys(q), self.queries_keys(k)
-        k, v = self.keys_values(k), self.keys_values(v)
-        if shares is not None:
-            shares.append(share_of_first(q, k, spec.attention_scale, positions.slopes, positions.places))
-        out = attend(q, k, v, spec.attention_scale, positions.slopes, positions.places)
+            out = attend_log2(q, k, v, self.scales, scoring, shares)
+        elif self.softmax is not None:
+            out = attend_through(q, k, v, scoring, self.softmax, shares)
+        else:
+            q, k = self.queries_keys(q), self.queries_keys(k)
+            k, v = self.keys_values(k), self.keys_values(v)
+            if shares is not None:
+                shares.append(share_of_first(q, k, scoring))
+            out = attend(q, k, v, scoring)
         return out.transpose(1, 2).reshape(batch, n, -1)
+
+    def scoring(self, positions: Positions) -> Scoring:
+        """How this block's scores come about at these positions."""
+        spec = self.spec
+        window = spec.layer_window(self.index)
+        return Scoring(spec.attention_scale, positions.slopes, positions.places, window, spec.attention_softcap)
+
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v before positions, with their norms: [batch, heads or kv_heads, n, head_dim]."""
+        if "qkv" in self.linears:
+            fused = self.linears["qkv"]
+            y = fused(fused.transform(x))
+            q, k, v = (y[..., rows] for rows in qkv_rows(self.spec, self.qkv_order))
+        else:
+            roles = [self.linears[role] for role in ("q", "k", "v")]
+            read = roles[0].transform(x)
+            q, k, v = (linear(read) for linear in roles)
+        whole = self.spec.qk_norm == "whole"
+        if whole:
+            q, k = self._normed(q, k)
+        q, k, v = (t.view(*t.shape[:2], -1, self.spec.head_dim).transpose(1, 2) for t in (q, k, v))
+        if not whole:
+            q, k = self._normed(q, k)
+        return q, k, v
+
+    def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return q if self.q_norm is None else self.q_norm(q), k if self.k_norm is None else self.k_norm(k)
 
     def after_attention(self, h: Tensor, x: Tensor, c: Tensor) -> Tensor:
         linear = self.linears["o"]
-        out = linear(linear.transform(c)).add_(x if self.spec.residual_from_norm else h)
-        return self.attention_norm(out) if self.spec.norm_after else out
+        return self._added(linear(linear.transform(c)), h, x, self.attention_post, self.attention_norm)
 
-    def mlp_input(self, h: Tensor) -> Tensor:
-        return h if self.spec.norm_after else self.mlp_norm(h)
+    def _added(self, y: Tensor, h: Tensor, x: Tensor, post: Norm | None, norm: Norm | None) -> Tensor:
+        """The hidden states with what attention or feed-forward gives. h: before it, x: what it read."""
+        if post is not None:
+            y = post(y)
+        if self.spec.residual_scale != 1.0:
+            y = y * self.spec.residual_scale
+        out = y.add_(x if self.spec.residual_from_norm else h)
+        return norm(out) if self.spec.norm_after and norm is not None else out
+
+    def mlp_input(self, h: Tensor, a: Tensor) -> Tensor:
+        """What gate and up read. h: hidden states before attention, a: after it."""
+        a = h if self.spec.parallel else a
+        return a if self.spec.norm_after or self.mlp_norm is None else self.mlp_norm(a)
 
     def mlp_hidden(self, x: Tensor) -> Tensor:
-        up = self.linears["up"]
-        read = up.transform(x)
         activation = ACTIVATIONS[self.spec.activation]
+        first = self.linears[self.groups()[2]]
+        read = first.transform(x)
+        if "gate_up" in self.linears:
+            gate, up = first(read).chunk(2, dim=-1)
+            return activation(gate).mul_(up)
         if "gate" in self.linears:
-            return activation(self.linears["gate"](read)).mul_(up(read))
-        return activation(up(read))
+            return activation(first(read)).mul_(self.linears["up"](read))
+        return activation(first(read))
 
-    def after_mlp(self, h: Tensor, x: Tensor, u: Tensor) -> Tensor:
+    def after_mlp(self, a: Tensor, x: Tensor, u: Tensor) -> Tensor:
         linear = self.linears["down"]
-        out = linear(linear.transform(u)).add_(x if self.spec.residual_from_norm else h)
-        return self.mlp_norm(out) if self.spec.norm_after else out
+        return self._added(linear(linear.transform(u)), a, x, self.mlp_post, self.mlp_norm)
 
     def __call__(self, h: Tensor, positions: Positions) -> Tensor:
         """h float32 [batch, n, hidden] -> [batch, n, hidden]."""
         x = self.attention_input(h)
-        h = self.after_attention(h, x, self.context(x, positions))
-        x = self.mlp_input(h)
-        return self.after_mlp(h, x, self.mlp_hidden(x))
+        a = self.after_attention(h, x, self.context(x, positions))
+        x = self.mlp_input(h, a)
+        return self.after_mlp(a, x, self.mlp_hidden(x))
 
     def inputs(self, h: Tensor, positions: Positions) -> tuple[dict[str, Tensor], Tensor]:
         """What each group of linears reads, by its first role (before `transform`), and the block's output."""
         x = self.attention_input(h)
         context = self.context(x, positions)
-        h = self.after_attention(h, x, context)
-        read = self.mlp_input(h)
+        a = self.after_attention(h, x, context)
+        read = self.mlp_input(h, a)
         hidden = self.mlp_hidden(read)
-        return dict(zip(self.groups(), (x, context, read, hidden), strict=True)), self.after_mlp(h, read, hidden)
+        return dict(zip(self.groups(), (x, context, read, hidden), strict=True)), self.after_mlp(a, read, hidden)
 
     def groups(self) -> tuple[str, str, str, str]:
         """The first role of each group of linears that read one input, in the order of computation."""
         linears = self.linears
-        return "qkv" if "qkv" in linears else "q", "o", "gate" if "gate" in linears else "up", "down"
+        first = next(role for role in ("gate_up", "gate", "up") if role in linears)
+        return "qkv" if "qkv" in linears else "q", "o", first, "down"

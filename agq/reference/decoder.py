@@ -22,6 +22,7 @@ from agq.errors import AgqError
 from agq.formats import HEAD, TABLES
 from agq.formats.activations import WIDE
 from agq.models import ModelParts, ModelSpec
+from agq.models.parts import BLOCK_NORMS
 from agq.numerics.trip import log2_softmax
 from agq.recipe import ActivationScheme
 from agq.reference.attention import Positions
@@ -91,21 +92,29 @@ class Parameters:
         """The norm `module`; None stays None."""
         if module is None:
             return None
-        return Norm(
-            self.optional(f"{module}.weight"), self.optional(f"{module}.bias"), self.spec.norm_eps, self.spec.norm
-        )
+        weight = self.optional(f"{module}.weight")
+        if weight is not None and self.spec.norm_offset:
+            weight = weight + self.spec.norm_offset
+        return Norm(weight, self.optional(f"{module}.bias"), self.spec.norm_eps, self.spec.norm)
 
     def block(self, index: int, kv_bits: int = 32) -> Block:
         """Decoder block `index` with a KV cache of `kv_bits`."""
         parts = self.parts.block(index)
         linears = {role: self.linear(linear.module) for role, linear in parts.linears.items()}
+        norms = {role: self.norm(parts.norms.get(role)) for role in BLOCK_NORMS}
         return Block(
             self.spec,
             linears,
-            self.norm(parts.attn_norm),
-            self.norm(parts.mlp_norm),
+            norms["attn_norm"],
+            norms["mlp_norm"],
             kv_quantizer(kv_bits),
             kv_rotation(kv_bits, self.spec.head_dim),
+            attention_post=norms["attn_post_norm"],
+            mlp_post=norms["mlp_post_norm"],
+            q_norm=norms["q_norm"],
+            k_norm=norms["k_norm"],
+            index=index,
+            qkv_order=parts.qkv_order,
         )
 
 
@@ -132,6 +141,8 @@ class Embedding:
                 hint="the tokenizer belongs to another model",
             )
         h = F.embedding(tokens, self.table)
+        if self.spec.embed_scale != 1.0:
+            h = h * self.spec.embed_scale
         if self.project_in is not None:
             h = self.project_in(self.project_in.transform(h))
         if self.position is not None:
@@ -258,13 +269,24 @@ class ReferenceModel:
     def _head_chunks(self, h: Tensor) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, h.shape[0], _HEAD_CHUNK):
             rows = slice(start, start + _HEAD_CHUNK)
-            yield rows, self.head(self.head.transform(h[rows]))
+            yield rows, self.scores(h[rows])
+
+    def scores(self, h: Tensor) -> Tensor:
+        """What the output head reads, float32 [n, embed_dim] -> logits [n, vocab]."""
+        return shaped_logits(self.head(self.head.transform(h)), self.spec)
 
 
 def _packed_head_bits(checkpoint: Checkpoint, head_bits: int) -> int:
     """Width of the head in an artifact: a head that the folder stores quantized keeps its own."""
     scheme = checkpoint.quantization.scheme(checkpoint.parts.head) if checkpoint.quantization else None
     return head_bits if scheme is None else scheme.bits
+
+
+def shaped_logits(logits: Tensor, spec: ModelSpec) -> Tensor:
+    """Products of the output head with the model's factor and soft cap."""
+    if spec.logit_scale != 1.0:
+        logits = logits * spec.logit_scale
+    return torch.tanh(logits / spec.logit_softcap) * spec.logit_softcap if spec.logit_softcap else logits
 
 
 def finish(h: Tensor, final_norm: Norm | None, project_out: Linear | None) -> Tensor:

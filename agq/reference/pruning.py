@@ -102,7 +102,7 @@ def pruned_states(
         shares: list[Tensor] | None = [] if index in blocks else None
         x = block.attention_input(h)
         c = block.context(x, layer_positions(positions, alive, options), shares)
-        h = block.after_attention(h, x, c)
+        before, h = h, block.after_attention(h, x, c)
         if shares:
             worth = importance(shares[0], options)
             victims = choose_victims(worth, pinned[alive], options.gamma, int((alive < prompt).sum()))
@@ -110,9 +110,9 @@ def pruned_states(
                 left = finish(h[:, victims], model.final_norm, model.project_out)[0]
                 out = torch.zeros(n, left.shape[-1], device=left.device) if out is None else out
                 out[alive[victims]] = left
-                h, alive = h[:, ~victims], alive[~victims]
+                before, h, alive = before[:, ~victims], h[:, ~victims], alive[~victims]
         counts.append(alive.numel())
-        x = block.mlp_input(h)
+        x = block.mlp_input(before, h)
         h = block.after_mlp(h, x, block.mlp_hidden(x))
     last = finish(h, model.final_norm, model.project_out)[0]
     kept = torch.zeros(n, dtype=torch.bool)

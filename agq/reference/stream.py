@@ -86,18 +86,27 @@ class Stream:
             contexts[part] = context.to(contexts.device)
             return context
         if stage == 2:
-            context = hidden.contexts(block.linears["o"].weight.shape[1])[part].to(hidden.device)
-            h = block.after_attention(h, block.attention_input(h), context)
-            hidden.set(part, h)
-            return block.mlp_input(h)
-        return block.mlp_hidden(block.mlp_input(h))
+            if not block.spec.parallel:  # there attention's part of the sum waits for `finish`
+                h = self._attended(h, part)
+                hidden.set(part, h)
+            return block.mlp_input(h, h)
+        return block.mlp_hidden(block.mlp_input(h, h))
+
+    def _attended(self, h: Tensor, part: slice) -> Tensor:
+        """The hidden states after attention, of those before it."""
+        block, hidden = self.block, self.hidden
+        context = hidden.contexts(block.linears["o"].weight.shape[1])[part].to(hidden.device)
+        return block.after_attention(h, block.attention_input(h), context)
 
     def finish(self) -> None:
         """From the second stage's hidden states to the block's output."""
+        block = self.block
         for part in self.parts():
             h = self.hidden.get(part)
-            x = self.block.mlp_input(h)
-            self.hidden.set(part, self.block.after_mlp(h, x, self.block.mlp_hidden(x)))
+            x = block.mlp_input(h, h)
+            u = block.mlp_hidden(x)
+            a = self._attended(h, part) if block.spec.parallel else h
+            self.hidden.set(part, block.after_mlp(a, x, u))
 
     def advance(self) -> None:
         self.hidden.advance(self.block, self.positions)

@@ -9,9 +9,11 @@ import numpy as np
 
 from agq.artifact.linear_info import LinearInfo
 from agq.artifact.reader import Artifact
-from agq.errors import UsageError
+from agq.artifact.schema import block_norms
+from agq.errors import AgqError, UsageError
 from agq.formats import groups, weight_format
 from agq.formats.weights import EXACT
+from agq.models import ModelSpec, RopeSpec
 
 # Words of a ModelSpec -> constants of agq.h.
 NORMS = {"rms": "AGQ_NORM_RMS", "layer": "AGQ_NORM_LAYER"}
@@ -21,7 +23,29 @@ ACTIVATIONS = {
     "relu": "AGQ_ACTIVATION_RELU",
     "gelu_tanh": "AGQ_ACTIVATION_GELU_TANH",
     "gelu_erf": "AGQ_ACTIVATION_GELU_ERF",
+    "gelu_tanh_gated": "AGQ_ACTIVATION_GELU_TANH_GATED",
+    "gelu_erf_gated": "AGQ_ACTIVATION_GELU_ERF_GATED",
 }
+QK_NORMS = {"none": "AGQ_QK_NORM_NONE", "head": "AGQ_QK_NORM_HEAD", "whole": "AGQ_QK_NORM_WHOLE"}
+# Fields of a ModelSpec that agq.h has by the same name, and by another one.
+_SAME = (
+    "hidden",
+    "layers",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "ffn",
+    "vocab",
+    "norm_eps",
+    "attention_scale",
+    "embed_dim",
+    "attention_softcap",
+    "logit_softcap",
+)
+_FLAGS = ("norm_after", "residual_from_norm", "post_norms", "parallel")
+_FACTORS = {"embed_scale": "embed_factor", "residual_scale": "residual_factor", "logit_scale": "logit_factor"}
+# Of a soft cap that is there: what agq.h says.
+LEAST_SOFTCAP = 1e-6
 
 
 def dtype(ffi: Any, name: str) -> int:
@@ -92,23 +116,19 @@ def build_model(ffi: Any, artifact: Artifact) -> tuple[Any, list[Any]]:
     model = ffi.new("agq_model *")
     blocks = ffi.new("agq_block[]", spec.layers)
     keep: list[Any] = [artifact, model, blocks]
-    for name in (
-        "hidden",
-        "layers",
-        "heads",
-        "kv_heads",
-        "head_dim",
-        "ffn",
-        "vocab",
-        "norm_eps",
-        "attention_scale",
-        "embed_dim",
-    ):
+    _check_spec(spec)
+    for name in _SAME:
         setattr(model, name, getattr(spec, name))
+    for name in _FLAGS:
+        setattr(model, name, int(getattr(spec, name)))
+    for name, theirs in _FACTORS.items():
+        setattr(model, theirs, getattr(spec, name))
+    model.rotary_dim = spec.turned if spec.rotary_dim else 0
+    model.no_pre_norms = int(not spec.pre_norms)
+    model.qk_norm = ffi.integer_const(QK_NORMS[spec.qk_norm])
     model.norm_kind = ffi.integer_const(NORMS[spec.norm])
     model.position_kind = ffi.integer_const(POSITIONS[spec.position])
     model.activation_kind = ffi.integer_const(ACTIVATIONS[spec.activation])
-    model.norm_after, model.residual_from_norm = int(spec.norm_after), int(spec.residual_from_norm)
     model.embed_in_head = int(info.embed_in_head)
     if not info.embed_in_head:
         model.embed_dtype = dtype(ffi, info.tables["embed"])
@@ -132,8 +152,11 @@ def build_model(ffi: Any, artifact: Artifact) -> tuple[Any, list[Any]]:
     _fill_norm(ffi, model.embed_norm, artifact, "embed_norm")
     _fill_norm(ffi, model.final_norm, artifact, "final_norm")
     for index in range(spec.layers):
-        _fill_norm(ffi, blocks[index].attn_norm, artifact, f"blocks.{index}.attn_norm")
-        _fill_norm(ffi, blocks[index].mlp_norm, artifact, f"blocks.{index}.mlp_norm")
+        block = blocks[index]
+        for name in block_norms(spec):
+            _fill_norm(ffi, getattr(block, name), artifact, f"blocks.{index}.{name}")
+        block.window = spec.layer_window(index)
+        block.rope = ffi.integer_const(_rope_of(spec, index))
     model.sink_tokens = info.sink_tokens
     if info.attention == "log2":
         model.attention_kind = ffi.integer_const("AGQ_ATTENTION_LOG2")
@@ -151,9 +174,31 @@ def linear_of(model: Any, blocks: Any, name: str) -> Any:
     return getattr(blocks[int(parts[1])], parts[2]) if parts[0] == "blocks" else getattr(model, name)
 
 
-def rope_frequencies(artifact: Artifact, length: int) -> tuple[np.ndarray, float]:
-    """Inverse frequencies float32 [head_dim / 2] and the factor on cos and sin, for a sequence of `length` tokens."""
-    rope = artifact.spec.rope
-    assert rope is not None  # position is "rope": a ModelSpec has it then
-    values, scaling = rope.inv_freq(artifact.spec.head_dim, length)
+def _check_spec(spec: ModelSpec) -> None:
+    """AgqError for what a ModelSpec can say and the engine cannot compute."""
+    if spec.residual_from_norm and not spec.pre_norms:
+        raise AgqError("the engine cannot start the residual branch at the output of a norm that the model lacks")
+    for name in ("attention_softcap", "logit_softcap"):
+        if 0 < getattr(spec, name) < LEAST_SOFTCAP:
+            raise AgqError(f"the engine cannot compute a `{name}` of {getattr(spec, name):g}, below {LEAST_SOFTCAP:g}")
+
+
+def _rope_of(spec: ModelSpec, index: int) -> str:
+    """The constant of agq.h for a block's rotary positions."""
+    if spec.position != "rope":
+        return "AGQ_ROPE_GLOBAL"
+    if index in spec.unrotated_layers:
+        return "AGQ_ROPE_NONE"
+    return "AGQ_ROPE_LOCAL" if spec.rope_local is not None and index in spec.window_layers else "AGQ_ROPE_GLOBAL"
+
+
+def ropes(spec: ModelSpec) -> dict[str, RopeSpec]:
+    """Rotary positions that the engine takes frequencies for, by their constants of agq.h."""
+    found = {"AGQ_ROPE_GLOBAL": spec.rope, "AGQ_ROPE_LOCAL": spec.rope_local}
+    return {name: rope for name, rope in found.items() if rope is not None}
+
+
+def rope_frequencies(spec: ModelSpec, rope: RopeSpec, length: int) -> tuple[np.ndarray, float]:
+    """Inverse frequencies float32 [turned / 2] and the factor on cos and sin, for a sequence of `length` tokens."""
+    values, scaling = spec.inv_freq(rope, length)
     return np.asarray(values, np.float32), scaling

@@ -264,15 +264,17 @@ class Engine:
             done += rows
 
     def _set_rope(self, slot: int, length: int) -> None:
-        """Frequencies for a sequence that will be `length` tokens long: only dynamic scaling depends on it."""
-        rope = self.spec.rope
-        wanted = length if rope is not None and rope.kind == "dynamic" else 0
+        """Frequencies for a sequence that will be `length` tokens long: only some scalings depend on it."""
+        ropes = descriptor.ropes(self.spec)
+        wanted = length if any(rope.depends_on_length for rope in ropes.values()) else 0
         if self._rope_length[slot] == wanted:
             return
-        values, scaling = descriptor.rope_frequencies(self.artifact, wanted)
-        status = self._c.agq_engine_set_rope(self._engine, slot, self._ffi.from_buffer("float[]", values), scaling)
-        if status != 0:
-            raise AgqError(f"the engine refuses its rotary positions: {text(self._c.agq_engine_error(self._engine))}")
+        for name, rope in ropes.items():
+            values, scaling = descriptor.rope_frequencies(self.spec, rope, wanted)
+            which, buffer = self._ffi.integer_const(name), self._ffi.from_buffer("float[]", values)
+            if self._c.agq_engine_set_rope(self._engine, slot, which, buffer, scaling) != 0:
+                reason = text(self._c.agq_engine_error(self._engine))
+                raise AgqError(f"the engine refuses its rotary positions: {reason}")
         self._rope_length[slot] = wanted
 
     # ---- token pruning

@@ -117,7 +117,7 @@ static agq_engine *engine(agq_model m, int act, const agq_options *o, const floa
     fprintf(stderr, "error: %s\n", error);
     exit(1);
   }
-  agq_engine_set_rope(e, 0, inv_freq, 1);
+  agq_engine_set_rope(e, 0, AGQ_ROPE_GLOBAL, inv_freq, 1);
   return e;
 }
 

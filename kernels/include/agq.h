@@ -52,8 +52,14 @@ enum {
   AGQ_ACTIVATION_SILU_GATED = 0,
   AGQ_ACTIVATION_RELU = 1,
   AGQ_ACTIVATION_GELU_TANH = 2,
-  AGQ_ACTIVATION_GELU_ERF = 3
+  AGQ_ACTIVATION_GELU_ERF = 3,
+  AGQ_ACTIVATION_GELU_TANH_GATED = 4,
+  AGQ_ACTIVATION_GELU_ERF_GATED = 5
 };
+/* An RMSNorm of q and k before RoPE: of each head over head_dim, or over the whole of q and of k. */
+enum { AGQ_QK_NORM_NONE = 0, AGQ_QK_NORM_HEAD = 1, AGQ_QK_NORM_WHOLE = 2 };
+/* Which rotary positions a block has: the model's, those of its local layers, or none. */
+enum { AGQ_ROPE_GLOBAL = 0, AGQ_ROPE_LOCAL = 1, AGQ_ROPES = 2, AGQ_ROPE_NONE = 2 };
 
 /* How 4-bit weights and 4-bit activations are multiplied: as bytes (the fastest instructions of the level), or two
  * weights in one 16-bit operand (Agile-Quant's packed multiplier). Both are exact. */
@@ -113,12 +119,17 @@ typedef struct {
   const float *bias;   /* [features] or NULL */
 } agq_norm;
 
-/* One decoder block. With norms before: h += O(attn(QKV(norm h))); h += Down(act(Up(norm h))). */
+/* One decoder block. With norms before: h += O(attn(QKV(norm h))); h += Down(act(Up(norm h))). Norms that the model does
+ * not have are not looked at; of those that it has, either all of a block have weights or none. */
 typedef struct {
-  agq_norm attn_norm, mlp_norm;
-  agq_linear qkv; /* rows: all query heads, then key heads, then value heads */
-  agq_linear out; /* attention output */
-  agq_linear up;  /* gated: gate rows then up rows (2 x ffn); else ffn rows */
+  agq_norm attn_norm, mlp_norm;           /* without no_pre_norms */
+  agq_norm attn_post_norm, mlp_post_norm; /* with post_norms */
+  agq_norm q_norm, k_norm; /* with qk_norm: RMSNorms of [head_dim], or of [heads * head_dim], [kv_heads * head_dim] */
+  int32_t window;          /* a query sees that many tokens, itself included; 0: all before it */
+  int32_t rope;            /* AGQ_ROPE_*, where position_kind is AGQ_POSITION_ROPE */
+  agq_linear qkv;          /* rows: all query heads, then key heads, then value heads */
+  agq_linear out;          /* attention output */
+  agq_linear up;           /* gated: gate rows then up rows (2 x ffn); else ffn rows */
   agq_linear down;
   /* AGQ_ATTENTION_LOG2 only: steps of q per head and k per kv head (after RoPE), and of v: scale * 2^exponent, zero
    * point. */
@@ -136,9 +147,21 @@ typedef struct {
   int32_t activation_kind;    /* AGQ_ACTIVATION_* */
   int32_t norm_after;         /* 1: the norm follows the residual addition (OPT-350m) */
   int32_t residual_from_norm; /* 1: the residual branch starts at the norm's output (BLOOM option) */
+  int32_t no_pre_norms;       /* 1: attention and feed-forward part read the hidden states themselves (OLMo 2) */
+  int32_t post_norms;         /* 1: what they give goes through a norm before it is added (Gemma 2, OLMo 2) */
+  int32_t parallel;           /* 1: both read the same states: h += attn(norm h) + mlp(other norm h) (GPT-NeoX) */
+  int32_t qk_norm;            /* AGQ_QK_NORM_* */
+  int32_t rotary_dim;         /* channels of a head, its first ones, that RoPE turns, an even number; 0: all */
   float attention_scale;      /* usually 1/sqrt(head_dim) */
+  /* Factors on embedding rows, on what attention and feed-forward part add (after post_norms), on logits; 0 counts as
+   * 1. */
+  float embed_factor, residual_factor, logit_factor;
+  /* c tanh(x / c) of the scaled scores before masks and ALiBi, and of the logits after their factor; 0: none, else
+   * 1e-6..1e6. */
+  float attention_softcap, logit_softcap;
   /* Token embedding, row-major [vocab][embed_dim], AGQ_F32/F16/BF16, or AGQ_I8: codes times embed_scale[row][group]; or
-   * embed_in_head = 1: rows are dequantized from `head`, in layout rl16, without `hadamard`. embed_dim differs from hidden only with project_in. */
+   * embed_in_head = 1: rows are dequantized from `head`, in layout rl16, without `hadamard`. embed_dim differs from
+   * hidden only with project_in. */
   int32_t embed_dim, embed_dtype, embed_in_head;
   const void *embed;
   size_t embed_bytes;
@@ -228,9 +251,10 @@ int agq_engine_forward(agq_engine *e, const agq_batch *batch, float *logits);
 int agq_engine_slot_length(const agq_engine *e, int slot);
 /* Forgets all positions >= length (0: empties the slot). */
 int agq_engine_slot_truncate(agq_engine *e, int slot, int length);
-/* RoPE: inverse frequencies [head_dim/2] and the factor on cos and sin, for tokens appended from now on. Must be called
- * for each slot before its first forward when position_kind is AGQ_POSITION_ROPE. */
-int agq_engine_set_rope(agq_engine *e, int slot, const float *inv_freq, float attention_scaling);
+/* RoPE: inverse frequencies [rotary_dim/2] and the factor on cos and sin, for tokens appended from now on; rope:
+ * AGQ_ROPE_GLOBAL or AGQ_ROPE_LOCAL. Must be called for each slot before its first forward, for each of the two that a
+ * block has, when position_kind is AGQ_POSITION_ROPE. */
+int agq_engine_set_rope(agq_engine *e, int slot, int rope, const float *inv_freq, float attention_scaling);
 /* Pruning of all prompts from now on; NULL: none. Only while all slots are empty. What is appended to an empty slot is
  * its prompt then, which must fit one batch (agq_options.batch); a pruned slot can be truncated to 0 or to no less than
  * its prompt. */

@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "gemm/convert.h"
+#include "ops/ops.h"
 #include "test.h"
 
 typedef struct {
@@ -25,6 +26,10 @@ typedef struct {
   int fixed;    /* 1: 4-bit activations are static */
   int log2;     /* 1: integer attention */
   int stored;   /* AGQ_F32, AGQ_F16 or AGQ_BF16: of the embedding and of learned positions */
+  int no_pre_norms, post_norms, parallel, qk_norm, rotary_dim;
+  int window, windowed; /* of the layers whose bits are set */
+  int local, unrotated; /* layers with local rotary positions, and without any: bits */
+  float embed_factor, residual_factor, logit_factor, attention_softcap, logit_softcap;
 } test_shape;
 
 enum { MAX_LAYERS = 4, POSITION_OFFSET = 2, MAX_POSITIONS = 2048 };
@@ -40,6 +45,7 @@ typedef struct {
   dense qkv[MAX_LAYERS], out[MAX_LAYERS], up[MAX_LAYERS], down[MAX_LAYERS], head, project_in, project_out;
   float *embed, *position; /* dense [vocab][embed_dim], [MAX_POSITIONS][hidden] */
   float *inv_freq, rope_scaling, *slopes;
+  float *local_freq, local_scaling; /* NULL: no layer has local rotary positions */
   void *owned[256];
   int owned_count;
 } test_model;
@@ -142,6 +148,10 @@ static inline void random_linear(test_model *t, agq_linear *l, dense *d, int out
     }
 }
 
+static inline agq_norm random_gains(test_model *t, int n) {
+  return (agq_norm){random_vector(t, (size_t)n, 1, 0.4f), NULL};
+}
+
 static inline agq_norm random_norm(test_model *t, int kind) {
   agq_norm n = {random_vector(t, (size_t)t->s.hidden, 1, 0.2f),
                 kind == AGQ_NORM_LAYER ? random_vector(t, (size_t)t->s.hidden, 0, 0.1f) : NULL};
@@ -171,13 +181,23 @@ static inline test_model *model_create(const test_shape *s) {
   m->blocks = t->blocks;
   m->sink_tokens = s->sinks;
   m->attention_kind = s->log2 ? AGQ_ATTENTION_LOG2 : AGQ_ATTENTION_FLOAT;
-  const int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim,
-            gated = s->activation == AGQ_ACTIVATION_SILU_GATED;
+  m->no_pre_norms = s->no_pre_norms, m->post_norms = s->post_norms, m->parallel = s->parallel;
+  m->qk_norm = s->qk_norm, m->rotary_dim = s->rotary_dim;
+  m->embed_factor = s->embed_factor, m->residual_factor = s->residual_factor, m->logit_factor = s->logit_factor;
+  m->attention_softcap = s->attention_softcap, m->logit_softcap = s->logit_softcap;
+  const int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim, gated = agq_gated(s->activation);
   for (int i = 0; i < s->layers; i++) {
     agq_block *b = &t->blocks[i];
     b->attn_norm = random_norm(t, s->norm);
     if (s->log2) random_log2(t, b);
     b->mlp_norm = random_norm(t, s->norm);
+    if (s->post_norms) b->attn_post_norm = random_norm(t, s->norm), b->mlp_post_norm = random_norm(t, s->norm);
+    if (s->qk_norm) {
+      b->q_norm = random_gains(t, s->qk_norm == AGQ_QK_NORM_HEAD ? s->head_dim : q);
+      b->k_norm = random_gains(t, s->qk_norm == AGQ_QK_NORM_HEAD ? s->head_dim : kv);
+    }
+    b->window = s->windowed >> i & 1 ? s->window : 0;
+    b->rope = s->unrotated >> i & 1 ? AGQ_ROPE_NONE : s->local >> i & 1 ? AGQ_ROPE_LOCAL : AGQ_ROPE_GLOBAL;
     random_linear(t, &b->qkv, &t->qkv[i], q + 2 * kv, s->hidden, s->weights, s->act_bits);
     random_linear(t, &b->out, &t->out[i], s->hidden, q, s->weights, s->act_bits);
     random_linear(t, &b->up, &t->up[i], gated ? 2 * s->ffn : s->ffn, s->hidden, s->weights, s->act_bits);
@@ -218,14 +238,29 @@ static inline test_model *model_create(const test_shape *s) {
   }
   if (s->position == AGQ_POSITION_ROPE) {
     t->rope_scaling = 1.1f;
-    t->inv_freq = own(t, (size_t)s->head_dim / 2 * sizeof(float));
-    for (int i = 0; i < s->head_dim / 2; i++) t->inv_freq[i] = (float)pow(10000.0, -2.0 * i / s->head_dim);
+    const int turned = s->rotary_dim ? s->rotary_dim : s->head_dim;
+    t->inv_freq = own(t, (size_t)turned / 2 * sizeof(float));
+    for (int i = 0; i < turned / 2; i++) t->inv_freq[i] = (float)pow(10000.0, -2.0 * i / turned);
+    if (s->local) {
+      t->local_scaling = 0.9f;
+      t->local_freq = own(t, (size_t)turned / 2 * sizeof(float));
+      for (int i = 0; i < turned / 2; i++) t->local_freq[i] = (float)pow(500.0, -2.0 * i / turned);
+    }
   }
   t->slopes = random_vector(t, (size_t)s->heads, 0.3f, 0.25f);
   if (s->position == AGQ_POSITION_ALIBI) m->alibi_slopes = t->slopes;
   if (s->embed_norm) m->embed_norm = random_norm(t, s->norm);
   if (s->final_norm) m->final_norm = random_norm(t, s->norm);
   return t;
+}
+
+/* The rotary positions of a slot, those that the model has. */
+static inline void set_ropes(const test_model *t, agq_engine *e, int slot) {
+  if (t->inv_freq)
+    test_expect(agq_engine_set_rope(e, slot, AGQ_ROPE_GLOBAL, t->inv_freq, t->rope_scaling) == AGQ_OK, "set_rope");
+  if (t->local_freq)
+    test_expect(agq_engine_set_rope(e, slot, AGQ_ROPE_LOCAL, t->local_freq, t->local_scaling) == AGQ_OK,
+                "set_rope, local");
 }
 
 static inline void model_free(test_model *t) {

@@ -67,19 +67,41 @@ static inline void ref_norm(const test_model *t, const agq_norm *norm, const dou
 
 static inline double ref_activation(int kind, double x) {
   if (kind == AGQ_ACTIVATION_RELU) return x > 0 ? x : 0;
-  if (kind == AGQ_ACTIVATION_GELU_ERF) return 0.5 * x * (1 + erf(x / sqrt(2)));
-  if (kind == AGQ_ACTIVATION_GELU_TANH) return 0.5 * x * (1 + tanh(0.79788456 * x * (1 + 0.044715 * x * x)));
+  if (kind == AGQ_ACTIVATION_GELU_ERF || kind == AGQ_ACTIVATION_GELU_ERF_GATED) return 0.5 * x * (1 + erf(x / sqrt(2)));
+  if (kind == AGQ_ACTIVATION_GELU_TANH || kind == AGQ_ACTIVATION_GELU_TANH_GATED)
+    return 0.5 * x * (1 + tanh(0.79788456 * x * (1 + 0.044715 * x * x)));
   return x / (1 + exp(-x));
 }
 
-static inline void ref_rope(const test_model *t, double *x, int position) {
-  const int half = t->s.head_dim / 2;
+static inline void ref_rope(const test_model *t, int layer, double *x, int position) {
+  const int half = (t->s.rotary_dim ? t->s.rotary_dim : t->s.head_dim) / 2, local = t->s.local >> layer & 1;
+  if (t->s.unrotated >> layer & 1) return;
+  const double scaling = (double)(local ? t->local_scaling : t->rope_scaling);
   for (int i = 0; i < half; i++) {
-    const double angle = (double)(t->inv_freq[i] * (float)position), a = x[i], b = x[i + half];
-    x[i] = (a * cos(angle) - b * sin(angle)) * (double)t->rope_scaling;
-    x[i + half] = (b * cos(angle) + a * sin(angle)) * (double)t->rope_scaling;
+    const double angle = (double)((local ? t->local_freq : t->inv_freq)[i] * (float)position), a = x[i],
+                 b = x[i + half];
+    x[i] = (a * cos(angle) - b * sin(angle)) * scaling;
+    x[i + half] = (b * cos(angle) + a * sin(angle)) * scaling;
   }
 }
+
+/* RMSNorm of n values. */
+static inline void ref_gains(const test_model *t, const agq_norm *norm, double *x, int n) {
+  double squares = 0;
+  for (int i = 0; i < n; i++) squares += x[i] * x[i] / n;
+  for (int i = 0; i < n; i++) x[i] *= (double)norm->weight[i] / sqrt(squares + (double)t->m.norm_eps);
+}
+
+static inline void ref_qk_norm(const test_model *t, const agq_block *b, double *row) {
+  const int d = t->s.head_dim, q = t->s.heads * d, kv = t->s.kv_heads * d;
+  if (t->s.qk_norm == AGQ_QK_NORM_WHOLE) ref_gains(t, &b->q_norm, row, q), ref_gains(t, &b->k_norm, row + q, kv);
+  if (t->s.qk_norm != AGQ_QK_NORM_HEAD) return;
+  for (int c = 0; c < q; c += d) ref_gains(t, &b->q_norm, row + c, d);
+  for (int c = q; c < q + kv; c += d) ref_gains(t, &b->k_norm, row + c, d);
+}
+
+static inline double ref_cap(double x, double cap) { return cap > 0 ? cap * tanh(x / cap) : x; }
+static inline double ref_factor(float factor) { return factor == 0 ? 1 : (double)factor; }
 
 static inline void fixed_codes(double *x, int n, double step, int zero, int lo, int hi) {
   for (int i = 0; i < n; i++) x[i] = (fmin(fmax(rint(x[i] / step) + zero, lo), hi) - zero) * step;
@@ -96,8 +118,9 @@ static inline void ref_log2_row(const test_model *t, const agq_block *b, double 
 
 /* Attention of the last of `count` tokens over all of them: token j stands in row rows[j] of qkv, at place[j] for
  * ALiBi. share[heads] (may be NULL): the probability of the first. */
-static inline void ref_attention(const test_model *t, const double *qkv, const int *rows, const int *place, int count,
-                                 double *out, double *share) {
+static inline void ref_attention(const test_model *t, int layer, const double *qkv, const int *rows, const int *place,
+                                 int count, double *out, double *share) {
+  const int window = t->s.windowed >> layer & 1 ? t->s.window : 0;
   const int d = t->s.head_dim, heads = t->s.heads, kv_heads = t->s.kv_heads;
   const size_t row = (size_t)(heads + 2 * kv_heads) * (size_t)d;
   double *p = doubles((size_t)count);
@@ -109,8 +132,9 @@ static inline void ref_attention(const test_model *t, const double *qkv, const i
       const double *k = qkv + (size_t)rows[j] * row + (heads + kv) * d;
       double s = 0;
       for (int i = 0; i < d; i++) s += q[i] * k[i];
-      p[j] = s * (double)t->m.attention_scale +
+      p[j] = ref_cap(s * (double)t->m.attention_scale, (double)t->s.attention_softcap) +
              (t->s.position == AGQ_POSITION_ALIBI ? (double)t->slopes[h] * (place[j] - place[count - 1]) : 0);
+      if (window && place[j] <= place[count - 1] - window) p[j] = -INFINITY;
       max = fmax(max, p[j]);
     }
     for (int j = 0; j < count; j++) sum += p[j] = exp(p[j] - max);
@@ -142,12 +166,13 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
   double *h = doubles((size_t)n * hidden), *x = doubles(hidden), *y = doubles(hidden), *qkv = doubles((size_t)n * row);
   double *attended = doubles((size_t)s->heads * (size_t)s->head_dim), *ffn = doubles(2 * (size_t)s->ffn),
          *e = doubles((size_t)s->embed_dim);
+  const double residual = ref_factor(s->residual_factor);
   int *rows = calloc((size_t)n, sizeof *rows), *place = calloc((size_t)n, sizeof *place), count = n;
   for (int i = 0; i < n; i++) rows[i] = place[i] = i;
   for (int i = 0; i < n; i++) {
     double *hi = h + (size_t)i * hidden;
     for (int c = 0; c < s->embed_dim; c++)
-      e[c] = (double)t->embed[(size_t)tokens[i] * (size_t)s->embed_dim + (size_t)c];
+      e[c] = (double)t->embed[(size_t)tokens[i] * (size_t)s->embed_dim + (size_t)c] * ref_factor(s->embed_factor);
     if (m->project_in.in_features) ref_linear(&m->project_in, &t->project_in, e, hi, 0);
     else memcpy(hi, e, hidden * sizeof *hi);
     for (size_t c = 0; t->position && c < hidden; c++)
@@ -161,9 +186,10 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
       const int i = rows[j];
       double *r = qkv + (size_t)i * row;
       memcpy(x, h + (size_t)i * hidden, hidden * sizeof *x);
-      if (!s->norm_after) ref_norm(t, &b->attn_norm, x, x);
+      if (!s->norm_after && !s->no_pre_norms) ref_norm(t, &b->attn_norm, x, x);
       ref_linear(&b->qkv, &t->qkv[l], x, r, i < s->sinks);
-      for (int k = 0; t->inv_freq && k < s->heads + s->kv_heads; k++) ref_rope(t, r + k * s->head_dim, place[j]);
+      ref_qk_norm(t, b, r);
+      for (int k = 0; t->inv_freq && k < s->heads + s->kv_heads; k++) ref_rope(t, l, r + k * s->head_dim, place[j]);
       if (s->log2) {
         ref_log2_row(t, b, r);
         continue;
@@ -176,22 +202,24 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
     for (int j = 0; j < count; j++) {
       const int i = rows[j];
       double *hi = h + (size_t)i * hidden;
-      ref_attention(t, qkv, rows, place, j + 1, attended,
+      ref_attention(t, l, qkv, rows, place, j + 1, attended,
                     prunes ? pruning->shares + (size_t)i * (size_t)s->heads : NULL);
       ref_linear(&b->out, &t->out[l], attended, y, i < s->sinks);
       if (s->residual_from_norm) ref_norm(t, &b->attn_norm, hi, hi);
-      for (size_t c = 0; c < hidden; c++) hi[c] += y[c];
+      if (s->post_norms) ref_norm(t, &b->attn_post_norm, y, y);
+      memcpy(x, hi, hidden * sizeof *x); /* parallel: what the feed-forward part reads */
+      for (size_t c = 0; c < hidden; c++) hi[c] += y[c] * residual;
       if (s->norm_after) ref_norm(t, &b->attn_norm, hi, hi);
       if (prunes && !pruning->kept[i]) continue; /* its state ends here */
-      memcpy(x, hi, hidden * sizeof *x);
-      if (!s->norm_after) ref_norm(t, &b->mlp_norm, x, x);
+      if (!s->parallel) memcpy(x, hi, hidden * sizeof *x);
+      if (!s->norm_after && !s->no_pre_norms) ref_norm(t, &b->mlp_norm, x, x);
       ref_linear(&b->up, &t->up[l], x, ffn, i < s->sinks);
       for (int c = 0; c < s->ffn; c++)
-        ffn[c] =
-            ref_activation(s->activation, ffn[c]) * (s->activation == AGQ_ACTIVATION_SILU_GATED ? ffn[c + s->ffn] : 1);
+        ffn[c] = ref_activation(s->activation, ffn[c]) * (agq_gated(s->activation) ? ffn[c + s->ffn] : 1);
       ref_linear(&b->down, &t->down[l], ffn, y, i < s->sinks);
       if (s->residual_from_norm) memcpy(hi, x, hidden * sizeof *x);
-      for (size_t c = 0; c < hidden; c++) hi[c] += y[c];
+      if (s->post_norms) ref_norm(t, &b->mlp_post_norm, y, y);
+      for (size_t c = 0; c < hidden; c++) hi[c] += y[c] * residual;
       if (s->norm_after) ref_norm(t, &b->mlp_norm, hi, hi);
     }
     if (prunes) {
@@ -209,7 +237,9 @@ static inline void reference(const test_model *t, const int32_t *tokens, int n, 
     if (s->final_norm) ref_norm(t, &m->final_norm, hi, hi);
     if (m->project_out.in_features) ref_linear(&m->project_out, &t->project_out, hi, e, 0);
     else memcpy(e, hi, hidden * sizeof *e);
-    ref_linear(&m->head, &t->head, e, logits + (size_t)i * (size_t)s->vocab, 0);
+    double *to = logits + (size_t)i * (size_t)s->vocab;
+    ref_linear(&m->head, &t->head, e, to, 0);
+    for (int c = 0; c < s->vocab; c++) to[c] = ref_cap(to[c] * ref_factor(s->logit_factor), (double)s->logit_softcap);
   }
   free(h), free(x), free(y), free(qkv), free(attended), free(ffn), free(e), free(rows), free(place);
 }

@@ -1,5 +1,6 @@
 /* Attention of tiles against double precision: every cache whose contents are known exactly, flat and very sharp
- * attention, ALiBi, several key ranges, in one piece and range by range.
+ * attention, ALiBi, soft caps, windows with keys at their places and not, several key ranges, in one piece and range by
+ * range.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
@@ -10,32 +11,37 @@
 
 enum { KV_HEADS = 2, MOST_D = 256 };
 
-/* One query over keys 0..last. Returns the largest error of the outputs in units of `bound`. */
-static double row_error(int d, int last, const float *q, const float *keys, const float *values, float scale,
-                        float slope, const float *out, float share) {
+/* One query over keys from..last at positions place[], scores within `cap` (0: none). Returns the largest error of the
+ * outputs in units of `bound`. */
+static double row_error(int d, int from, int last, const int32_t *place, const float *q, const float *keys,
+                        const float *values, float scale, float slope, float cap, const float *out, float share) {
   static double p[2048];
   double max = -INFINITY, sum = 0, largest = 0, worst = 0, most_value = 0;
-  for (int j = 0; j <= last; j++) {
+  for (int j = from; j <= last; j++) {
     double s = 0, size = 0;
     for (int c = 0; c < d; c++) {
       const double v = (double)q[c] * (double)keys[j * d + c];
       s += v, size += fabs(v);
       most_value = fmax(most_value, fabs((double)values[j * d + c]));
     }
-    p[j] = s * (double)scale + (double)slope * (j - last);
-    largest = fmax(largest, size * (double)scale + fabs((double)slope * (j - last)));
+    const double distance = (double)slope * (place[j] - place[last]);
+    p[j] = s * (double)scale;
+    if (cap > 0) p[j] = (double)cap * tanh(p[j] / (double)cap);
+    p[j] += distance;
+    largest = fmax(largest, size * (double)scale + fabs(distance));
     max = fmax(max, p[j]);
   }
-  for (int j = 0; j <= last; j++) sum += p[j] = exp(p[j] - max);
+  for (int j = from; j <= last; j++) sum += p[j] = exp(p[j] - max);
   /* A score is right to some units of the last place of its terms; so is, relatively, a probability. */
   const double relative = 2e-6 + 4e-7 * largest;
   for (int c = 0; c < d; c++) {
     double s = 0;
-    for (int j = 0; j <= last; j++) s += p[j] / sum * (double)values[j * d + c];
+    for (int j = from; j <= last; j++) s += p[j] / sum * (double)values[j * d + c];
     worst = fmax(worst, fabs((double)out[c] - s) / (relative * most_value));
   }
   if (!isfinite(out[0])) worst = INFINITY;
-  return fmax(worst, fabs((double)share - p[0] / sum) / (relative * (p[0] / sum) + 1e-30));
+  const double first = from ? 0 : p[0] / sum;
+  return fmax(worst, fabs((double)share - first) / (relative * first + 1e-30));
 }
 
 /* Keys and values that the cache of 8 bits holds exactly: integers of which one is 127, times a power of two of each
@@ -46,7 +52,8 @@ static void fill_row(float *x, int d, int bits, float spread) {
   if (bits == 8) x[random_int(0, d - 1)] = 127 * size;
 }
 
-static void check(int bits, int d, int group, int positions, int alibi, float spread) {
+/* window 0: none. gaps: keys are not at their places, as after pruning. */
+static void check(int bits, int d, int group, int positions, int alibi, float spread, int window, int gaps, float cap) {
   const agq_kv_layout kv = agq_kv_layout_make(bits, d, positions);
   const int heads = KV_HEADS * group, ldq = heads * d + 3, ldo = heads * d + 5;
   float slopes[KV_HEADS * 8];
@@ -67,6 +74,9 @@ static void check(int bits, int d, int group, int positions, int alibi, float sp
   int32_t row[TOKENS], position[TOKENS];
   for (int i = 0; i < TOKENS; i++) row[i] = TOKENS - 1 - i, position[i] = positions - TOKENS * 7 + 7 * i;
   position[TOKENS - 1] = positions - 1;
+  int32_t *place = test_alloc((size_t)kv.positions * 4), query_place[TOKENS];
+  for (int j = 0, at = 0; j < kv.positions; j++, at += 1 + (gaps ? random_int(0, 5) / 3 : 0)) place[j] = at;
+  for (int i = 0; i < TOKENS; i++) query_place[row[i]] = place[position[i]];
   float *q = test_alloc((size_t)TOKENS * (size_t)ldq * 4), *out = test_alloc((size_t)TOKENS * (size_t)ldo * 4);
   float *again = test_alloc((size_t)TOKENS * (size_t)ldo * 4), *share = test_alloc((size_t)TOKENS * (size_t)heads * 4);
   for (int i = 0; i < TOKENS * ldq; i++) q[i] = spread * random_float();
@@ -76,6 +86,10 @@ static void check(int bits, int d, int group, int positions, int alibi, float sp
                      .group = group,
                      .scale = scale,
                      .slopes = alibi ? slopes : NULL,
+                     .softcap = cap,
+                     .window = window,
+                     .key_position = gaps ? place : NULL,
+                     .query_position = query_place,
                      .q = q,
                      .ldq = (size_t)ldq,
                      .token_row = row,
@@ -91,26 +105,33 @@ static void check(int bits, int d, int group, int positions, int alibi, float sp
   a.out = again, a.first_share = NULL;
   for (int h = 0; h < KV_HEADS; h++)
     for (int r = 0; r < rows; r++) {
-      const int own = position[r / group] / AGQ_KEY_RANGE + 1;
-      for (int i = 0; i < own; i++)
+      const int own = position[r / group] / AGQ_KEY_RANGE + 1,
+                from = agq_attention_first_key(&a, r / group) / AGQ_KEY_RANGE;
+      for (int i = from; i < own; i++)
         agq_attention_range(&a, regions[h], h, 0, r, r + 1, i, states + (size_t)i * state, scratch);
-      agq_attention_merge(&a, h, 0, r, own, states, state);
+      agq_attention_merge(&a, h, 0, r, own - from, states + (size_t)from * state, state);
     }
   test_expect(!memcmp(out, again, (size_t)TOKENS * (size_t)ldo * 4), "the same bits row by row and range by range");
   double worst = 0;
   int untouched = 1;
   for (int i = 0; i < TOKENS; i++) {
+    int from = 0;
+    while (window && place[from] <= place[position[i]] - window) from++;
     for (int h = 0; h < heads; h++)
-      worst = fmax(worst, row_error(d, position[i], q + row[i] * ldq + h * d, keys[h / group], values[h / group], scale,
-                                    alibi ? slopes[h] : 0, out + i * ldo + h * d, share[i * heads + h]));
+      worst = fmax(worst,
+                   row_error(d, from, position[i], place, q + row[i] * ldq + h * d, keys[h / group], values[h / group],
+                             scale, alibi ? slopes[h] : 0, cap, out + i * ldo + h * d, share[i * heads + h]));
     for (int c = heads * d; c < ldo; c++) untouched &= out[i * ldo + c] == 99;
   }
   test_expect(untouched, "attention writes nothing else");
   if (!test_expect(worst <= 1, "attention of a tile"))
-    fprintf(stderr, "  %d bits, head_dim %d, group %d, %d positions, alibi %d, spread %g: %g times the bound\n", bits,
-            d, group, positions, alibi, (double)spread, worst);
+    fprintf(
+        stderr,
+        "  %d bits, head_dim %d, group %d, %d positions, alibi %d, spread %g, window %d, gaps %d, cap %g: %g times the "
+        "bound\n",
+        bits, d, group, positions, alibi, (double)spread, window, gaps, (double)cap, worst);
   for (int h = 0; h < KV_HEADS; h++) free(regions[h]), free(keys[h]), free(values[h]);
-  free(q), free(out), free(again), free(share), free(scratch), free(states);
+  free(q), free(out), free(again), free(share), free(scratch), free(states), free(place);
 }
 
 /* Two keys with scores 0 and s, whose values are unit vectors: the ratio of the outputs is e^s. Sharper than `check`,
@@ -155,6 +176,13 @@ int main(void) {
       for (size_t i = 0; i < sizeof dims / sizeof *dims; i++, problem++)
         /* the reference of long sequences is slow: small heads only */
         for (int sharp = 0; sharp < 2 && test_takes(problem) && (lengths[l] < 200 || dims[i] <= 64); sharp++)
-          check(bits, dims[i], groups[(i + l) % 4], lengths[l], (int)(i + l + (size_t)sharp) & 1, sharp ? 40 : 0.3f);
+          check(bits, dims[i], groups[(i + l) % 4], lengths[l], (int)(i + l + (size_t)sharp) & 1, sharp ? 40 : 0.3f, 0,
+                0, 0);
+  static const int windows[] = {1, 2, 15, 16, 17, 63, 64, 65, 100, 511, 512, 513, 2000};
+  for (size_t w = 0; w < sizeof windows / sizeof *windows; w++, problem++)
+    for (int k = 0; k < 8 && test_takes(problem); k++)
+      check(k & 1 ? 8 : 32, dims[(w + (size_t)k) % 3], groups[(w + (size_t)k / 2) % 4],
+            lengths[(w * 3 + (size_t)k) % 5], k >> 1 & 1, 2, windows[w], k >> 2, k % 3 ? 0 : 1.5f);
+  for (int k = 0; k < 6; k++) check(k & 1 ? 8 : 32, dims[k], 3, 200, 0, 3, 0, 0, 0.5f + (float)k);
   return test_end("attention");
 }

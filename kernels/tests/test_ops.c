@@ -54,6 +54,36 @@ static void norms(void) {
   for (int i = 0; i < 37; i++) a[i] = random_float(), b[i] = random_float();
   agq_add_row(a, b, c, 37);
   for (int i = 0; i < 37; i++) test_expect(c[i] == a[i] + b[i], "addition");
+  for (int n = 1; n <= 37; n++) { /* each part of a vector alone, in place */
+    memcpy(c, b, sizeof c);
+    agq_add_scaled_row(a, c, 0.3f, c, n);
+    int right = 1;
+    for (int i = 0; i < 37; i++) right &= c[i] == (i < n ? a[i] + b[i] * 0.3f : b[i]);
+    test_expect(right, "addition of scaled rows");
+  }
+}
+
+/* cap tanh(factor x / cap) in rows of all lengths, and nothing behind them. */
+static void caps(void) {
+  double worst = 0;
+  for (int n = 1; n <= 70; n++)
+    for (int k = 0; k < 4; k++) {
+      static const float sizes[] = {1e-4f, 1, 30, 1e4f};
+      const float cap = k == 3 ? 0 : 0.5f + 50 * (float)n / 70, factor = 1 + 0.5f * random_float();
+      float x[80], y[80];
+      for (int i = 0; i < 80; i++) x[i] = y[i] = i % 9 == 4 ? 0 : sizes[(i + n) % 4] * random_float();
+      agq_cap_row(y, factor, cap, n);
+      for (int i = 0; i < n; i++) {
+        const double v = (double)(x[i] * factor), expected = cap > 0 ? (double)cap * tanh(v / (double)cap) : v;
+        worst = fmax(worst, fabs((double)y[i] - expected) / (fabs(expected) + 1e-30));
+        if (cap > 0) test_expect(fabsf(y[i]) <= cap, "a cap is not exceeded");
+      }
+      for (int i = n; i < 80; i++) test_expect(y[i] == x[i], "a cap's row ends");
+    }
+  report("caps, 1..70 values", worst, 6e-7);
+  float none[3] = {0, -0.0f, INFINITY};
+  agq_cap_row(none, 1, 30, 3);
+  test_expect(none[0] == 0 && none[1] == 0 && none[2] == 30, "caps of nothing and of everything");
 }
 
 /* Relative where the function is not about 0, absolute (1e-30) far out. */
@@ -62,19 +92,20 @@ static double function_error(int kind, float from, float to) {
   static float x[N], y[N];
   double worst = 0;
   for (int i = 0; i < N; i++) x[i] = y[i] = from + (to - from) * (float)i / (N - 1);
-  if (kind == AGQ_ACTIVATION_SILU_GATED) {
-    float one[N];
-    for (int i = 0; i < N; i++) one[i] = 1;
-    agq_silu_gate_row(y, one, y, N);
+  if (agq_gated(kind)) {
+    float one[N]; /* a factor that shows whether it is multiplied with */
+    for (int i = 0; i < N; i++) one[i] = i % 2 ? 1 : 0.5f;
+    agq_gate_row(kind, y, one, y, N);
   } else {
     agq_activate_row(kind, y, N);
   }
+  for (int i = 0; agq_gated(kind) && i < N; i += 2) y[i] *= 2;
   for (int i = 0; i < N; i++) {
     const double v = (double)x[i], z = 0.79788456 * v * (1 + 0.044715 * v * v);
     double expected = v / (1 + exp(-v));
     if (kind == AGQ_ACTIVATION_RELU) expected = v > 0 ? v : 0;
-    if (kind == AGQ_ACTIVATION_GELU_TANH) expected = v / (1 + exp(-2 * z));
-    if (kind == AGQ_ACTIVATION_GELU_ERF) expected = v / 2 * erfc(-v / sqrt(2));
+    if (kind == AGQ_ACTIVATION_GELU_TANH || kind == AGQ_ACTIVATION_GELU_TANH_GATED) expected = v / (1 + exp(-2 * z));
+    if (kind == AGQ_ACTIVATION_GELU_ERF || kind == AGQ_ACTIVATION_GELU_ERF_GATED) expected = v / 2 * erfc(-v / sqrt(2));
     worst = fmax(worst, fabs((double)y[i] - expected) / (fabs(expected) + 1e-30));
   }
   return worst;
@@ -87,8 +118,10 @@ static void activations(void) {
   report("gelu (tanh), -5..-1", function_error(AGQ_ACTIVATION_GELU_TANH, -5, -1), 5e-6);
   report("gelu (erf), -1..8", function_error(AGQ_ACTIVATION_GELU_ERF, -1, 8), 6e-7);
   report("gelu (erf), -5..-1", function_error(AGQ_ACTIVATION_GELU_ERF, -5, -1), 5e-6);
+  report("gelu gate (tanh), -1..8", function_error(AGQ_ACTIVATION_GELU_TANH_GATED, -1, 8), 5e-7);
+  report("gelu gate (erf), -1..8", function_error(AGQ_ACTIVATION_GELU_ERF_GATED, -1, 8), 6e-7);
   float far[3] = {-1000, 1000, 0}, one[3] = {1, 1, 1};
-  agq_silu_gate_row(far, one, far, 3);
+  agq_gate_row(AGQ_ACTIVATION_SILU_GATED, far, one, far, 3);
   test_expect(fabsf(far[0]) < 1e-30f && far[1] == 1000 && far[2] == 0, "silu far out");
 }
 
@@ -100,14 +133,25 @@ static void rope(void) {
     for (int i = 0; i < 2 * half; i++) x[i] = random_float();
     const int position = random_int(0, 100000);
     agq_rope_table(inv_freq, 1.25f, position, c, s, half);
-    agq_rope_row(x, c, s, y, half);
+    agq_rope_row(x, c, s, y, half, 2 * half);
     for (int i = 0; i < half; i++) {
       const double angle = (double)(inv_freq[i] * (float)position), a = (double)x[i], b = (double)x[i + half];
       worst = fmax(worst, fabs((double)y[i] - 1.25 * (a * cos(angle) - b * sin(angle))));
       worst = fmax(worst, fabs((double)y[i + half] - 1.25 * (b * cos(angle) + a * sin(angle))));
     }
-    agq_rope_row(x, c, s, x, half);
+    agq_rope_row(x, c, s, x, half, 2 * half);
     test_expect(!memcmp(x, y, (size_t)half * 8), "rope in place");
+    /* Some of a head's channels turned: the others are copied, or stay. */
+    const int n = 2 * half + random_int(0, 40);
+    float head[121], turned[121];
+    for (int i = 0; i < 121; i++) head[i] = random_float(), turned[i] = 99;
+    agq_rope_row(head, c, s, y, half, 2 * half);
+    agq_rope_row(head, c, s, turned, half, n);
+    test_expect(!memcmp(turned, y, (size_t)half * 8), "the first channels of a head");
+    test_expect(!memcmp(turned + 2 * half, head + 2 * half, (size_t)(n - 2 * half) * 4) && turned[n] == 99,
+                "channels that do not turn");
+    agq_rope_row(head, c, s, head, half, n);
+    test_expect(!memcmp(turned, head, (size_t)n * 4), "the first channels of a head, in place");
   }
   report("rope", worst, 3e-7);
 }
@@ -319,6 +363,7 @@ static void pool(void) {
 int main(void) {
   if (!test_begin()) return 0;
   norms();
+  caps();
   activations();
   rope();
   rows();

@@ -15,6 +15,17 @@ static const test_shape shapes[] = {
     {"bloom, residual from norm", SIZES, .kv_heads = 4, .embed_dim = 48, .norm = AGQ_NORM_LAYER,
      .position = AGQ_POSITION_ALIBI, .activation = AGQ_ACTIVATION_GELU_TANH, .residual_from_norm = 1, .embed_norm = 1,
      .final_norm = 1, .bias = 1, .weights = AGQ_F32, .act_bits = 32, .head = AGQ_F32},
+    {"windows, two RoPEs, head norms", SIZES, .kv_heads = 2, .embed_dim = 48, .norm = AGQ_NORM_RMS,
+     .position = AGQ_POSITION_ROPE, .activation = AGQ_ACTIVATION_GELU_TANH_GATED, .final_norm = 1, .post_norms = 1,
+     .qk_norm = AGQ_QK_NORM_HEAD, .window = 30, .windowed = 7, .local = 6, .unrotated = 8, .residual_factor = 0.7f,
+     .attention_softcap = 2, .weights = AGQ_F32, .act_bits = 32, .head = AGQ_F32},
+    {"parallel, factors, windows", SIZES, .kv_heads = 4, .embed_dim = 48, .norm = AGQ_NORM_LAYER,
+     .position = AGQ_POSITION_ROPE, .activation = AGQ_ACTIVATION_GELU_ERF, .final_norm = 1, .parallel = 1,
+     .rotary_dim = 6, .residual_factor = 0.5f, .window = 41, .windowed = 12, .bias = 1, .weights = AGQ_F32,
+     .act_bits = 32, .head = AGQ_F32},
+    {"norms after only", SIZES, .kv_heads = 4, .embed_dim = 48, .norm = AGQ_NORM_RMS, .position = AGQ_POSITION_ROPE,
+     .activation = AGQ_ACTIVATION_SILU_GATED, .final_norm = 1, .no_pre_norms = 1, .post_norms = 1,
+     .qk_norm = AGQ_QK_NORM_WHOLE, .weights = AGQ_F32, .act_bits = 32, .head = AGQ_F32},
 };
 enum { N = 90, MORE = 6 };
 
@@ -26,7 +37,7 @@ static agq_engine *engine(const test_model *t, int threads, int kv_bits, const a
     fprintf(stderr, "%s: %s\n", t->s.name, error);
     exit(1);
   }
-  for (int i = 0; t->inv_freq && i < 2; i++) agq_engine_set_rope(e, i, t->inv_freq, t->rope_scaling);
+  for (int i = 0; i < 2; i++) set_ropes(t, e, i);
   if (p) test_expect(agq_engine_set_pruning(e, p) == AGQ_OK, "set_pruning");
   return e;
 }

@@ -143,7 +143,7 @@ int main(int argc, char **argv) {
   typedef agq_engine *(*create_function)(const agq_model *, const agq_options *,
                                          char *, size_t);
   typedef int (*forward_function)(agq_engine *, const agq_batch *, float *);
-  typedef int (*rope_function)(agq_engine *, int, const float *, float);
+  typedef int (*rope_function)(agq_engine *, int, int, const float *, float);
   typedef const char *(*error_function)(const agq_engine *);
   typedef void (*destroy_function)(agq_engine *);
   const forward_function forward =
@@ -164,7 +164,7 @@ int main(int argc, char **argv) {
     fail("agq_engine_create: %s", message);
   if (model->position_kind == AGQ_POSITION_ROPE &&
       ((rope_function)symbol(library, "agq_engine_set_rope"))(
-          engine, 0, inv_freq, header.rope_scaling) != AGQ_OK)
+          engine, 0, AGQ_ROPE_GLOBAL, inv_freq, header.rope_scaling) != AGQ_OK)
     fail("agq_engine_set_rope: %s", engine_error(engine));
 
   float *logits = malloc((size_t)model->vocab * sizeof *logits);

@@ -130,7 +130,8 @@ def test_same_tokens_as_here(
     prompt = Tokenizer(artifact.document("tokenizer.json"), artifact.spec.vocab).encode(PROMPT, add_bos=True)
     ffi = load_library().ffi
     model, keep = build_model(ffi, artifact)
-    inv_freq, scaling = rope_frequencies(artifact, CONTEXT)
+    assert artifact.spec.rope is not None
+    inv_freq, scaling = rope_frequencies(artifact.spec, artifact.spec.rope, CONTEXT)
     image = tmp_path / "model.image"
     image.write_bytes(
         model_image(

@@ -144,7 +144,7 @@ def test_unquantized_folders(tmp_path: Path, family: str, weights: str | None, t
     if family == "opt":
         assert artifact.tensor("position").shape == (42, 64)
     norm = artifact.tensor("blocks.1.mlp_norm.weight")
-    assert np.array_equal(norm, checkpoint.read(f"{checkpoint.parts.block(1).mlp_norm}.weight"))
+    assert np.array_equal(norm, checkpoint.read(f"{checkpoint.parts.block(1).norms['mlp_norm']}.weight"))
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32])

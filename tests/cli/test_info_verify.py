@@ -195,3 +195,12 @@ def test_engine_refuses_no_sound_value(demo_artifact: Path) -> None:
     artifact = open_artifact(demo_artifact)
     scales = artifact.tensor("blocks.0.qkv.scale")
     assert scales.dtype == np.uint16 and (scales < 0x7F80).all()
+
+
+def test_info_of_windows(call, tmp_path: Path) -> None:
+    from tests.families import CASES, make
+
+    make(CASES["gemma3"]).save_pretrained(tmp_path)
+    values = last(call("info", tmp_path, "--json").out)
+    assert values["window"] == {"tokens": 8, "layers": [0, 1, 2, 3, 4, 6]} and values["rope_local"]["theta"] == 1e4
+    assert "8 tokens in 6 of 7 layers" in call("info", tmp_path).out

@@ -19,16 +19,23 @@ from agq.reference.attention import Positions
 from agq.reference.decoder import Embedding, Parameters
 from agq.reference.stream import HiddenStates, Stream
 from agq.reporting.progress import Progress
+from tests.families import CASES, make
 
 WINDOWS, LENGTH = 3, 20
 
 
-@pytest.fixture
-def streams(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Stream, Stream, Parameters]:
-    """A stream of three windows, two at a time, through a block with noisy weights, and the float model's."""
+@pytest.fixture(params=["demo"])
+def streams(
+    request: pytest.FixtureRequest, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Stream, Stream, Parameters]:
+    """A stream of three windows, two at a time, through a block with noisy weights, and the float model's. The model is
+    the demo's, or one of CASES."""
     monkeypatch.setattr("agq.reference.stream.BATCH_TOKENS", 2 * LENGTH)
-    parameters = Parameters(open_checkpoint(demo_model))
-    windows = torch.from_numpy(np.random.default_rng(0).integers(5, 8000, (WINDOWS, LENGTH)))
+    folder = demo_model
+    if request.param != "demo":
+        make(CASES[request.param]).save_pretrained(folder := tmp_path / "model")
+    parameters = Parameters(open_checkpoint(folder))
+    windows = torch.from_numpy(np.random.default_rng(0).integers(5, parameters.spec.vocab, (WINDOWS, LENGTH)))
     positions = Positions.of(parameters.spec, LENGTH)
     found = []
     draw = torch.Generator().manual_seed(0)
@@ -45,6 +52,7 @@ def flat(x: torch.Tensor) -> np.ndarray:
     return x.reshape(-1, x.shape[-1]).double().numpy()
 
 
+@pytest.mark.parametrize("streams", ["demo", "gpt_neox", "phi4", "olmo2", "gemma2"], indirect=True)
 def test_hessians_of_an_unchanged_block(streams: tuple[Stream, Stream, Parameters]) -> None:
     """Both ways give the mean of x x^T of each stage, and the drift of the float model's inputs."""
     stream, target, parameters = streams

@@ -16,7 +16,7 @@ from agq.errors import AgqError
 from agq.evaluation.perplexity import token_nll
 from agq.numerics.trip import calibrate
 from agq.recipe.pruning import PruningOptions
-from agq.reference.attention import attend_through
+from agq.reference.attention import Scoring, attend_through
 from agq.reference.attention_log2 import attend_log2
 from agq.reference.decoder import ReferenceModel
 from agq.reference.pruning import log2_probability, pruned_states
@@ -89,7 +89,7 @@ def test_attention_by_hand() -> None:
     scales = AttentionScales(
         rng.uniform(0.03, 0.06, heads), rng.uniform(0.03, 0.06, kv_heads), 0.01, 140, rng.integers(0, 4, kv_heads * d)
     )
-    found = attend_log2(q, k, v, scales, 0.35)[0].numpy()
+    found = attend_log2(q, k, v, scales, Scoring(0.35))[0].numpy()
     for head in range(heads):
         kv = head // 2
         qc = np.clip(np.rint(q[0, head].numpy() * (1 / scales.q_scale[head])), -127, 127).astype(int)
@@ -139,8 +139,8 @@ def test_integers_add_little_to_the_quantizer(integer, monkeypatch: pytest.Monke
     """Against the 4-bit log2 quantizer on a floating-point softmax, with q, k, v as computed."""
     reference, _, tokens = integer
 
-    def floats(q, k, v, scales, scale, slopes=None, places=None, shares=None):
-        return attend_through(q, k, v, scale, slopes, places, log2_probability)
+    def floats(q, k, v, scales, scoring, shares=None):
+        return attend_through(q, k, v, scoring, log2_probability)
 
     integers = ppl(reference.logits(tokens), tokens)
     monkeypatch.setattr("agq.reference.block.attend_log2", floats)

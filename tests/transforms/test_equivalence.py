@@ -82,7 +82,7 @@ def test_shifts_are_exact_in_stored_formats(tmp_path: Path, name: str, r1: bool)
     assert set(shifts) == ({"o"} if name == "llama-bias" else {"attention", "o", "mlp"})
     parameters = TransformedParameters(checkpoint, replace(plan, shifts=shifts))
     if name != "llama-bias":
-        bias = parameters.tensor(f"{checkpoint.parts.block(1).attn_norm}.bias")
+        bias = parameters.tensor(f"{checkpoint.parts.block(1).norms['attn_norm']}.bias")
         assert torch.equal(bias, bias.bfloat16().float()) and float(bias.abs().max()) > 5
     expected = ReferenceModel(checkpoint).logits(tokens())
     assert relative_error(ReferenceModel(checkpoint, parameters=parameters).logits(tokens()), expected) < 2e-4

@@ -65,13 +65,13 @@ def pruning_step(positions: Positions, options: PruningOptions, layers: int) -> 
         block.capture = {}
         x = block.attention_input(hidden)
         context = block.context(x, layer_positions(positions, alive, options), shares)
-        hidden = block.after_attention(hidden, x, context)
+        before, hidden = hidden, block.after_attention(hidden, x, context)
         if shares:
             pinned = torch.zeros(alive.numel(), dtype=torch.bool)
             pinned[0] = pinned[-1] = True
             victims = choose_victims(importance(shares[0], options), pinned, options.gamma)
-            hidden, alive = hidden[:, ~victims], alive[~victims]
-        read = block.mlp_input(hidden)
+            before, hidden, alive = before[:, ~victims], hidden[:, ~victims], alive[~victims]
+        read = block.mlp_input(before, hidden)
         inner = block.mlp_hidden(read)
         seen, block.capture = (
             {**dict(zip(block.groups(), (x, context, read, inner), strict=True)), **block.capture},

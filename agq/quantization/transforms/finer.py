@@ -24,7 +24,7 @@ from torch import Tensor
 from agq.formats import PerGroup
 from agq.formats.activations import WIDE
 from agq.models import ModelSpec
-from agq.models.parts import BlockParts
+from agq.models.parts import BlockParts, qkv_rows
 from agq.numerics.quantizers import fake_quantize
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import PLACES
@@ -87,17 +87,36 @@ def score_noise(parameters: TransformedParameters, block: BlockParts, x: Tensor,
     spec = parameters.source
     query, key = _heads(parameters, block, x, spec, bias=True)
     query_noise, key_noise = _heads(parameters, block, noise, spec, bias=False)
+    if spec.qk_norm != "none":
+        query, query_noise = _normed(parameters, block, "q_norm", query, query_noise)
+        key, key_noise = _normed(parameters, block, "k_norm", key, key_noise)
+    repeats = spec.heads // spec.kv_heads
+    key, key_noise = (t.repeat_interleave(repeats, dim=1) for t in (key, key_noise))
     order = torch.randperm(x.shape[0], generator=torch.Generator().manual_seed(0)).to(x.device)
     if spec.position != "rope":
         key = key - key.mean(dim=0)
     moved = (query_noise * key[order]).sum(dim=-1) + (query * key_noise[order]).sum(dim=-1)
-    return float(moved.square().mean(dtype=torch.float64).sqrt()) / spec.head_dim**0.5
+    return float(moved.square().mean(dtype=torch.float64).sqrt()) * spec.attention_scale
+
+
+def _normed(
+    parameters: TransformedParameters, block: BlockParts, role: str, y: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Queries or keys y, float32 [tokens, heads, head_dim], under their norm, and what becomes of a small noise in
+    them: it is divided by the same size, which it hardly changes."""
+    whole = parameters.source.qk_norm == "whole"
+    size = y.flatten(1).square().mean(dim=1)[:, None, None] if whole else y.square().mean(dim=-1, keepdim=True)
+    gain = parameters.norm(block.norms[role]).weight
+    factor = torch.rsqrt(size + parameters.source.norm_eps)
+    if gain is not None:
+        factor = factor * gain.reshape(*(y.shape[1:] if whole else y.shape[2:]))
+    return y * factor, noise * factor
 
 
 def _heads(
     parameters: TransformedParameters, block: BlockParts, x: Tensor, spec: ModelSpec, bias: bool
 ) -> tuple[Tensor, Tensor]:
-    """Queries and keys without positions, float32 [tokens, heads, head_dim] each."""
+    """Queries and keys without positions and norms, float32 [tokens, heads or kv_heads, head_dim] each."""
 
     def product(role: str) -> Tensor:
         module = block.linears[role].module
@@ -106,13 +125,13 @@ def _heads(
         return y if added is None else y + added
 
     if "qkv" in block.linears:
-        fused = product("qkv").reshape(x.shape[0], spec.heads, 3, spec.head_dim)
-        return fused[:, :, 0], fused[:, :, 1]
-    keys = product("k").reshape(x.shape[0], spec.kv_heads, spec.head_dim)
-    return (
-        product("q").reshape(x.shape[0], spec.heads, spec.head_dim),
-        keys.repeat_interleave(spec.heads // spec.kv_heads, dim=1),
-    )
+        fused = product("qkv")
+        rows = qkv_rows(spec, block.qkv_order)
+        query, key = fused[:, rows[0]], fused[:, rows[1]]
+    else:
+        query, key = product("q"), product("k")
+    shape = (x.shape[0], -1, spec.head_dim)
+    return query.reshape(shape), key.reshape(shape)
 
 
 def finer_recipe(recipe: Recipe, formats: dict[str, str], blocks: list[BlockParts]) -> Recipe:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agq.checkpoint import Checkpoint
 from agq.models import parts as parts_of
+from agq.models.parts import qkv_rows
 from agq.numerics.hadamard import basis, fwht, mean_keeping_rotation, random_rotation, random_signs
 from agq.quantization.encode import TORCH_DTYPES
 from agq.quantization.transforms.plan import TransformPlan
@@ -21,8 +22,15 @@ from agq.reference.block import Linear
 from agq.reference.decoder import Parameters
 from agq.reference.quantizers import activation_quantizer
 
-# Roles whose linears read a norm's output, and which norm that is.
-_READS = {"q": "attention", "k": "attention", "v": "attention", "qkv": "attention", "gate": "mlp", "up": "mlp"}
+# Roles whose linears read what goes into attention or feed-forward, and which of them.
+_READS = {
+    **dict.fromkeys(("q", "k", "v", "qkv"), "attention"),
+    **dict.fromkeys(("gate", "up", "gate_up"), "mlp"),
+}
+# What a fused `gate_up` consists of.
+_HALVES = ("gate", "up")
+# The norm before each.
+_NORMS = {"attention": "attn_norm", "mlp": "mlp_norm"}
 
 
 class TransformedParameters(Parameters):
@@ -41,10 +49,12 @@ class TransformedParameters(Parameters):
             for role, linear in block.linears.items()
         }
         self._norms = {
-            name: (block.index, place)
+            block.norms[role]: (block.index, place)
             for block in checkpoint.parts.blocks()
-            for name, place in ((block.attn_norm, "attention"), (block.mlp_norm, "mlp"))
+            for place, role in _NORMS.items()
+            if role in block.norms
         }
+        self._values = torch.tensor(qkv_rows(self.source, checkpoint.parts.qkv_order)[2])
 
     # ---- the interface of Parameters
 
@@ -144,10 +154,17 @@ class TransformedParameters(Parameters):
         return torch.from_numpy(self.plan.shifts[place][index]).to(self.device)
 
     def _exponents(self, place: str, index: int) -> Tensor | None:
-        """2^e of the channels at a place of a block, float32; None where nothing is scaled."""
+        """2^e of the channels at a place of a block, float32; None where nothing is scaled. Behind a norm that is
+        stored less an offset: what is next to 2^e and can be stored."""
         if place not in self.plan.exponents:
             return None
-        return torch.exp2(torch.from_numpy(self.plan.exponents[place][index]).float()).to(self.device)
+        scale = torch.exp2(torch.from_numpy(self.plan.exponents[place][index]).float()).to(self.device)
+        if place not in _NORMS or not self.source.norm_offset:
+            return scale
+        norm, offset = self.checkpoint.parts.block(index).norms[_NORMS[place]], self.source.norm_offset
+        gain = self._kept_gain(norm)
+        stored = (gain / scale - offset).to(TORCH_DTYPES[self.checkpoint.dtype(f"{norm}.weight")]).float() + offset
+        return torch.where((stored == 0) | (gain == 0), 1.0, gain / stored)
 
     def _order(self, index: int) -> Tensor | None:
         if self.plan.permutation is None:
@@ -159,9 +176,19 @@ class TransformedParameters(Parameters):
     def _raw(self, name: str) -> Tensor:
         return Parameters.tensor(self, name)
 
-    def _norm_of(self, index: int, role: str) -> str:
-        block = self.checkpoint.parts.block(index)
-        return block.attn_norm if _READS[role] == "attention" else block.mlp_norm
+    def _norm_of(self, index: int, role: str) -> str | None:
+        """The norm that a role reads; None where there is none."""
+        return self.checkpoint.parts.block(index).norms.get(_NORMS[_READS[role]])
+
+    def _gain(self, norm: str) -> Tensor:
+        """A norm's factors on channels: its weight, and what the model adds to it."""
+        weight = self._raw(f"{norm}.weight")
+        return weight + self.source.norm_offset if self.source.norm_offset else weight
+
+    def _kept_gain(self, norm: str) -> Tensor:
+        """What is left of them where they are folded into what reads the norm."""
+        gain = self._gain(norm)
+        return torch.ones_like(gain) if self.plan.fold else gain
 
     def _folds(self, module: str) -> bool:
         return self.plan.fold and self.checkpoint.has(f"{module}.weight")
@@ -185,11 +212,11 @@ class TransformedParameters(Parameters):
         return self._residual_rows(weight.t()).t().contiguous()
 
     def _reading(self, index: int, role: str, module: str) -> Tensor:
-        """The weight of a linear that reads a norm, with what is done to its inputs."""
+        """The weight of a linear that reads a norm (or the hidden states), with what is done to its inputs."""
         weight = self._raw(f"{module}.weight")
         norm = self._norm_of(index, role)
-        if self._folds(norm):
-            weight = weight * self._raw(f"{norm}.weight")
+        if norm is not None and self._folds(norm):
+            weight = weight * self._gain(norm)
         scale = self._exponents(_READS[role], index)
         if scale is not None:
             weight = weight * scale
@@ -203,17 +230,19 @@ class TransformedParameters(Parameters):
                 bias = bias + self._raw(f"{module}.weight") @ self.to_query_heads(shift)
             return self._residual_rows(bias)
         norm = self._norm_of(index, role)
-        if self._folds(norm) and self.checkpoint.has(f"{norm}.bias"):
+        if norm is not None and self._folds(norm) and self.checkpoint.has(f"{norm}.bias"):
             bias = bias + self._raw(f"{module}.weight") @ self._raw(f"{norm}.bias")
-        if self._shift(_READS[role], index) is not None:
+        if norm is not None and self._shift(_READS[role], index) is not None:
             taken = self._norm_bias(norm, shifted=False) - self._norm_bias(norm, shifted=True)
             bias = bias + self._reading(index, role, module) @ taken
         if role in ("v", "qkv") and (shift := self._shift("o", index)) is not None:
-            spec = self.source
-            bias = bias.reshape(spec.kv_heads, 3 if role == "qkv" else 1, spec.head_dim).clone()
-            bias[:, -1] -= shift.reshape(spec.kv_heads, spec.head_dim)
-            bias = bias.reshape(-1)
+            bias = bias.clone()
+            bias[self._value_rows(role)] -= shift
         return self._outputs(index, role, bias)
+
+    def _value_rows(self, role: str) -> Tensor | slice:
+        """The rows of `v` or of a fused projection that are values, in the order of their heads."""
+        return self._values.to(self.device) if role == "qkv" else slice(None)
 
     def _outputs(self, index: int, role: str, rows: Tensor) -> Tensor:
         """What is done to the outputs of q, k, v, gate, up: rows is a weight [out, in] or a bias [out]."""
@@ -222,16 +251,20 @@ class TransformedParameters(Parameters):
             scale = self._exponents("o", index)
             if scale is None and self.plan.r2 is None:
                 return rows
-            rest = rows.shape[1:]
-            # BLOOM: the rows of one head's q, k and v stand together.
-            fused = rows.reshape(spec.kv_heads, 3 if role == "qkv" else 1, spec.head_dim, *rest).clone()
-            values = fused[:, -1]
+            values = rows[self._value_rows(role)]
+            flat = values.shape
+            values = values.reshape(spec.kv_heads, spec.head_dim, *flat[1:])
             if scale is not None:
-                values = values / scale.reshape(spec.kv_heads, spec.head_dim, *([1] * len(rest)))
+                values = values / scale.reshape(spec.kv_heads, spec.head_dim, *([1] * (len(flat) - 1)))
             if self.plan.r2 is not None:
                 values = torch.einsum("kd...,kde->ke...", values, self.r2(index))
-            fused[:, -1] = values
-            return fused.reshape(rows.shape)
+            rows = rows.clone()
+            rows[self._value_rows(role)] = values.reshape(flat)
+            return rows
+        if role == "gate_up":
+            return torch.cat(
+                [self._outputs(index, half, part) for half, part in zip(_HALVES, rows.chunk(2), strict=True)]
+            )
         if role in ("gate", "up"):
             scale = self._exponents("down", index)
             if scale is not None and role == "up":
@@ -276,12 +309,14 @@ class TransformedParameters(Parameters):
     def _norm_tensor(self, module: str, leaf: str) -> Tensor:
         if leaf == "bias":
             return self._norm_bias(module, shifted=True)
-        gain = self._raw(f"{module}.{leaf}")
-        if self.plan.fold:
-            gain = torch.ones_like(gain)
+        gain = self._kept_gain(module)
         index, place = self._norms[module]
         scale = self._exponents(place, index)
-        return gain if scale is None else gain / scale
+        return self._weight_of(gain if scale is None else gain / scale)
+
+    def _weight_of(self, gain: Tensor) -> Tensor:
+        """A norm's gain as its weight is stored."""
+        return gain - self.source.norm_offset if self.source.norm_offset else gain
 
     def _norm_bias(self, module: str, shifted: bool) -> Tensor:
         """Bias of a norm before a block's linears; shifted: less what is taken from the channels, rounded as it will be
@@ -305,9 +340,10 @@ class TransformedParameters(Parameters):
         """The gain goes into the head where the residual stream is rotated; the head has no bias, so the norm keeps its
         own."""
         module = self.checkpoint.parts.final_norm
-        gain = self._raw(f"{module}.weight")
+        assert module is not None  # its tensors are asked for
+        gain = self._gain(module)
         if leaf == "weight":
-            return gain if self.r1 is None else torch.ones_like(gain)
+            return self._weight_of(gain if self.r1 is None else torch.ones_like(gain))
         bias = self._raw(f"{module}.bias")
         return bias if self.r1 is None else (bias / gain) @ self.r1
 
@@ -317,5 +353,5 @@ class TransformedParameters(Parameters):
         if self.r1 is None:
             return weight
         if parts.final_norm is not None and self.checkpoint.has(f"{parts.final_norm}.weight"):
-            weight = weight * self._raw(f"{parts.final_norm}.weight")
+            weight = weight * self._gain(parts.final_norm)
         return weight @ self.r1

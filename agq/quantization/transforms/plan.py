@@ -14,7 +14,7 @@ import numpy as np
 from agq.checkpoint import Checkpoint
 from agq.errors import AgqError
 from agq.files import atomic_writer
-from agq.models.spec import ModelSpec
+from agq.models.spec import GATED, ModelSpec
 from agq.numerics.hadamard import power_of_two
 from agq.recipe import TransformOptions
 from agq.safetensors.files import SafetensorsFile, load_json
@@ -23,12 +23,14 @@ from agq.safetensors.shards import Entry, write_file
 FORMAT = "agq-transforms-1"
 # Activations f of the feed-forward part with down(f(c x) ...) = c down(f(x) ...) for c > 0: ReLU, and the gated
 # product, which is linear in `up`.
-SCALABLE = ("silu_gated", "relu")
+SCALABLE = (*GATED, "relu")
 # Places at which channels are scaled by powers of two, by what reads them.
 PLACES = ("attention", "o", "mlp", "down")
 # Places whose channels can be shifted: a norm's bias or that of the values takes the shift away, the readers' biases
 # add it again.
 SHIFTED_PLACES = ("attention", "o", "mlp")
+
+_NO_NORMS = "attention and feed-forward read the hidden states themselves: no norm stands before them"
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def feasible(checkpoint: Checkpoint, options: TransformOptions) -> TransformPlan
         and spec.layer_norm
         and not spec.embed_norm
         and not spec.projected
+        and not spec.post_norms
         and not _no_folding(checkpoint)
     ):
         options = replace(options, fold=True, r1=True, r2=True)
@@ -168,7 +171,11 @@ def feasible(checkpoint: Checkpoint, options: TransformOptions) -> TransformPlan
     if reason := _no_folding(checkpoint):
         skipped.update({name: reason for name in ("fold", "r1") if getattr(options, name)})
         fold = False
-    if options.scale_norms and (spec.norm_after or spec.residual_from_norm):
+    if options.r1 and spec.post_norms:
+        skipped["r1"] = "norms with gains per channel stand between what the blocks add and the residual stream"
+    if options.scale_norms and not spec.pre_norms:
+        skipped["scale_norms"] = _NO_NORMS
+    elif options.scale_norms and (spec.norm_after or spec.residual_from_norm):
         skipped["scale_norms"] = "the norms' outputs are part of the residual stream"
     elif options.scale_norms and not spec.norm_affine:
         skipped["scale_norms"] = "the norms have no gains"
@@ -203,6 +210,8 @@ def feasible(checkpoint: Checkpoint, options: TransformOptions) -> TransformPlan
 def _no_folding(checkpoint: Checkpoint) -> str | None:
     """Why the gains of this model's norms cannot be folded; None where they can."""
     spec = checkpoint.spec
+    if not spec.pre_norms:
+        return _NO_NORMS
     if spec.norm_after:
         return "the norms follow the residual additions (OPT-350m): their gains act on the residual stream itself"
     if spec.residual_from_norm:
@@ -223,7 +232,7 @@ def _no_shift(spec: ModelSpec) -> str | None:
 
 def shifted_places(spec: ModelSpec) -> tuple[str, ...]:
     """Places whose channels can be shifted: where both the writer and the readers have biases."""
-    norms = spec.layer_norm and spec.norm_affine and not (spec.norm_after or spec.residual_from_norm)
+    norms = spec.pre_norms and spec.layer_norm and spec.norm_affine and not (spec.norm_after or spec.residual_from_norm)
     allowed = {"attention": norms and spec.attention_bias, "o": spec.attention_bias, "mlp": norms and spec.mlp_bias}
     return tuple(place for place in SHIFTED_PLACES if allowed[place])
 

@@ -63,6 +63,9 @@ static int check_linear(const agq_linear *l, const char *name, int64_t out, int6
 }
 
 static int good_scale(float x) { return isfinite(x) && x > 0; }
+static int good_factor(float x) { return isfinite(x) && x >= 0; }
+/* 0: none; else neither it nor its inverse leaves what floats hold. */
+static int good_cap(float x) { return x == 0 || (x >= 1e-6f && x <= 1e6f); }
 
 /* The static scales of integer attention. */
 static int check_log2(const agq_model *m, int i, message e) {
@@ -77,10 +80,43 @@ static int check_log2(const agq_model *m, int i, message e) {
   return good ? AGQ_OK : fail(e, AGQ_ERR_ARGUMENT, "block %d: a scale of integer attention is out of range", i);
 }
 
+/* Norms that the model has: all of the block's with weights, or none. */
+static int check_block_norms(const agq_model *m, int i, message e) {
+  const agq_block *b = &m->blocks[i];
+  const struct {
+    const char *name;
+    const agq_norm *norm;
+    int there;
+  } norms[] = {{"attn_norm", &b->attn_norm, !m->no_pre_norms},
+               {"mlp_norm", &b->mlp_norm, !m->no_pre_norms},
+               {"attn_post_norm", &b->attn_post_norm, m->post_norms},
+               {"mlp_post_norm", &b->mlp_post_norm, m->post_norms},
+               {"q_norm", &b->q_norm, m->qk_norm},
+               {"k_norm", &b->k_norm, m->qk_norm}};
+  int weights = 0;
+  for (size_t n = 0; n < sizeof norms / sizeof *norms; n++) weights |= norms[n].there && norms[n].norm->weight;
+  for (size_t n = 0; n < sizeof norms / sizeof *norms; n++)
+    if (norms[n].there && weights && !norms[n].norm->weight)
+      return fail(e, AGQ_ERR_ARGUMENT, "block %d %s: weights missing", i, norms[n].name);
+  return AGQ_OK;
+}
+
+/* Who sees whom, and by which positions. */
+static int check_block_places(const agq_model *m, int i, message e) {
+  const agq_block *b = &m->blocks[i];
+  if (b->window < 0 || b->window > AGQ_MAX_CONTEXT)
+    return fail(e, AGQ_ERR_ARGUMENT, "block %d: window is %d, not in 0..%d", i, b->window, AGQ_MAX_CONTEXT);
+  if (b->rope < 0 || b->rope > AGQ_ROPE_NONE)
+    return fail(e, AGQ_ERR_ARGUMENT, "block %d: rope is %d, not in 0..%d", i, b->rope, AGQ_ROPE_NONE);
+  if (b->rope && m->position_kind != AGQ_POSITION_ROPE)
+    return fail(e, AGQ_ERR_ARGUMENT, "block %d: rope is %d in a model without RoPE", i, b->rope);
+  return AGQ_OK;
+}
+
 static int check_block(const agq_model *m, int i, message e) {
   const agq_block *b = &m->blocks[i];
   const int64_t q = (int64_t)m->heads * m->head_dim, kv = (int64_t)m->kv_heads * m->head_dim;
-  const int64_t up = m->activation_kind == AGQ_ACTIVATION_SILU_GATED ? 2 * (int64_t)m->ffn : m->ffn;
+  const int64_t up = agq_gated(m->activation_kind) ? 2 * (int64_t)m->ffn : m->ffn;
   const struct {
     const char *role;
     const agq_linear *l;
@@ -99,7 +135,9 @@ static int check_block(const agq_model *m, int i, message e) {
     }
     if (status != AGQ_OK) return status;
   }
-  return check_log2(m, i, e);
+  int status = check_block_norms(m, i, e);
+  if (status == AGQ_OK) status = check_block_places(m, i, e);
+  return status == AGQ_OK ? check_log2(m, i, e) : status;
 }
 
 /* rows x columns elements of `element` bytes in `bytes`; element 0: a type that no table has. */
@@ -143,9 +181,14 @@ static int check_numbers(const agq_model *m, const agq_options *o, message e) {
       {"embed_dim", m->embed_dim, 1, AGQ_MAX_FEATURES},
       {"norm_kind", m->norm_kind, 0, AGQ_NORM_LAYER},
       {"position_kind", m->position_kind, 0, AGQ_POSITION_ALIBI},
-      {"activation_kind", m->activation_kind, 0, AGQ_ACTIVATION_GELU_ERF},
+      {"activation_kind", m->activation_kind, 0, AGQ_ACTIVATION_GELU_ERF_GATED},
       {"norm_after", m->norm_after, 0, 1},
       {"residual_from_norm", m->residual_from_norm, 0, 1},
+      {"no_pre_norms", m->no_pre_norms, 0, 1},
+      {"post_norms", m->post_norms, 0, 1},
+      {"parallel", m->parallel, 0, 1},
+      {"qk_norm", m->qk_norm, 0, AGQ_QK_NORM_WHOLE},
+      {"rotary_dim", m->rotary_dim, 0, m->head_dim},
       {"attention_kind", m->attention_kind, 0, AGQ_ATTENTION_LOG2},
       {"sink_tokens", m->sink_tokens, 0, AGQ_MAX_SINK_TOKENS},
       {"threads", o->threads, 1, AGQ_MAX_THREADS},
@@ -168,15 +211,39 @@ static int check_numbers(const agq_model *m, const agq_options *o, message e) {
     return fail(e, AGQ_ERR_ARGUMENT, "heads %d x head_dim %d is too large", m->heads, m->head_dim);
   if (m->norm_after && m->residual_from_norm)
     return fail(e, AGQ_ERR_UNSUPPORTED, "norm_after and residual_from_norm exclude each other");
+  if (m->norm_after && (m->no_pre_norms || m->post_norms || m->parallel))
+    return fail(e, AGQ_ERR_UNSUPPORTED, "norm_after excludes no_pre_norms, post_norms and parallel");
+  if (m->residual_from_norm && (m->no_pre_norms || m->parallel))
+    return fail(e, AGQ_ERR_UNSUPPORTED, "residual_from_norm excludes no_pre_norms and parallel");
+  if (m->parallel && (m->no_pre_norms || m->post_norms))
+    return fail(e, AGQ_ERR_UNSUPPORTED, "parallel excludes no_pre_norms and post_norms");
   if (!(m->norm_eps >= 0) || !isfinite(m->norm_eps))
     return fail(e, AGQ_ERR_ARGUMENT, "norm_eps is not a finite number >= 0");
   if (!isfinite(m->attention_scale)) return fail(e, AGQ_ERR_ARGUMENT, "attention_scale is not finite");
+  const struct {
+    const char *name;
+    float value;
+    int cap;
+  } factors[] = {{"embed_factor", m->embed_factor, 0},
+                 {"residual_factor", m->residual_factor, 0},
+                 {"logit_factor", m->logit_factor, 0},
+                 {"attention_softcap", m->attention_softcap, 1},
+                 {"logit_softcap", m->logit_softcap, 1}};
+  for (size_t i = 0; i < sizeof factors / sizeof *factors; i++) {
+    if (factors[i].cap && !good_cap(factors[i].value))
+      return fail(e, AGQ_ERR_ARGUMENT, "%s is neither 0 nor in 1e-6..1e6", factors[i].name);
+    if (!good_factor(factors[i].value))
+      return fail(e, AGQ_ERR_ARGUMENT, "%s is not a finite number >= 0", factors[i].name);
+  }
   return AGQ_OK;
 }
 
 static int check_positions(const agq_model *m, const agq_options *o, message e) {
-  if (m->position_kind == AGQ_POSITION_ROPE && m->head_dim % 2)
-    return fail(e, AGQ_ERR_UNSUPPORTED, "RoPE needs an even head_dim, not %d", m->head_dim);
+  if (m->position_kind == AGQ_POSITION_ROPE && agq_rotary_dim(m) % 2)
+    return fail(e, AGQ_ERR_UNSUPPORTED, "RoPE needs an even %s, not %d", m->rotary_dim ? "rotary_dim" : "head_dim",
+                agq_rotary_dim(m));
+  if (m->position_kind != AGQ_POSITION_ROPE && m->rotary_dim)
+    return fail(e, AGQ_ERR_ARGUMENT, "rotary_dim is %d in a model without RoPE", m->rotary_dim);
   if (m->position_kind == AGQ_POSITION_ALIBI && !m->alibi_slopes)
     return fail(e, AGQ_ERR_ARGUMENT, "alibi_slopes: missing");
   if (m->position_kind != AGQ_POSITION_LEARNED) return AGQ_OK;

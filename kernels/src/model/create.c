@@ -7,6 +7,7 @@
 
 #include "engine.h"
 #include "ops/attention_log2.h"
+#include "ops/ops.h"
 
 /* More than an address space has: refused without asking the allocator. */
 #define MOST_BYTES ((size_t)1 << 46)
@@ -28,6 +29,20 @@ static void *take(arena *a, size_t count, size_t size) {
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* What follows from the model's numbers: factors that are not 0, which rotary positions and windows there are. */
+static void derive(agq_engine *e) {
+  agq_model *m = &e->model;
+  float *factors[] = {&m->embed_factor, &m->residual_factor, &m->logit_factor};
+  for (size_t i = 0; i < sizeof factors / sizeof *factors; i++)
+    if (*factors[i] == 0) *factors[i] = 1;
+  const int rope = m->position_kind == AGQ_POSITION_ROPE;
+  e->half = rope ? agq_rotary_dim(m) / 2 : 0;
+  for (int i = 0; i < m->layers; i++) {
+    if (rope && m->blocks[i].rope != AGQ_ROPE_NONE) e->rope_used[m->blocks[i].rope] = 1;
+    e->windows |= m->blocks[i].window > 0;
+  }
+}
 
 /* All linears of the model, which has been checked. */
 static int prepare(agq_engine *e, const agq_kernel_table *kt) {
@@ -64,9 +79,8 @@ static size_t act_bytes(const agq_engine *e, size_t *scratch) {
 static void place(agq_engine *e, arena *a) {
   const agq_model *m = &e->model;
   const size_t batch = (size_t)e->options.batch, slots = (size_t)e->options.slots, threads = (size_t)e->options.threads;
-  const size_t hidden = (size_t)m->hidden, d = (size_t)m->head_dim, half = d / 2, heads = (size_t)m->heads;
+  const size_t hidden = (size_t)m->hidden, d = (size_t)m->head_dim, half = (size_t)e->half, heads = (size_t)m->heads;
   const int group = m->heads / m->kv_heads, tile_rows = agq_attention_tile_rows(&e->kv_layout);
-  const int rope = m->position_kind == AGQ_POSITION_ROPE;
   agq_block *blocks = take(a, (size_t)m->layers, sizeof *blocks);
   if (blocks) {
     memcpy(blocks, e->model.blocks, (size_t)m->layers * sizeof *blocks);
@@ -74,9 +88,9 @@ static void place(agq_engine *e, arena *a) {
   }
   e->length = take(a, slots, sizeof *e->length);
   e->slot_seen = take(a, slots, 1);
-  e->rope_set = take(a, slots, 1);
-  e->inv_freq = take(a, rope ? slots * half : 0, sizeof(float));
-  e->rope_scaling = take(a, slots, sizeof(float));
+  e->rope_set = take(a, AGQ_ROPES * slots, 1);
+  e->inv_freq = take(a, AGQ_ROPES * slots * half, sizeof(float));
+  e->rope_scaling = take(a, AGQ_ROPES * slots, sizeof(float));
   e->token_slot = take(a, batch, sizeof(int32_t));
   e->token_position = take(a, batch, sizeof(int32_t));
   e->token_row = take(a, batch, sizeof(int32_t));
@@ -84,25 +98,26 @@ static void place(agq_engine *e, arena *a) {
   /* Each run of tokens of a slot ends with at most one partial tile. */
   e->most_tiles = (int)(batch * (size_t)group / (size_t)tile_rows + batch);
   e->tiles = take(a, (size_t)e->most_tiles, sizeof *e->tiles);
-  e->cosines = take(a, rope ? batch * half : 0, sizeof(float));
-  e->sines = take(a, rope ? batch * half : 0, sizeof(float));
+  e->cosines = take(a, AGQ_ROPES * batch * half, sizeof(float));
+  e->sines = take(a, AGQ_ROPES * batch * half, sizeof(float));
   e->embedded = take(a, m->project_in.in_features || m->project_out.in_features ? batch : 0,
                      (size_t)m->embed_dim * sizeof(float));
   e->h = take(a, batch, hidden * sizeof(float));
   e->normed = take(a, batch, hidden * sizeof(float));
-  /* The normed rows are dead once their products are computed, unless the residual starts from them. */
-  e->delta = m->residual_from_norm ? take(a, batch, hidden * sizeof(float)) : e->normed;
-  const int gated = m->activation_kind == AGQ_ACTIVATION_SILU_GATED;
+  /* The normed rows are dead once their products are computed, unless the residual starts from them, or other norms of
+   * the same states follow. */
+  e->delta = m->residual_from_norm || m->parallel ? take(a, batch, hidden * sizeof(float)) : e->normed;
+  const int gated = agq_gated(m->activation_kind);
   e->gate_fused = gated && m->ffn % AGQ_PANEL == 0;
   e->ffn_width = gated && !e->gate_fused ? 2 * m->ffn : m->ffn;
   agq_prune *p = &e->prune;
   const size_t layers = (size_t)m->layers, context = (size_t)e->options.context;
-  const int alibi = m->position_kind == AGQ_POSITION_ALIBI;
   p->layer = take(a, layers, 1);
   p->layer_length = take(a, slots, layers * sizeof(int));
   p->prompt = take(a, slots, sizeof(int));
   p->kept = take(a, slots, context);
-  p->key_position = take(a, alibi ? slots * layers : 0, (size_t)e->kv_layout.positions * sizeof(int32_t));
+  p->key_position =
+      take(a, agq_uses_distances(e) ? slots * layers : 0, (size_t)e->kv_layout.positions * sizeof(int32_t));
   p->starts = take(a, slots, 1);
   int32_t **rows[] = {&p->origin, &p->place, &p->rope_at, &p->rank, &p->exits};
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(a, batch, sizeof(int32_t));
@@ -171,6 +186,7 @@ agq_engine *agq_engine_create(const agq_model *model, const agq_options *options
   if (e) {
     e->model = *model;
     e->options = *options;
+    derive(e);
     if (prepare(e, options->scalar ? &agq_kernels_scalar : &agq_kernels_native) && allocate(e)) {
       e->pool = agq_pool_create(options->threads);
       if (e->pool) return e;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "engine.h"
+#include "ops/ops.h"
 
 static int fail(agq_engine *e, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 static int fail(agq_engine *e, int code, const char *format, ...) {
@@ -30,21 +31,31 @@ static void product(agq_engine *e, int part, const agq_prepared *l, const int32_
   agq_pass_linear(e, part, l, &act, p.x, p.ldx, m, y, ldy, epilogue);
 }
 
-/* The same for an input that comes from the residual stream: adds delta (if has_delta), applies norms. */
-static void product_of_stream(agq_engine *e, int part, const agq_prepared *l, const int32_t *position, int has_delta,
-                              const agq_norm *norm, const agq_norm *second, int m, float *y, size_t ldy, int epilogue) {
+/* What happens to the residual stream before a product: what is still to be added, after a norm of its own or none,
+ * then norms, or none. */
+typedef struct {
+  int has_delta;
+  int second_delta; /* 1: of a parallel block both parts */
+  const agq_norm *post, *norm, *second;
+} stream_step;
+
+/* The same for an input that comes from the residual stream. */
+static void product_of_stream(agq_engine *e, int part, const agq_prepared *l, const int32_t *position, stream_step step,
+                              int m, float *y, size_t ldy, int epilogue) {
   agq_act act;
   const size_t hidden = (size_t)e->model.hidden;
-  const float *x = norm && !e->model.norm_after ? e->normed : e->h;
+  const float *x = step.norm && !e->model.norm_after ? e->normed : e->h;
   agq_prepare p = {.next = l,
                    .x = x,
                    .ldx = hidden,
-                   .residual = has_delta || norm,
-                   .norm = norm,
-                   .second_norm = second,
+                   .residual = step.has_delta || step.norm,
+                   .norm = step.norm,
+                   .second_norm = step.second,
+                   .post_norm = step.post,
                    .position = position,
                    .base = e->model.residual_from_norm ? e->normed : e->h,
-                   .delta = has_delta ? e->delta : NULL};
+                   .delta = step.has_delta ? e->delta : NULL,
+                   .second_delta = step.second_delta ? e->normed : NULL};
   agq_pass_prepare(e, &p, m, &act);
   agq_pass_linear(e, part, l, &act, p.x, p.ldx, m, y, ldy, epilogue);
 }
@@ -75,9 +86,12 @@ static void gather(agq_engine *e, int active) {
 /* The same for what is still to be added to it. */
 static void gather_delta(agq_engine *e, int active) {
   const size_t n = (size_t)e->model.hidden;
-  for (int i = 0; i < active; i++)
-    if (e->token_row[i] != i)
-      memcpy(e->delta + (size_t)i * n, e->delta + (size_t)e->token_row[i] * n, n * sizeof(float));
+  for (int i = 0; i < active; i++) {
+    const size_t to = (size_t)i * n, from = (size_t)e->token_row[i] * n;
+    if (from == to) continue;
+    memcpy(e->delta + to, e->delta + from, n * sizeof(float));
+    if (e->model.parallel) memcpy(e->normed + to, e->normed + from, n * sizeof(float));
+  }
 }
 
 /* Positions in their sequences of the rows that are worked on, `given` without pruning (which numbers rows otherwise);
@@ -85,6 +99,14 @@ static void gather_delta(agq_engine *e, int active) {
 static const int32_t *positions(const agq_engine *e, const int32_t *given) {
   if (!e->model.sink_tokens) return NULL;
   return e->prune.on ? e->prune.place : given;
+}
+
+/* After a block: what its feed-forward part gave is to be added, and normed where norms follow. */
+static stream_step after_block(const agq_model *m, const agq_block *b) {
+  return (stream_step){.has_delta = 1,
+                       .second_delta = m->parallel,
+                       .post = m->post_norms ? &b->mlp_post_norm : NULL,
+                       .norm = m->norm_after ? &b->mlp_norm : NULL};
 }
 
 /* One layer for m tokens, of which `active` (e->token_row) go on after attention; returns those that leave the
@@ -95,9 +117,9 @@ static int layer(agq_engine *e, int index, int m, int active) {
   const agq_block_linears *linears = &e->linears[index];
   const int after = model->norm_after;
   const size_t d = (size_t)model->head_dim, hidden = (size_t)model->hidden, width = (size_t)e->ffn_width;
-  const agq_norm *previous = index ? &model->blocks[index - 1].mlp_norm : NULL;
-  product_of_stream(e, AGQ_PROFILE_QKV, &linears->qkv, positions(e, e->token_position), index > 0,
-                    after ? previous : &b->attn_norm, NULL, m, e->qkv,
+  stream_step step = index ? after_block(model, b - 1) : (stream_step){0};
+  if (!after) step.norm = model->no_pre_norms ? NULL : &b->attn_norm;
+  product_of_stream(e, AGQ_PROFILE_QKV, &linears->qkv, positions(e, e->token_position), step, m, e->qkv,
                     ((size_t)model->heads + 2 * (size_t)model->kv_heads) * d, AGQ_EPILOGUE_NONE);
   agq_pass_attention(e, index, m, active);
   if (active == 0) return 0;
@@ -109,14 +131,19 @@ static int layer(agq_engine *e, int index, int m, int active) {
   product(e, AGQ_PROFILE_OUT, &linears->out, position, e->attended, (size_t)model->heads * d, active, e->delta, hidden,
           AGQ_EPILOGUE_NONE);
   if (e->prune.on) active = agq_prune_leave(e, index, active);
-  const int gated = model->activation_kind == AGQ_ACTIVATION_SILU_GATED;
-  product_of_stream(e, AGQ_PROFILE_UP, &linears->up, position, 1, after ? &b->attn_norm : &b->mlp_norm, NULL, active,
-                    e->ffn, width,
+  const int gated = agq_gated(model->activation_kind);
+  step = (stream_step){.has_delta = !model->parallel,
+                       .post = model->post_norms ? &b->attn_post_norm : NULL,
+                       .norm = after                 ? &b->attn_norm
+                               : model->no_pre_norms ? NULL
+                                                     : &b->mlp_norm};
+  product_of_stream(e, AGQ_PROFILE_UP, &linears->up, position, step, active, e->ffn, width,
                     e->gate_fused ? AGQ_EPILOGUE_GATE
                     : gated       ? AGQ_EPILOGUE_NONE
                                   : AGQ_EPILOGUE_ACTIVATE);
   if (gated && !e->gate_fused) agq_pass_gate(e, active);
-  product(e, AGQ_PROFILE_DOWN, &linears->down, position, e->ffn, width, active, e->delta, hidden, AGQ_EPILOGUE_NONE);
+  product(e, AGQ_PROFILE_DOWN, &linears->down, position, e->ffn, width, active, model->parallel ? e->normed : e->delta,
+          hidden, AGQ_EPILOGUE_NONE);
   return active;
 }
 
@@ -125,16 +152,17 @@ static int layer(agq_engine *e, int index, int m, int active) {
 static void head(agq_engine *e, int m, int has_delta, float *logits) {
   const agq_model *model = &e->model;
   const size_t vocab = (size_t)model->vocab, dim = (size_t)model->embed_dim;
-  const agq_norm *last = model->norm_after && has_delta ? &model->blocks[model->layers - 1].mlp_norm : NULL;
   const agq_norm *final = model->has_final_norm ? &model->final_norm : NULL;
-  const agq_norm *norm = last ? last : final, *second = last ? final : NULL;
+  const int epilogue = model->logit_factor != 1 || model->logit_softcap > 0 ? AGQ_EPILOGUE_LOGITS : AGQ_EPILOGUE_NONE;
+  stream_step step = {0};
+  if (has_delta) step = after_block(model, &model->blocks[model->layers - 1]);
+  if (step.norm) step.second = final;
+  else step.norm = final;
   if (model->project_out.in_features) {
-    product_of_stream(e, AGQ_PROFILE_PROJECT, &e->project_out, NULL, has_delta, norm, second, m, e->embedded, dim,
-                      AGQ_EPILOGUE_NONE);
-    product(e, AGQ_PROFILE_HEAD, &e->head, NULL, e->embedded, dim, m, logits, vocab, AGQ_EPILOGUE_NONE);
+    product_of_stream(e, AGQ_PROFILE_PROJECT, &e->project_out, NULL, step, m, e->embedded, dim, AGQ_EPILOGUE_NONE);
+    product(e, AGQ_PROFILE_HEAD, &e->head, NULL, e->embedded, dim, m, logits, vocab, epilogue);
   } else {
-    product_of_stream(e, AGQ_PROFILE_HEAD, &e->head, NULL, has_delta, norm, second, m, logits, vocab,
-                      AGQ_EPILOGUE_NONE);
+    product_of_stream(e, AGQ_PROFILE_HEAD, &e->head, NULL, step, m, logits, vocab, epilogue);
   }
 }
 
@@ -208,8 +236,10 @@ static int check_batch(agq_engine *e, const agq_batch *b, const float *logits) {
     if (e->prune.on && e->prune.ratio > 0 && e->length[slot] == 0 && b->n > e->options.batch)
       return fail(e, AGQ_ERR_ARGUMENT, "token pruning needs the prompt in one piece: %d tokens, the batch is %d", b->n,
                   e->options.batch);
-    if (m->position_kind == AGQ_POSITION_ROPE && !e->rope_set[slot])
-      return fail(e, AGQ_ERR_ARGUMENT, "no RoPE frequencies were set for slot %d", slot);
+    for (int r = 0; r < AGQ_ROPES; r++)
+      if (e->rope_used[r] && !e->rope_set[r * e->options.slots + slot])
+        return fail(e, AGQ_ERR_ARGUMENT, "no RoPE frequencies (%s) were set for slot %d",
+                    r == AGQ_ROPE_GLOBAL ? "global" : "local", slot);
   }
   return AGQ_OK;
 }
@@ -244,15 +274,16 @@ int agq_engine_slot_truncate(agq_engine *e, int slot, int length) {
   return AGQ_OK;
 }
 
-int agq_engine_set_rope(agq_engine *e, int slot, const float *inv_freq, float attention_scaling) {
+int agq_engine_set_rope(agq_engine *e, int slot, int rope, const float *inv_freq, float attention_scaling) {
   if (!e || !inv_freq) return AGQ_ERR_ARGUMENT;
   if (slot < 0 || slot >= e->options.slots)
     return fail(e, AGQ_ERR_ARGUMENT, "slot %d is not in 0..%d", slot, e->options.slots - 1);
+  if (rope < 0 || rope >= AGQ_ROPES) return fail(e, AGQ_ERR_ARGUMENT, "rope %d is not in 0..%d", rope, AGQ_ROPES - 1);
   if (e->model.position_kind != AGQ_POSITION_ROPE) return fail(e, AGQ_ERR_ARGUMENT, "this model has no RoPE");
-  const size_t half = (size_t)e->model.head_dim / 2;
-  memcpy(e->inv_freq + (size_t)slot * half, inv_freq, half * sizeof(float));
-  e->rope_scaling[slot] = attention_scaling;
-  e->rope_set[slot] = 1;
+  const size_t half = (size_t)e->half, at = (size_t)rope * (size_t)e->options.slots + (size_t)slot;
+  memcpy(e->inv_freq + at * half, inv_freq, half * sizeof(float));
+  e->rope_scaling[at] = attention_scaling;
+  e->rope_set[at] = 1;
   return AGQ_OK;
 }
 

@@ -21,14 +21,22 @@ static agq_log2_scales log2_scales(const agq_engine *e, int layer) {
   return (agq_log2_scales){b->q_scale, b->k_scale, b->v_scale, b->v_zero, b->v_exponent};
 }
 
+/* Where the layer's cosines and sines begin; 0: it has none. */
+static int rope_at(const agq_engine *e, int layer, size_t *at) {
+  const int rope = e->model.blocks[layer].rope;
+  *at = (size_t)rope * (size_t)e->options.batch * (size_t)e->half;
+  return e->half && rope != AGQ_ROPE_NONE;
+}
+
 static void store_token(const agq_engine *e, int layer, int token, int kv_head, float *key) {
   const agq_model *m = &e->model;
   const size_t d = (size_t)m->head_dim, heads = (size_t)m->heads, kv_heads = (size_t)m->kv_heads;
   const float *row = e->qkv + (size_t)token * (heads + 2 * kv_heads) * d;
   const float *k = row + (heads + (size_t)kv_head) * d, *v = k + kv_heads * d;
-  if (m->position_kind == AGQ_POSITION_ROPE) {
-    const size_t at = (size_t)token * (d / 2);
-    agq_rope_row(k, e->cosines + at, e->sines + at, key, (int)d / 2);
+  size_t at;
+  if (rope_at(e, layer, &at)) {
+    at += (size_t)token * (size_t)e->half;
+    agq_rope_row(k, e->cosines + at, e->sines + at, key, e->half, m->head_dim);
     k = key;
   }
   if (e->kv_layout.hadamard) {
@@ -81,6 +89,11 @@ static void tile_task(void *arg, int thread, int begin, int end) {
   }
 }
 
+/* The first key range that a tile of one token sees. */
+static int first_range(const agq_attention *a, const agq_row_tile *t) {
+  return agq_attention_first_key(a, t->first + t->begin / a->group) / AGQ_KEY_RANGE;
+}
+
 static size_t unit_floats(const attention_job *j) {
   const int rows = agq_attention_tile_rows(&j->e->kv_layout);
   return (size_t)(j->a.group < rows ? j->a.group : rows) * agq_attention_state(&j->e->kv_layout);
@@ -95,10 +108,10 @@ static void range_task(void *arg, int thread, int begin, int end) {
     const int range = i % j->ranges, pair = i / j->ranges, kv_head = pair % e->model.kv_heads;
     const agq_row_tile *t = &e->tiles[pair / e->model.kv_heads];
     const int last = j->a.token_position[t->first + t->begin / j->a.group] / AGQ_KEY_RANGE;
-    if (range > last) continue;
+    const agq_attention a = attention_of(j, t->slot);
+    if (range > last || range < first_range(&a, t)) continue;
     if (range == last && j->store_first)
       store_token(e, j->layer, j->a.token_row[t->first], kv_head, key_scratch(e, scratch));
-    const agq_attention a = attention_of(j, t->slot);
     agq_attention_range(&a, agq_kv_region(e, j->layer, t->slot, kv_head), kv_head, t->first, t->begin, t->end, range,
                         e->states + (size_t)i * unit_floats(j), scratch);
   }
@@ -112,10 +125,11 @@ static void merge_task(void *arg, int thread, int begin, int end) {
   (void)thread;
   for (int i = begin; i < end; i++) {
     const agq_row_tile *t = &e->tiles[i / e->model.kv_heads];
-    const int ranges = j->a.token_position[t->first + t->begin / j->a.group] / AGQ_KEY_RANGE + 1;
+    const agq_attention a = attention_of(j, t->slot);
+    const int last = a.token_position[t->first + t->begin / a.group] / AGQ_KEY_RANGE, first = first_range(&a, t);
     for (int r = t->begin; r < t->end; r++)
-      agq_attention_merge(&j->a, i % e->model.kv_heads, t->first, r, ranges,
-                          e->states + (size_t)i * (size_t)j->ranges * unit +
+      agq_attention_merge(&a, i % e->model.kv_heads, t->first, r, last - first + 1,
+                          e->states + ((size_t)i * (size_t)j->ranges + (size_t)first) * unit +
                               (size_t)(r - t->begin) * agq_attention_state(&e->kv_layout),
                           unit);
   }
@@ -144,6 +158,9 @@ void agq_pass_attention(agq_engine *e, int layer, int m, int active) {
   const agq_model *model = &e->model;
   const int group = model->heads / model->kv_heads, kv_heads = model->kv_heads;
   int single, longest;
+  size_t table;
+  const int rotary = rope_at(e, layer, &table);
+  if (model->qk_norm) agq_pass_qk_norm(e, layer, m);
   attention_job j = {.e = e, .layer = layer, .m = m};
   j.tiles = make_tiles(e, active, group, &single, &longest);
   j.a = (agq_attention){
@@ -153,8 +170,11 @@ void agq_pass_attention(agq_engine *e, int layer, int m, int active) {
       .slopes = model->position_kind == AGQ_POSITION_ALIBI ? model->alibi_slopes : NULL,
       .q = e->qkv,
       .ldq = (size_t)(model->heads + 2 * kv_heads) * (size_t)model->head_dim,
-      .cosines = model->position_kind == AGQ_POSITION_ROPE ? e->cosines : NULL,
-      .sines = e->sines,
+      .cosines = rotary ? e->cosines + table : NULL,
+      .sines = rotary ? e->sines + table : NULL,
+      .half = e->half,
+      .softcap = model->attention_softcap,
+      .window = model->blocks[layer].window,
       .token_row = e->token_row,
       .token_position = e->active_position,
       .out = e->attended,
@@ -164,7 +184,7 @@ void agq_pass_attention(agq_engine *e, int layer, int m, int active) {
   if (e->kv_layout.log2) j.a.log2 = &scales;
   if (e->prune.on) {
     const size_t region = (size_t)layer * (size_t)e->options.slots;
-    if (model->position_kind == AGQ_POSITION_ALIBI && !e->prune.paper) {
+    if (agq_uses_distances(e) && !e->prune.paper) {
       j.a.key_position = e->prune.key_position + region * (size_t)e->kv_layout.positions;
       j.a.query_position = e->prune.place;
     }

@@ -21,11 +21,19 @@ typedef struct {
   int m;
 } prepare_job;
 
+void agq_add_delta(const agq_engine *e, const agq_norm *post_norm, const float *base, float *delta, float *to) {
+  const agq_model *m = &e->model;
+  if (post_norm) agq_norm_row(m->norm_kind, post_norm, m->norm_eps, delta, delta, m->hidden);
+  if (m->residual_factor == 1) agq_add_row(base, delta, to, m->hidden);
+  else agq_add_scaled_row(base, delta, m->residual_factor, to, m->hidden);
+}
+
 static void prepare_token(const agq_engine *e, const agq_prepare *p, size_t t) {
   const int n = e->model.hidden, kind = e->model.norm_kind;
   const float eps = e->model.norm_eps;
   float *h = e->h + t * (size_t)n, *normed = e->normed + t * (size_t)n;
-  if (p->delta) agq_add_row(p->base + t * (size_t)n, p->delta + t * (size_t)n, h, n);
+  if (p->delta) agq_add_delta(e, p->post_norm, p->base + t * (size_t)n, p->delta + t * (size_t)n, h);
+  if (p->second_delta) agq_add_delta(e, NULL, h, p->second_delta + t * (size_t)n, h);
   if (e->model.norm_after && p->norm) {
     agq_norm_row(kind, p->norm, eps, h, h, n);
     if (p->second_norm) agq_norm_row(kind, p->second_norm, eps, h, h, n);
@@ -93,7 +101,16 @@ static void activate_task(void *arg, int thread, int begin, int end) {
   for (int t = 0; t < j->m; t++) agq_activate_row(j->e->model.activation_kind, j->y + (size_t)t * j->ldy + row, rows);
 }
 
-/* Panels [begin, end) of the gate and the same of up, to scratch; silu(gate) * up from there. */
+static void logits_task(void *arg, int thread, int begin, int end) {
+  const linear_job *j = arg;
+  const agq_model *m = &j->e->model;
+  linear_task(arg, thread, begin, end);
+  const int row = begin * AGQ_PANEL, last = end * AGQ_PANEL < m->vocab ? end * AGQ_PANEL : m->vocab;
+  for (int t = 0; t < j->m; t++)
+    agq_cap_row(j->y + (size_t)t * j->ldy + row, m->logit_factor, m->logit_softcap, last - row);
+}
+
+/* Panels [begin, end) of the gate and the same of up, to scratch; f(gate) * up from there. */
 static void gate_task(void *arg, int thread, int begin, int end) {
   const linear_job *j = arg;
   const int panels = end - begin, rows = panels * AGQ_PANEL, half = agq_panels(j->p->l.out_features) / 2;
@@ -104,7 +121,7 @@ static void gate_task(void *arg, int thread, int begin, int end) {
   agq_linear_run(&up, j->act, j->x, j->ldx, j->m, both + rows, ld, 0, panels);
   for (int t = 0; t < j->m; t++) {
     const float *g = both + (size_t)t * ld;
-    agq_silu_gate_row(g, g + rows, j->y + (size_t)t * j->ldy + (size_t)begin * AGQ_PANEL, rows);
+    agq_gate_row(j->e->model.activation_kind, g, g + rows, j->y + (size_t)t * j->ldy + (size_t)begin * AGQ_PANEL, rows);
   }
 }
 
@@ -126,6 +143,7 @@ void agq_pass_linear(agq_engine *e, int part, const agq_prepared *p, const agq_a
   int panels = agq_panels(p->l.out_features), most = panels;
   agq_task_fn task = linear_task;
   if (epilogue == AGQ_EPILOGUE_ACTIVATE) task = activate_task;
+  if (epilogue == AGQ_EPILOGUE_LOGITS) task = logits_task;
   if (epilogue == AGQ_EPILOGUE_GATE) {
     task = gate_task;
     panels /= 2;
@@ -140,7 +158,7 @@ static void gate_rows_task(void *arg, int thread, int begin, int end) {
   (void)thread;
   for (int t = begin; t < end; t++) {
     float *row = e->ffn + (size_t)t * (size_t)e->ffn_width;
-    agq_silu_gate_row(row, row + e->model.ffn, row, e->model.ffn);
+    agq_gate_row(e->model.activation_kind, row, row + e->model.ffn, row, e->model.ffn);
   }
 }
 
@@ -169,6 +187,7 @@ static void embed_task(void *arg, int thread, int begin, int end) {
     else
       agq_to_float_row(m->embed_dtype, (const char *)m->embed + token * dim * (size_t)agq_float_bytes(m->embed_dtype),
                        to, m->embed_dim);
+    if (m->embed_factor != 1) agq_cap_row(to, m->embed_factor, 0, m->embed_dim);
   }
 }
 
@@ -177,10 +196,23 @@ void agq_pass_embed(agq_engine *e, const int32_t *tokens, int m, float *to, size
   agq_pass_run(e, AGQ_PROFILE_EMBED, embed_task, &j, m, FLOAT_TOKENS);
 }
 
+/* --- positions, and what comes before attention
+ * --------------------------------------------------------------------------------------------------- */
+
+void agq_rope_tables(agq_engine *e, int row, int position) {
+  const size_t half = (size_t)e->half, slots = (size_t)e->options.slots, batch = (size_t)e->options.batch;
+  for (size_t r = 0; r < AGQ_ROPES; r++) {
+    const size_t slot = r * slots + (size_t)e->token_slot[row], at = (r * batch + (size_t)row) * half;
+    if (e->rope_used[r])
+      agq_rope_table(e->inv_freq + slot * half, e->rope_scaling[slot], position, e->cosines + at, e->sines + at,
+                     e->half);
+  }
+}
+
 static void position_task(void *arg, int thread, int begin, int end) {
   agq_engine *e = arg;
   const agq_model *m = &e->model;
-  const size_t hidden = (size_t)m->hidden, half = (size_t)m->head_dim / 2;
+  const size_t hidden = (size_t)m->hidden;
   for (int t = begin; t < end; t++) {
     float *h = e->h + (size_t)t * hidden;
     const int position = e->token_position[t];
@@ -191,9 +223,7 @@ static void position_task(void *arg, int thread, int begin, int end) {
       agq_to_float_row(m->position_dtype, (const char *)m->position + row * bytes, learned, m->hidden);
       agq_add_row(h, learned, h, m->hidden);
     } else if (m->position_kind == AGQ_POSITION_ROPE) {
-      const size_t slot = (size_t)e->token_slot[t];
-      agq_rope_table(e->inv_freq + slot * half, e->rope_scaling[slot], position, e->cosines + (size_t)t * half,
-                     e->sines + (size_t)t * half, (int)half);
+      agq_rope_tables(e, t, position);
     }
     if (m->has_embed_norm) agq_norm_row(m->norm_kind, &m->embed_norm, m->norm_eps, h, h, m->hidden);
   }
@@ -201,3 +231,26 @@ static void position_task(void *arg, int thread, int begin, int end) {
 }
 
 void agq_pass_positions(agq_engine *e, int m) { agq_pass_run(e, AGQ_PROFILE_EMBED, position_task, e, m, FLOAT_TOKENS); }
+
+typedef struct {
+  agq_engine *e;
+  const agq_block *b;
+} qk_norm_job;
+
+static void qk_norm_task(void *arg, int thread, int begin, int end) {
+  const qk_norm_job *j = arg;
+  const agq_model *m = &j->e->model;
+  const int parts = m->qk_norm == AGQ_QK_NORM_WHOLE ? 1 : m->heads, q = m->heads * m->head_dim / parts;
+  const int k_parts = m->qk_norm == AGQ_QK_NORM_WHOLE ? 1 : m->kv_heads, k = m->kv_heads * m->head_dim / k_parts;
+  (void)thread;
+  for (int t = begin; t < end; t++) {
+    float *row = j->e->qkv + (size_t)t * (size_t)(m->heads + 2 * m->kv_heads) * (size_t)m->head_dim;
+    for (int i = 0; i < parts; i++, row += q) agq_norm_row(AGQ_NORM_RMS, &j->b->q_norm, m->norm_eps, row, row, q);
+    for (int i = 0; i < k_parts; i++, row += k) agq_norm_row(AGQ_NORM_RMS, &j->b->k_norm, m->norm_eps, row, row, k);
+  }
+}
+
+void agq_pass_qk_norm(agq_engine *e, int layer, int m) {
+  qk_norm_job j = {e, &e->model.blocks[layer]};
+  agq_pass_run(e, AGQ_PROFILE_PREPARE, qk_norm_task, &j, m, FLOAT_TOKENS);
+}

@@ -18,7 +18,9 @@
 #include "engine.h"
 #include "ops/ops.h"
 
-static int safe_alibi(const agq_engine *e) { return e->model.position_kind == AGQ_POSITION_ALIBI && !e->prune.paper; }
+int agq_uses_distances(const agq_engine *e) { return e->model.position_kind == AGQ_POSITION_ALIBI || e->windows; }
+
+static int safe_distances(const agq_engine *e) { return agq_uses_distances(e) && !e->prune.paper; }
 static int renumbers_rope(const agq_engine *e) { return e->model.position_kind == AGQ_POSITION_ROPE && e->prune.paper; }
 
 static int *length_of(const agq_engine *e, int slot, int layer) {
@@ -41,14 +43,11 @@ void agq_prune_begin(agq_engine *e, const agq_batch *b, int first, int m) {
 
 static void rope_task(void *arg, int thread, int begin, int end) {
   agq_engine *e = arg;
-  const size_t half = (size_t)e->model.head_dim / 2;
   (void)thread;
   for (int i = begin; i < end; i++) {
-    const size_t slot = (size_t)e->token_slot[i];
     if (e->prune.rope_at[i] == e->token_position[i]) continue;
     e->prune.rope_at[i] = e->token_position[i];
-    agq_rope_table(e->inv_freq + slot * half, e->rope_scaling[slot], e->token_position[i],
-                   e->cosines + (size_t)i * half, e->sines + (size_t)i * half, (int)half);
+    agq_rope_tables(e, i, e->token_position[i]);
   }
 }
 
@@ -59,7 +58,7 @@ void agq_prune_enter(agq_engine *e, int layer, int m) {
     const int slot = e->token_slot[i], at = (*length_of(e, slot, layer))++;
     e->token_position[i] = at;
     renumbered |= p->rope_at[i] != at;
-    if (safe_alibi(e)) {
+    if (safe_distances(e)) {
       const size_t region = (size_t)layer * (size_t)e->options.slots + (size_t)slot;
       p->key_position[region * (size_t)e->kv_layout.positions + (size_t)at] = p->place[i];
     }
@@ -132,16 +131,21 @@ static void move_row(float *x, int from, int to, size_t width) {
 /* What the residual stream is made from: h, or the norm's output. */
 static float *base(const agq_engine *e) { return e->model.residual_from_norm ? e->normed : e->h; }
 
-/* h of a row after an addition that is still to be done, and after the norm that follows it there. */
-static void state_of(const agq_engine *e, int row, const agq_norm *after, float *to) {
-  const size_t n = (size_t)e->model.hidden;
-  agq_add_row(base(e) + (size_t)row * n, e->delta + (size_t)row * n, to, (int)n);
-  if (e->model.norm_after) agq_norm_row(e->model.norm_kind, after, e->model.norm_eps, to, to, (int)n);
+/* h of a row after an addition that is still to be done, of attention's output or the feed-forward part's, and after
+ * the norm that follows it there. */
+static void state_of(const agq_engine *e, int row, const agq_block *b, int feed_forward, float *to) {
+  const agq_model *m = &e->model;
+  const size_t n = (size_t)m->hidden, at = (size_t)row * n;
+  const agq_norm *post = feed_forward ? &b->mlp_post_norm : &b->attn_post_norm;
+  agq_add_delta(e, m->post_norms ? post : NULL, base(e) + at, e->delta + at, to);
+  if (m->parallel && feed_forward) agq_add_delta(e, NULL, to, e->normed + at, to);
+  if (m->norm_after)
+    agq_norm_row(m->norm_kind, feed_forward ? &b->mlp_norm : &b->attn_norm, m->norm_eps, to, to, (int)n);
 }
 
 int agq_prune_leave(agq_engine *e, int layer, int m) {
   agq_prune *p = &e->prune;
-  const size_t hidden = (size_t)e->model.hidden, half = (size_t)e->model.head_dim / 2;
+  const size_t hidden = (size_t)e->model.hidden, half = (size_t)e->half;
   if (!agq_prune_acts(e, layer)) return m;
   int victims = 0;
   memset(p->victim, 0, (size_t)m);
@@ -159,7 +163,7 @@ int agq_prune_leave(agq_engine *e, int layer, int m) {
     if (p->victim[i]) {
       p->kept[(size_t)slot * (size_t)e->options.context + (size_t)p->place[i]] = 0;
       if (p->rank[p->origin[i]] < 0) continue;
-      state_of(e, i, &e->model.blocks[layer].attn_norm, p->leaving + (size_t)gone * hidden);
+      state_of(e, i, &e->model.blocks[layer], 0, p->leaving + (size_t)gone * hidden);
       p->exits[p->exit_count + gone++] = p->rank[p->origin[i]];
       continue;
     }
@@ -167,8 +171,11 @@ int agq_prune_leave(agq_engine *e, int layer, int m) {
       move_row(base(e), i, left, hidden);
       move_row(e->delta, i, left, hidden);
       if (e->model.position_kind == AGQ_POSITION_ROPE && !p->paper) {
-        move_row(e->cosines, i, left, half);
-        move_row(e->sines, i, left, half);
+        for (int r = 0; r < AGQ_ROPES; r++) {
+          const size_t table = (size_t)r * (size_t)e->options.batch * half;
+          move_row(e->cosines + table, i, left, half);
+          move_row(e->sines + table, i, left, half);
+        }
         p->rope_at[left] = p->rope_at[i];
       }
       e->token_slot[left] = slot;
@@ -208,7 +215,7 @@ int agq_prune_finish(agq_engine *e, int m) {
   for (int i = 0; i < m; i++) {
     const int rank = p->rank[p->origin[i]];
     if (rank < 0) continue;
-    state_of(e, i, &e->model.blocks[e->model.layers - 1].mlp_norm, p->leaving + (size_t)rank * hidden);
+    state_of(e, i, &e->model.blocks[e->model.layers - 1], 1, p->leaving + (size_t)rank * hidden);
     wanted++;
   }
   for (int k = 0; k < p->exit_count; k++)

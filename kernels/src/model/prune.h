@@ -16,7 +16,7 @@ typedef struct {
   int *layer_length;     /* [slots][layers] keys in each layer's cache */
   int *prompt;           /* [slots] length of the prompt that was pruned; 0: nothing was removed */
   uint8_t *kept;         /* [slots][context] 0: removed */
-  int32_t *key_position; /* [layers][slots][positions of a region] ALiBi: where each key's token stands */
+  int32_t *key_position; /* [layers][slots][positions of a region] where each key's token stands; with distances */
   /* Of the piece that is being computed. */
   uint8_t *starts;  /* [slots] 1: the piece holds the slot's prompt */
   int32_t *origin;  /* [batch] of each row: its token's number in the piece */
@@ -32,6 +32,8 @@ typedef struct {
 } agq_prune;
 
 struct agq_engine;
+/* 1: attention depends on how far tokens are apart beyond what their keys hold: ALiBi, windows. */
+int agq_uses_distances(const struct agq_engine *e);
 /* Before the embedding of the m tokens of a batch from `first` on; e->token_position holds their positions. */
 void agq_prune_begin(struct agq_engine *e, const agq_batch *b, int first, int m);
 /* Before a layer: sets e->token_position of m rows to their places in the layer's cache. */
@@ -39,7 +41,7 @@ void agq_prune_enter(struct agq_engine *e, int layer, int m);
 /* 1: the layer decides on all rows that reach it. */
 int agq_prune_acts(const struct agq_engine *e, int layer);
 /* After attention and the product that follows it (e->delta): removes tokens. Returns the rows that are left, from 0
- * on. */
+ * on. In parallel blocks a removed token's state lacks the feed-forward part of that layer. */
 int agq_prune_leave(struct agq_engine *e, int layer, int m);
 /* Lists the rows whose logits are wanted in e->token_row; returns their number. */
 int agq_prune_wanted(struct agq_engine *e, int m);

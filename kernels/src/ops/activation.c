@@ -20,8 +20,30 @@ void agq_activate_row(int kind, float *x, int n) {
   else apply_row(AGQ_ACTIVATION_RELU, x, n);
 }
 
-void agq_silu_gate_row(const float *gate, const float *up, float *y, int n) {
+VINLINE vf gate_function(int kind, vf x) {
+  if (kind == AGQ_ACTIVATION_GELU_TANH_GATED) return vgelu_tanh(x);
+  if (kind == AGQ_ACTIVATION_GELU_ERF_GATED) return vgelu_erf(x);
+  return vsilu(x);
+}
+
+VINLINE void gate_row(int kind, const float *gate, const float *up, float *y, int n) {
   int i = 0;
-  for (; i + VW <= n; i += VW) vstore(y + i, vsilu(vload(gate + i)) * vload(up + i));
-  if (i < n) vstore_n(y + i, vsilu(vload_n(gate + i, n - i)) * vload_n(up + i, n - i), n - i);
+  for (; i + VW <= n; i += VW) vstore(y + i, gate_function(kind, vload(gate + i)) * vload(up + i));
+  if (i < n) vstore_n(y + i, gate_function(kind, vload_n(gate + i, n - i)) * vload_n(up + i, n - i), n - i);
+}
+
+void agq_gate_row(int kind, const float *gate, const float *up, float *y, int n) {
+  if (kind == AGQ_ACTIVATION_GELU_TANH_GATED) gate_row(AGQ_ACTIVATION_GELU_TANH_GATED, gate, up, y, n);
+  else if (kind == AGQ_ACTIVATION_GELU_ERF_GATED) gate_row(AGQ_ACTIVATION_GELU_ERF_GATED, gate, up, y, n);
+  else gate_row(AGQ_ACTIVATION_SILU_GATED, gate, up, y, n);
+}
+
+void agq_cap_row(float *x, float factor, float cap, int n) {
+  const vf f = vset(factor), c = vset(cap), inverse = vset(cap > 0 ? 1 / cap : 0);
+  for (int i = 0; i < n; i += VW) {
+    vf v = (n - i < VW ? vload_n(x + i, n - i) : vload(x + i)) * f;
+    if (cap > 0) v = vcap(v, c, inverse);
+    if (n - i < VW) vstore_n(x + i, v, n - i);
+    else vstore(x + i, v);
+  }
 }

@@ -23,7 +23,7 @@ typedef struct {
   const agq_attention *a;
   const char *region;
   int rows;
-  const int32_t *position;                            /* [row] */
+  const int32_t *position, *begin;                    /* [row] of the query, and its first key */
   float *q, *scores;                                  /* [rows][width], [rows][64] */
   float *state, *total;                               /* [rows][width] each: of the current range, and merged */
   float *max, *carry, *total_max, *total_sum, *lanes; /* [rows]; lanes: [rows][LANES] sums of the current range */
@@ -37,13 +37,27 @@ typedef struct {
 size_t agq_attention_scratch(const agq_kv_layout *kv, int rows) {
   const size_t r = (size_t)rows, w = (size_t)kv->width;
   if (kv->log2) return agq_attention_log2_scratch(kv);
-  return r * (3 * w + AGQ_KEY_BLOCK + 9 + LANES) + 2 * w * AGQ_KEY_BLOCK + 2 * AGQ_KEY_BLOCK + 16 * 16;
+  return r * (3 * w + AGQ_KEY_BLOCK + 10 + LANES) + 2 * w * AGQ_KEY_BLOCK + 2 * AGQ_KEY_BLOCK + 17 * 16;
 }
 
 static float *take(float **scratch, size_t n) {
   float *p = *scratch;
   *scratch += (n + 15) / 16 * 16;
   return p;
+}
+
+int agq_attention_first_key(const agq_attention *a, int token) {
+  const int last = a->token_position[token];
+  if (!a->window) return 0;
+  if (!a->key_position) return last >= a->window ? last - a->window + 1 : 0;
+  const int before = a->query_position[a->token_row[token]] - a->window; /* the last position that it does not see */
+  int low = 0, high = last;
+  while (low < high) {
+    const int middle = low + (high - low) / 2;
+    if (a->key_position[middle] > before) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }
 
 static tile tile_open(const agq_attention *a, const char *region, int kv_head, int first, int begin, int end,
@@ -67,17 +81,20 @@ static tile tile_open(const agq_attention *a, const char *region, int kv_head, i
   t.slope = take(&scratch, r);
   t.first = take(&scratch, r);
   t.place = (int32_t *)take(&scratch, r);
-  int32_t *position = (int32_t *)take(&scratch, r);
-  t.position = position;
+  int32_t *position = (int32_t *)take(&scratch, r), *first_key = (int32_t *)take(&scratch, r);
+  t.position = position, t.begin = first_key;
   for (int i = 0; i < t.rows; i++) {
     const int token = first + (begin + i) / a->group, head = kv_head * a->group + (begin + i) % a->group;
     const size_t row = (size_t)a->token_row[token];
     const float *q = a->q + row * a->ldq + (size_t)head * n;
     float *to = t.q + (size_t)i * w;
     position[i] = a->token_position[token];
+    first_key[i] = agq_attention_first_key(a, token);
+    t.first[i] = -INFINITY; /* until key 0 has gone by */
     t.place[i] = a->key_position ? a->query_position[row] : 0;
     t.slope[i] = a->slopes ? a->slopes[head] * LOG2_E : 0;
-    if (a->cosines) agq_rope_row(q, a->cosines + row * (n / 2), a->sines + row * (n / 2), to, (int)n / 2);
+    const size_t at = row * (size_t)a->half;
+    if (a->cosines) agq_rope_row(q, a->cosines + at, a->sines + at, to, a->half, (int)n);
     else memcpy(to, q, n * sizeof(float));
     if (kv->hadamard) agq_hadamard_row(to, to, (int)n, kv->hadamard);
   }
@@ -108,15 +125,18 @@ static void block_scales(const tile *t, int key) {
   }
 }
 
-/* Scores of a row: scaled, biased, masked behind the query; and their maximum. `cols` scores of the block were
- * computed. */
-static void row_scores(const tile *t, int row, int key, int cols) {
+/* Scores of a row: scaled, capped, biased, masked behind the query and before its window; and their maximum. `cols`
+ * scores of the block were computed. special 0: there is neither cap nor window. */
+VINLINE void row_scores(const tile *t, int row, int key, int cols, const int special) {
   float *s = t->scores + (size_t)row * AGQ_KEY_BLOCK;
   const int ahead = t->position[row] - key; /* last key of the block that the query sees, if < 63 */
+  const int before = t->begin[row] - key;   /* first one, if > 0 */
+  const vf cap = vset(t->a->softcap * LOG2_E), inverse = vset(special && t->a->softcap > 0 ? 1 / cap[0] : 0);
   const vi lanes = vlanes();
   vf max = vset(-INFINITY);
   for (int j = 0; j < cols; j += VW) {
     vf v = vload(s + j) * vload(t->key_scale + j);
+    if (special && t->a->softcap > 0) v = vcap(v, cap, inverse);
     const vi behind = lanes + viset(j - ahead); /* key - query */
     if (t->a->slopes) {
       vi distance = behind;
@@ -127,6 +147,7 @@ static void row_scores(const tile *t, int row, int key, int cols) {
       v = vmadd(vset(t->slope[row]), __builtin_convertvector(distance, vf), v);
     }
     if (j + VW > ahead) v = vselect((vi)(behind > viset(0)), vset(-INFINITY), v);
+    if (special && j < before) v = vselect((vi)(lanes + viset(j) < viset(before)), vset(-INFINITY), v);
     vstore(s + j, v);
     max = vmax(max, v);
   }
@@ -137,9 +158,9 @@ static void row_scores(const tile *t, int row, int key, int cols) {
 }
 
 /* Scores to probabilities (times the value scales), and their sum. */
-static void row_probabilities(const tile *t, int row, int key, int cols) {
+VINLINE void row_probabilities(const tile *t, int row, int key, int cols, const int special) {
   float *s = t->scores + (size_t)row * AGQ_KEY_BLOCK;
-  const int ahead = t->position[row] - key;
+  const int ahead = t->position[row] - key, before = t->begin[row] - key;
   const vf max = vset(t->max[row]);
   const vi lanes = vlanes();
   float *sums = t->lanes + (size_t)row * LANES;
@@ -150,16 +171,24 @@ static void row_probabilities(const tile *t, int row, int key, int cols) {
       const int j = k + i * VW;
       vf p = vexp2(vload(s + j) - max);
       if (j + VW > ahead) p = vselect((vi)(lanes + viset(j - ahead) > viset(0)), vset(0), p);
+      if (special && j < before) p = vselect((vi)(lanes + viset(j) < viset(before)), vset(0), p);
       sum[i] += p;
       vstore(s + j, p * vload(t->value_scale + j));
     }
   for (int i = 0; i < LANES / VW; i++) vstore(sums + i * VW, sum[i]);
 }
 
-/* One block of keys for rows [from, rows). `fresh`: the first block of a range. */
-static void tile_block(const tile *t, int key, int from, int fresh) {
+/* Sets the states of rows [from, to) to those before any key. */
+static void clear_states(const tile *t, int from, int to) {
+  for (int r = from; r < to; r++) t->max[r] = -INFINITY;
+  memset(t->lanes + (size_t)from * LANES, 0, (size_t)(to - from) * LANES * sizeof(float));
+}
+
+/* One block of keys for rows [from, to), all of which see some of it. Those from `fresh` on see none before it in the
+ * range. */
+static void tile_block(const tile *t, int key, int from, int to, int fresh) {
   const agq_kv_layout *kv = t->a->kv;
-  const int rows = t->rows - from, last = t->position[t->rows - 1];
+  const int rows = to - from, last = t->position[to - 1], special = t->a->window || t->a->softcap > 0;
   const int keys = last - key + 1 < AGQ_KEY_BLOCK ? last - key + 1 : AGQ_KEY_BLOCK, cols = (keys + 15) / 16 * 16;
   const size_t w = (size_t)kv->width, n = (size_t)kv->head_dim;
   const int i8 = byte_operands(kv), u4 = kv->bits == 4, convert = i8 && rows >= CONVERT_ROWS;
@@ -179,16 +208,20 @@ static void tile_block(const tile *t, int key, int from, int fresh) {
   block_scales(t, key);
   agq_block_product(t->q + (size_t)from * w, w, k, i8 && !convert, AGQ_KEY_BLOCK, rows, cols, (int)n,
                     t->scores + (size_t)from * AGQ_KEY_BLOCK, AGQ_KEY_BLOCK, NULL);
-  if (fresh) {
-    for (int r = from; r < t->rows; r++) t->max[r] = -INFINITY;
-    memset(t->lanes + (size_t)from * LANES, 0, (size_t)rows * LANES * sizeof(float));
-  }
-  for (int r = from; r < t->rows; r++) row_scores(t, r, key, cols);
-  for (int r = from; r < t->rows; r += VW) {
-    const int m = t->rows - r < VW ? t->rows - r : VW;
+  clear_states(t, fresh, to);
+  if (fresh > from) memset(t->state + (size_t)fresh * w, 0, (size_t)(to - fresh) * w * sizeof(float));
+  if (special)
+    for (int r = from; r < to; r++) row_scores(t, r, key, cols, 1);
+  else
+    for (int r = from; r < to; r++) row_scores(t, r, key, cols, 0);
+  for (int r = from; r < to; r += VW) {
+    const int m = to - r < VW ? to - r : VW;
     vstore_n(t->carry + r, vexp2(vload_n(t->carry + r, m) - vload_n(t->max + r, m)), m);
   }
-  for (int r = from; r < t->rows; r++) row_probabilities(t, r, key, cols);
+  if (special)
+    for (int r = from; r < to; r++) row_probabilities(t, r, key, cols, 1);
+  else
+    for (int r = from; r < to; r++) row_probabilities(t, r, key, cols, 0);
   if (u4) {
     void *to = i8 ? (void *)t->key_block : t->value_block;
     if (i8) agq_kv4_value_codes(kv, t->region, key, keys, to);
@@ -200,19 +233,23 @@ static void tile_block(const tile *t, int key, int from, int fresh) {
     v = t->value_block;
   }
   agq_block_product(t->scores + (size_t)from * AGQ_KEY_BLOCK, AGQ_KEY_BLOCK, v, i8 && !convert, w, rows, (int)w, keys,
-                    t->state + (size_t)from * w, w, fresh ? NULL : t->carry + from);
+                    t->state + (size_t)from * w, w, fresh > from ? t->carry + from : NULL);
 }
 
-/* Computes the states of a range for the rows that reach it; returns the first such row. */
-static int tile_range(const tile *t, int range) {
+/* Computes the states of a range for the rows [*first, end) that see some of it; returns the end. Positions and first
+ * keys of the rows ascend. */
+static int tile_range(const tile *t, int range, int *first) {
   const int begin = range * AGQ_KEY_RANGE, end = begin + AGQ_KEY_RANGE, last = t->position[t->rows - 1];
-  int first = 0;
-  while (t->position[first] < begin) first++;
-  for (int key = begin, from = first; key < end && key <= last; key += AGQ_KEY_BLOCK) {
+  *first = 0;
+  while (t->position[*first] < begin) ++*first;
+  int to = *first; /* rows that see a block: up to here */
+  for (int key = begin, from = *first; key < end && key <= last; key += AGQ_KEY_BLOCK) {
     while (t->position[from] < key) from++;
-    tile_block(t, key, from, key == begin);
+    const int fresh = to > from ? to : from;
+    for (to = fresh; to < t->rows && t->begin[to] < key + AGQ_KEY_BLOCK;) to++;
+    if (to > from) tile_block(t, key, from, to, fresh);
   }
-  return first;
+  return to;
 }
 
 /* (x, xm, xs) += (y, ym, ys) */
@@ -238,11 +275,13 @@ void agq_attention_tile(const agq_attention *a, const char *region, int kv_head,
                         float *scratch) {
   tile t = tile_open(a, region, kv_head, first, begin, end, scratch);
   const size_t w = (size_t)a->kv->width;
-  for (int range = 0; range <= t.position[t.rows - 1] / AGQ_KEY_RANGE; range++) {
-    for (int r = tile_range(&t, range); r < t.rows; r++) {
+  for (int range = t.begin[0] / AGQ_KEY_RANGE; range <= t.position[t.rows - 1] / AGQ_KEY_RANGE; range++) {
+    int from;
+    const int to = tile_range(&t, range, &from);
+    for (int r = from; r < to; r++) {
       float *state = t.state + (size_t)r * w, *total = t.total + (size_t)r * w;
       const float sum = vsum_lanes(t.lanes + (size_t)r * LANES, LANES);
-      if (range == 0) {
+      if (range == t.begin[r] / AGQ_KEY_RANGE) {
         memcpy(total, state, w * sizeof(float));
         t.total_max[r] = t.max[r];
         t.total_sum[r] = sum;
@@ -255,7 +294,8 @@ void agq_attention_tile(const agq_attention *a, const char *region, int kv_head,
   for (int r = 0; a->first_share && r < t.rows; r++) {
     const int row = begin + r, head = kv_head * a->group + row % a->group;
     const vf p = vexp2(vset(t.first[r] - t.total_max[r]));
-    a->first_share[(size_t)(first + row / a->group) * (size_t)a->heads + (size_t)head] = p[0] / t.total_sum[r];
+    float *share = a->first_share + (size_t)(first + row / a->group) * (size_t)a->heads + (size_t)head;
+    *share = t.begin[r] ? 0 : p[0] / t.total_sum[r];
   }
 }
 
@@ -263,7 +303,9 @@ void agq_attention_range(const agq_attention *a, const char *region, int kv_head
                          int range, float *states, float *scratch) {
   tile t = tile_open(a, region, kv_head, first, begin, end, scratch);
   const size_t w = (size_t)a->kv->width;
-  for (int r = tile_range(&t, range); r < t.rows; r++) {
+  int from;
+  const int end_row = tile_range(&t, range, &from);
+  for (int r = from; r < end_row; r++) {
     float *to = states + (size_t)r * agq_attention_state(a->kv);
     memcpy(to, t.state + (size_t)r * w, w * sizeof(float));
     to[w] = t.max[r];

@@ -9,6 +9,8 @@
  * share a byte), scales as [group][position] and their zero points, one byte each, likewise. Blocks are turned into
  * bytes (code - zero) when read, and go on as with 8 bits; where a head has several groups, into floats.
  *
+ * A window leaves out the keys before a query's first one, and with them the blocks that no query of a tile sees.
+ *
  * Softmax is computed online: keys go by in blocks of 64, counted from key 0; every 512 keys a fresh state is started,
  * and the states are merged in ascending order. All that a query does is fixed by its position alone, never by the
  * other queries of a tile or the number of threads: its result has the same bits in a prompt of any cut and in
@@ -60,16 +62,23 @@ typedef struct {
   const float *slopes; /* [heads]: ALiBi; or NULL */
   const float *q;      /* [row][ldq], query heads first */
   size_t ldq;
-  const float *cosines, *sines; /* [row][head_dim/2]; or NULL */
+  const float *cosines, *sines; /* [row][half]; or NULL */
+  int half;                     /* turned channels of a head / 2 */
+  float softcap;                /* c tanh(s / c) of the scaled scores; 0: none */
+  int window;                   /* keys that a query sees, its own included; 0: all */
   const int32_t *token_row, *token_position;
   float *out; /* [token][ldo] */
   size_t ldo;
-  /* ALiBi where keys are not at their places: the position of each key of the region, of each row's query; or NULL. */
+  /* ALiBi and windows where keys are not at their places: the position of each key of the region (ascending), of each
+   * row's query; or NULL. */
   const int32_t *key_position, *query_position;
   float *first_share; /* [token][heads]: takes the probability of key 0; or NULL. agq_attention_tile only */
   int heads;
   const struct agq_log2_scales *log2; /* of the layer, with kv->log2 */
 } agq_attention;
+
+/* The first key of the region that a token's query sees. */
+int agq_attention_first_key(const agq_attention *a, int token);
 
 /* Query rows of a tile are (token, head of the group) pairs: row r is token first + r / group, head r % group of the kv
  * head. Positions must not descend within a tile, and all tokens must belong to the region's slot. */
@@ -86,8 +95,8 @@ void agq_attention_tile(const agq_attention *a, const char *region, int kv_head,
  * agq_attention_state. */
 void agq_attention_range(const agq_attention *a, const char *region, int kv_head, int first, int begin, int end,
                          int range, float *states, float *scratch);
-/* Merges the states of one row, range after range (`stride` floats apart), and writes the row to out. Destroys the
- * states. */
+/* Merges the states of one row, `ranges` of them from its first key's on (`stride` floats apart), and writes the row to
+ * out. Destroys the states. */
 void agq_attention_merge(const agq_attention *a, int kv_head, int first, int row, int ranges, float *states,
                          size_t stride);
 

@@ -64,20 +64,24 @@ size_t agq_attention_log2_scratch(const agq_kv_layout *kv) {
 static void query_codes(const agq_attention *a, int head, size_t row, float *to) {
   const size_t n = (size_t)a->kv->head_dim;
   const float *q = a->q + row * a->ldq + (size_t)head * n, inv = 1.0f / a->log2->q_scale[head];
-  if (a->cosines) agq_rope_row(q, a->cosines + row * (n / 2), a->sines + row * (n / 2), to, (int)n / 2);
+  const size_t at = row * (size_t)a->half;
+  if (a->cosines) agq_rope_row(q, a->cosines + at, a->sines + at, to, a->half, (int)n);
   else memcpy(to, q, n * sizeof(float));
   for (size_t i = 0; i < n; i++) to[i] = clamp(rintf(to[i] * inv), -127, 127);
 }
 
-/* Scores to base 2 of keys 0..last (the others of their vectors -inf); returns log2 of the sum of their powers. */
-static float log2_sum(const agq_attention *a, int head, int kv_head, int place, int last, float *s, float *lanes) {
+/* Scores to base 2 of keys begin..last (the others of their vectors -inf); returns log2 of the sum of their powers. */
+static float log2_sum(const agq_attention *a, int head, int kv_head, int place, int begin, int last, float *s,
+                      float *lanes) {
   const agq_log2_scales *l = a->log2;
   const vf factor = vset(l->q_scale[head] * l->k_scale[kv_head] * a->scale * LOG2_E);
   const vf slope = vset(a->slopes ? a->slopes[head] * LOG2_E : 0);
-  const int cols = (last + LANES) / LANES * LANES;
+  const vf cap = vset(a->softcap * LOG2_E), inverse = vset(a->softcap > 0 ? 1 / cap[0] : 0);
+  const int from = begin / LANES * LANES, cols = (last + LANES) / LANES * LANES;
   vf max = vset(-INFINITY);
-  for (int j = 0; j < cols; j += VW) {
+  for (int j = from; j < cols; j += VW) {
     vf v = vload(s + j) * factor;
+    if (a->softcap > 0) v = vcap(v, cap, inverse);
     const vi behind = vlanes() + viset(j - last); /* key - query */
     if (a->slopes) {
       vi distance = behind;
@@ -88,13 +92,14 @@ static float log2_sum(const agq_attention *a, int head, int kv_head, int place, 
       v = vmadd(slope, __builtin_convertvector(distance, vf), v);
     }
     v = vselect((vi)(behind > viset(0)), vset(-INFINITY), v);
+    if (j < begin) v = vselect((vi)(vlanes() + viset(j) < viset(begin)), vset(-INFINITY), v);
     vstore(s + j, v);
     max = vmax(max, v);
   }
   const float top = vmax_lane(max);
   vf sum[LANES / VW];
   for (int i = 0; i < LANES / VW; i++) sum[i] = vset(0);
-  for (int j = 0; j < cols; j += LANES)
+  for (int j = from; j < cols; j += LANES)
     for (int i = 0; i < LANES / VW; i++) {
       const vf x = vload(s + j + i * VW);
       sum[i] += vselect((vi)(x > vset(-INFINITY)), vexp2(x - vset(top)), vset(0));
@@ -104,12 +109,12 @@ static float log2_sum(const agq_attention *a, int head, int kv_head, int place, 
 }
 
 /* Keys whose probability is not 0, and 15 - k of each; returns their number. */
-static int exponents(const float *s, float total, int last, int32_t *keys, int32_t *shifts) {
+static int exponents(const float *s, float total, int begin, int last, int32_t *keys, int32_t *shifts) {
   int count = 0;
-  for (int j = 0; j <= last; j += VW) {
+  for (int j = begin / VW * VW; j <= last; j += VW) {
     const vf k = vmax(vrint(vmin(vset(total) - vload(s + j), vset(64))), vset(0));
     const vi shift = viset(AGQ_LOG2_FRACTION) - __builtin_convertvector(k, vi);
-    int32_t lane[VW]; /* keys behind the query have -inf scores, so that k is 64 */
+    int32_t lane[VW]; /* keys that the query does not see have -inf scores, so that k is 64 */
     memcpy(lane, &shift, sizeof lane);
     for (int i = 0; i < VW; i++) {
       keys[count] = j + i;
@@ -162,7 +167,8 @@ void agq_attention_log2_tile(const agq_attention *a, const char *region, int kv_
   for (int r = 0; r < rows; r++)
     query_codes(a, kv_head * a->group + (begin + r) % a->group, (size_t)a->token_row[first + (begin + r) / a->group],
                 q + (size_t)r * w);
-  for (int key = 0, from = 0; from < rows; key += AGQ_KEY_BLOCK) {
+  for (int key = agq_attention_first_key(a, first + begin / a->group) / AGQ_KEY_BLOCK * AGQ_KEY_BLOCK, from = 0;
+       from < rows; key += AGQ_KEY_BLOCK) {
     while (from < rows && a->token_position[first + (begin + from) / a->group] < key) from++;
     if (from < rows)
       agq_block_product(q + (size_t)from * w, w, region + (size_t)key * n, 1, AGQ_KEY_BLOCK, rows - from, AGQ_KEY_BLOCK,
@@ -170,13 +176,14 @@ void agq_attention_log2_tile(const agq_attention *a, const char *region, int kv_
   }
   for (int r = 0; r < rows; r++) {
     const int row = begin + r, token = first + row / a->group, head = kv_head * a->group + row % a->group;
-    const int last = a->token_position[token];
+    const int last = a->token_position[token], first_key = agq_attention_first_key(a, token);
     const int place = a->key_position ? a->query_position[a->token_row[token]] : 0;
     float *s = scores + (size_t)r * positions;
-    const float total = log2_sum(a, head, kv_head, place, last, s, lanes);
-    const int count = exponents(s, total, last, keys, shifts);
+    const float total = log2_sum(a, head, kv_head, place, first_key, last, s, lanes);
+    const int count = exponents(s, total, first_key, last, keys, shifts);
     values((const int8_t *)region + kv->value_offset, w, keys, shifts, count, acc);
     write_row(a, kv_head, acc, shifts, count, a->out + (size_t)token * a->ldo + (size_t)head * n);
-    if (a->first_share) a->first_share[(size_t)token * (size_t)a->heads + (size_t)head] = exp2f(s[0] - total);
+    if (a->first_share)
+      a->first_share[(size_t)token * (size_t)a->heads + (size_t)head] = first_key ? 0 : exp2f(s[0] - total);
   }
 }

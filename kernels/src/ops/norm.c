@@ -63,6 +63,12 @@ void agq_norm_row(int kind, const agq_norm *norm, float eps, const float *x, flo
   }
 }
 
+void agq_add_scaled_row(const float *a, const float *b, float factor, float *y, int n) {
+  int i = 0;
+  for (; i + VW <= n; i += VW) vstore(y + i, vload(a + i) + vload(b + i) * vset(factor));
+  for (; i < n; i++) y[i] = a[i] + b[i] * factor;
+}
+
 void agq_add_row(const float *a, const float *b, float *y, int n) {
   int i = 0;
   for (; i + VW <= n; i += VW) vstore(y + i, vload(a + i) + vload(b + i));

@@ -12,11 +12,20 @@ void agq_norm_row(int kind, const agq_norm *norm, float eps, const float *x, flo
 
 /* y = a + b; y may be a or b. */
 void agq_add_row(const float *a, const float *b, float *y, int n);
+/* y = a + factor * b, the product rounded first; y may be a or b. */
+void agq_add_scaled_row(const float *a, const float *b, float factor, float *y, int n);
+/* x *= factor, then x = cap * tanh(x / cap) where cap is not 0. */
+void agq_cap_row(float *x, float factor, float cap, int n);
 
+/* The kind is one of agq_gate_row. */
+static inline int agq_gated(int kind) {
+  return kind == AGQ_ACTIVATION_SILU_GATED || kind == AGQ_ACTIVATION_GELU_TANH_GATED ||
+         kind == AGQ_ACTIVATION_GELU_ERF_GATED;
+}
 /* x = f(x): AGQ_ACTIVATION_RELU, _GELU_TANH or _GELU_ERF. */
 void agq_activate_row(int kind, float *x, int n);
-/* y = silu(gate) * up; y may be gate. */
-void agq_silu_gate_row(const float *gate, const float *up, float *y, int n);
+/* y = f(gate) * up of a gated kind; y may be gate. */
+void agq_gate_row(int kind, const float *gate, const float *up, float *y, int n);
 
 /* Bytes of an element of a float type; 0 for any other. */
 int agq_float_bytes(int dtype);
@@ -27,11 +36,11 @@ void agq_scaled_row(const int8_t *x, const float *scale, size_t row, int group, 
 /* y[in_features] = row `row` of a matrix in layout rl16, dequantized. */
 void agq_panel_row(const agq_linear *l, int row, float *y);
 
-/* cos and sin of position * inv_freq[i] (a float32 product, as transformers computes it), times `scaling`; half =
- * head_dim / 2. */
+/* cos and sin of position * inv_freq[i] (a float32 product, as transformers computes it), times `scaling`; half = turned
+ * channels / 2. */
 void agq_rope_table(const float *inv_freq, float scaling, int position, float *cosines, float *sines, int half);
-/* Rotates pairs (i, i + half) of x[2*half]; y may be x. */
-void agq_rope_row(const float *x, const float *cosines, const float *sines, float *y, int half);
+/* Rotates pairs (i, i + half) of x[n], i < half; channels from 2 * half on stay. y may be x. */
+void agq_rope_row(const float *x, const float *cosines, const float *sines, float *y, int half, int n);
 
 /* y = the orthonormal Walsh-Hadamard transform (natural order) of every `block` of x[n]; block is a power of 2 that
  * divides n; y may be x. Butterflies (a, b) -> (a + b, a - b) from neighbours to halves, then one product with float(1

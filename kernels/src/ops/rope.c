@@ -14,7 +14,7 @@ void agq_rope_table(const float *inv_freq, float scaling, int position, float *c
   }
 }
 
-void agq_rope_row(const float *x, const float *cosines, const float *sines, float *y, int half) {
+void agq_rope_row(const float *x, const float *cosines, const float *sines, float *y, int half, int n) {
   int i = 0;
   for (; i + VW <= half; i += VW) {
     vf a = vload(x + i), b = vload(x + half + i), c = vload(cosines + i), s = vload(sines + i);
@@ -26,6 +26,7 @@ void agq_rope_row(const float *x, const float *cosines, const float *sines, floa
     y[i] = a * cosines[i] - b * sines[i];
     y[half + i] = b * cosines[i] + a * sines[i];
   }
+  if (y != x && n > 2 * half) memcpy(y + 2 * half, x + 2 * half, (size_t)(n - 2 * half) * sizeof(float));
 }
 
 typedef int8_t vb __attribute__((vector_size(VW)));
