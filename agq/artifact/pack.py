@@ -12,13 +12,13 @@ from agq.artifact.checks import check_attention, refuse_kv_scheme
 from agq.artifact.documents import read_documents, special_tokens
 from agq.artifact.linear_info import LinearInfo
 from agq.artifact.schema import ArtifactModel, linear_shapes, norm_sizes
-from agq.artifact.sources import Fused, LinearSource, fits_bf16, float_type, fused_linears
-from agq.artifact.tables import Pieces, array, coded_rows, document, float_rows, row_scales
+from agq.artifact.sources import Fused, LinearSource, float_type, fused_linears
+from agq.artifact.tables import Pieces, array, coded_rows, document, float_rows, row_scales, stored_codes, stored_scales
 from agq.artifact.writer import write_artifact
 from agq.checkpoint.attention_scales import AttentionScales, save_scales
 from agq.checkpoint.base import Checkpoint
 from agq.checkpoint.compressed_tensors import activation_scheme
-from agq.checkpoint.quantization_config import group_problem
+from agq.checkpoint.quantization_config import ModuleScheme, group_problem
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError, UsageError
 from agq.formats import (
@@ -37,7 +37,7 @@ from agq.formats import (
 from agq.formats.activations import WIDE
 from agq.formats.cache import DEFAULT_CACHE, DEFAULT_TABLE, FLOAT_CACHE
 from agq.formats.limits import CHANNEL_EXPONENT
-from agq.formats.weights import BYTE_CODES, EXACT, SCALE
+from agq.formats.weights import BYTE_CODES, SCALE
 from agq.gguf.opening import open_source
 from agq.models import Linear
 from agq.models.folding import fold_linears
@@ -194,12 +194,16 @@ class _Plan:
         if self._problems:
             raise AgqError("; ".join(f"{what}: {fold_linears(items)}" for what, items in self._problems.items()))
         for index, source in enumerate(self._sources):
-            self._sources[index] = _settle(source)
+            self._sources[index] = source.settled()
             linears[source.fused.name] = self._sources[index].info
         spec = checkpoint.spec
         head_bits = linears["head"].format.bits
         tables = {}
-        if not spec.tied:
+        embed = None if spec.tied else self._embed_scheme(embed_bits)
+        self._coded_embedding = embed is not None
+        if embed is not None:
+            tables["embed"] = integer_format(embed.bits).name
+        elif not spec.tied:
             tables["embed"] = self._embed_type(checkpoint.embed_bits(head_bits, embed_bits))
         elif embed_bits not in (None, head_bits):
             raise UsageError(
@@ -221,6 +225,7 @@ class _Plan:
             special=special_tokens(checkpoint),
             attention="float" if attention is None else "log2",
             sink_tokens=checkpoint.record.sink_tokens,
+            embed_group=PER_ROW if embed is None else embed.group_size,
         )
         if reason := self.model.sink_problem():
             raise AgqError(f"`{checkpoint.path}`: {reason}", hint="quantize the model again")
@@ -259,6 +264,12 @@ class _Plan:
         row = TABLES[head_bits]
         return self._add(fused, INT8 if row.integer else row.of(self.weights, source).name)
 
+    def _embed_scheme(self, bits: int | None) -> ModuleScheme | None:
+        """How the checkpoint stores an embedding of codes, where it is packed as it is. bits: what is wanted."""
+        quantization = self.checkpoint.quantization
+        scheme = quantization.scheme(self.checkpoint.parts.embed) if quantization is not None else None
+        return scheme if scheme is not None and bits in (None, scheme.bits) else None
+
     def _embed_type(self, bits: int | None) -> str:
         """Element type of an embedding table of its own. bits: 8, 16, 32; None: as the folder stores it."""
         source = float_type(self.checkpoint, [f"{self.checkpoint.parts.embed}.weight"])
@@ -274,7 +285,7 @@ class _Plan:
             (checkpoint.record.hadamards.get(name, 0), checkpoint.record.clips.get(name, 1.0)) for name in modules
         ]
         shape: dict[str, Any] = {"out": fused.out_features, "inputs": fused.in_features, "bias": fused.linears[0].bias}
-        alike = {item and (item.bits, item.symmetric, item.group_size) for item in schemes}
+        alike = {item and (item.bits, item.symmetric, item.group_size, item.minimum) for item in schemes}
         if len(alike) > 1 or len(set(activations)) > 1 or len(set(online)) > 1:
             self._problem("linears that are computed together must have one scheme", fused)
         statics = [checkpoint.statics.inputs.get(name) for name in modules]
@@ -301,7 +312,8 @@ class _Plan:
             acts["act_clip"] = clip
         if scheme is not None:
             dtype = integer_format(scheme.bits).name
-            info = LinearInfo(**shape, **acts, dtype=dtype, scale_dtype=SCALE, group=group, asym=not scheme.symmetric)
+            acts |= {"asym": not scheme.symmetric, "minimum": scheme.minimum}
+            info = LinearInfo(**shape, **acts, dtype=dtype, scale_dtype=SCALE, group=group)
             if static is not None:
                 info = self._static(info, static, fused)
         elif weights == INT8:
@@ -313,9 +325,7 @@ class _Plan:
                 self._problem("activations cannot be quantized where weights are floats", fused)
             dtype = weights or float_type(checkpoint, [f"{name}.weight" for name in modules])
             info = LinearInfo(**shape, dtype=dtype)
-        self._sources.append(
-            LinearSource(checkpoint, fused, info, stored=scheme is not None, static=static if info.act_static else None)
-        )
+        self._sources.append(LinearSource(checkpoint, fused, info, scheme, static if info.act_static else None))
         return info
 
     def _static(self, info: LinearInfo, static: StaticInput, fused: Fused) -> LinearInfo:
@@ -356,9 +366,12 @@ class _Plan:
         """Tensor name -> function yielding its bytes."""
         checkpoint, parts, spec = self.checkpoint, self.checkpoint.parts, self.checkpoint.spec
         found: dict[str, Pieces] = {name: document(data) for name, data in self.documents.items()}
-        for name, module in (("embed", parts.embed), ("position", parts.position)):
+        for name, module in (("embed", parts.embed), ("position", parts.position or "")):
             dtype = self.model.tables.get(name)
-            if dtype == BYTE_CODES.name:
+            if name == "embed" and self._coded_embedding:
+                found[name] = stored_codes(checkpoint, module)
+                found[f"{name}.scale"] = stored_scales(checkpoint, module)
+            elif dtype == BYTE_CODES.name:
                 found[name] = coded_rows(checkpoint, f"{module}.weight")
                 found[f"{name}.scale"] = row_scales(checkpoint, f"{module}.weight")
             elif dtype is not None:
@@ -389,15 +402,3 @@ class _Plan:
     def source(self) -> dict[str, Any]:
         """JSON of `agq.source`: the folder's name and fingerprint."""
         return {"name": self.checkpoint.path.resolve().name, "sha256": self.checkpoint.fingerprint()}
-
-
-def _settle(source: LinearSource) -> LinearSource:
-    """Settles what depends on stored values: the type of the scales, and zero points where a symmetric code is -128."""
-    if not source.stored:
-        return source
-    info = source.info
-    if not fits_bf16(source.scales()[0]):
-        info = replace(info, scale_dtype=EXACT)
-    if not info.asym and not info.act_static and source.needs_zero_points():
-        info = replace(info, asym=True)
-    return LinearSource(source.checkpoint, source.fused, info, stored=True, static=source.static)

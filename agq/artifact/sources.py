@@ -5,13 +5,14 @@ Query, key and value are one matrix in the artifact, gate and up another; fused 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agq.artifact import layout
 from agq.artifact.linear_info import LinearInfo
-from agq.checkpoint.base import Checkpoint
+from agq.checkpoint.base import Checkpoint, Scales
+from agq.checkpoint.quantization_config import ModuleScheme
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
 from agq.formats import ACTIVATIONS
@@ -78,16 +79,34 @@ class LinearSource:
     """Produces the tensors of one linear of the artifact, piece by piece."""
 
     def __init__(
-        self, checkpoint: Checkpoint, fused: Fused, info: LinearInfo, stored: bool, static: StaticInput | None = None
+        self,
+        checkpoint: Checkpoint,
+        fused: Fused,
+        info: LinearInfo,
+        scheme: ModuleScheme | None,
+        static: StaticInput | None = None,
     ):
-        """`stored`: codes come from a quantized folder; else they are made here (8 bits per row) or stay floats.
-        `static`: the quantizer of static activations; with 8 bits its exponents are folded into the codes and its zero
-        point into the bias."""
+        """`scheme`: of the codes that the checkpoint stores; None: they are made here (8 bits per row), or the linear
+        stays in floats. `static`: the quantizer of static activations; with 8 bits its exponents are folded into the
+        codes and its zero point into the bias."""
         self.checkpoint = checkpoint
         self.fused = fused
         self.info = info
-        self.stored = stored
+        self.scheme = scheme
         self.static = static
+
+    def settled(self) -> "LinearSource":
+        """This one, when what depends on stored values is known: the type of the scales, and zero points where a
+        symmetric code is -128."""
+        if self.scheme is None:
+            return self
+        found = self.scales()
+        values = [item for item in (found.scale, found.minimum) if item is not None]
+        types = (name for name in self.scheme.scale_types if all(fits(item, name) for item in values))
+        info = replace(self.info, scale_dtype=next(types, EXACT))
+        if not (info.asym or info.minimum or info.act_static) and self.needs_zero_points():
+            info = replace(info, asym=True)
+        return LinearSource(self.checkpoint, self.fused, info, self.scheme, self.static)
 
     def tensors(self) -> dict[str, Callable[[], Iterable[np.ndarray]]]:
         """Tensor name -> function yielding its bytes as arrays."""
@@ -95,6 +114,8 @@ class LinearSource:
         found: dict[str, Callable[[], Iterable[np.ndarray]]] = {f"{name}.weight": self.weight}
         if self.info.quantized:
             found[f"{name}.scale"] = self.scale
+            if self.info.minimum:
+                found[f"{name}.minimum"] = self.minimum
             if self.info.asym:
                 found[f"{name}.zero"] = self.zero
         if self.info.bias:
@@ -112,7 +133,7 @@ class LinearSource:
     def _folded_codes(self, static: StaticInput, start: int, stop: int) -> np.ndarray:
         """(code - zero) * 2^exponent, int8 [rows, in]: at most 15 << 3 = 120."""
         codes = self._codes(start, stop).astype(np.int16)
-        zero = self.scales()[1]
+        zero = self.scales().zero
         if zero is not None:
             codes -= np.repeat(zero[start:stop].astype(np.int16), codes.shape[1] // zero.shape[1], axis=1)
         return (codes << static.shifts.astype(np.int16)).astype(np.int8)
@@ -134,12 +155,21 @@ class LinearSource:
 
     def scale(self) -> Iterator[np.ndarray]:
         """Scale panels."""
-        yield layout.pack_rows(to_float(self.scales()[0], self.info.scale_dtype or EXACT, self.fused.name))
+        yield self._scale_panels(self.scales().scale)
+
+    def minimum(self) -> Iterator[np.ndarray]:
+        """Panels of the minima."""
+        minimum = self.scales().minimum
+        assert minimum is not None  # info.minimum says that there are some
+        yield self._scale_panels(minimum)
+
+    def _scale_panels(self, values: np.ndarray) -> np.ndarray:
+        return layout.pack_rows(to_float(values, self.info.scale_dtype or EXACT, self.fused.name))
 
     def zero(self) -> Iterator[np.ndarray]:
         """Zero point panels, stored as the codes are: 0..15 for u4, signed for i8. Rows of padding have 0."""
-        scale, zero = self.scales()
-        values = np.zeros(scale.shape, np.int8) if zero is None else zero
+        found = self.scales()
+        values = np.zeros(found.scale.shape, np.int8) if found.zero is None else found.zero
         yield layout.pack_rows(values + np.int8(self.info.format.offset))
 
     def bias(self) -> Iterator[np.ndarray]:
@@ -149,7 +179,7 @@ class LinearSource:
             pieces = self.fused.pieces(0, self.fused.out_features)
             bias = np.concatenate([self.checkpoint.read_rows(f"{module}.bias", rows) for module, rows in pieces])
         if (static := self._folded) is not None:
-            scale = self.scales()[0].astype(np.float64)
+            scale = self.scales().scale.astype(np.float64)
             for start, stop in self.fused.spans():
                 codes = self._folded_codes(static, start, stop)
                 sums = codes.reshape(stop - start, scale.shape[1], -1).sum(axis=2, dtype=np.int64)
@@ -157,18 +187,20 @@ class LinearSource:
                 bias[start:stop] = (bias[start:stop] + constant).astype(np.float32)
         yield bias
 
-    def scales(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """(scale float32 [out, groups], zero int8 or None) in fused order."""
-        if not self.stored:
+    def scales(self) -> Scales:
+        """Scales, and zero points or minima, of all rows in fused order."""
+        if self.scheme is None:
             scales = [self._row_scale(self._floats(start, stop)) for start, stop in self.fused.spans()]
-            return np.concatenate(scales)[:, None], None
+            return Scales(np.concatenate(scales)[:, None])
         parts = [self.checkpoint.scales(linear.module) for linear in self.fused.linears]
-        scale = np.concatenate([part.scale for part in parts])
-        zeros = [part.zero for part in parts if part.zero is not None]
-        zero = np.concatenate(zeros) if zeros else None
-        if self.fused.order is not None:
-            scale, zero = scale[self.fused.order], None if zero is None else zero[self.fused.order]
-        return scale, zero
+        order = slice(None) if self.fused.order is None else self.fused.order
+
+        def joined(values: list[np.ndarray | None]) -> np.ndarray | None:
+            there = [item for item in values if item is not None]
+            return np.concatenate(there)[order] if there else None
+
+        scale = np.concatenate([part.scale for part in parts])[order]
+        return Scales(scale, joined([part.zero for part in parts]), joined([part.minimum for part in parts]))
 
     def needs_zero_points(self) -> bool:
         """Whether symmetric codes of a quantized folder include one that only the kernels with zero points take: -128
@@ -183,7 +215,7 @@ class LinearSource:
         return np.concatenate([self.checkpoint.read_rows(f"{module}.weight", rows) for module, rows in pieces])
 
     def _codes(self, start: int, stop: int) -> np.ndarray:
-        if self.stored:
+        if self.scheme is not None:
             pieces = self.fused.pieces(start, stop)
             return np.concatenate([self.checkpoint.codes(module, rows) for module, rows in pieces])
         values = self._floats(start, stop)
@@ -231,8 +263,11 @@ _CONVERSIONS: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
 }
 
 
-def fits_bf16(values: np.ndarray) -> bool:
-    """Whether every value is a bfloat16 value."""
+def fits(values: np.ndarray, dtype: str) -> bool:
+    """Whether every value is one of a float type: bf16 or f16."""
+    if dtype == "f16":
+        with np.errstate(over="ignore"):
+            return bool((values.astype(np.float16).astype(np.float32) == values).all())
     return bool((bf16_to_f32(f32_to_bf16(values)) == values).all())
 
 

@@ -58,12 +58,33 @@ def row_scales(checkpoint: Checkpoint, name: str) -> Pieces:
     return pieces
 
 
+def stored_codes(checkpoint: Checkpoint, module: str) -> Pieces:
+    """The codes of a quantized table, int8 [rows, columns], as the checkpoint has them."""
+
+    def pieces() -> Iterator[np.ndarray]:
+        for rows in _spans(checkpoint, f"{module}.weight"):
+            yield checkpoint.codes(module, rows)
+
+    return pieces
+
+
+def stored_scales(checkpoint: Checkpoint, module: str) -> Pieces:
+    """The scales of `stored_codes`, float32 [rows, groups]."""
+    return lambda: [checkpoint.scales(module).scale]
+
+
 def _rows(checkpoint: Checkpoint, name: str) -> Iterator[np.ndarray]:
     """float32 pieces of whole rows."""
+    for rows in _spans(checkpoint, name):
+        yield checkpoint.read_rows(name, rows)
+
+
+def _spans(checkpoint: Checkpoint, name: str) -> Iterator[slice]:
+    """Rows that are converted at a time."""
     rows = checkpoint.shape(name)[0]
     step = max(PIECE // max(checkpoint.shape(name)[-1], 1), 1)
     for start in range(0, rows, step):
-        yield checkpoint.read_rows(name, slice(start, min(start + step, rows)))
+        yield slice(start, min(start + step, rows))
 
 
 def _finite_scale(values: np.ndarray, name: str) -> np.ndarray:

@@ -82,7 +82,8 @@ def _shard_paths(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
 
 
 class FolderCheckpoint(Checkpoint):
-    """An opened folder. Names are canonical (with the base prefix), whichever way the folder stores them."""
+    """An opened folder. Names are canonical (with the base prefix), whichever way the folder stores them. `config`: of
+    a model of several kinds of input its text part's."""
 
     def __init__(self, folder: Path):
         self.path = folder

@@ -17,6 +17,7 @@ from agq.errors import AgqError
 from agq.formats import ACTIVATIONS, INTEGERS, PER_ROW, Granularity, PerGroup, any_of, groups
 from agq.formats.activations import QUANTIZED
 from agq.formats.limits import GROUP
+from agq.formats.weights import SCALE
 from agq.models import Linear, ModelParts
 from agq.models.folding import fold_linears
 from agq.recipe import ActivationScheme, WeightScheme
@@ -39,8 +40,13 @@ Stored = tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
 
 @dataclass(frozen=True)
 class ModuleScheme:
-    """How one linear is quantized. `group_size` PER_ROW with strategy "tensor": one scale for all rows. `minimum`: each
-    group has a float that is added to code * scale (GGUF)."""
+    """How one linear is quantized.
+
+    Attributes:
+        group_size: PER_ROW with strategy "tensor": one scale for all rows.
+        minimum: each group has a float that is added to code * scale (GGUF).
+        scale_types: of scales and minima in a packed file: the first one that holds them exactly, else float32.
+    """
 
     bits: int
     symmetric: bool
@@ -49,6 +55,7 @@ class ModuleScheme:
     format: str
     activations: ActivationScheme
     minimum: bool = False
+    scale_types: tuple[str, ...] = (SCALE,)
 
     def groups(self, columns: int) -> int:
         """Scales per row."""

@@ -35,6 +35,8 @@ from agq.recipe import ActivationScheme
 ACTIVATIONS = ActivationScheme(WIDE.bits, True, PerGroup(GROUP))
 _ROUNDED_LIMIT = BYTE_CODES.limits(symmetric=True)[1]
 _DAMAGED = "the file is damaged: fetch it again"
+# What scales may be in a packed file: GGUF's own are f16, or products of them and integers.
+_SCALE_TYPES = ("f16", "bf16")
 # Tensors that this module reads otherwise than by a name of Hugging Face's, or that mean nothing without training.
 _OTHERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -79,8 +81,9 @@ class GgufCheckpoint(Checkpoint):
         self._tensors = self._locate(Names(metadata.architecture, self.parts))
         modules = [linear.module for linear in self.parts.all_linears()]
         self._types = {module: self._located(f"{module}.weight").type for module in modules}
-        forms = settle(self.parts, self._types)
-        self._forms = {module: FLOAT if floats else form for module, form in forms.items()}
+        self._forms = {} if floats else settle(self.parts, self._types)
+        if not floats and not self.spec.tied and self._table_of_codes():
+            self._forms[self.parts.embed] = Form(True, BYTE_CODES.bits)
         self._quantization = self._schemes(activations)
         self._settle_widths()
         self._losses: dict[str, list[float]] = {}
@@ -123,7 +126,9 @@ class GgufCheckpoint(Checkpoint):
 
     def _schemes(self, activations: ActivationScheme) -> GgufQuantization | None:
         schemes = {
-            module: ModuleScheme(form.bits, True, PerGroup(GROUP), "group", "gguf", activations, form.minimum)
+            module: ModuleScheme(
+                form.bits, True, PerGroup(GROUP), "group", "gguf", activations, form.minimum, _SCALE_TYPES
+            )
             for module, form in self._forms.items()
             if form.bits
         }
@@ -131,6 +136,16 @@ class GgufCheckpoint(Checkpoint):
             return None
         counts = Counter(tensor.type for tensor in self._file.tensors.values())
         return GgufQuantization(schemes, {"quant_method": "gguf", "types": dict(counts.most_common())})
+
+    def _table_of_codes(self) -> bool:
+        """Whether the embedding, which is not the head, can be packed as codes with scales: the engine has no minima
+        and no negative scales there."""
+        tensor = self._located(f"{self.parts.embed}.weight")
+        row = BLOCKS.get(tensor.type)
+        if row is None or row.minimum or tensor.shape[1] % GROUP:
+            return False
+        scale, _ = row.scales(np.ascontiguousarray(tensor.data).reshape(-1, row.bytes))
+        return bool((scale >= 0).all())
 
     def _settle_widths(self) -> None:
         """A head and an embedding of floats stay so; an embedding of codes that is not the head becomes float32."""

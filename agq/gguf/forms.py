@@ -29,7 +29,7 @@ def form_of(type: str) -> Form:
     if type in FLOATS:
         return FLOAT
     row = BLOCKS.get(type)
-    return ROUNDED if row is None or row.minimum else Form(True, row.bits, row.minimum)
+    return ROUNDED if row is None else Form(True, row.bits, row.minimum)
 
 
 def together(types: Iterable[str]) -> dict[str, Form]:

@@ -160,8 +160,8 @@ typedef struct {
    * 1e-6..1e6. */
   float attention_softcap, logit_softcap;
   /* Token embedding, row-major [vocab][embed_dim], AGQ_F32/F16/BF16, or AGQ_I8: codes times embed_scale[row][group]; or
-   * embed_in_head = 1: rows are dequantized from `head`, in layout rl16, without `hadamard`. embed_dim
-   * differs from hidden only with project_in. */
+   * embed_in_head = 1: rows are dequantized from `head`, in layout rl16, without `hadamard`. embed_dim differs from
+   * hidden only with project_in. */
   int32_t embed_dim, embed_dtype, embed_in_head;
   const void *embed;
   size_t embed_bytes;
