@@ -11,14 +11,17 @@ import numpy as np
 
 from agq.artifact import layout
 from agq.artifact.linear_info import LinearInfo
+from agq.artifact.rounding import group_codes, group_scales
 from agq.checkpoint.compressed_tensors import read_codes, read_scales
 from agq.checkpoint.folder import Checkpoint
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
 from agq.formats import ACTIVATIONS
+from agq.formats.groups import Fitted
 from agq.formats.weights import BY_STORED, BYTE_CODES, EXACT
 from agq.models import BlockParts, Linear, ModelSpec
 from agq.safetensors.files import bf16_to_f32, f32_to_bf16
+from agq.system.threads import default_threads
 
 PIECE = 1 << 22  # elements that are converted at a time
 _BYTE = BYTE_CODES.limits(symmetric=True)
@@ -81,7 +84,7 @@ class LinearSource:
     def __init__(
         self, checkpoint: Checkpoint, fused: Fused, info: LinearInfo, stored: bool, static: StaticInput | None = None
     ):
-        """`stored`: codes come from a quantized folder; else they are made here (8 bits per row) or stay floats.
+        """`stored`: codes come from a quantized folder; else they are made here (by rounding) or stay floats.
         `static`: the quantizer of static activations; with 8 bits its exponents are folded into the codes and its zero
         point into the bias."""
         self.checkpoint = checkpoint
@@ -89,6 +92,7 @@ class LinearSource:
         self.info = info
         self.stored = stored
         self.static = static
+        self._made: np.ndarray | None = None  # scales, from the time that codes are made until they are written
 
     def tensors(self) -> dict[str, Callable[[], Iterable[np.ndarray]]]:
         """Tensor name -> function yielding its bytes as arrays."""
@@ -136,6 +140,7 @@ class LinearSource:
     def scale(self) -> Iterator[np.ndarray]:
         """Scale panels."""
         yield layout.pack_rows(to_float(self.scales()[0], self.info.scale_dtype or EXACT, self.fused.name))
+        self._made = None
 
     def zero(self) -> Iterator[np.ndarray]:
         """Zero point panels, stored as the codes are: 0..15 for u4, signed for i8. Rows of padding have 0."""
@@ -161,8 +166,10 @@ class LinearSource:
     def scales(self) -> tuple[np.ndarray, np.ndarray | None]:
         """(scale float32 [out, groups], zero int8 or None) in fused order."""
         if not self.stored:
-            scales = [self._row_scale(self._floats(start, stop)) for start, stop in self.fused.spans()]
-            return np.concatenate(scales)[:, None], None
+            if self._made is None:
+                found = [self._scales_of(self._floats(start, stop)) for start, stop in self.fused.spans()]
+                self._made = np.concatenate(found)
+            return self._made, None
         parts = [read_scales(self.checkpoint, linear.module) for linear in self.fused.linears]
         scale = np.concatenate([part[0] for part in parts])
         zero = None if parts[0][1] is None else np.concatenate([part[1] for part in parts])
@@ -186,15 +193,26 @@ class LinearSource:
         if self.stored:
             pieces = self.fused.pieces(start, stop)
             return np.concatenate([read_codes(self.checkpoint, module, rows) for module, rows in pieces])
-        values = self._floats(start, stop)
-        return quantize_rows(values, self._row_scale(values))
+        values, scale = self._floats(start, stop), self.scales()[0][start:stop]
+        if self._searched:
+            return group_codes(values, scale, self.info.format)
+        return quantize_rows(values, scale[:, 0])
 
-    def _row_scale(self, values: np.ndarray) -> np.ndarray:
-        scale = row_scale(values)
-        if not np.isfinite(scale).all():
+    @property
+    def _searched(self) -> bool:
+        """Whether scales of weights that are rounded here are searched for each group."""
+        return isinstance(self.info.format.group, Fitted)
+
+    def _scales_of(self, values: np.ndarray) -> np.ndarray:
+        """Scales [rows, groups] of weights that are rounded here."""
+        if not np.isfinite(values.sum(dtype=np.float64)):
             names = ", ".join(f"`{linear.weight}`" for linear in self.fused.linears)
             raise AgqError(f"{names} holds values that are not finite", hint="the checkpoint is damaged")
-        return scale
+        if not self._searched:
+            return row_scale(values)[:, None]
+        half = float_type(self.checkpoint, [linear.weight for linear in self.fused.linears]) == "f16"
+        columns = self.info.group.columns(self.info.inputs)
+        return group_scales(values, columns, self.info.format, half, default_threads())
 
 
 def row_scale(values: np.ndarray) -> np.ndarray:
