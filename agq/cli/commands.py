@@ -72,7 +72,7 @@ def _kernels() -> str:
     from agq.errors import AgqError
 
     try:
-        from agq.runtime.library import load_library
+        from agq.native.library import load_library
 
         return str(load_library().isa)
     except AgqError as error:

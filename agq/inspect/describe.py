@@ -10,7 +10,7 @@ from agq.formats.cache import LOG2_CACHE
 from agq.recipe.pruning import PruningOptions
 from agq.runtime import descriptor
 from agq.runtime.engine import linear_plans
-from agq.runtime.library import load_library
+from agq.native.library import load_library
 
 
 def _architecture(spec: Any) -> dict[str, Any]:

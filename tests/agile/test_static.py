@@ -24,7 +24,7 @@ from agq.recipe.agile import AgileOptions
 from agq.reference.decoder import ReferenceModel
 from agq.runtime import descriptor
 from agq.runtime.engine import Engine
-from agq.runtime.library import load_library
+from agq.native.library import load_library
 from agq.runtime.tokenizer import Tokenizer
 from tests.agile.integer import product_folded
 

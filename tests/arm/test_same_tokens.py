@@ -122,7 +122,7 @@ def test_same_tokens_as_here(
 ) -> None:
     from agq.artifact import open_artifact
     from agq.runtime.descriptor import build_model, rope_frequencies
-    from agq.runtime.library import load_library
+    from agq.native.library import load_library
     from agq.runtime.tokenizer import Tokenizer
 
     path = artifacts[scheme]

@@ -21,7 +21,7 @@ from agq.errors import AgqError
 from agq.formats import PER_ROW, PerGroup, words
 from agq.runtime import descriptor
 from agq.runtime.engine import Engine
-from agq.runtime.library import load_library
+from agq.native.library import load_library
 from agq.safetensors.files import bf16_to_f32, f32_to_bf16
 from tests.checkpoint.folders import config, write_folder
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agq.runtime.library import libraries
+from agq.native.library import libraries
 
 
 def test_env(call) -> None:

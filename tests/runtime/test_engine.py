@@ -10,7 +10,7 @@ import pytest
 
 from agq.errors import AgqError, UsageError
 from agq.runtime.engine import CHUNK, Engine
-from agq.runtime.library import libraries
+from agq.native.library import libraries
 
 VOCAB, CONTEXT = 8192, 1024
 
