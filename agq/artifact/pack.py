@@ -40,6 +40,7 @@ from agq.formats.limits import CHANNEL_EXPONENT
 from agq.formats.weights import BYTE_CODES, EXACT, SCALE
 from agq.models import Linear
 from agq.models.folding import fold_linears
+from agq.tokenizer.files import read_tokenizer_files
 
 # What `weights` may say of an unquantized folder: a float type, or codes of 8 bits with a scale per row.
 INT8 = "int8"
@@ -205,7 +206,8 @@ class _Plan:
             )
         if checkpoint.parts.position is not None:
             tables["position"] = float_type(checkpoint, [f"{checkpoint.parts.position}.weight"])
-        self.documents = read_documents(checkpoint)
+        tokenizer = read_tokenizer_files(checkpoint.text, f"`{checkpoint.path}`")
+        self.documents = read_documents(checkpoint, tokenizer)
         self.model = ArtifactModel(
             spec=spec,
             kv_bits=kv_bits,
@@ -214,7 +216,7 @@ class _Plan:
             linears={name: linears[name] for name in linear_shapes(spec)},
             tables=tables,
             documents={name: len(data) for name, data in self.documents.items()},
-            special=special_tokens(checkpoint),
+            special=special_tokens(checkpoint, tokenizer),
             attention="float" if attention is None else "log2",
             sink_tokens=checkpoint.record.sink_tokens,
         )
