@@ -16,8 +16,8 @@ from agq.artifact.sources import Fused, LinearSource, fits_bf16, float_type, fus
 from agq.artifact.tables import Pieces, array, coded_rows, document, float_rows, row_scales
 from agq.artifact.writer import write_artifact
 from agq.checkpoint.attention_scales import AttentionScales, save_scales
+from agq.checkpoint.base import Checkpoint
 from agq.checkpoint.compressed_tensors import activation_scheme
-from agq.checkpoint.folder import Checkpoint, open_checkpoint
 from agq.checkpoint.quantization_config import group_problem
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError, UsageError
@@ -38,6 +38,7 @@ from agq.formats.activations import WIDE
 from agq.formats.cache import DEFAULT_CACHE, DEFAULT_TABLE, FLOAT_CACHE
 from agq.formats.limits import CHANNEL_EXPONENT
 from agq.formats.weights import BYTE_CODES, EXACT, SCALE
+from agq.gguf.opening import open_source
 from agq.models import Linear
 from agq.models.folding import fold_linears
 from agq.tokenizer.files import read_tokenizer_files
@@ -56,6 +57,7 @@ class PackReport:
         bits_per_weight_overall: 8 x file size / all parameters.
         bytes: file size. parameters: of the whole model. seconds: wall time.
         schemes: description -> number of block linears, e.g. {"W4 g128, A8 per token": 24}.
+        notes: what was left out or stored otherwise than the source has it.
     """
 
     path: str
@@ -70,6 +72,7 @@ class PackReport:
     sink_tokens: int
     layout: str
     schemes: dict[str, int]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -110,7 +113,7 @@ def pack(
         raise UsageError(f"unknown weights `{weights}`", hint=f"weights: {', '.join(WEIGHTS)}")
     for widths, bits in ((KV_CACHE, kv_bits), (HEAD, head_bits), (EMBEDDING, embed_bits)):
         widths.check(bits, UsageError)
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_source(source)
     output = Path(output)
     if output.is_dir():
         raise UsageError(f"output `{output}` is a folder", hint="name a file, such as model.agq.safetensors")
@@ -139,6 +142,7 @@ def pack(
         sink_tokens=plan.model.sink_tokens,
         layout=layout.LAYOUT,
         schemes=schemes,
+        notes=tuple(checkpoint.notes()),
     )
 
 

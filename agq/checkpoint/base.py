@@ -1,4 +1,4 @@
-"""A model as its users read it, whatever it is stored as: a folder (folder.py), a GGUF file (agq/gguf/checkpoint.py)."""
+"""A model as its users read it, whatever it is stored as: a folder (folder.py), or a GGUF file (agq/gguf/)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection

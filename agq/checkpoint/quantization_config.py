@@ -39,7 +39,8 @@ Stored = tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
 
 @dataclass(frozen=True)
 class ModuleScheme:
-    """How one linear is quantized. `group_size` PER_ROW with strategy "tensor": one scale for all rows."""
+    """How one linear is quantized. `group_size` PER_ROW with strategy "tensor": one scale for all rows. `minimum`: each
+    group has a float that is added to code * scale (GGUF)."""
 
     bits: int
     symmetric: bool
@@ -47,6 +48,7 @@ class ModuleScheme:
     strategy: str
     format: str
     activations: ActivationScheme
+    minimum: bool = False
 
     def groups(self, columns: int) -> int:
         """Scales per row."""

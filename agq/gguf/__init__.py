@@ -1,1 +1,1 @@
-"""GGUF files: metadata, tokenizer and tensors of a model in one file."""
+"""GGUF files: what llama.cpp and its relatives store models in, opened as a checkpoint (docs/gguf.md)."""

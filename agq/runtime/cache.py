@@ -1,5 +1,5 @@
-"""Artifacts made on the way: a model folder given to `run` is packed into the cache folder once, and found there
-again.
+"""Artifacts made on the way: a model folder or GGUF file given to `run` is packed into the cache folder once, and found
+there again.
 """
 
 import hashlib
@@ -11,31 +11,39 @@ from agq.artifact.header import ABI
 from agq.artifact.reader import Artifact, open_artifact
 from agq.errors import AgqError
 from agq.files import cache_dir
+from agq.gguf.files import is_gguf, split_parts, stem
 
 _RELEVANT = (".safetensors", ".json", ".jinja")
 
 
-def folder_key(folder: Path) -> str:
-    """Hex digest of what decides on the artifact: names, sizes and times of the folder's files, agq's version and
-    the artifact's.
+def _files(model: Path) -> list[Path]:
+    """The files that decide on the artifact of a folder or GGUF file."""
+    if not model.is_dir():
+        return split_parts(model)
+    return [path for path in sorted(model.iterdir()) if path.suffix in _RELEVANT and path.is_file()]
+
+
+def model_key(model: Path) -> str:
+    """Hex digest of what decides on the artifact: names, sizes and times of the model's files, agq's version and the
+    artifact's.
     """
     from agq.version import __version__
 
-    digest = hashlib.sha256(f"{__version__}\0{ABI}\0{folder.resolve()}".encode())
-    for path in sorted(folder.iterdir()):
-        if path.suffix in _RELEVANT and path.is_file():
-            status = path.stat()
-            digest.update(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+    digest = hashlib.sha256(f"{__version__}\0{ABI}\0{model.resolve()}".encode())
+    for path in _files(model):
+        status = path.stat()
+        digest.update(f"\0{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
 
 
-def packed_path(folder: Path) -> Path:
-    """Where the folder's artifact lies in the cache, whether or not it is there."""
-    return cache_dir() / "packed" / f"{folder.resolve().name}-{folder_key(folder)}.agq.safetensors"
+def packed_path(model: Path) -> Path:
+    """Where a model's artifact lies in the cache, whether or not it is there."""
+    name = model.resolve().name if model.is_dir() else stem(model.resolve())
+    return cache_dir() / "packed" / f"{name}-{model_key(model)}.agq.safetensors"
 
 
 def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Artifact:
-    """Opens an artifact; a model folder is packed into the cache first, unless it has not changed since.
+    """Opens an artifact; a model folder or GGUF file is packed into the cache first, unless it has not changed since.
 
     Args:
         say: is told when something is packed, and where to.
@@ -44,11 +52,12 @@ def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Arti
         AgqError: no such file or folder, and whatever open_artifact and pack raise.
     """
     path = Path(path)
-    if not path.is_dir():
-        if not path.exists():
-            raise AgqError(
-                f"`{path}` does not exist", hint="give a packed artifact (`agq pack` makes one) or a model folder"
-            )
+    if not path.exists():
+        raise AgqError(
+            f"`{path}` does not exist",
+            hint="give a packed artifact (`agq pack` makes one), a model folder or a GGUF file",
+        )
+    if not path.is_dir() and not is_gguf(path):
         return open_artifact(path)
     target = packed_path(path)
     if target.exists():
@@ -65,5 +74,8 @@ def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Arti
         raise AgqError(
             f"cannot make the cache folder `{target.parent}`: {error.strerror}", hint="AGQ_CACHE_DIR names another one"
         ) from error
-    pack(path, target)
+    report = pack(path, target)
+    say(f"packed in {report.seconds:.1f} s: {report.bytes / 1e6:.0f} MB")
+    for note in report.notes:
+        say(note)
     return open_artifact(target)

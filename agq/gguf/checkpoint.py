@@ -1,0 +1,305 @@
+"""A GGUF file as a checkpoint: its tensors under Hugging Face's names, codes and scales as they stand in the file."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.quants import dequantize
+
+from agq.checkpoint.base import Checkpoint, Scales
+from agq.checkpoint.quantization_config import ModuleScheme
+from agq.checkpoint.record import AgqRecord
+from agq.checkpoint.static import StaticRecord
+from agq.errors import AgqError
+from agq.files import sha256_file
+from agq.formats import PerGroup
+from agq.formats.activations import WIDE
+from agq.formats.weights import BYTE_CODES
+from agq.gguf.forms import FLOAT, Form, settle
+from agq.gguf.metadata import architecture, to_config
+from agq.gguf.names import Names, row_orders
+from agq.gguf.reader import GgufFile, Tensor
+from agq.gguf.tokenizer import read_tokenizer
+from agq.gguf.types import BLOCKS, FLOATS, GROUP
+from agq.gguf.values import Metadata
+from agq.models import parts, spec_from_config
+from agq.models.folding import fold_names
+from agq.recipe import ActivationScheme
+
+# Of the inputs of linears, unless the user says otherwise: as llama.cpp quantizes them for its products.
+ACTIVATIONS = ActivationScheme(WIDE.bits, True, PerGroup(GROUP))
+_ROUNDED_LIMIT = BYTE_CODES.limits(symmetric=True)[1]
+_DAMAGED = "the file is damaged: fetch it again"
+# Tensors that this module reads otherwise than by a name of Hugging Face's, or that mean nothing without training.
+_OTHERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+@dataclass(frozen=True)
+class GgufQuantization:
+    """Which linears of a file are codes. `config`: for records."""
+
+    schemes: dict[str, ModuleScheme]
+    config: dict[str, Any]
+
+    def scheme(self, module: str) -> ModuleScheme | None:
+        """How a linear is stored; None: as floats."""
+        return self.schemes.get(module)
+
+    def modules(self) -> list[str]:
+        """The linears that are codes."""
+        return list(self.schemes)
+
+
+class GgufCheckpoint(Checkpoint):
+    """An opened GGUF file, or all its parts.
+
+    Args:
+        activations: of the inputs of linears that are codes.
+        floats: everything is read as floats: what quantizing starts from.
+
+    Raises:
+        AgqError: not a GGUF file, damaged, an architecture that agq does not compute, missing tensors.
+    """
+
+    def __init__(self, path: Path, activations: ActivationScheme = ACTIVATIONS, floats: bool = False):
+        self.path = path
+        self._file = GgufFile(path)
+        metadata = Metadata(self._file)
+        self._architecture = architecture(metadata)
+        self.config = to_config(metadata, self._vocabulary())
+        self.spec = spec_from_config(self.config, f"`{path}`")
+        self.parts = parts(self.spec)
+        self.record, self.agq, self.statics = AgqRecord(), {}, StaticRecord()
+        self._orders = row_orders(self.parts, self._architecture)
+        self._tensors = self._locate(Names(metadata.architecture, self.parts))
+        modules = [linear.module for linear in self.parts.all_linears()]
+        self._types = {module: self._located(f"{module}.weight").type for module in modules}
+        forms = settle(self.parts, self._types)
+        self._forms = {module: FLOAT if floats else form for module, form in forms.items()}
+        self._quantization = self._schemes(activations)
+        self._settle_widths()
+        self._losses: dict[str, list[float]] = {}
+        self._tokenizer_notes: list[str] = []
+
+    def _vocabulary(self) -> int:
+        table = self._file.tensors.get("token_embd.weight")
+        if table is None or len(table.shape) != 2:
+            raise AgqError(f"`{self.path}` holds no model: there is no `token_embd.weight`")
+        return table.shape[0]
+
+    def _locate(self, names: Names) -> dict[str, Tensor]:
+        """Canonical name -> tensor of everything that the model needs."""
+        expected = self.parts.dense_tensors()
+        for linear in self.parts.all_linears():
+            if linear.role != "head" or not self.spec.tied:
+                expected[linear.weight] = (linear.out_features, linear.in_features)
+            if linear.bias:
+                expected[f"{linear.module}.bias"] = (linear.out_features,)
+        found, missing, wrong = {}, [], []
+        for name, shape in expected.items():
+            stored = names.stored(name)
+            tensor = self._file.tensors.get(stored or "")
+            if tensor is None:
+                missing.append(stored or name)
+            elif tensor.shape != shape:
+                wrong.append(f"`{stored}` is of shape {list(tensor.shape)}, not {list(shape)}")
+            else:
+                found[name] = tensor
+        if missing:
+            raise AgqError(
+                f"`{self.path}` lacks {len(missing)} tensors: {fold_names(missing, most=12)}",
+                hint="the download is incomplete, or the file is of a newer kind",
+            )
+        if wrong:
+            raise AgqError(f"`{self.path}` does not fit its metadata: {'; '.join(wrong[:4])}")
+        known = {tensor.name for tensor in found.values()} | set(_OTHERS)
+        self._left_out = [name for name in self._file.tensors if name not in known]
+        return found
+
+    def _schemes(self, activations: ActivationScheme) -> GgufQuantization | None:
+        schemes = {
+            module: ModuleScheme(form.bits, True, PerGroup(GROUP), "group", "gguf", activations, form.minimum)
+            for module, form in self._forms.items()
+            if form.bits
+        }
+        if not schemes:
+            return None
+        counts = Counter(tensor.type for tensor in self._file.tensors.values())
+        return GgufQuantization(schemes, {"quant_method": "gguf", "types": dict(counts.most_common())})
+
+    def _settle_widths(self) -> None:
+        """A head and an embedding of floats stay so; an embedding of codes that is not the head becomes float32."""
+        widths = {}
+        for name, module in (("head_bits", self.parts.head), ("embed_bits", self.parts.embed)):
+            if self._forms.get(module, FLOAT) == FLOAT and self._quantization is not None:
+                widths[name] = 16 if self.dtype(f"{module}.weight") in ("F16", "BF16") else 32
+        self.record = AgqRecord(**widths)
+
+    @property
+    def quantization(self) -> GgufQuantization | None:
+        return self._quantization
+
+    # ---- tensors
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
+
+    def has(self, name: str) -> bool:
+        return self._resolve(name) is not None
+
+    def _resolve(self, name: str) -> Tensor | None:
+        if name == f"{self.parts.head}.weight" and self.spec.tied:
+            name = f"{self.parts.embed}.weight"
+        return self._tensors.get(name)
+
+    def _located(self, name: str) -> Tensor:
+        found = self._resolve(name)
+        if found is None:
+            raise AgqError(f"`{self.path}` has no tensor `{name}`")
+        return found
+
+    def dtype(self, name: str) -> str:
+        return FLOATS.get(self._located(name).type, "F32")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._located(name).shape
+
+    def read_raw(self, name: str) -> tuple[str, np.ndarray]:
+        tensor = self._located(name)
+        if tensor.type == "BF16":
+            return "BF16", self._sorted(name, tensor.data.view("<u2"), slice(None))
+        if tensor.type in FLOATS and not self._gain(name):
+            return tensor.type, self._sorted(name, tensor.data, slice(None))
+        return "F32", self.read_rows(name, slice(None))
+
+    def read_rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
+        tensor = self._located(name)
+        data = self._sorted(name, tensor.data, rows)
+        try:
+            values = np.array(dequantize(data, tensor.kind), dtype=np.float32)
+        except NotImplementedError as error:
+            raise AgqError(
+                f"`{self.path}`: tensor `{tensor.name}` has type {tensor.type}, which cannot be read"
+            ) from error
+        return values - np.float32(1) if self._gain(name) else values
+
+    def _gain(self, name: str) -> bool:
+        """Whether the file has a norm's gain, which is 1 + its weight."""
+        return self._architecture.add_one and name.endswith("norm.weight")
+
+    def _sorted(self, name: str, data: np.ndarray, rows: slice | np.ndarray) -> np.ndarray:
+        """Rows in Hugging Face's order."""
+        order = self._orders.get(name.rsplit(".", 1)[0])
+        return data[rows if order is None else order[rows]]
+
+    def release(self, name: str) -> None:
+        """The file is mapped by numpy; the system drops its pages as it needs them."""
+
+    # ---- codes
+
+    def _form(self, module: str) -> tuple[Tensor, Form]:
+        form = self._forms.get(module, FLOAT)
+        if not form.bits:
+            raise AgqError(f"`{module}` is not a quantized linear of `{self.path}`")
+        return self._located(f"{module}.weight"), form
+
+    def codes(self, module: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        tensor, form = self._form(module)
+        if not form.exact:
+            return self._rounded(module, rows)[0]
+        row = BLOCKS[tensor.type]
+        data = self._sorted(f"{module}.weight", tensor.data, rows)
+        codes = row.codes(np.ascontiguousarray(data).reshape(-1, row.bytes)).reshape(len(data), -1)
+        if form.bits == 4 and form.minimum:
+            codes = codes - np.uint8(8)  # signed, as codes of 4 bits are everywhere but in packed files
+        return codes.view(np.int8)
+
+    def scales(self, module: str) -> Scales:
+        tensor, form = self._form(module)
+        if not form.exact:
+            scale, minimum = self._rounded(module, slice(None))[1], None
+        else:
+            row = BLOCKS[tensor.type]
+            data = self._sorted(f"{module}.weight", tensor.data, slice(None))
+            scale, minimum = row.scales(np.ascontiguousarray(data).reshape(-1, row.bytes))
+            scale = scale.reshape(len(data), -1)
+        if form.minimum:
+            minimum = np.zeros_like(scale) if minimum is None else minimum.reshape(scale.shape)
+        for what, values in (("scales", scale), ("minima", minimum)):
+            if values is not None and not np.isfinite(values).all():
+                raise AgqError(f"`{self.path}`: {what} of tensor `{tensor.name}` are not finite", hint=_DAMAGED)
+        return Scales(scale, None, minimum)
+
+    def _rounded(self, module: str, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(codes, scales) of 8 bits for each 32 columns, by rounding to nearest; the loss is remembered."""
+        values = self.read_rows(f"{module}.weight", rows)
+        groups = values.reshape(len(values), -1, GROUP)
+        scale = np.abs(groups).max(axis=2) / np.float32(_ROUNDED_LIMIT)
+        codes = np.rint(groups / np.where(scale > 0, scale, np.float32(1))[:, :, None])
+        lost = float(np.square(groups - codes * scale[:, :, None], dtype=np.float64).sum())
+        sums = self._losses.setdefault(module, [0.0, 0.0])
+        sums[0] += lost
+        sums[1] += float(np.square(groups, dtype=np.float64).sum())
+        return codes.astype(np.int8).reshape(values.shape), scale
+
+    # ---- the model as a whole
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for path in self._file.files:
+            digest.update(sha256_file(path).encode())
+        return digest.hexdigest()
+
+    def weight_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._file.files)
+
+    def files(self) -> list[Path]:
+        return list(self._file.files)
+
+    @cached_property
+    def _texts(self) -> dict[str, bytes]:
+        """The files of a Hugging Face folder that the metadata stand for."""
+        file = self._file
+        keys = [key for key in file.keys() if key.startswith("tokenizer.") or key == "general.name"]
+        try:
+            found = read_tokenizer({key: file.get(key) for key in keys})
+        except AgqError as error:
+            raise AgqError(f"`{self.path}`: {error.message}", hint=error.hint) from error
+        except (TypeError, ValueError, KeyError) as error:
+            raise AgqError(f"`{self.path}`: its tokenizer cannot be read: {error}", hint=_DAMAGED) from error
+        self._tokenizer_notes = list(found.notes)
+        generation = {"bos_token_id": found.bos_id, "eos_token_id": list(found.eos_ids)}
+        texts = {
+            "tokenizer_config.json": found.config,
+            "generation_config.json": {name: value for name, value in generation.items() if value not in (None, [])},
+            "config.json": self.config,
+        }
+        written = {name: json.dumps(value, indent=2, ensure_ascii=False).encode() for name, value in texts.items()}
+        return {"tokenizer.json": found.tokenizer.encode(), **written}
+
+    def texts(self) -> list[str]:
+        return [name for name in self._texts if name != "config.json"]
+
+    def text(self, name: str) -> bytes | None:
+        return self._texts.get(name)
+
+    def notes(self) -> list[str]:
+        found = [*self._tokenizer_notes]
+        for type in dict.fromkeys(self._types.values()):
+            sums = [item for module, item in self._losses.items() if self._types[module] == type]
+            if sums and (whole := sum(item[1] for item in sums)) > 0:
+                error = (sum(item[0] for item in sums) / whole) ** 0.5
+                tensors = f"{len(sums)} tensor{'s' if len(sums) > 1 else ''}"
+                found.append(f"{type} of {tensors} is stored in 8 bits: relative error {100 * error:.2g} %")
+        if self._left_out:
+            found.append(f"left out, as the model does not use them: {fold_names(self._left_out)}")
+        return found
