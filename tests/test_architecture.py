@@ -19,6 +19,7 @@ FLOORS = (
     ("models", "numerics", "reporting"),
     ("recipe", "safetensors", "system"),
     ("checkpoint", "hub", "tokenizer"),
+    ("gguf",),
     ("artifact", "reference"),
     ("runtime", "text"),
     ("calibration", "evaluation", "inspect"),
