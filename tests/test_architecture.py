@@ -18,7 +18,8 @@ FLOORS = (
     ("files", "formats", "native", "structured"),
     ("models", "numerics", "reporting"),
     ("recipe", "safetensors", "system"),
-    ("checkpoint", "hub"),
+    ("checkpoint", "hub", "tokenizer"),
+    ("gguf",),
     ("artifact", "reference"),
     ("runtime", "text"),
     ("calibration", "evaluation", "inspect"),
@@ -28,7 +29,19 @@ FLOORS = (
     ("agq",),  # the package itself: agq/__init__.py and agq/__main__.py, which nobody imports
 )
 # Rooms that a Pi runs: neither they nor what they import may need torch.
-LIGHT = ("formats", "native", "recipe", "safetensors", "system", "checkpoint", "artifact", "runtime", "inspect")
+LIGHT = (
+    "formats",
+    "native",
+    "recipe",
+    "safetensors",
+    "system",
+    "checkpoint",
+    "tokenizer",
+    "gguf",
+    "artifact",
+    "runtime",
+    "inspect",
+)
 # Two modules of `system` tell torch its device and its threads; only commands that compute with torch import them.
 FOR_TORCH = ("agq.system.devices", "agq.system.torch_threads")
 HEAVY = ("torch", "transformers", "datasets", "compressed_tensors", "numerics", "reference", "quantization")

@@ -43,6 +43,7 @@ from agq.formats.weights import BYTE_CODES, SCALE
 from agq.gguf.opening import open_source
 from agq.models import Linear
 from agq.models.folding import fold_linears
+from agq.tokenizer.files import read_tokenizer_files
 
 # What `weights` may say of an unquantized folder: a float type, or codes that packing itself rounds to.
 ROUNDED = {f"int{row.bits}": row for row in INTEGERS.values()}
@@ -121,6 +122,7 @@ def pack(
         raise UsageError(f"output `{output}` is a folder", hint="name a file, such as model.agq.safetensors")
     if output.exists() and any(output.samefile(path) for path in checkpoint.files()):
         raise UsageError(f"output `{output}` is a file of the model itself", hint="choose another name")
+    checkpoint.check_finite()
     plan = _Plan(checkpoint, weights, head_bits, embed_bits, kv_bits, attention or checkpoint.statics.attention)
     size = write_artifact(output, plan.model, plan.tensors(), plan.recipe(), plan.source(), _created_by(), progress)
     blocks = [info for name, info in plan.model.linears.items() if name.startswith("blocks.")]
@@ -216,7 +218,8 @@ class _Plan:
             )
         if checkpoint.parts.position is not None:
             tables["position"] = float_type(checkpoint, [f"{checkpoint.parts.position}.weight"])
-        self.documents = read_documents(checkpoint)
+        tokenizer = read_tokenizer_files(checkpoint.text, f"`{checkpoint.path}`")
+        self.documents = read_documents(checkpoint, tokenizer)
         self.model = ArtifactModel(
             spec=replace(spec, norm_offset=0.0),  # gains are stored
             kv_bits=kv_bits,
@@ -225,7 +228,7 @@ class _Plan:
             linears={name: linears[name] for name in linear_shapes(spec)},
             tables=tables,
             documents={name: len(data) for name, data in self.documents.items()},
-            special=special_tokens(checkpoint),
+            special=special_tokens(checkpoint, tokenizer),
             attention="float" if attention is None else "log2",
             sink_tokens=checkpoint.record.sink_tokens,
             embed_group=PER_ROW if embed is None else embed.group_size,

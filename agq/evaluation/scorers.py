@@ -297,7 +297,7 @@ class ReferenceScorer:
         return states.kept.numpy(), self._head(states.hidden[first : first + count], rows)
 
     def tokenizer(self) -> TextTokenizer:
-        return load_tokenizer(self.path)
+        return load_tokenizer(self.checkpoint)
 
     def sha256(self) -> str:
         return str(self._model.checkpoint.fingerprint())

@@ -57,9 +57,6 @@ class Plan:
     def notes(self) -> list[str]:
         """What the user should know of the result, in plain sentences."""
         notes = [self.groups] if self.groups else []
-        others = self.checkpoint.parts.left_out
-        if any(name.startswith(others) for name in self.checkpoint.names()):
-            notes.append("the model's text part is quantized and written; its other parts (vision) are left out")
         schemes = set(self.schemes.values())
         narrow = [scheme for scheme in schemes if scheme.weights.format.bits < BYTE_CODES.bits]
         asymmetric = any(not scheme.weights.symmetric for scheme in narrow)
@@ -132,6 +129,7 @@ def plan(
     checkpoint = open_checkpoint(folder)
     if checkpoint.quantization is not None:
         raise AgqError(f"`{folder}` is quantized already", hint="start from the unquantized model")
+    checkpoint.check_finite()
     recipe.pruning.check(checkpoint.spec.layers)
     recipe, groups = fit_groups(checkpoint.parts, recipe)
     check_schemes(checkpoint.parts, recipe)
