@@ -11,6 +11,7 @@ from agq.artifact.header import ABI
 from agq.artifact.reader import Artifact, open_artifact
 from agq.errors import AgqError
 from agq.files import cache_dir
+from agq.hub import find_model
 
 _RELEVANT = (".safetensors", ".json", ".jinja")
 
@@ -29,26 +30,33 @@ def folder_key(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def packed_folder() -> Path:
+    """Where artifacts lie in the cache."""
+    return cache_dir() / "packed"
+
+
+def packed_files() -> list[Path]:
+    """The artifacts in the cache, by name."""
+    return sorted(packed_folder().glob("*.agq.safetensors"))
+
+
 def packed_path(folder: Path) -> Path:
     """Where the folder's artifact lies in the cache, whether or not it is there."""
-    return cache_dir() / "packed" / f"{folder.resolve().name}-{folder_key(folder)}.agq.safetensors"
+    return packed_folder() / f"{folder.resolve().name}-{folder_key(folder)}.agq.safetensors"
 
 
 def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Artifact:
     """Opens an artifact; a model folder is packed into the cache first, unless it has not changed since.
 
     Args:
+        path: of an artifact or a folder, or another name of a model (agq/recipe/models.py).
         say: is told when something is packed, and where to.
 
     Raises:
-        AgqError: no such file or folder, and whatever open_artifact and pack raise.
+        AgqError: no such model, and whatever open_artifact and pack raise.
     """
-    path = Path(path)
+    path, _ = find_model(path)
     if not path.is_dir():
-        if not path.exists():
-            raise AgqError(
-                f"`{path}` does not exist", hint="give a packed artifact (`agq pack` makes one) or a model folder"
-            )
         return open_artifact(path)
     target = packed_path(path)
     if target.exists():
