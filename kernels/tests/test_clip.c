@@ -27,7 +27,8 @@ static void against_double(int size, int bits, int asymmetric, int important) {
   float *values = test_alloc(sizeof(float) * GROUPS * (size_t)size);
   float *scale = test_alloc(sizeof(float) * GROUPS * STEPS), *zero = test_alloc(sizeof(float) * GROUPS * STEPS);
   float *importance = test_alloc(sizeof(float) * PERIOD * (size_t)size);
-  const float lowest = asymmetric || bits == 4 ? (float)-(1 << (bits - 1)) : -127, highest = (float)((1 << (bits - 1)) - 1);
+  const float lowest = asymmetric || bits == 4 ? (float)-(1 << (bits - 1)) : -127,
+              highest = (float)((1 << (bits - 1)) - 1);
   for (int i = 0; i < PERIOD * size; i++) importance[i] = random_float() * random_float() + 1;
   for (int g = 0; g < GROUPS; g++) {
     float low = 0, high = 0;
@@ -44,8 +45,9 @@ static void against_double(int size, int bits, int asymmetric, int important) {
       zero[g * STEPS + s] = rintf(lowest - low * share / scale[g * STEPS + s]);
     }
   }
-  agq_clip_problem p = {values, scale, asymmetric ? zero : NULL, important ? importance : NULL, GROUPS, size,
-                        STEPS,  PERIOD, lowest, highest, 2e-5f};
+  agq_clip_problem p = {
+      values,  scale, asymmetric ? zero : NULL, important ? importance : NULL, GROUPS, size, STEPS, PERIOD, lowest,
+      highest, 2e-5f};
   int32_t best[GROUPS], again[GROUPS];
   uint8_t sure[GROUPS], same[GROUPS];
   test_expect(agq_clip_search(&p, best, sure, 1) == AGQ_OK, "searched");
