@@ -1,9 +1,10 @@
 """Rounding to nearest by packing itself: codes of 4 bits with a scale per group of columns, without calibration and
 without PyTorch.
 
-Scales are those of `method: rtn` for the same model: symmetric, of each group's range shrunk by the share that makes the
-sum of |w - Q(w)|^2.4 least (agq/formats/clips.py). The C library searches; what it leaves open, and all where there is
-no library, is computed here in float64.
+Scales are those of `method: rtn` for the same model: symmetric, of each group's range shrunk by the share that makes
+the sum of |w - Q(w)|^2.4 least (agq/formats/clips.py). The C library searches; what it leaves open, and all where there
+is no library, is computed here in float64. (Torch computes it in float32: where two shares agree to six digits, it may
+choose the other one.)
 """
 
 from __future__ import annotations
@@ -62,4 +63,5 @@ def group_codes(values: np.ndarray, scale: np.ndarray, format: WeightFormat) -> 
     grouped = values.reshape(rows, scale.shape[1], -1) / scale[:, :, None]
     codes = np.rint(grouped)
     np.clip(codes, *format.limits(symmetric=True), out=codes)
-    return codes.reshape(rows, inputs).astype(np.int8)
+    made: np.ndarray = codes.reshape(rows, inputs).astype(np.int8)
+    return made

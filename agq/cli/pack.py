@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,7 @@ def pack(
     folder: Annotated[
         str,
         typer.Argument(
-            metavar="DIR",
+            metavar="MODEL",
             show_default=False,
             help="A quantized folder, or an unquantized model (folder, recipe name or hub id).",
         ),
@@ -36,8 +37,8 @@ def pack(
             "--weights",
             metavar="f32|f16|bf16|int8|int4",
             show_default=False,
-            help="Of an unquantized folder: floats, or W8A8 or W4A8 by rounding, in seconds, without PyTorch. int4 loses "
-            "more than `agq quantize` does. Default: the folder's own type.",
+            help="Of an unquantized folder: floats, or W8A8 or W4A8 by rounding, in seconds and without PyTorch. int4 "
+            "loses more than `agq quantize` does. Default: the folder's own type.",
         ),
     ] = None,
     kv_bits: Annotated[
@@ -76,11 +77,15 @@ def pack(
     """
     from agq.artifact.pack import pack as pack_folder
     from agq.hub import find_model
+    from agq.kinds import LOOKED_AT, kind_of
     from agq.reporting.output import human_size, print_json, print_pairs
 
     source, _ = find_model(folder)
     if source.is_file():
-        raise UsageError(f"`{folder}` is a file, not a model folder", hint="pass the folder that holds config.json")
+        with open(source, "rb") as file:
+            kind = kind_of(file.read(LOOKED_AT))
+        what, hint = (kind.name, kind.advice) if kind else ("a file", "pass the folder that holds config.json")
+        raise UsageError(f"`{folder}` is {what}, not a model folder", hint=hint)
     path = output if output is not None else Path(source.resolve().name + SUFFIX)
     if path.exists() and not force:
         raise AgqError(f"`{path}` exists", hint="choose another name with -o, or pass `--force`")
@@ -102,7 +107,7 @@ def pack(
     if json:
         print_json(report.to_dict())
         return
-    schemes = ", ".join(f"{count} x {scheme}" for scheme, count in report.schemes.items())
+    schemes = "; ".join(f"{count} x {scheme}" for scheme, count in report.schemes.items())
     print_pairs(
         {
             "artifact": report.path,
@@ -117,3 +122,4 @@ def pack(
             "time": f"{report.seconds:.1f} s",
         }
     )
+    console.say(f"next: agq run {shlex.quote(str(path))}")

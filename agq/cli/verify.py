@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed artifact or model folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed file, folder, recipe name or hub id.")],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object with the list of problems.")] = False,
 ) -> None:
     """Check a folder or packed file for damage and inconsistencies.
@@ -24,10 +24,12 @@ def verify(
     A packed file: every byte against its SHA-256. A folder: tensors, shapes, schemes and values. Exit code 1 names
         each problem.
     """
+    from agq.hub import find_model
     from agq.inspect.verify import verify as check
     from agq.reporting.output import print_json
 
-    form, problems = check(model)
+    path, _ = find_model(model)
+    form, problems = check(path)
     if json_output:
         print_json({"path": model, "form": form, "ok": not problems, "problems": problems})
     if problems:

@@ -37,8 +37,8 @@ def clip_search(
     """(step int32 [groups], sure bool [groups]): for each group the grid with the least sum of importance *
     |w - Q(w)|^2.4, and whether no other comes near it (MARGIN).
 
-    All arrays are contiguous float32. values: [groups, size], size a multiple of STEP; scale, zero: [groups, steps], the
-    widest range first; importance: [n, size], of group g row g % n; limits: smallest and largest code.
+    All arrays are contiguous float32. values: [groups, size], size a multiple of STEP; scale, zero: [groups, steps],
+    the widest range first; importance: [n, size], of group g row g % n; limits: smallest and largest code.
     Raises MemoryError.
     """
     import numpy as np
