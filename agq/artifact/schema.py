@@ -56,7 +56,8 @@ class ArtifactModel:
 
     Attributes:
         special: token facts for the runtime: bos_id, eos_ids; the texts bos_token, eos_token, pad_token, unk_token (or
-            None); and tokenizer_config.json's add_bos_token, add_eos_token (True, False, or None where it is silent).
+            None); tokenizer_config.json's add_bos_token, add_eos_token (True, False, or None where it is silent), which
+            decide nothing; and where the model names further special tokens, `others`: their texts by name.
         tables: element types of the row-major tables `embed` and `position`: floats, of `embed` also i8 (with a float32
             scale per row, or per group of `embed_group` columns: `embed.scale`). documents: name -> length in bytes.
         attention: "float", or "log2" for integer attention on static scales (`blocks.I.q_scale` and so on).
@@ -80,10 +81,11 @@ class ArtifactModel:
     def abi(self) -> int:
         """The oldest version, from LEAST_ABI on, that knows every field that is not as before."""
         ropes = [rope for rope in (self.spec.rope, self.spec.rope_local) if rope is not None]
-        known = [newest(item) for item in (self.spec, *ropes)] + [info.abi for info in self.linears.values()]
-        known.append(newest(self))
+        known = [newest(item) for item in (self, self.spec, *ropes)] + [info.abi for info in self.linears.values()]
         if self.embed_in_head and self.linears["head"].dtype not in EMBED_TYPES:
             known.append(_EMBED_IN_CODES)
+        if OTHERS in self.special:
+            known.append(_OTHERS_ABI)
         return max(LEAST_ABI, *known)
 
     @property
@@ -225,12 +227,18 @@ def _document_size(table: dict[str, Any], name: str) -> int:
 
 SPECIAL_TEXTS = ("bos_token", "eos_token", "pad_token", "unk_token")
 SPECIAL_FLAGS = ("add_bos_token", "add_eos_token")
+# Further named tokens, such as image_token: absent where there are none, and before this ABI.
+OTHERS, _OTHERS_ABI = "others", 5
 
 
 def _special(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or set(value) != {"bos_id", "eos_ids", *SPECIAL_TEXTS, *SPECIAL_FLAGS}:
+    names = {"bos_id", "eos_ids", *SPECIAL_TEXTS, *SPECIAL_FLAGS}
+    if not isinstance(value, dict) or set(value) - {OTHERS} != names:
         raise AgqError("the description of the special tokens is incomplete")
-    texts = [value[name] for name in SPECIAL_TEXTS]
+    others = value.get(OTHERS, {})
+    if not isinstance(others, dict) or None in others.values():
+        raise AgqError("the further special tokens are no table of texts")
+    texts = [*(value[name] for name in SPECIAL_TEXTS), *others.values()]
     ids = value["eos_ids"]
     if not isinstance(ids, list) or any(type(item) is not int or item < 0 for item in ids):
         raise AgqError("`eos_ids` is not a list of token ids")
@@ -241,6 +249,12 @@ def _special(value: Any) -> dict[str, Any]:
     if any(value[name] is not None and not isinstance(value[name], bool) for name in SPECIAL_FLAGS):
         raise AgqError("`add_bos_token` or `add_eos_token` is not true, false or null")
     return value
+
+
+def special_texts(special: dict[str, Any]) -> dict[str, str]:
+    """Name -> text of every special token that has one: what chat templates may use."""
+    named = {name: special[name] for name in SPECIAL_TEXTS if special[name] is not None}
+    return named | special.get(OTHERS, {})
 
 
 def linear_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:

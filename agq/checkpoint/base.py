@@ -56,6 +56,7 @@ class Checkpoint(ABC):
         quantization: None where all linears are floats.
         record: the validated agq.json (defaults where there is none). agq: agq.json as a dict ({} without one).
         statics: quantizers of static activations (empty where there are none).
+        rounded: types that weights which are read as floats have been rounded to before, in words; "" for none.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Checkpoint(ABC):
     record: AgqRecord
     agq: dict[str, Any]
     statics: StaticRecord
+    rounded: str = ""
 
     @property
     @abstractmethod

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed artifact or model folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed artifact, model folder or GGUF file.")],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object with every layer.")] = False,
 ) -> None:
     """Show what a model or packed file is and how it is computed.
@@ -40,10 +40,15 @@ def info(
 def describe(model: str) -> dict[str, Any]:
     """describe_artifact or describe_folder of what stands at a path."""
     from agq.artifact import open_artifact
+    from agq.gguf.files import is_gguf
     from agq.inspect.describe import describe_artifact, describe_folder
 
     if not Path(model).exists():
-        raise AgqError(f"`{model}` does not exist", hint="give a packed artifact or a model folder")
+        raise AgqError(f"`{model}` does not exist", hint="give a packed artifact, a model folder or a GGUF file")
+    if is_gguf(model):
+        from agq.runtime.cache import open_model
+
+        return describe_artifact(open_model(model, console.say))
     if Path(model).is_dir():
         from agq.checkpoint import open_checkpoint
 

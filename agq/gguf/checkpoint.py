@@ -85,6 +85,8 @@ class GgufCheckpoint(Checkpoint):
         if not floats and not self.spec.tied and self._table_of_codes():
             self._forms[self.parts.embed] = Form(True, BYTE_CODES.bits)
         self._quantization = self._schemes(activations)
+        if floats:
+            self.rounded = ", ".join(dict.fromkeys(type for type in self._types.values() if type not in FLOATS))
         self._settle_widths()
         self._losses: dict[str, list[float]] = {}
         self._tokenizer_notes: list[str] = []

@@ -1,13 +1,15 @@
 """What the word `tokenizer.ggml.pre` of a GGUF file means: how a text is cut before byte-level BPE merges.
 
-The patterns are those of the models' own tokenizer.json, in the order in which they cut. A piece that no pattern matches
-stays a piece of its own. Which word names which of them is llama.cpp's convention (src/llama-vocab.cpp).
+The patterns are those of the models' own tokenizer.json, in the order in which they cut. What no pattern matches stays
+a piece of its own. Which word names which of them is llama.cpp's convention (src/llama-vocab.cpp).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+from agq.tokenizer.parts import byte_level
 
 _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d"
 _ANY_CASE = f"(?i:{_CONTRACTIONS})"
@@ -68,7 +70,7 @@ class PreTokenizer:
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
             for pattern in self.patterns
         ]
-        found.append({"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False})
+        found.append(byte_level(False, use_regex=False))
         return {"type": "Sequence", "pretokenizers": found}
 
 

@@ -1,21 +1,25 @@
 """The tokenizer of a GGUF file, from its metadata to the text of a tokenizer.json: no torch, no transformers.
 
-Two kinds of vocabulary: byte-level BPE with merges (`gpt2`), and SentencePiece's BPE, whose pieces have scores and whose
+There are two kinds of vocabulary. Byte-level BPE has merges (`gpt2`). SentencePiece's BPE has pieces with scores, and
 unknown characters become bytes (`llama`). The keys are those of the GGUF specification.
+
+The ids are llama.cpp's, with one exception: texts of Qwen models are brought to NFC, as their own tokenizer does.
+Against transformers one thing differs: a literal U+2581 in a text is no space in Gemma's runs of spaces.
 """
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agq.errors import AgqError
 from agq.gguf.pretokenizers import DEFAULT, PRE_TOKENIZERS, PreTokenizer
+from agq.tokenizer import parts
+from agq.tokenizer.files import TURN_ENDS
 
 _PREFIX = "tokenizer.ggml."
-_SPACE = "\u2581"
 # Values of tokenizer.ggml.token_type.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 # Special tokens: their name in tokenizer_config.json and their key in the file.
@@ -30,9 +34,8 @@ _NAMED = {
 }
 # Keys of the tokens that end an answer: of a text, of a turn, of a message.
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
-# Files do not always name the token that ends a turn: these texts do, whatever type the file gives them ...
-_TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>")
-# ... and these where they are control tokens.
+# Files do not always name the token that ends a turn. TURN_ENDS do, whatever type the file gives them, and these where
+# they are control tokens.
 _TEXT_ENDS = ("</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<end_of_utterance>", "<｜end▁of▁sentence｜>")
 # Phi-3's control tokens take the spaces behind them; the file says nothing of it, only the model's name does.
 _STRIPPING = ("phi-3", "phi3")
@@ -87,7 +90,7 @@ class _Reader:
         if len(self.types) != len(self.tokens):
             raise AgqError(f"the file has {len(self.tokens)} tokens, but the types of {len(self.types)}")
         self.ids = {text: index for index, text in enumerate(self.tokens)}
-        for text in _TURN_ENDS:
+        for text in TURN_ENDS:
             if text in self.ids:
                 self.types[self.ids[text]] = _CONTROL
 
@@ -103,8 +106,7 @@ class _Reader:
         if not tokens:
             raise AgqError("the file has no vocabulary (`tokenizer.ggml.tokens`)")
         if len(set(tokens)) != len(tokens):
-            seen: set[str] = set()
-            twice = next(text for text in tokens if text in seen or seen.add(text))
+            twice = next(text for text, count in Counter(tokens).items() if count > 1)
             raise AgqError(f"the file's vocabulary holds the token {twice!r} twice")
         return tokens
 
@@ -125,7 +127,7 @@ class _Reader:
 
     def result(self) -> FileTokenizer:
         """Everything."""
-        parts, defaults_to_bos, prefix_space = _KINDS[str(self._kind)](self)
+        made, defaults_to_bos, prefix_space = _KINDS[str(self._kind)](self)
         ids = {name: self.id(key) for name, key in _NAMED.items()}
         config: dict[str, Any] = {name: self.tokens[index] for name, index in ids.items() if index is not None}
         config["add_bos_token"] = self.flag("add_bos_token", defaults_to_bos) and ids["bos_token"] is not None
@@ -134,24 +136,16 @@ class _Reader:
         template = self._metadata.get("tokenizer.chat_template")
         if isinstance(template, str):
             config["chat_template"] = template
-        document = {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": self._added(),
-            **parts,
-            "post_processor": _template(
-                ids["bos_token"] if config["add_bos_token"] else None,
-                ids["eos_token"] if config["add_eos_token"] else None,
-                self.tokens,
-            ),
-        }
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        ends = [
+            (self.tokens[index], index) if config[flag] and index is not None else None
+            for flag, index in (("add_bos_token", ids["bos_token"]), ("add_eos_token", ids["eos_token"]))
+        ]
+        text = parts.document(self._added(), **made, post_processor=parts.post_processor(ends[0], ends[1]))
         return FileTokenizer(text, config, ids["bos_token"], self._ends(), tuple(self._notes))
 
     def _ends(self) -> tuple[int, ...]:
         found = [index for index in map(self.id, _ENDS) if index is not None]
-        named = [text for text in (*_TURN_ENDS, *_TEXT_ENDS) if text in self.ids]
+        named = [text for text in (*TURN_ENDS, *_TEXT_ENDS) if text in self.ids]
         found += [self.ids[text] for text in named if self.types[self.ids[text]] == _CONTROL]
         return tuple(dict.fromkeys(found))
 
@@ -160,15 +154,12 @@ class _Reader:
         name = str(self._metadata.get("general.name", "")).lower()
         stripping = any(word in name for word in _STRIPPING)
         return [
-            {
-                "id": index,
-                "content": self.tokens[index],
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": stripping and self.tokens[index] not in _NOT_STRIPPING,
-                "normalized": False,
-                "special": kind != _USER_DEFINED,
-            }
+            parts.added_token(
+                index,
+                self.tokens[index],
+                special=kind != _USER_DEFINED,
+                rstrip=stripping and self.tokens[index] not in _NOT_STRIPPING,
+            )
             for index, kind in enumerate(self.types)
             if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
         ]
@@ -185,13 +176,13 @@ class _Reader:
                 merges.append([left, right])
         if not merges:
             raise AgqError("the file's tokenizer has no merges (`tokenizer.ggml.merges`)")
-        parts = {
+        made = {
             "normalizer": pre.normalizer(),
             "pre_tokenizer": pre.steps(),
-            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-            "model": _bpe(self.ids, merges, ignore_merges=pre.whole),
+            "decoder": parts.byte_level(True),
+            "model": parts.bpe(self.ids, merges, ignore_merges=pre.whole),
         }
-        return parts, pre.bos, False
+        return made, pre.bos, False
 
     def _pre_tokenizer(self) -> PreTokenizer:
         name = self._get("pre")
@@ -211,44 +202,25 @@ class _Reader:
         if len(scores) != len(self.tokens):
             raise AgqError(f"the file has {len(self.tokens)} tokens, but the scores of {len(scores)}")
         space = self.flag("add_space_prefix", True)
-        escape = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-        steps: list[dict[str, Any]] = [{"type": "Prepend", "prepend": _SPACE}, escape] if space else [escape]
-        decoders: list[dict[str, Any]] = [
-            {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-            {"type": "ByteFallback"},
-            {"type": "Fuse"},
-        ]
-        if space:
-            decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+        escape = {"type": "Replace", "pattern": {"String": " "}, "content": parts.SPACE}
+        steps: list[dict[str, Any]] = [{"type": "Prepend", "prepend": parts.SPACE}, escape] if space else [escape]
         unknown = self.id("unknown_token_id")
         if unknown is None and _UNKNOWN in self.types:
             unknown = self.types.index(_UNKNOWN)
-        parts = {
+        pieces = {text: index for text, index in self.ids.items() if self.types[index] == _NORMAL}
+        made = {
             "normalizer": {"type": "Sequence", "normalizers": steps},
             "pre_tokenizer": None,
-            "decoder": {"type": "Sequence", "decoders": decoders},
-            "model": _bpe(
+            "decoder": parts.piece_decoder(space),
+            "model": parts.bpe(
                 self.ids,
-                self._merges_of(scores),
+                parts.merges_by_score(pieces, scores),
                 unk_token=None if unknown is None else self.tokens[unknown],
                 fuse_unk=True,
-                byte_fallback=all(f"<0x{value:02X}>" in self.ids for value in range(256)),
+                byte_fallback=parts.byte_fallback(self.ids),
             ),
         }
-        return parts, True, space
-
-    def _merges_of(self, scores: Sequence[Any]) -> list[list[str]]:
-        """SentencePiece joins the two neighbours whose piece has the best score: every way to cut a piece in two is a
-        merge of its rank (Kudo and Richardson 2018).
-        """
-        pieces = {text: index for text, index in self.ids.items() if self.types[index] == _NORMAL}
-        order = sorted(pieces.items(), key=lambda item: (-float(scores[item[1]]), item[1]))
-        return [
-            [text[:cut], text[cut:]]
-            for text, _ in order
-            for cut in range(1, len(text))
-            if text[:cut] in pieces and text[cut:] in pieces
-        ]
+        return made, True, space
 
 
 _KINDS = {"gpt2": _Reader.byte_level, "llama": _Reader.sentence_piece}
@@ -258,44 +230,3 @@ def _halves(merge: str) -> tuple[str, str, str]:
     """The two sides of a merge; the left one may itself begin with a space."""
     left, space, right = merge[1:].partition(" ")
     return merge[:1] + left, space, right
-
-
-def _bpe(
-    ids: dict[str, int],
-    merges: list[list[str]],
-    unk_token: str | None = None,
-    fuse_unk: bool = False,
-    byte_fallback: bool = False,
-    ignore_merges: bool = False,
-) -> dict[str, Any]:
-    return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": unk_token,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": fuse_unk,
-        "byte_fallback": byte_fallback,
-        "ignore_merges": ignore_merges,
-        "vocab": ids,
-        "merges": merges,
-    }
-
-
-def _template(bos: int | None, eos: int | None, tokens: list[str]) -> dict[str, Any] | None:
-    """The post-processor that puts BOS before a text and EOS behind it."""
-    if bos is None and eos is None:
-        return None
-    first, second = [], []
-    for kind, name in ((0, "A"), (1, "B")):
-        target = first if name == "A" else second
-        target += [{"SpecialToken": {"id": tokens[bos], "type_id": kind}}] if bos is not None else []
-        target += [{"Sequence": {"id": name, "type_id": kind}}]
-        target += [{"SpecialToken": {"id": tokens[eos], "type_id": kind}}] if eos is not None else []
-    used = {tokens[index]: index for index in (bos, eos) if index is not None}
-    return {
-        "type": "TemplateProcessing",
-        "single": first,
-        "pair": first + second,
-        "special_tokens": {text: {"id": text, "ids": [index], "tokens": [text]} for text, index in used.items()},
-    }

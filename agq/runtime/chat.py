@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from agq.artifact.reader import Artifact
+from agq.artifact.schema import special_texts
 from agq.errors import AgqError
 from agq.runtime.tokenizer import Tokenizer
 
@@ -116,12 +117,7 @@ class ChatTemplate:
             self.template = artifact.document("chat_template").decode("utf-8")
         except UnicodeDecodeError as error:
             raise AgqError(f"the chat template of `{artifact.path}` is not UTF-8 text") from error
-        special = artifact.info.special
-        self.values = {
-            name: special[name]
-            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-            if special[name] is not None
-        }
+        self.values = special_texts(artifact.info.special)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt of a conversation, ready for an answer, with its special tokens as text."""

@@ -39,7 +39,7 @@ def calibration_windows(
 
     windows = token_windows(
         spec.data,
-        load_tokenizer(checkpoint.path),
+        load_tokenizer(checkpoint),
         spec.samples,
         spec.seq_len,
         spec.seed,

@@ -1,51 +1,41 @@
-"""Text to token ids for calibration and evaluation: the model's own tokenizer through the `tokenizers` library, without
-torch.
-"""
+"""Text to token ids for calibration and evaluation: the tokenizer that `agq run` has, as arrays."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agq.checkpoint.base import Checkpoint
 from agq.errors import AgqError
+from agq.tokenizer.files import Texts, folder_texts, read_object, read_tokenizer_files
+from agq.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from agq.artifact import Artifact
 
 
 class TextTokenizer:
-    """A model's tokenizer as transformers 5 calls it: what tokenizer.json's post-processor adds counts, the settings
-    `add_bos_token` and `add_eos_token` of tokenizer_config.json do not.
+    """A model's tokenizer as transformers 5 calls it.
 
     Attributes:
         vocab: number of ids. bos_id, eos_id: ids or None. prefix, suffix: ids that the tokenizer itself puts around a
             text.
     """
 
-    def __init__(
-        self, tokenizer: Any, config: dict[str, Any], bos_id: int | None = None, eos_id: int | None = None
-    ) -> None:
-        """Args: a `tokenizers.Tokenizer`; the contents of tokenizer_config.json; ids to use where that names no such
-        token.
-        """
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self.vocab: int = tokenizer.get_vocab_size(with_added_tokens=True)
-        self.bos_id = self._id(config.get("bos_token"), bos_id)
-        self.eos_id = self._id(config.get("eos_token"), eos_id)
-        self.prefix, self.suffix = self._template()
+        self.vocab: int = tokenizer.size
+        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
+        self.prefix, self.suffix = tokenizer.prefix, tokenizer.suffix
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> TextTokenizer:
         """The tokenizer inside a packed file."""
-        special = artifact.info.special
-        eos = special.get("eos_ids") or [None]
         data = bytes(artifact.document("tokenizer.json") or b"")
-        return cls(_parse(data, f"`{artifact.path}`: tokenizer.json"), special, special.get("bos_id"), eos[0])
+        where = f"`{artifact.path}`: tokenizer.json"
+        return cls(Tokenizer(data, special=artifact.info.special, where=where))
 
     @property
     def adds_bos(self) -> bool:
@@ -62,7 +52,7 @@ class TextTokenizer:
         Raises:
             AgqError: BOS is wanted and the model has none.
         """
-        ids = self._plain(text)
+        ids = self._tokenizer.encode(text, add_bos=False)
         if add_bos is None:
             ids = [*self.prefix, *ids, *self.suffix]
         elif add_bos:
@@ -77,49 +67,28 @@ class TextTokenizer:
 
     def special_ids(self) -> set[int]:
         """Ids of tokens that are no text."""
-        return {index for index, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
-
-    def _plain(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def _id(self, token: Any, default: int | None) -> int | None:
-        if isinstance(token, dict):
-            token = token.get("content")
-        found = self._tokenizer.token_to_id(token) if isinstance(token, str) else None
-        return default if found is None else found
-
-    def _template(self) -> tuple[list[int], list[int]]:
-        """What tokenizer.json's post-processor puts before and after a text."""
-        bare = self._tokenizer.encode("a", add_special_tokens=False).ids
-        full = self._tokenizer.encode("a", add_special_tokens=True).ids
-        for start in range(len(full) - len(bare) + 1):
-            if full[start : start + len(bare)] == bare:
-                return full[:start], full[start + len(bare) :]
-        return [], []
+        return self._tokenizer.special_ids()
 
 
-def load_tokenizer(folder: str | Path) -> TextTokenizer:
-    """The tokenizer of a Hugging Face folder: tokenizer.json, else (older models) what transformers makes of the other
-    files.
+def load_tokenizer(model: str | Path | Checkpoint) -> TextTokenizer:
+    """The tokenizer of a model, or of a Hugging Face folder that has one: tokenizer.json, else (older models) what the
+    other files say.
 
     Raises:
-        AgqError: the folder has no tokenizer, or files that are not what they should be.
+        AgqError: no tokenizer, or files that are not what they should be.
     """
-    folder = Path(folder)
-    config = _read_object(folder / "tokenizer_config.json")
-    model = _read_object(folder / "config.json")
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        return TextTokenizer(_parse(path.read_bytes(), f"`{path}`"), config, *_ids(model))
-    return TextTokenizer(_convert(folder), config, *_ids(model))
+    path = model.path if isinstance(model, Checkpoint) else Path(model)
+    texts = model.text if isinstance(model, Checkpoint) else folder_texts(path)
+    files = read_tokenizer_files(texts, f"`{path}`", lambda: convert(path, texts))
+    bos, eos = _ids(read_object(texts, "config.json", f"`{path}`"))
+    special = {**files.named, "bos_id": bos, "eos_ids": [] if eos is None else [eos]}
+    return TextTokenizer(Tokenizer(files.document, special=special, where=f"the tokenizer of `{path}`"))
 
 
-def _convert(folder: Path) -> Any:
-    """The `tokenizers` form of the tokenizer files (vocab.json and merges.txt, tokenizer.model) of a folder, by
-    transformers.
-    """
-    if not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.model", "tokenizer_config.json")):
-        raise AgqError(f"`{folder}` has no tokenizer", hint="copy tokenizer.json of the original model into it")
+def convert(folder: Path, texts: Texts) -> bytes | None:
+    """tokenizer.json of a folder whose tokenizer only transformers can read; None: it has no tokenizer at all."""
+    if not any(texts(name) is not None for name in ("vocab.json", "tokenizer.model", "tokenizer_config.json")):
+        return None
     from transformers import AutoTokenizer
 
     try:
@@ -134,30 +103,8 @@ def _convert(folder: Path) -> Any:
         raise AgqError(
             f"the tokenizer of `{folder}` has no fast form", hint="copy a tokenizer.json of the model into the folder"
         )
-    return backend
-
-
-def _parse(data: bytes, where: str) -> Any:
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises plain Exception
-        raise AgqError(
-            f"{where} is not a tokenizer: {error}", hint="the download is incomplete, or `tokenizers` is too old"
-        ) from None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AgqError(f"`{path}` cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise AgqError(f"`{path}` is not a JSON object")
-    return value
+    text: str = backend.to_str()
+    return text.encode("utf-8")
 
 
 def _ids(config: dict[str, Any]) -> tuple[int | None, int | None]:

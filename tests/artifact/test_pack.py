@@ -203,7 +203,7 @@ def test_documents_and_special_tokens(tmp_path: Path) -> None:
         "add_eos_token": None,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(texts))
-    (folder / "special_tokens_map.json").write_text('{"pad_token": "<pad>", "eos_token": "other"}')
+    (folder / "special_tokens_map.json").write_text('{"pad_token": "<pad>", "eos_token": "</s>"}')
     pack(folder, tmp_path / "a.safetensors")
     artifact = open_artifact(tmp_path / "a.safetensors")
     for name in ("tokenizer.json", "config.json", "generation_config.json"):

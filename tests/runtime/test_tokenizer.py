@@ -133,18 +133,35 @@ def test_not_a_tokenizer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("special", "bos"),
-    [
-        ({}, True),
-        ({"add_bos_token": None, "add_eos_token": None}, True),
-        ({"add_bos_token": False}, False),
-        ({"add_eos_token": True, "add_bos_token": None, "bos_token": "<s>"}, False),
-        ({"add_bos_token": True, "bos_token": "<s>"}, True),
-        ({"add_bos_token": True, "bos_token": None, "bos_id": 1}, True),
-    ],
+    "special", [{}, {"add_bos_token": False}, {"add_bos_token": None, "add_eos_token": True}, {"add_bos_token": True}]
 )
-def test_settings_of_the_model_decide_on_bos(special: dict, bos: bool) -> None:
-    tokenizer = Tokenizer(sentencepiece_like().to_str().encode(), special=special)
-    ids = tokenizer.encode("hello")
-    assert (ids[0] == 1) is bos and ids[-1] != 2
-    assert tokenizer.encode("", add_bos=False) == []
+def test_the_post_processor_decides_on_bos(special: dict) -> None:
+    """As in transformers 5: what tokenizer_config.json says of BOS and EOS does not count beside tokenizer.json."""
+    fast = sentencepiece_like()
+    ids = Tokenizer(fast.to_str().encode(), special=special).encode("hello")
+    assert ids[0] == 1 and ids[-1] != 2
+    from tokenizers import processors
+
+    fast.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    assert 1 not in Tokenizer(fast.to_str().encode(), special=special).encode("hello")
+    assert Tokenizer(fast.to_str().encode()).encode("", add_bos=False) == []
+
+
+def test_nothing_of_the_prompt_comes_again_after_bytes() -> None:
+    """The prompt ends in byte tokens; those that follow are no text, a character of their own, or half of one."""
+    tokenizer = made("sentencepiece")
+    prompt = tokenizer.encode("hello é")
+    assert tokenizer.is_byte(prompt[-1]) or tokenizer.decode(prompt[-1:]) == "é"
+    prompt = [*prompt[:-1], 3 + 0xC3, 3 + 0xA9]
+    text = tokenizer.encode("bb", add_bos=False)[1:]
+    assert streamed(tokenizer, [3 + 0xFF, *text], prompt)[:2] == ["", "\ufffdb"]
+    assert "".join(streamed(tokenizer, [3 + 0xFF, *text], prompt)) == "\ufffd" + tokenizer.decode(text)
+    assert "".join(streamed(tokenizer, [3 + 0xE2, 3 + 0x82], prompt)) == "\ufffd\ufffd"
+    assert "".join(streamed(tokenizer, [3 + 0xE2, 3 + 0x82, 3 + 0xAC], prompt)) == "€"
+    alone = [3 + 0xC3, 3 + 0xA9]
+    assert "".join(streamed(tokenizer, tokenizer.encode(" b", add_bos=False)[1:], alone)).strip() == "b"
+
+
+def test_text_that_is_no_unicode() -> None:
+    with pytest.raises(AgqError, match="not valid UTF-8"):
+        made("byte-level").encode("caf\udce9")
