@@ -19,7 +19,7 @@ from agq.errors import AgqError
 from agq.files import sha256_file
 from agq.formats import PerGroup
 from agq.formats.activations import WIDE
-from agq.formats.weights import BYTE_CODES
+from agq.formats.weights import BY_STORED, BYTE_CODES
 from agq.gguf.forms import FLOAT, Form, settle
 from agq.gguf.metadata import architecture, to_config
 from agq.gguf.names import Names, row_orders
@@ -151,11 +151,14 @@ class GgufCheckpoint(Checkpoint):
 
     def _settle_widths(self) -> None:
         """A head and an embedding of floats stay so; an embedding of codes that is not the head becomes float32."""
-        widths = {}
-        for name, module in (("head_bits", self.parts.head), ("embed_bits", self.parts.embed)):
-            if self._forms.get(module, FLOAT) == FLOAT and self._quantization is not None:
-                widths[name] = 16 if self.dtype(f"{module}.weight") in ("F16", "BF16") else 32
-        self.record = AgqRecord(**widths)
+        if self._quantization is not None:
+            self.record = AgqRecord(head_bits=self._width(self.parts.head), embed_bits=self._width(self.parts.embed))
+
+    def _width(self, module: str) -> int | None:
+        """Bits of a matrix of floats; None: of codes."""
+        if self._forms.get(module, FLOAT) != FLOAT:
+            return None
+        return BY_STORED[self.dtype(f"{module}.weight")].bits
 
     @property
     def quantization(self) -> GgufQuantization | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from agq.artifact.reader import open_artifact
 from agq.checkpoint.compressed_tensors import ModuleScheme, activation_scheme, read_codes, read_scales
-from agq.checkpoint.folder import Checkpoint, open_checkpoint
+from agq.checkpoint.folder import FolderCheckpoint, open_checkpoint
 from agq.checkpoint.packing import check_range
 from agq.errors import AgqError
 from agq.formats import words
@@ -61,7 +61,7 @@ def _folded(named: Iterable[tuple[str, str]]) -> Iterator[str]:
         yield f"{fold_names(names)}: {problem}"
 
 
-def _config(checkpoint: Checkpoint) -> Iterator[str]:
+def _config(checkpoint: FolderCheckpoint) -> Iterator[str]:
     """Words of quantization_config that loaders take for granted, and agq.json where it says something else."""
     if checkpoint.quantization is None:
         return
@@ -80,7 +80,7 @@ def _config(checkpoint: Checkpoint) -> Iterator[str]:
         yield "agq.json: `sink_tokens`, but no linear of the blocks has dynamic 4-bit activations"
 
 
-def _recorded(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+def _recorded(checkpoint: FolderCheckpoint) -> Iterator[tuple[str, str]]:
     """Linears whose activations agq.json and config.json describe differently."""
     for module, recorded in checkpoint.record.activations.items():
         scheme = checkpoint.quantization.scheme(module) if checkpoint.quantization else None
@@ -92,11 +92,11 @@ def _words(scheme: ActivationScheme) -> str:
     return words.activations(scheme.format, scheme.group_size, scheme.symmetric)
 
 
-def _four_bits(checkpoint: Checkpoint, module: str) -> bool:
+def _four_bits(checkpoint: FolderCheckpoint, module: str) -> bool:
     return activation_scheme(checkpoint, module).coarse and module not in checkpoint.statics.inputs
 
 
-def _json_files(checkpoint: Checkpoint) -> Iterator[str]:
+def _json_files(checkpoint: FolderCheckpoint) -> Iterator[str]:
     for path in checkpoint.tokenizer_files():
         if path.suffix == ".json":
             try:
@@ -107,7 +107,7 @@ def _json_files(checkpoint: Checkpoint) -> Iterator[str]:
                 yield f"`{path.name}` cannot be read: {error.strerror or error}"
 
 
-def _expected(checkpoint: Checkpoint) -> set[str]:
+def _expected(checkpoint: FolderCheckpoint) -> set[str]:
     names = set(checkpoint.parts.dense_tensors())
     for linear in checkpoint.parts.all_linears():
         scheme = checkpoint.quantization.scheme(linear.module) if checkpoint.quantization else None
@@ -119,7 +119,7 @@ def _expected(checkpoint: Checkpoint) -> set[str]:
     return names
 
 
-def _names(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+def _names(checkpoint: FolderCheckpoint) -> Iterator[tuple[str, str]]:
     """Tensors that nobody asked for: leftovers of another scheme. RoPE's buffers in old checkpoints mean nothing."""
     expected = _expected(checkpoint)
     for name in checkpoint.names():
@@ -127,7 +127,7 @@ def _names(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
             yield name, "a tensor that the model does not have"
 
 
-def _quantized_values(checkpoint: Checkpoint, linear: Linear, scheme: ModuleScheme) -> Iterator[tuple[str, str]]:
+def _quantized_values(checkpoint: FolderCheckpoint, linear: Linear, scheme: ModuleScheme) -> Iterator[tuple[str, str]]:
     """Ranges of codes and zero points, scales that are finite and positive; a layer that is zero throughout."""
     module = linear.module
     try:
@@ -144,7 +144,7 @@ def _quantized_values(checkpoint: Checkpoint, linear: Linear, scheme: ModuleSche
         yield (tensor, problem) if problem else (module, error.message)
 
 
-def _float_values(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+def _float_values(checkpoint: FolderCheckpoint) -> Iterator[tuple[str, str]]:
     for name in checkpoint.names():
         if checkpoint.dtype(name) not in BY_STORED or name.endswith(".weight_scale"):
             continue
