@@ -19,6 +19,7 @@ FLOORS = (
     ("models", "numerics", "reporting"),
     ("recipe", "safetensors", "system"),
     ("checkpoint", "hub", "tokenizer"),
+    ("gguf",),
     ("artifact", "reference"),
     ("runtime", "text"),
     ("calibration", "evaluation", "inspect"),
@@ -28,7 +29,18 @@ FLOORS = (
     ("agq",),  # the package itself: agq/__init__.py and agq/__main__.py, which nobody imports
 )
 # Rooms that a Pi runs: neither they nor what they import may need torch.
-LIGHT = ("formats", "recipe", "safetensors", "system", "checkpoint", "tokenizer", "artifact", "runtime", "inspect")
+LIGHT = (
+    "formats",
+    "recipe",
+    "safetensors",
+    "system",
+    "checkpoint",
+    "tokenizer",
+    "gguf",
+    "artifact",
+    "runtime",
+    "inspect",
+)
 # Two modules of `system` tell torch its device and its threads; only commands that compute with torch import them.
 FOR_TORCH = ("agq.system.devices", "agq.system.torch_threads")
 HEAVY = ("torch", "transformers", "datasets", "compressed_tensors", "numerics", "reference", "quantization")
