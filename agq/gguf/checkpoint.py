@@ -201,7 +201,8 @@ class GgufCheckpoint(Checkpoint):
         tensor = self._located(name)
         data = self._sorted(name, tensor.data, rows)
         try:
-            values = np.array(dequantize(data, tensor.kind), dtype=np.float32)
+            with np.errstate(all="ignore"):  # values that are not finite are told where they matter
+                values = np.array(dequantize(data, tensor.kind), dtype=np.float32)
         except NotImplementedError as error:
             raise AgqError(
                 f"`{self.path}`: tensor `{tensor.name}` has type {tensor.type}, which cannot be read"
@@ -260,6 +261,8 @@ class GgufCheckpoint(Checkpoint):
         values = self.read_rows(f"{module}.weight", rows)
         groups = values.reshape(len(values), -1, GROUP)
         scale = np.abs(groups).max(axis=2) / np.float32(_ROUNDED_LIMIT)
+        if not np.isfinite(scale).all():
+            raise AgqError(f"`{self.path}`: `{module}.weight` holds values that are not finite", hint=_DAMAGED)
         codes = np.rint(groups / np.where(scale > 0, scale, np.float32(1))[:, :, None])
         lost = float(np.square(groups - codes * scale[:, :, None], dtype=np.float64).sum())
         sums = self._losses.setdefault(module, [0.0, 0.0])
