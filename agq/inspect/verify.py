@@ -123,7 +123,8 @@ def _names(checkpoint: FolderCheckpoint) -> Iterator[tuple[str, str]]:
     """Tensors that nobody asked for: leftovers of another scheme. RoPE's buffers in old checkpoints mean nothing."""
     expected = _expected(checkpoint)
     for name in checkpoint.names():
-        if name not in expected and not name.endswith((".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")):
+        buffer = name.endswith((".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias"))
+        if name not in expected and not buffer and not name.startswith(checkpoint.parts.left_out):
             yield name, "a tensor that the model does not have"
 
 

@@ -46,7 +46,7 @@ _SHARED = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype
 
 def text_part(config: Any) -> Any:
     """The config.json of the language model inside that of one of several kinds of input; any other as it is."""
-    if not isinstance(config, dict) or config.get("model_type") not in TEXT_PARTS:
+    if not isinstance(config, dict) or str(config.get("model_type")) not in TEXT_PARTS:
         return config
     inner = config.get("text_config")
     shared = {key: config[key] for key in _SHARED if key in config}

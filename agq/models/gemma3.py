@@ -48,4 +48,6 @@ def parts(spec: ModelSpec) -> ModelParts:
         ("language_model.lm_head.", "lm_head."),
         ("model.language_model.", "model."),
     )
-    return replace(decoder_parts(spec), aliases=inside)
+    return replace(
+        decoder_parts(spec), aliases=inside, left_out=("model.vision_tower.", "model.multi_modal_projector.")
+    )

@@ -101,6 +101,8 @@ class ModelParts:
     qkv_order: str = HEADS
     # How names in folders may begin, and how they begin here.
     aliases: tuple[tuple[str, str], ...] = ()
+    # How names of other parts of a larger model begin, which are left out.
+    left_out: tuple[str, ...] = ()
 
     def prefix(self, index: int) -> str:
         """Tensor-name prefix of a block, with its last dot."""

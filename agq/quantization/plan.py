@@ -64,6 +64,9 @@ class Plan:
                 f"the weights of `{self.checkpoint.path.name}` are quantized already ({rounded}): both errors add up, "
                 "and the unquantized model gives a better result"
             )
+        others = self.checkpoint.parts.left_out
+        if any(name.startswith(others) for name in self.checkpoint.names()):
+            notes.append("the model's text part is quantized and written; its other parts (vision) are left out")
         schemes = set(self.schemes.values())
         narrow = [scheme for scheme in schemes if scheme.weights.format.bits < BYTE_CODES.bits]
         asymmetric = any(not scheme.weights.symmetric for scheme in narrow)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from agq.checkpoint.attention_scales import AttentionScales
 from agq.models import ModelSpec
-from agq.models.parts import HEADS, qkv_rows
 from agq.reference.attention import Positions, Scoring, attend, attend_through, rotate, share_of_first
 from agq.reference.attention_log2 import attend_log2
 
@@ -80,7 +79,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 class Block:
     """linears: by role (see agq.models.parts.Linear). attention_norm and mlp_norm stand before attention and
     feed-forward (after the additions where the spec says so), attention_post and mlp_post after them. index: of the
-    block; qkv_order: of the rows of a fused projection.
+    block; qkv_rows: which rows of a fused projection are q's, k's and v's, int64.
 
     `keys_values` is applied to keys (after RoPE)
     and values, shape [batch, kv_heads, n, head_dim], `queries_keys` before that to queries and keys. `observe`, when
@@ -105,7 +104,7 @@ class Block:
     q_norm: Norm | None = None
     k_norm: Norm | None = None
     index: int = 0
-    qkv_order: str = HEADS
+    qkv_rows: tuple[Tensor, ...] = field(default=(), repr=False)
 
     def attention_input(self, h: Tensor) -> Tensor:
         return h if self.spec.norm_after or self.attention_norm is None else self.attention_norm(h)
@@ -149,7 +148,7 @@ class Block:
         if "qkv" in self.linears:
             fused = self.linears["qkv"]
             y = fused(fused.transform(x))
-            q, k, v = (y[..., rows] for rows in qkv_rows(self.spec, self.qkv_order))
+            q, k, v = (y.index_select(-1, rows) for rows in self.qkv_rows)
         else:
             roles = [self.linears[role] for role in ("q", "k", "v")]
             read = roles[0].transform(x)

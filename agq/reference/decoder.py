@@ -7,6 +7,7 @@ docs/arithmetic.md (activations, KV cache, output head) simulated in floats. The
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -22,7 +23,7 @@ from agq.errors import AgqError
 from agq.formats import HEAD, TABLES
 from agq.formats.activations import WIDE
 from agq.models import ModelParts, ModelSpec
-from agq.models.parts import BLOCK_NORMS
+from agq.models.parts import BLOCK_NORMS, qkv_rows
 from agq.numerics.trip import log2_softmax
 from agq.recipe import ActivationScheme
 from agq.reference.attention import Positions
@@ -54,6 +55,11 @@ class Parameters:
         self.device = torch.device(device)
         # Linears outside the blocks know no sink tokens.
         self._outside = {self.parts.head, self.parts.project_in, self.parts.project_out}
+
+    @cached_property
+    def qkv_rows(self) -> tuple[Tensor, ...]:
+        """Rows of a fused projection that are q's, k's and v's, int64."""
+        return tuple(torch.tensor(rows, device=self.device) for rows in qkv_rows(self.spec, self.parts.qkv_order))
 
     def tensor(self, name: str) -> Tensor:
         """float32 tensor `name`."""
@@ -114,7 +120,7 @@ class Parameters:
             q_norm=norms["q_norm"],
             k_norm=norms["k_norm"],
             index=index,
-            qkv_order=parts.qkv_order,
+            qkv_rows=self.qkv_rows,
         )
 
 

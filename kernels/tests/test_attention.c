@@ -40,8 +40,8 @@ static double row_error(int d, int from, int last, const int32_t *place, const f
     worst = fmax(worst, fabs((double)out[c] - s) / (relative * most_value));
   }
   if (!isfinite(out[0])) worst = INFINITY;
-  const double first = from ? 0 : p[0] / sum;
-  return fmax(worst, fabs((double)share - first) / (relative * first + 1e-30));
+  if (from) return share == 0 ? worst : INFINITY;
+  return fmax(worst, fabs((double)share - p[0] / sum) / (relative * (p[0] / sum) + 1e-30));
 }
 
 /* Keys and values that the cache of 8 bits holds exactly: integers of which one is 127, times a power of two of each

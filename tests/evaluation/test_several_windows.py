@@ -10,6 +10,10 @@ import pytest
 from agq.evaluation.methods import plan_tokens
 from agq.evaluation.perplexity import evaluate_plan
 from agq.evaluation.scorers import EngineScorer, default_rows
+from agq.reference.decoder import ReferenceModel
+from tests.families import CASES, make
+from tests.runtime.runtime_support import relative_error
+from tests.runtime.test_against_transformers import packed
 
 
 @pytest.mark.parametrize(
@@ -42,3 +46,16 @@ def test_long_windows_stay_alone(demo_artifact: Path) -> None:
 
 def test_rows_are_whole_chunks_of_the_engine() -> None:
     assert default_rows(32000) == 256 and default_rows(8192) == 512 and default_rows(128256) == 65
+
+
+@pytest.mark.parametrize("name", ["gpt_neox-dynamic", "phi4"])
+def test_windows_beyond_the_original_context_are_computed_at_once(name: str, tmp_path: Path) -> None:
+    """Their first keys, too, are turned by the frequencies of the whole length (40 is the original context)."""
+    path = packed(make(CASES[name]), tmp_path)
+    ids = np.random.default_rng(0).integers(3, 270, 60)
+    scorer = EngineScorer(path, 64, 1)
+    found = np.concatenate(list(scorer.logits(ids, 20, 40, 8)))
+    assert scorer.at_once(40) > 1 and scorer.at_once(41) == 1
+    scorer.close()
+    expected = ReferenceModel.from_folder(tmp_path / "model").logits(ids)[20:]
+    assert relative_error(found, expected) < 1e-4

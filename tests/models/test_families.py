@@ -224,7 +224,7 @@ def test_windows() -> None:
     assert spec_from_config(MISTRAL_7B | {"sliding_window": None}).window == 0
     silent = {key: value for key, value in MISTRAL_7B.items() if key != "sliding_window"}
     assert spec_from_config(silent).window == 4096  # what transformers' class has
-    assert spec_from_config(QWEN25_05B).window == 0
+    assert spec_from_config(QWEN25_05B | {"max_window_layers": 21}).window == 0  # `use_sliding_window` is false
     sliding = spec_from_config(QWEN25_05B | {"use_sliding_window": True, "max_window_layers": 21, "sliding_window": 99})
     assert (sliding.window, sliding.window_layers) == (99, (21, 22, 23))
     assert spec_from_config(GEMMA2_2B).window_layers == tuple(range(0, 26, 2))
@@ -251,6 +251,9 @@ def test_scalings() -> None:
     assert spec.rope.kind == "longrope" and spec.rope.depends_on_length and spec.context == 131072
     assert spec.rope.attention_factor == pytest.approx(1.1902380714)
     assert spec.rope.original_context == 4096
+    assert spec_from_config(PHI3_MINI | {"original_max_position_embeddings": 2048}).rope.original_context == 2048
+    outside = QWEN25_05B | {"rope_scaling": yarn, "original_max_position_embeddings": 1024}
+    assert spec_from_config(outside).rope.original_context == 1024
     spec = spec_from_config(PHI4_MINI)
     assert (spec.rotary_dim, spec.turned, len(spec.inv_freq(spec.rope)[0])) == (96, 96, 48)
     odd = spec_from_config(PYTHIA_160M | {"num_attention_heads": 16, "rotary_pct": 0.11})

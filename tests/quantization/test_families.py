@@ -117,13 +117,13 @@ def test_presets(models: dict[str, Path], name: str, preset: str, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "least"), [("w8a8", 0.999), ("w4a8", 0.999), ("w4a4", 0.97)])
+@pytest.mark.parametrize(("preset", "least"), [("w8a8", 0.999), ("w4a8", 0.999), ("w4a4", 0.97), ("agile", 0.97)])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_engine_computes_what_the_reference_does(
     models: dict[str, Path], name: str, preset: str, least: float, tmp_path: Path
 ) -> None:
-    """Codes differ where a value is at a tie; one of 4 bits is a fifteenth of the range, and random models pass it
-    on."""
+    """Codes differ where a value is at a tie; one of 4 bits is a fifteenth of the range, a power of two is half of the
+    next, and random models pass it on."""
     folder, output = tmp_path / "out", tmp_path / "model.agq.safetensors"
     quantized(models[name], folder, preset=preset)
     agq.pack(folder, output)
@@ -136,3 +136,20 @@ def test_the_engine_computes_what_the_reference_does(
 def test_the_user_is_told_what_is_left_out(models: dict[str, Path], tmp_path: Path) -> None:
     notes = planned(models["gemma2"], tmp_path / "out", preset="w4a8").notes
     assert any(note.startswith("transformation `r1` is left out: norms with gains") for note in notes)
+
+
+def test_a_model_that_reads_pictures_becomes_a_text_model(tmp_path: Path) -> None:
+    from agq.inspect.verify import problems_of_folder
+    from tests.reference.test_families import small_vision
+
+    torch.manual_seed(0)
+    folder = save_with_tokenizer(small_vision(CASES["gemma3"].config), tmp_path / "model")
+    assert not problems_of_folder(folder)
+    notes = planned(folder, tmp_path / "out", method="rtn").notes
+    assert any("other parts (vision) are left out" in note for note in notes)
+    quantized(folder, tmp_path / "out", method="rtn")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "gemma3_text"
+    with torch.no_grad():
+        whole = loaded(tmp_path / "out", "gemma3_text")(torch.as_tensor(IDS)[None]).logits[0].numpy()
+    floats = ReferenceModel.from_folder(tmp_path / "out", fake_quant=False)
+    assert relative_error(floats.logits(IDS), whole) < 2e-5

@@ -62,8 +62,12 @@ def test_hessians_of_an_unchanged_block(streams: tuple[Stream, Stream, Parameter
         wanted, beyond = target.block.inputs(target.hidden.states.clone(), target.positions)
         chosen: list[tuple[tuple[str, ...], torch.Tensor]] = []
         solved = {}
-        at_once = gather_hessians(stream, target, groups, lambda roles, x: chosen.append((roles, x)))
-        run_stages(stream, target, groups, lambda roles, x: chosen.append((roles, x)), solved.__setitem__)
+
+        def choose(roles: tuple[str, ...], x: torch.Tensor) -> None:
+            chosen.append((roles, x.clone()))  # without a norm it is a view of hidden states, which move on
+
+        at_once = gather_hessians(stream, target, groups, choose)
+        run_stages(stream, target, groups, choose, solved.__setitem__)
         assert torch.allclose(stream.hidden.states, out, atol=1e-5)
         assert torch.allclose(target.hidden.states, beyond, atol=1e-5)
     assert list(solved) == [roles for roles, _ in at_once] == list(groups)

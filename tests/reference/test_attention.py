@@ -46,7 +46,9 @@ def probabilities(
     return found / found.sum(axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize(("window", "cap"), [(0, 0.0), (33, 0.0), (0, 1.5), (33, 1.5), (1, 0.0), (400, 0.0)])
+@pytest.mark.parametrize(
+    ("window", "cap"), [(0, 0.0), (33, 0.0), (0, 1.5), (33, 1.5), (1, 0.0), (200, 0.0), (400, 0.0)]
+)
 @pytest.mark.parametrize("bias", ["none", "none, tokens left out", "alibi", "alibi, tokens left out"])
 def test_against_float64(bias: str, window: int, cap: float) -> None:
     q, k, v = inputs()

@@ -24,11 +24,11 @@ def logits_of(model: Any, ids: np.ndarray) -> np.ndarray:
         return model(torch.tensor(ids, dtype=torch.long)[None]).logits[0].float().numpy()
 
 
-def packed(model: Any, folder: Path) -> Path:
+def packed(model: Any, folder: Path, kv_bits: int = 32) -> Path:
     import agq
 
     output = folder / "model.agq.safetensors"
-    agq.pack(save_with_tokenizer(model, folder / "model"), output, weights="f32", kv_bits=32, head_bits=32)
+    agq.pack(save_with_tokenizer(model, folder / "model"), output, weights="f32", kv_bits=kv_bits, head_bits=32)
     return output
 
 

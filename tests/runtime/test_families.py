@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from agq.recipe.pruning import PruningOptions
+from agq.reference.decoder import ReferenceModel
+from agq.reference.pruning import pruned_states
 from agq.runtime.engine import Engine
 from tests.families import CASES, CLASSES, Case, drawn, make
 from tests.runtime.runtime_support import relative_error
@@ -56,3 +60,41 @@ def test_chosen_models(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("family", "seed"), DRAWN)
 def test_drawn_models(family: str, seed: int, tmp_path: Path) -> None:
     check(drawn(family, seed), tmp_path)
+
+
+# Of each feature that meets the KV cache one family.
+CACHED = ["mistral", "qwen3-types", "gemma2-caps", "gemma3", "phi4", "smollm3-window", "olmo2", "granite", "gpt_neox"]
+
+
+def errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Of each token, relative to the largest logit."""
+    return np.abs(found - expected).max(axis=1) / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", CACHED)
+def test_integer_caches(name: str, bits: int, tmp_path: Path) -> None:
+    """As the reference has them. A code at a tie moves one value of a head by a step."""
+    path = packed(make(CASES[name]), tmp_path, kv_bits=bits)
+    ids = np.random.default_rng(2).integers(3, 270, 80)
+    expected = ReferenceModel.from_folder(tmp_path / "model", kv_bits=bits).logits(ids)
+    with Engine(path, threads=1, context=128) as engine:
+        found = engine.forward(ids, logits="all")
+    assert np.median(errors(found, expected)) < 1e-3 and errors(found, expected).max() < 0.1
+
+
+@pytest.mark.parametrize("positions", ["safe", "paper"])
+@pytest.mark.parametrize("name", CACHED)
+def test_token_pruning(name: str, positions: str, tmp_path: Path) -> None:
+    path = packed(make(CASES[name]), tmp_path)
+    model = ReferenceModel.from_folder(tmp_path / "model")
+    options = PruningOptions("2", 0.4, positions)
+    ids = np.random.default_rng(3).integers(3, 270, 90)
+    expected = pruned_states(model, torch.as_tensor(ids), options, protect_wanted=False)
+    logits = model.scores(expected.hidden).numpy()
+    with Engine(path, threads=1, context=128, batch=96) as engine:
+        engine.set_pruning(options, protect_wanted=False)
+        found = engine.forward(ids, logits="all")
+        kept = engine.survivors()
+    assert np.array_equal(kept, expected.kept.numpy())
+    assert relative_error(found, logits) < BOUND

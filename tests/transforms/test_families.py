@@ -14,9 +14,12 @@ from agq.checkpoint import Checkpoint, open_checkpoint
 from agq.quantization.encode import TORCH_DTYPES
 from agq.quantization.outliers import inject_outliers
 from agq.quantization.transforms.finer import _normed
+from agq.quantization.transforms.inputs import gather
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
-from agq.reference.decoder import ReferenceModel
+from agq.reference.attention import Positions
+from agq.reference.decoder import Embedding, Parameters, ReferenceModel
+from agq.reference.stream import HiddenStates
 from tests.families import CASES, make
 from tests.transforms.transform_support import (
     logits,
@@ -130,3 +133,15 @@ def test_noise_behind_the_norm_of_queries(name: str, tmp_path: Path) -> None:
     found = _normed(parameters, block, "q_norm", y, noise)
     assert torch.allclose(found[0], expected[0], rtol=1e-5, atol=1e-6)
     assert torch.allclose(found[1], expected[1], rtol=1e-2, atol=1e-5)
+
+
+def test_inputs_are_gathered_before_the_hidden_states_move_on(tmp_path: Path) -> None:
+    """OLMo 2 reads the hidden states themselves, of which a sample must not be a view."""
+    checkpoint = open_checkpoint(saved("olmo2", tmp_path))
+    parameters, windows = Parameters(checkpoint), torch.arange(60).reshape(2, 30)
+    hidden = HiddenStates(windows, Embedding(parameters), torch.device("cpu"))
+    before, positions = hidden.states.clone(), Positions.of(checkpoint.spec, 30)
+    with torch.inference_mode():
+        found = gather(parameters.block(0), hidden, positions, 0)
+    assert torch.equal(found["attention"].sample, before.reshape(60, -1))
+    assert torch.allclose(found["attention"].mean, before.double().mean(dim=(0, 1)))

@@ -24,7 +24,7 @@ from torch import Tensor
 from agq.formats import PerGroup
 from agq.formats.activations import WIDE
 from agq.models import ModelSpec
-from agq.models.parts import BlockParts, qkv_rows
+from agq.models.parts import BlockParts
 from agq.numerics.quantizers import fake_quantize
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import PLACES
@@ -126,8 +126,7 @@ def _heads(
 
     if "qkv" in block.linears:
         fused = product("qkv")
-        rows = qkv_rows(spec, block.qkv_order)
-        query, key = fused[:, rows[0]], fused[:, rows[1]]
+        query, key = (fused[:, rows] for rows in parameters.qkv_rows[:2])
     else:
         query, key = product("q"), product("k")
     shape = (x.shape[0], -1, spec.head_dim)

@@ -41,7 +41,6 @@ def gather(block: Block, hidden: HiddenStates, positions: Positions, sinks: int)
     for part in hidden.parts():
         h = hidden.get(part)
         inputs, out = block.inputs(h, positions)
-        hidden.set(part, out)
         first = part.start * length
         here = wanted[(wanted >= first) & (wanted < first + h.shape[0] * length)] - first
         for place, x in zip(PLACES, inputs.values(), strict=True):
@@ -49,4 +48,5 @@ def gather(block: Block, hidden: HiddenStates, positions: Positions, sinks: int)
             samples[place].append(x[here.to(x.device)])
             both = torch.stack((x.square().sum(dim=0, dtype=torch.float64), x.sum(dim=0, dtype=torch.float64)))
             sums[place] = sums[place] + both if place in sums else both
+        hidden.set(part, out)  # last: without a norm before it attention reads the hidden states themselves
     return {place: Input(torch.cat(samples[place]), *(sums[place] / total)) for place in PLACES}

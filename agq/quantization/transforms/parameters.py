@@ -14,7 +14,6 @@ from torch import Tensor
 
 from agq.checkpoint import Checkpoint
 from agq.models import parts as parts_of
-from agq.models.parts import qkv_rows
 from agq.numerics.hadamard import basis, fwht, mean_keeping_rotation, random_rotation, random_signs
 from agq.quantization.encode import TORCH_DTYPES
 from agq.quantization.transforms.plan import TransformPlan
@@ -54,7 +53,6 @@ class TransformedParameters(Parameters):
             for place, role in _NORMS.items()
             if role in block.norms
         }
-        self._values = torch.tensor(qkv_rows(self.source, checkpoint.parts.qkv_order)[2])
 
     # ---- the interface of Parameters
 
@@ -242,7 +240,7 @@ class TransformedParameters(Parameters):
 
     def _value_rows(self, role: str) -> Tensor | slice:
         """The rows of `v` or of a fused projection that are values, in the order of their heads."""
-        return self._values.to(self.device) if role == "qkv" else slice(None)
+        return self.qkv_rows[2] if role == "qkv" else slice(None)
 
     def _outputs(self, index: int, role: str, rows: Tensor) -> Tensor:
         """What is done to the outputs of q, k, v, gate, up: rows is a weight [out, in] or a bias [out]."""
