@@ -122,6 +122,7 @@ def pack(
         raise UsageError(f"output `{output}` is a folder", hint="name a file, such as model.agq.safetensors")
     if output.exists() and any(output.samefile(path) for path in checkpoint.files()):
         raise UsageError(f"output `{output}` is a file of the model itself", hint="choose another name")
+    checkpoint.check_finite()
     plan = _Plan(checkpoint, weights, head_bits, embed_bits, kv_bits, attention or checkpoint.statics.attention)
     size = write_artifact(output, plan.model, plan.tensors(), plan.recipe(), plan.source(), _created_by(), progress)
     blocks = [info for name, info in plan.model.linears.items() if name.startswith("blocks.")]

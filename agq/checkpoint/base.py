@@ -127,6 +127,10 @@ class Checkpoint(ABC):
     def text(self, name: str) -> bytes | None:
         """A file by its name in a Hugging Face folder, such as tokenizer.json or config.json; None: there is none."""
 
+    def check_finite(self) -> None:  # noqa: B027 (most formats need none)
+        """Refuses (AgqError) weights that are NaN or infinite, by the names of their tensors: one pass through the
+        files. Here nothing is looked at, for formats whose values are checked where they are read."""
+
     def notes(self) -> list[str]:
         """What users are told once the model is packed: what was left out, what was stored otherwise."""
         return []

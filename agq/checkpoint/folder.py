@@ -10,6 +10,7 @@ import numpy as np
 
 from agq.checkpoint.base import Checkpoint, Scales
 from agq.checkpoint.compressed_tensors import CompressedTensors, read_codes, read_scales
+from agq.checkpoint.finite import all_finite
 from agq.checkpoint.quantization_config import Stored
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import FILE as STATIC_FILE
@@ -19,6 +20,7 @@ from agq.files import sha256_file
 from agq.formats.weights import BY_STORED
 from agq.models import parts, spec_from_config, text_part
 from agq.models.folding import fold_names
+from agq.reporting import console
 from agq.safetensors.files import SafetensorsFile, load_json
 
 SINGLE = "model.safetensors"
@@ -42,6 +44,8 @@ _CONVERT = (
     ".save_pretrained(NEW_FOLDER)`, and copy the tokenizer files"
 )
 _MAX_JSON = 256 << 20
+_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias")
+_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -105,6 +109,7 @@ class FolderCheckpoint(Checkpoint):
             self.parts = parts(self.spec)
         self.statics = read_statics(folder, self.record.values, self.parts)
         self._check_tensors()
+        self._say_left_out()
 
     @property
     def quantization(self) -> CompressedTensors | None:
@@ -128,6 +133,8 @@ class FolderCheckpoint(Checkpoint):
             file = SafetensorsFile(path)
             self._files.append(file)
             for stored in file.tensors:
+                if table is not None and table.get(stored, path.name) != path.name:
+                    continue  # a stale copy: the index gives the name to another shard
                 name = self._canonical(stored)
                 if name in self._where:
                     other = self._where[name][0].path.name
@@ -165,6 +172,34 @@ class FolderCheckpoint(Checkpoint):
             if linear.bias:
                 expected[f"{linear.module}.bias"] = (FLOATS, ((linear.out_features,),))
         return expected
+
+    def unneeded(self) -> list[str]:
+        """Stored tensors that the model does not have. RoPE's and masks' buffers of old checkpoints mean nothing."""
+        needed = set(self._expected())
+        for module in self._quantization.modules() if self._quantization is not None else ():
+            needed |= {f"{module}.weight_shape", f"{module}.weight_zero_point"}
+        if self.spec.tied:
+            needed.add(f"{self.parts.head}.weight")
+        return [
+            name
+            for name in self._where
+            if name not in needed and not name.endswith(_BUFFERS) and not name.startswith(self.parts.left_out)
+        ]
+
+    def unread_files(self) -> list[str]:
+        """Files of weights that the folder has beside those that are read."""
+        read = {file.path.name for file in self._files}
+        found = (path.name for path in self.path.iterdir() if path.suffix in _WEIGHT_FILES and path.is_file())
+        return sorted(name for name in found if name not in read and name != STATIC_FILE)
+
+    def _say_left_out(self) -> None:
+        tensors, files = self.unneeded(), self.unread_files()
+        if tensors:
+            console.warning(
+                f"`{self.path}` stores tensors that the model does not have, left out: {fold_names(sorted(tensors))}"
+            )
+        if files:
+            console.warning(f"`{self.path}` holds further files of weights, not read: {fold_names(files)}")
 
     def _check_tensors(self) -> None:
         if self.quantization is not None:
@@ -233,6 +268,19 @@ class FolderCheckpoint(Checkpoint):
     def scales(self, module: str) -> Scales:
         """Scales and zero points of a quantized linear."""
         return Scales(*read_scales(self, module))
+
+    def check_finite(self) -> None:
+        wrong = []
+        for name in self._expected():
+            dtype, values = self.read_raw(name)
+            if not all_finite(dtype, values):
+                wrong.append(name)
+            self.release(name)
+        if wrong:
+            raise AgqError(
+                f"`{self.path}` is damaged: values that are not finite in {fold_names(wrong)}",
+                hint="download the model again",
+            )
 
     def release(self, name: str) -> None:
         """The tensor's pages may leave memory."""

@@ -107,25 +107,10 @@ def _json_files(checkpoint: FolderCheckpoint) -> Iterator[str]:
                 yield f"`{path.name}` cannot be read: {error.strerror or error}"
 
 
-def _expected(checkpoint: FolderCheckpoint) -> set[str]:
-    names = set(checkpoint.parts.dense_tensors())
-    for linear in checkpoint.parts.all_linears():
-        scheme = checkpoint.quantization.scheme(linear.module) if checkpoint.quantization else None
-        names |= {linear.weight} if scheme is None else set(scheme.tensors(linear, ()))
-        if scheme is not None:
-            names |= {f"{linear.module}.weight_shape", f"{linear.module}.weight_zero_point"}
-        if linear.bias:
-            names.add(f"{linear.module}.bias")
-    return names
-
-
 def _names(checkpoint: FolderCheckpoint) -> Iterator[tuple[str, str]]:
-    """Tensors that nobody asked for: leftovers of another scheme. RoPE's buffers in old checkpoints mean nothing."""
-    expected = _expected(checkpoint)
-    for name in checkpoint.names():
-        buffer = name.endswith((".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias"))
-        if name not in expected and not buffer and not name.startswith(checkpoint.parts.left_out):
-            yield name, "a tensor that the model does not have"
+    """Tensors that nobody asked for: leftovers of another scheme."""
+    for name in checkpoint.unneeded():
+        yield name, "a tensor that the model does not have"
 
 
 def _quantized_values(checkpoint: FolderCheckpoint, linear: Linear, scheme: ModuleScheme) -> Iterator[tuple[str, str]]:

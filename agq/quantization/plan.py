@@ -141,6 +141,7 @@ def plan(
     checkpoint = open_source(folder, floats=True)
     if checkpoint.quantization is not None:
         raise AgqError(f"`{folder}` is quantized already", hint="start from the unquantized model")
+    checkpoint.check_finite()
     recipe.pruning.check(checkpoint.spec.layers)
     recipe, groups = fit_groups(checkpoint.parts, recipe)
     check_schemes(checkpoint.parts, recipe)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agq.checkpoint import Checkpoint
 from agq.checkpoint.compressed_tensors import INT, PACKED, quantization_config
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
@@ -22,9 +23,13 @@ from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
 from agq.recipe import ActivationScheme, Recipe, Scheme, WeightScheme
 from agq.recipe.schemes import FLOAT_INPUT
+from agq.reporting import console
 from agq.safetensors.shards import Entry, write_shards
+from agq.text.tokenizers import read_files
 
 SHARD_BYTES = 5_000_000_000
+# Files that hold a tokenizer where there is no tokenizer.json.
+_TOKENIZERS = ("vocab.json", "tokenizer.model")
 # Formats of a folder that may be asked for: short name -> that of compressed-tensors.
 CT_FORMATS = {"pack": PACKED, "int": INT}
 
@@ -181,6 +186,7 @@ def write_folder(
         atomic_write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         for name in checkpoint.texts():
             atomic_write_bytes(folder / name, checkpoint.text(name) or b"")
+        _write_tokenizer(folder, checkpoint)
         activations = activation_entries(parameters, schemes, clips)
         if statics is not None:
             add_entries(activations, statics)
@@ -201,6 +207,17 @@ def write_folder(
         atomic_write_text(folder / "recipe.yaml", recipe.to_yaml())
         total = sum((folder / name).stat().st_size for name in files)
     return Written(output, bits_per_weight(checkpoint.parts, schemes, entries), total, files)
+
+
+def _write_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
+    """tokenizer.json of a model that has its tokenizer in older files: `pack` and other software want one."""
+    if checkpoint.text("tokenizer.json") is None and any(name in _TOKENIZERS for name in checkpoint.texts()):
+        try:
+            document = read_files(checkpoint).document
+        except AgqError as error:
+            console.warning(f"no tokenizer.json is written, and `agq pack` will want one: {error.message}")
+            return
+        atomic_write_bytes(folder / "tokenizer.json", document)
 
 
 def activation_entries(

@@ -89,6 +89,7 @@ def kv_rotation(bits: int, head_dim: int) -> InputTransform:
 
 def eight_bit_rows(weight: Tensor) -> Tensor:
     """float32 [rows, columns] as an artifact holds the output head and the embedding with 8 bits: symmetric codes, one
-    scale per row (docs/arithmetic.md)."""
+    scale per row (docs/arithmetic.md). A row that is not finite has no codes and stays NaN."""
     grid = weight_grid(weight, BYTE_CODES.bits, True, weight.shape[1])
-    return dequantize_weight(quantize_weight(weight, grid), grid)
+    values = dequantize_weight(quantize_weight(weight, grid), grid)
+    return torch.where(torch.isfinite(weight).all(dim=1, keepdim=True), values, torch.nan)

@@ -42,6 +42,9 @@ class LinearPlan:
     prefill_kernel: str
 
 
+_MAX_POSITIONS = 2**31 - 1  # int32 in agq.h
+
+
 def default_context(artifact: Artifact) -> int:
     """Positions of a KV cache where nobody says: the model's context, at most 4096."""
     return min(artifact.spec.context, DEFAULT_CONTEXT)
@@ -99,6 +102,11 @@ class Engine:
             raise UsageError(f"{threads} threads cannot compute anything", hint="1 is the least")
         if self.context < 1 or slots < 1 or (batch is not None and batch < 1):
             raise UsageError("context, slots and batch must be at least 1")
+        if self.context * slots > _MAX_POSITIONS or (batch or 0) > _MAX_POSITIONS:
+            raise UsageError(
+                f"a context of {self.context} is more than the {_MAX_POSITIONS} positions that a KV cache can count",
+                hint=f"the model was trained for {self.spec.context}",
+            )
         if self.spec.position == "learned" and self.context > self.spec.context:
             raise UsageError(
                 f"a context of {self.context} is more than the {self.spec.context} positions that the model "

@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from agq.errors import AgqError
 
 MAX_HEADER = 100_000_000  # the format's own limit
 MAX_RANK = 16
+_DTYPE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")  # the form of the format's names of types
 
 # dtype -> (bytes per element, numpy type of the raw elements). BF16 and the FP8 types come as their bits.
 DTYPES: dict[str, tuple[int, str]] = {
@@ -112,7 +114,7 @@ def _tensor(name: str, entry: Any, where: str) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise bad("has no proper dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str) or not _DTYPE.fullmatch(dtype):
         raise bad(f"has an unknown dtype {str(dtype)[:40]!r}")
 
     def sizes(values: Any) -> bool:
@@ -122,6 +124,8 @@ def _tensor(name: str, entry: Any, where: str) -> TensorInfo:
         raise bad("has a shape that is not a list of sizes")
     if not sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise bad("has impossible data_offsets")
+    if dtype not in DTYPES:  # of a later version of the format: nothing can be said of its size
+        return TensorInfo(dtype, tuple(shape), offsets[0], offsets[1])
     needed = math.prod(shape) * DTYPES[dtype][0]
     if offsets[1] - offsets[0] != needed:
         raise bad(f"has {offsets[1] - offsets[0]} bytes where its shape {shape} of {dtype} needs {needed}")
@@ -138,7 +142,8 @@ def parse_header(read: Any, file_size: int, where: str) -> Header:
 
     Raises:
         AgqError: anything that the format forbids: header too large or truncated, invalid JSON, duplicate names,
-            unknown dtype, offsets that do not fit the shape, overlaps, holes, data missing or left over.
+            a dtype that is no name of one, offsets that do not fit the shape, overlaps, holes, data missing or left
+            over.
     """
     broken = "the file is damaged, incompletely downloaded, or not a safetensors file"
     if file_size < 8:
@@ -206,8 +211,13 @@ class SafetensorsFile:
         return self.header.tensors
 
     def raw(self, name: str) -> np.ndarray:
-        """The tensor's elements as a read-only view on the file (bits for BF16 and FP8)."""
+        """The tensor's elements as a read-only view on the file (bits for BF16 and FP8).
+
+        Raises AgqError: a dtype that agq does not know.
+        """
         info = self.tensors[name]
+        if info.dtype not in DTYPES:
+            raise AgqError(f"`{self.path}`: tensor `{name}` has a dtype that agq does not know: {info.dtype}")
         kind = np.dtype(DTYPES[info.dtype][1])
         if self._map is None or info.start == info.stop:
             return np.zeros(info.shape, kind)

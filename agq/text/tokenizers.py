@@ -9,7 +9,7 @@ import numpy as np
 
 from agq.checkpoint.base import Checkpoint
 from agq.errors import AgqError
-from agq.tokenizer.files import Texts, folder_texts, read_object, read_tokenizer_files
+from agq.tokenizer.files import Texts, TokenizerFiles, folder_texts, read_object, read_tokenizer_files
 from agq.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -79,10 +79,18 @@ def load_tokenizer(model: str | Path | Checkpoint) -> TextTokenizer:
     """
     path = model.path if isinstance(model, Checkpoint) else Path(model)
     texts = model.text if isinstance(model, Checkpoint) else folder_texts(path)
-    files = read_tokenizer_files(texts, f"`{path}`", lambda: convert(path, texts))
+    files = read_files(model)
     bos, eos = _ids(read_object(texts, "config.json", f"`{path}`"))
     special = {**files.named, "bos_id": bos, "eos_ids": [] if eos is None else [eos]}
     return TextTokenizer(Tokenizer(files.document, special=special, where=f"the tokenizer of `{path}`"))
+
+
+def read_files(model: str | Path | Checkpoint) -> TokenizerFiles:
+    """What a model's files say of its tokenizer, through transformers where only that can read them. AgqError as
+    read_tokenizer_files."""
+    path = model.path if isinstance(model, Checkpoint) else Path(model)
+    texts = model.text if isinstance(model, Checkpoint) else folder_texts(path)
+    return read_tokenizer_files(texts, f"`{path}`", lambda: convert(path, texts))
 
 
 def convert(folder: Path, texts: Texts) -> bytes | None:
