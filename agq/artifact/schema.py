@@ -253,7 +253,7 @@ def _special(value: Any) -> dict[str, Any]:
 
 def special_texts(special: dict[str, Any]) -> dict[str, str]:
     """Name -> text of every special token that has one: what chat templates may use."""
-    named = {name: special[name] for name in SPECIAL_TEXTS if special[name] is not None}
+    named: dict[str, str] = {name: special[name] for name in SPECIAL_TEXTS if special[name] is not None}
     return named | special.get(OTHERS, {})
 
 

@@ -71,8 +71,9 @@ static double measure_bandwidth(void) {
 static double clock_hz, peak;
 static const char *filter;
 
-static void bench(const char *label, int n, int k, int dtype, int group, int act_bits, int act_group, int m,
-                  int multiplier) {
+/* Seconds of one product; 0 where the filter leaves it out. minimum: with minima, which lie where the scales do. */
+static double bench(const char *label, int n, int k, int dtype, int group, int act_bits, int act_group, int m,
+                    int multiplier, int minimum) {
   agq_linear l = {.out_features = n,
                   .in_features = k,
                   .weight_dtype = dtype,
@@ -84,7 +85,7 @@ static void bench(const char *label, int n, int k, int dtype, int group, int act
                   .multiplier = multiplier};
   char line[160];
   snprintf(line, sizeof line, "%-10s m=%-4d %5dx%-5d g%-4d %-22s", label, m, n, k, group, agq_linear_kernel(&l, m));
-  if (filter && !strstr(line, filter)) return;
+  if (filter && !strstr(line, filter)) return 0;
   l.weight_bytes = (size_t)agq_linear_weight_bytes(&l);
   l.scale_bytes = (size_t)agq_linear_scale_bytes(&l);
   uint8_t *w = aligned_alloc(64, l.weight_bytes + 64), *scale = aligned_alloc(64, l.scale_bytes / 64 * 64 + 64);
@@ -95,6 +96,8 @@ static void bench(const char *label, int n, int k, int dtype, int group, int act
   for (int i = 0; i < m * k; i++) x[i] = random_float();
   l.weight = w;
   l.scale = scale;
+  uint8_t *minima = minimum ? aligned_alloc(64, l.scale_bytes / 64 * 64 + 64) : NULL;
+  if (minimum) l.minimum = memcpy(minima, scale, l.minimum_bytes = l.scale_bytes);
   agq_act a = {0};
   agq_prepared p;
   if (agq_linear_prepare(&p, &agq_kernels_native, &l, 0) != AGQ_OK) abort();
@@ -111,10 +114,9 @@ static void bench(const char *label, int n, int k, int dtype, int group, int act
   for (int i = 0; i < panels / piece; i++) best[i] = 1e9;
   for (int r = 0; r < 3000 && (r < 5 || spent < 0.3); r++) {
     double t0 = now();
-    if (act_bits != 32) {
-      agq_act_init(&a, &p, m, workspace);
-      agq_act_quantize(&a, &p, x, (size_t)k, 0, agq_act_token_panels(&a), row);
-    }
+    agq_act_init(&a, &p, m, workspace);
+    if (act_bits != 32) agq_act_quantize(&a, &p, x, (size_t)k, 0, agq_act_token_panels(&a), row);
+    else agq_act_floats(&a, &p, x, (size_t)k, 0, m);
     double t1 = now();
     if (t1 - t0 < quantize) quantize = t1 - t0;
     for (int i = 0; i < panels / piece; i++) {
@@ -130,16 +132,37 @@ static void bench(const char *label, int n, int k, int dtype, int group, int act
   product = fastest * panels / piece;
   printf("%s %7.1f MAC/cycle", line, macs / product / clock_hz);
   if (peak > 0 && act_bits != 32) printf(" %5.1f %% of peak", 100 * macs / product / peak);
-  if (m == 1) printf(" %6.1f GB/s", (double)(l.weight_bytes + l.scale_bytes) / product * 1e-9);
+  if (m == 1) printf(" %6.1f GB/s", (double)(l.weight_bytes + l.scale_bytes + l.minimum_bytes) / product * 1e-9);
   if (act_bits != 32) printf("   quantizing: %4.1f %% more", 100 * quantize / product);
   printf("\n");
   fflush(stdout);
   free(w);
   free(scale);
+  free(minima);
   free(x);
   free(y);
   free(workspace);
   free(row);
+  return product + (act_bits == 32 ? 0 : quantize);
+}
+
+/* What minima cost: the same linears without and with them, quantizing included. */
+static void minima(void) {
+  static const struct {
+    const char *name, *with;
+    int dtype, act_bits, act_group;
+  } kinds[] = {{"W4A8 g32", "W4A8 min", AGQ_U4, 8, 32},
+               {"W4A16 g32", "W4A16 min", AGQ_U4, 32, 0},
+               {"W8A8 g32", "W8A8 min", AGQ_I8, 8, 32}};
+  static const int shapes[][2] = {{576, 1536}, {1536, 576}, {4096, 4096}};
+  for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++)
+    for (unsigned s = 0; s < sizeof shapes / sizeof *shapes; s++)
+      for (int m = 1; m <= 256; m += 255) {
+        const int n = shapes[s][0], k = shapes[s][1], dtype = kinds[i].dtype, bits = kinds[i].act_bits;
+        const double without = bench(kinds[i].name, n, k, dtype, 32, bits, kinds[i].act_group, m, 0, 0),
+                     with = bench(kinds[i].with, n, k, dtype, 32, bits, kinds[i].act_group, m, 0, 1);
+        if (without > 0 && with > 0) printf("  with minima %.3f times as long\n", with / without);
+      }
 }
 
 int main(int argc, char **argv) {
@@ -173,11 +196,12 @@ int main(int argc, char **argv) {
     const int wide = kinds[i].act_bits == 32 ? 4 : 1;
     for (unsigned j = 0; j < sizeof widths / sizeof widths[0]; j++)
       bench(kinds[i].name, (widths[j] == 512 ? 512 : 2048) / wide, 2048, kinds[i].dtype, kinds[i].group,
-            kinds[i].act_bits, kinds[i].act_group, widths[j], kinds[i].multiplier);
+            kinds[i].act_bits, kinds[i].act_group, widths[j], kinds[i].multiplier, 0);
     bench(kinds[i].name, 1024 / wide, 1024, kinds[i].dtype, kinds[i].group, kinds[i].act_bits, kinds[i].act_group, 1,
-          kinds[i].multiplier);
+          kinds[i].multiplier, 0);
     bench(kinds[i].name, 32768 / wide, 4096, kinds[i].dtype, kinds[i].group, kinds[i].act_bits, kinds[i].act_group, 1,
-          kinds[i].multiplier);
+          kinds[i].multiplier, 0);
   }
+  minima();
   return 0;
 }

@@ -52,9 +52,23 @@ static void test_float_kernels(unsigned s) {
     }
 }
 
+/* Rows whose last unit is cut, where eight columns do not fit any more. */
+static void test_cut(int dtype) {
+  for (int k = 74; k < 80; k += 3)
+    for (int minima = 0; minima < 2; minima++) {
+      problem p;
+      make(&p, 20, k, dtype, 0, 32, 0, 0, 0, AGQ_F32, FILL_RANDOM);
+      if (minima) make_minima(&p);
+      check_float("a cut unit", &p, 1), check_float("a cut unit", &p, 7);
+      destroy(&p);
+    }
+}
+
 int main(void) {
   if (!test_begin()) return 0;
   for (unsigned s = 0; s < SHAPES; s++)
     if (test_takes(s)) test_float_kernels(s);
+  test_cut(AGQ_U4);
+  test_cut(AGQ_I8);
   return test_end("float");
 }

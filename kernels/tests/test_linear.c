@@ -101,6 +101,9 @@ static void test_validation(void) {
   REJECT(AGQ_OK, l.scale_dtype = AGQ_F16);
   REJECT(AGQ_OK, l.minimum = l.scale; l.minimum_bytes = l.scale_bytes);
   REJECT(AGQ_ERR_ARGUMENT, l.minimum = l.scale; l.minimum_bytes = l.scale_bytes - 1);
+  REJECT(AGQ_ERR_UNSUPPORTED, l.minimum = l.scale; l.minimum_bytes = l.scale_bytes; l.act_static = 1;
+         l.act_symmetric = 0; l.act_group = 0; l.act_scale = 1; l.act_bits = 4; l.act_exponent = l.weight;
+         l.act_exponent_bytes = 0);
   REJECT(AGQ_ERR_ARGUMENT, l.weight_dtype = AGQ_F16; l.in_features = 32; l.act_bits = 32; l.minimum = l.scale);
   REJECT(AGQ_ERR_ARGUMENT, l.weight = 0);
   REJECT(AGQ_ERR_ARGUMENT, l.weight_bytes--);
@@ -246,6 +249,33 @@ static void test_sinks(void) {
       }
 }
 
+/* Panels of a linear as a linear of their own: the same rows. */
+static void test_slice(void) {
+  enum { N = 70, K = 128, M = 3 };
+  float x[M * (K + X_GAP)], y[M * (N + Y_GAP)], z[M * 32];
+  for (int bits = 4; bits <= 32; bits *= bits == 8 ? 4 : 2) {
+    problem p;
+    make(&p, N, K, AGQ_U4, 64, bits, 0, bits != 4, bits == 8, AGQ_F16, FILL_RANDOM);
+    make_minima(&p);
+    fill_tokens(x, M, K, 0);
+    compute(&agq_kernels_native, &p.l, x, M, y, 0, 0);
+    agq_prepared whole;
+    test_expect(agq_linear_prepare(&whole, &agq_kernels_native, &p.l, 0) == AGQ_OK, "agq_linear_prepare");
+    const agq_prepared part = agq_linear_slice(&whole, 2, 4);
+    void *workspace = test_alloc(agq_act_workspace(&whole, M)), *scratch = test_alloc(agq_act_scratch(&whole));
+    agq_act a;
+    agq_act_init(&a, &whole, M, workspace);
+    if (bits == 32) agq_act_floats(&a, &whole, x, K + X_GAP, 0, M);
+    else agq_act_quantize(&a, &whole, x, K + X_GAP, 0, agq_act_token_panels(&a), scratch);
+    agq_linear_run(&part, &a, x, K + X_GAP, M, z, 32, 0, 2);
+    int same = 1;
+    for (int t = 0; t < M; t++) same &= !memcmp(z + 32 * t, y + (size_t)t * (N + Y_GAP) + 32, 32 * sizeof *z);
+    test_expect(same, "agq_linear_slice: rows differ");
+    free(workspace), free(scratch);
+    destroy(&p);
+  }
+}
+
 int main(void) {
   if (!test_begin()) return 0;
   test_quantize();
@@ -253,6 +283,7 @@ int main(void) {
   test_validation();
   test_forward();
   test_prepare();
+  test_slice();
   test_sinks();
   return test_end("linear");
 }

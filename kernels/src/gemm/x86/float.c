@@ -76,6 +76,30 @@ INLINE void multiply_one(const int N, const float *w, int stride, int columns, c
   for (int i = 0; i < N; i++) acc[i] = c[i];
 }
 
+INLINE vf load_float(const void *w, size_t at, const int dtype) {
+  return dtype == AGQ_F32    ? vf_load((const float *)w + at)
+         : dtype == AGQ_BF16 ? vf_load_bf16((const uint16_t *)w + at)
+                             : vf_load_f16((const uint16_t *)w + at);
+}
+
+/* One token times panels [panel, panel + P) of floats, which are used as they lie. */
+INLINE void floats_one(const agq_linear *l, const int dtype, int panel, const int P, const float *x, vf *f) {
+  const size_t k = (size_t)l->in_features, bytes = dtype == AGQ_F32 ? 4 : 2;
+  const char *w = (const char *)l->weight + (size_t)panel * k * AGQ_PANEL * bytes;
+  vf c[ONE_PANELS * AGQ_NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < P * AGQ_NV; i++) c[i] = vf_zero();
+  for (size_t at = 0; at < k; at++, w += AGQ_PANEL * bytes) {
+    const vf b = vf_set(x[at]);
+#pragma GCC unroll 16
+    for (int i = 0; i < P * AGQ_NV; i++)
+      c[i] = vf_madd(load_float(w + (size_t)(i / AGQ_NV) * k * AGQ_PANEL * bytes, (size_t)(i % AGQ_NV * AGQ_VL), dtype),
+                     b, c[i]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < P * AGQ_NV; i++) f[i] = c[i];
+}
+
 /* Columns [column, column + n) of one panel to float32, `to` advancing by `stride` floats per column. U4 and I8: code -
  * zero. */
 INLINE void convert(const agq_linear *l, const int dtype, int panel, int column, int n, const vf *zero, float *to,
@@ -105,10 +129,7 @@ INLINE void convert(const agq_linear *l, const int dtype, int panel, int column,
   for (int c = 0; c < n; c++)
 #pragma GCC unroll 4
     for (int i = 0; i < AGQ_NV; i++) {
-      const size_t at = first + (size_t)c * AGQ_PANEL + i * AGQ_VL;
-      const vf v = dtype == AGQ_F32    ? vf_load((const float *)l->weight + at)
-                   : dtype == AGQ_BF16 ? vf_load_bf16((const uint16_t *)l->weight + at)
-                                       : vf_load_f16((const uint16_t *)l->weight + at);
+      const vf v = load_float(l->weight, first + (size_t)c * AGQ_PANEL + i * AGQ_VL, dtype);
       vf_store(to + (size_t)c * stride + i * AGQ_VL, v);
     }
 }
@@ -137,6 +158,11 @@ INLINE void float_panels(const agq_float_tile *t, const int dtype, int panel, co
   vf f[BATCH * PANELS * AGQ_NV > ONE_PANELS * AGQ_NV ? BATCH * PANELS * AGQ_NV : ONE_PANELS * AGQ_NV];
   vf part[sizeof f / sizeof f[0]];
   vf zero[ONE_PANELS * AGQ_NV];
+  if (!coded && tokens == 1) {
+    floats_one(l, dtype, panel, P, x, f);
+    write_out(t, token, tokens, panel, vectors, f, vectors);
+    return;
+  }
   for (int i = 0; i < tokens * vectors; i++) f[i] = vf_zero();
   for (int g = 0; g < groups; g++) {
     vf *sum = f;
