@@ -90,11 +90,12 @@ def pack(
     progress: Callable[[int, int, str], None] | None = None,
     attention: list[AttentionScales] | None = None,
     embed_bits: int | None = None,
+    act_bits: int | None = None,
 ) -> PackReport:
-    """Packs a model folder into one file.
+    """Packs a model folder or a GGUF file into one file.
 
     Args:
-        source: a compressed-tensors folder, or an unquantized one.
+        source: a compressed-tensors folder, an unquantized one, or a GGUF file.
         kv_bits: KV cache of the runs to come, 4, 8 or 32; default agq.json's, else 8, or 32 where all weights are
             floats.
         head_bits: output head (and embedding, when tied) in 8, 16 or 32 bits; default agq.json's, else 8, or the
@@ -107,6 +108,8 @@ def pack(
             the folder's.
         embed_bits: an embedding that is not tied to the head in 8 (a scale per row), 16 or 32 bits; default agq.json's,
             else 8 where the folder is quantized and its head has 8 bits, or the type that the folder stores it in.
+        act_bits: of a GGUF file: inputs of linears of codes with 8 bits in groups of 32 columns (the default), or 16:
+            floats. A folder says it itself.
 
     Raises:
         UsageError: wrong option values. AgqError: anything wrong with the folder, disk full.
@@ -116,7 +119,7 @@ def pack(
         raise UsageError(f"unknown weights `{weights}`", hint=f"weights: {', '.join(WEIGHTS)}")
     for widths, bits in ((KV_CACHE, kv_bits), (HEAD, head_bits), (EMBEDDING, embed_bits)):
         widths.check(bits, UsageError)
-    checkpoint = open_source(source)
+    checkpoint = open_source(source, act_bits)
     output = Path(output)
     if output.is_dir():
         raise UsageError(f"output `{output}` is a folder", hint="name a file, such as model.agq.safetensors")

@@ -81,8 +81,7 @@ class ArtifactModel:
     def abi(self) -> int:
         """The oldest version, from LEAST_ABI on, that knows every field that is not as before."""
         ropes = [rope for rope in (self.spec.rope, self.spec.rope_local) if rope is not None]
-        known = [newest(item) for item in (self.spec, *ropes)] + [info.abi for info in self.linears.values()]
-        known.append(newest(self))
+        known = [newest(item) for item in (self, self.spec, *ropes)] + [info.abi for info in self.linears.values()]
         if self.embed_in_head and self.linears["head"].dtype not in EMBED_TYPES:
             known.append(_EMBED_IN_CODES)
         if OTHERS in self.special:
@@ -254,7 +253,7 @@ def _special(value: Any) -> dict[str, Any]:
 
 def special_texts(special: dict[str, Any]) -> dict[str, str]:
     """Name -> text of every special token that has one: what chat templates may use."""
-    named = {name: special[name] for name in SPECIAL_TEXTS if special[name] is not None}
+    named: dict[str, str] = {name: special[name] for name in SPECIAL_TEXTS if special[name] is not None}
     return named | special.get(OTHERS, {})
 
 

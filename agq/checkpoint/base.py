@@ -1,37 +1,19 @@
 """A model as its users read it, whatever it is stored as: a folder (folder.py), or a GGUF file (agq/gguf/)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from agq.checkpoint.quantization_config import ModuleScheme
+from agq.checkpoint.compressed_tensors import Quantization
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
 from agq.formats.cache import DEFAULT_TABLE
 from agq.models import ModelParts, ModelSpec
 from agq.safetensors.files import bf16_to_f32
-
-
-class Quantization(Protocol):
-    """Which linear of a checkpoint is stored as codes, and how."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What the file says of it, for records (JSON)."""
-        ...
-
-    def scheme(self, module: str) -> ModuleScheme | None:
-        """How a linear is quantized; None: it is stored in floating point."""
-        ...
-
-    def modules(self) -> Collection[str]:
-        """The quantized linears."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +38,7 @@ class Checkpoint(ABC):
         quantization: None where all linears are floats.
         record: the validated agq.json (defaults where there is none). agq: agq.json as a dict ({} without one).
         statics: quantizers of static activations (empty where there are none).
+        rounded: types that weights which are read as floats have been rounded to before, in words; "" for none.
     """
 
     path: Path
@@ -65,6 +48,7 @@ class Checkpoint(ABC):
     record: AgqRecord
     agq: dict[str, Any]
     statics: StaticRecord
+    rounded: str = ""
 
     @property
     @abstractmethod

@@ -1,7 +1,8 @@
 """The quantized linears of compressed-tensors folders: codes, scales and zero points."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,6 +21,7 @@ __all__ = [
     "PACKED",
     "CompressedTensors",
     "ModuleScheme",
+    "Quantization",
     "QuantizedSource",
     "StoredLinear",
     "activation_scheme",
@@ -30,11 +32,28 @@ __all__ = [
 ]
 
 
+class Quantization(Protocol):
+    """Which linear of a checkpoint is stored as codes, and how."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the file says of it, for records (JSON)."""
+        ...
+
+    def scheme(self, module: str) -> ModuleScheme | None:
+        """How a linear is quantized; None: it is stored in floating point."""
+        ...
+
+    def modules(self) -> Collection[str]:
+        """The quantized linears."""
+        ...
+
+
 class QuantizedSource(TensorSource, Protocol):
     """A checkpoint that says how its linears are quantized."""
 
     @property
-    def quantization(self) -> CompressedTensors | None:
+    def quantization(self) -> Quantization | None:
         """config.json's word; None: nothing is quantized."""
         ...
 

@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed file, folder, recipe name or hub id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Packed file, folder, GGUF file, recipe name or hub id.")
+    ],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object with every layer.")] = False,
 ) -> None:
     """Show what a model or packed file is and how it is computed.
@@ -38,10 +40,15 @@ def info(
 def describe(model: str) -> dict[str, Any]:
     """describe_artifact or describe_folder of MODEL."""
     from agq.artifact import open_artifact
+    from agq.gguf.files import is_gguf
     from agq.hub import find_model
     from agq.inspect.describe import describe_artifact, describe_folder
 
     path, _ = find_model(model)
+    if is_gguf(path):
+        from agq.runtime.cache import open_model
+
+        return describe_artifact(open_model(path, console.say))
     if path.is_dir():
         from agq.checkpoint import open_checkpoint
 

@@ -25,11 +25,11 @@ def pack(
         typer.Argument(
             metavar="MODEL",
             show_default=False,
-            help="A quantized folder, or an unquantized model (folder, recipe name or hub id).",
+            help="A quantized folder, an unquantized model (folder, recipe name or hub id), or a GGUF file.",
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", show_default=False, help=f"Default: DIR's name + {SUFFIX}, here.")
+        Path | None, typer.Option("--output", "-o", show_default=False, help=f"Default: MODEL's name + {SUFFIX}, here.")
     ] = None,
     weights: Annotated[
         str | None,
@@ -68,25 +68,36 @@ def pack(
             help="Embedding with a head of its own. Default: 8 where a quantized folder's head has 8, else as stored.",
         ),
     ] = None,
+    act_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--act-bits",
+            metavar="8|16",
+            show_default=False,
+            help="Of a GGUF file: inputs of linears with 8 bits in groups of 32, or 16: floats. Default 8.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Pack a folder into one file in the layout of the kernels.
+    """Pack a folder or a GGUF file into one file in the layout of the kernels.
 
     The file holds weights, tokenizer, chat template, recipe and checksums: all that `agq run` needs.
     """
     from agq.artifact.pack import pack as pack_folder
+    from agq.gguf.files import is_gguf, stem
     from agq.hub import find_model
     from agq.kinds import LOOKED_AT, kind_of
     from agq.reporting.output import human_size, print_json, print_pairs
 
     source, _ = find_model(folder)
-    if source.is_file():
+    if source.is_file() and not is_gguf(source):
         with open(source, "rb") as file:
             kind = kind_of(file.read(LOOKED_AT))
         what, hint = (kind.name, kind.advice) if kind else ("a file", "pass the folder that holds config.json")
-        raise UsageError(f"`{folder}` is {what}, not a model folder", hint=hint)
-    path = output if output is not None else Path(source.resolve().name + SUFFIX)
+        raise UsageError(f"`{folder}` is {what}, neither a model folder nor GGUF", hint=hint)
+    name = stem(source) if source.is_file() else source.resolve().name
+    path = output if output is not None else Path(name + SUFFIX)
     if path.exists() and not force:
         raise AgqError(f"`{path}` exists", hint="choose another name with -o, or pass `--force`")
     with console.progress("pack", unit="MB") as bar:
@@ -101,12 +112,15 @@ def pack(
             kv_bits=kv_bits,
             head_bits=head_bits,
             embed_bits=embed_bits,
+            act_bits=act_bits,
             weights=weights,
             progress=progress,
         )
     if json:
         print_json(report.to_dict())
         return
+    for note in report.notes:
+        console.say(note)
     schemes = "; ".join(f"{count} x {scheme}" for scheme, count in report.schemes.items())
     print_pairs(
         {

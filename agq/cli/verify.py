@@ -24,11 +24,16 @@ def verify(
     A packed file: every byte against its SHA-256. A folder: tensors, shapes, schemes and values. Exit code 1 names
         each problem.
     """
+    from agq.gguf.files import is_gguf
     from agq.hub import find_model
     from agq.inspect.verify import verify as check
     from agq.reporting.output import print_json
 
     path, _ = find_model(model)
+    if is_gguf(path):
+        from agq.runtime.cache import open_model
+
+        path = Path(open_model(path, console.say).path)
     form, problems = check(path)
     if json_output:
         print_json({"path": model, "form": form, "ok": not problems, "problems": problems})

@@ -16,6 +16,7 @@ import numpy as np
 
 from agq.errors import AgqError
 from agq.formats import words
+from agq.gguf.files import is_gguf
 from agq.text.tokenizers import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ def open_scorer(
     fake_quant: bool = True,
     device: str | None = None,
 ) -> Scorer:
-    """The scorer of a file (packed artifact) or folder.
+    """The scorer of a file (packed artifact, or GGUF, which is packed into the cache) or folder.
 
     Args:
         seq_len: the longest window to come. threads: default as engine or torch choose. batch: tokens computed at once
@@ -330,6 +331,11 @@ def open_scorer(
         return ReferenceScorer(path, fake_quant, threads, device)
     if not path.exists():
         raise AgqError(f"no such file or folder: `{path}`")
+    if is_gguf(path):
+        from agq.reporting import console
+        from agq.runtime.cache import open_model
+
+        path = Path(open_model(path, console.say).path)
     return EngineScorer(path, seq_len, threads, batch)
 
 

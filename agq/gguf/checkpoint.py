@@ -19,7 +19,7 @@ from agq.errors import AgqError
 from agq.files import sha256_file
 from agq.formats import PerGroup
 from agq.formats.activations import WIDE
-from agq.formats.weights import BYTE_CODES
+from agq.formats.weights import BY_STORED, BYTE_CODES
 from agq.gguf.forms import FLOAT, Form, settle
 from agq.gguf.metadata import architecture, to_config
 from agq.gguf.names import Names, row_orders
@@ -85,6 +85,8 @@ class GgufCheckpoint(Checkpoint):
         if not floats and not self.spec.tied and self._table_of_codes():
             self._forms[self.parts.embed] = Form(True, BYTE_CODES.bits)
         self._quantization = self._schemes(activations)
+        if floats:
+            self.rounded = ", ".join(dict.fromkeys(type for type in self._types.values() if type not in FLOATS))
         self._settle_widths()
         self._losses: dict[str, list[float]] = {}
         self._tokenizer_notes: list[str] = []
@@ -149,11 +151,14 @@ class GgufCheckpoint(Checkpoint):
 
     def _settle_widths(self) -> None:
         """A head and an embedding of floats stay so; an embedding of codes that is not the head becomes float32."""
-        widths = {}
-        for name, module in (("head_bits", self.parts.head), ("embed_bits", self.parts.embed)):
-            if self._forms.get(module, FLOAT) == FLOAT and self._quantization is not None:
-                widths[name] = 16 if self.dtype(f"{module}.weight") in ("F16", "BF16") else 32
-        self.record = AgqRecord(**widths)
+        if self._quantization is not None:
+            self.record = AgqRecord(head_bits=self._width(self.parts.head), embed_bits=self._width(self.parts.embed))
+
+    def _width(self, module: str) -> int | None:
+        """Bits of a matrix of floats; None: of codes."""
+        if self._forms.get(module, FLOAT) != FLOAT:
+            return None
+        return BY_STORED[self.dtype(f"{module}.weight")].bits
 
     @property
     def quantization(self) -> GgufQuantization | None:
@@ -196,7 +201,8 @@ class GgufCheckpoint(Checkpoint):
         tensor = self._located(name)
         data = self._sorted(name, tensor.data, rows)
         try:
-            values = np.array(dequantize(data, tensor.kind), dtype=np.float32)
+            with np.errstate(all="ignore"):  # values that are not finite are told where they matter
+                values = np.array(dequantize(data, tensor.kind), dtype=np.float32)
         except NotImplementedError as error:
             raise AgqError(
                 f"`{self.path}`: tensor `{tensor.name}` has type {tensor.type}, which cannot be read"
@@ -255,6 +261,8 @@ class GgufCheckpoint(Checkpoint):
         values = self.read_rows(f"{module}.weight", rows)
         groups = values.reshape(len(values), -1, GROUP)
         scale = np.abs(groups).max(axis=2) / np.float32(_ROUNDED_LIMIT)
+        if not np.isfinite(scale).all():
+            raise AgqError(f"`{self.path}`: `{module}.weight` holds values that are not finite", hint=_DAMAGED)
         codes = np.rint(groups / np.where(scale > 0, scale, np.float32(1))[:, :, None])
         lost = float(np.square(groups - codes * scale[:, :, None], dtype=np.float64).sum())
         sums = self._losses.setdefault(module, [0.0, 0.0])

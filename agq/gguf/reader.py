@@ -50,7 +50,7 @@ class _Reader(GGUFReader):
 
     def _strings(self, offset: int, count: int) -> tuple[list[memoryview], int]:
         """Texts that stand one after the other, each behind its length; and where they end."""
-        memory = memoryview(self.data)
+        memory = memoryview(self.data.data)
         if count > (len(memory) - offset) // 8:
             raise ValueError("the file ends too early")
         found = []

@@ -10,7 +10,7 @@ from agq.models import RopeSpec
 # Tensors of factors that divide the frequencies.
 FACTORS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 # LLaMA 3.1's and 3.2's own: the file has the factors that they give, not the values themselves.
-_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context": 8192}
+_LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
 _CLOSE = 1e-5  # relative: factors are float32, computed by torch
 
 
@@ -60,13 +60,17 @@ def _longrope(metadata: Metadata, config: dict[str, Any], long: Any, short: Any)
 
 def _llama3(metadata: Metadata, config: dict[str, Any], factors: list[float], turned: int) -> dict[str, Any]:
     """LLaMA 3's scaling where its own values give these factors; else the factors for sequences of all lengths."""
-    guess = {**_LLAMA3, "factor": max(factors)}
-    if guess["factor"] >= 1:
-        plain, _ = RopeSpec(theta=config["rope_theta"]).inv_freq(turned)
-        scaled, _ = RopeSpec(theta=config["rope_theta"], kind="llama3", **guess).inv_freq(turned)
-        if all(abs(a / b - c) <= _CLOSE * c for a, b, c in zip(plain, scaled, factors, strict=True)):
-            guess["original_max_position_embeddings"] = guess.pop("original_context")
-            return {"rope_type": "llama3", **guess}
+    theta, factor = config["rope_theta"], max(factors)
+    guess = RopeSpec(theta, "llama3", factor, _LOW, _HIGH, _ORIGINAL)
+    plain, scaled = RopeSpec(theta).inv_freq(turned)[0], guess.inv_freq(turned)[0]
+    if all(abs(a / b - c) <= _CLOSE * c for a, b, c in zip(plain, scaled, factors, strict=True)):
+        return {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": _LOW,
+            "high_freq_factor": _HIGH,
+            "original_max_position_embeddings": _ORIGINAL,
+        }
     return {
         "rope_type": "longrope",
         "long_factor": factors,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from agq.artifact.reader import Artifact
-from agq.checkpoint.folder import Checkpoint
+from agq.checkpoint.base import Checkpoint
 from agq.errors import AgqError
 from agq.formats import activation_format, cache_format, integer_format, words
 from agq.formats.cache import LOG2_CACHE

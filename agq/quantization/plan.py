@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 
 from agq.calibration.file import StatisticsFile, check_model, open_statistics
-from agq.checkpoint import Checkpoint, open_checkpoint
+from agq.checkpoint import Checkpoint
 from agq.checkpoint.compressed_tensors import PACKED
 from agq.errors import AgqError, UsageError
 from agq.files import check_absent_or_empty, ensure_free_space
 from agq.formats import PerGroup
 from agq.formats.activations import WIDE
 from agq.formats.weights import BYTE_CODES
+from agq.gguf.files import is_gguf, stem
+from agq.gguf.opening import open_source
 from agq.hub import find_model
 from agq.quantization.checks import Needs, check_memory, check_schemes, estimate, fit_groups, tuning_bytes
 from agq.quantization.transforms.plan import TransformPlan, feasible
@@ -57,6 +59,11 @@ class Plan:
     def notes(self) -> list[str]:
         """What the user should know of the result, in plain sentences."""
         notes = [self.groups] if self.groups else []
+        if rounded := self.checkpoint.rounded:
+            notes.append(
+                f"the weights of `{self.checkpoint.path.name}` are quantized already ({rounded}): both errors add up, "
+                "and the unquantized model gives a better result"
+            )
         schemes = set(self.schemes.values())
         narrow = [scheme for scheme in schemes if scheme.weights.format.bits < BYTE_CODES.bits]
         asymmetric = any(not scheme.weights.symmetric for scheme in narrow)
@@ -95,7 +102,9 @@ class Plan:
 
 def default_output(model: str, recipe: Recipe) -> Path:
     """`<model>-W4A8` in the current folder."""
-    return Path(f"{Path(model).name.partition('@')[0]}-{recipe.scheme.name}")
+    path = Path(model)
+    name = stem(path) if is_gguf(path) else path.name.partition("@")[0]
+    return Path(f"{name}-{recipe.scheme.name}")
 
 
 def plan(
@@ -126,7 +135,7 @@ def plan(
     chosen = automatic or changes.preset is not None
     recipe = effective_recipe(recipe or named, changes, automatic)
     _check_calibration_options(recipe, changes, run.calibration)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_source(folder, floats=True)
     if checkpoint.quantization is not None:
         raise AgqError(f"`{folder}` is quantized already", hint="start from the unquantized model")
     checkpoint.check_finite()

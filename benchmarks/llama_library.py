@@ -1,0 +1,133 @@
+"""llama.cpp as a library: a GGUF file's logits, for perplexities, texts and times of the same file in both programs.
+
+Any build of libllama will do that exports its C API: a path, or an installed Python package that carries one
+(`llama-cpp-python`, `xllamacpp`). Its structs of parameters are taken as they come from its own functions of defaults;
+only the numbers at the beginning of the context's are changed, and found by their default values.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+# Packages that carry libllama, and the file in them.
+PACKAGES = {"llama_cpp": "lib/libllama.so", "xllamacpp": "xllamacpp.abi3.so"}
+_WORDS = 256  # of int32: more than any struct of parameters has
+_CONTEXT, _BATCH, _UBATCH = 0, 1, 2  # n_ctx, n_batch, n_ubatch
+_THREADS = 4  # default of n_threads and n_threads_batch, which stand side by side
+
+
+class _Parameters(ctypes.Structure):
+    """Parameters that the library gave out; passed by value, where the callee reads as many bytes as it knows."""
+
+    _fields_ = [("words", ctypes.c_int32 * _WORDS)]
+
+
+class _Batch(ctypes.Structure):
+    """`llama_batch`."""
+
+    _fields_ = [
+        ("n_tokens", ctypes.c_int32),
+        ("token", ctypes.c_void_p),
+        ("embd", ctypes.c_void_p),
+        ("pos", ctypes.c_void_p),
+        ("n_seq_id", ctypes.c_void_p),
+        ("seq_id", ctypes.c_void_p),
+        ("logits", ctypes.c_void_p),
+    ]
+
+
+_Log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_silent = _Log(lambda level, text, data: None)
+
+
+def find_library(path: str | None = None) -> Path:
+    """The library at `path`, else that of an installed package. FileNotFoundError where there is none."""
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"`{path}` is not a file")
+        return Path(path)
+    for package, name in PACKAGES.items():
+        found = importlib.util.find_spec(package)
+        for folder in (found.submodule_search_locations or []) if found is not None else []:
+            if (Path(folder) / name).is_file():
+                return Path(folder) / name
+    raise FileNotFoundError(f"no libllama: name one, or install one of {', '.join(PACKAGES)}")
+
+
+class LlamaCpp:
+    """A GGUF file in llama.cpp, one sequence.
+
+    Args:
+        context: most tokens. batch: most tokens that are computed at once. threads: of both phases.
+
+    Raises:
+        RuntimeError: the library cannot open the file, or lacks memory.
+    """
+
+    def __init__(self, library: Path, model: Path, context: int, batch: int = 512, threads: int = 1):
+        c = ctypes.CDLL(str(library))
+        self._c = c
+        for name in (
+            "llama_model_load_from_file",
+            "llama_init_from_model",
+            "llama_model_get_vocab",
+            "llama_get_memory",
+        ):
+            getattr(c, name).restype = ctypes.c_void_p
+        c.llama_get_logits.restype = ctypes.POINTER(ctypes.c_float)
+        c.llama_log_set(_silent, None)
+        c.llama_backend_init()
+        self._model = c.llama_model_load_from_file(str(model).encode(), self._defaults("llama_model_default_params"))
+        if not self._model:
+            raise RuntimeError(f"llama.cpp cannot open `{model}`")
+        parameters = self._defaults("llama_context_default_params")
+        words = parameters.words
+        words[_CONTEXT], words[_BATCH], words[_UBATCH] = context, batch, min(batch, words[_UBATCH])
+        places = [i for i in range(3, 16) if words[i] == _THREADS and words[i + 1] == _THREADS]
+        if not places:
+            raise RuntimeError("this libllama has other parameters than those that are known")
+        words[places[0]] = words[places[0] + 1] = threads
+        self._context = c.llama_init_from_model(ctypes.c_void_p(self._model), parameters)
+        if not self._context:
+            raise RuntimeError("llama.cpp cannot make a context")
+        self._batch = batch
+        vocabulary = ctypes.c_void_p(c.llama_model_get_vocab(ctypes.c_void_p(self._model)))
+        self.vocab = int(c.llama_vocab_n_tokens(vocabulary))
+
+    def _defaults(self, name: str) -> _Parameters:
+        function = getattr(self._c, name)
+        function.restype = _Parameters
+        found: _Parameters = function()
+        return found
+
+    def clear(self) -> None:
+        """Forgets the sequence."""
+        memory = ctypes.c_void_p(self._c.llama_get_memory(ctypes.c_void_p(self._context)))
+        self._c.llama_memory_clear(memory, ctypes.c_bool(False))
+
+    def forward(self, ids: np.ndarray, wanted: str = "last") -> np.ndarray:
+        """Continues the sequence by token ids. Logits float32 [n, vocab] of "all" of them, or [1, vocab] of the
+        "last"."""
+        parts = []
+        for start in range(0, len(ids), self._batch):
+            tokens = np.ascontiguousarray(ids[start : start + self._batch], dtype=np.int32)
+            flags = np.full(len(tokens), wanted == "all", np.int8)
+            last = start + len(tokens) == len(ids)
+            flags[-1] = flags[-1] or last
+            batch = _Batch(n_tokens=len(tokens), token=tokens.ctypes.data, logits=flags.ctypes.data)
+            if self._c.llama_decode(ctypes.c_void_p(self._context), batch) != 0:
+                raise RuntimeError("llama_decode failed")
+            count = int(flags.sum())
+            if count:
+                found = self._c.llama_get_logits(ctypes.c_void_p(self._context))
+                parts.append(np.ctypeslib.as_array(found, (count, self.vocab)).copy())
+        return np.concatenate(parts)
+
+    def close(self) -> None:
+        """Frees model and context."""
+        self._c.llama_free(ctypes.c_void_p(self._context))
+        self._c.llama_model_free(ctypes.c_void_p(self._model))
