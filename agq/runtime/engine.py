@@ -21,6 +21,7 @@ from agq.system.threads import resolve_threads
 DEFAULT_CONTEXT = 4096  # positions, where the model has more and nobody says
 CHUNK = 256  # tokens given to C at once: Ctrl-C is heard between two chunks
 _ERROR_BYTES = 512
+_MOST = (1 << 31) - 1  # of an int32_t in agq_options
 # Status codes of agq.h, for people.
 _STATUS = {
     "AGQ_ERR_ARGUMENT": "bad argument",
@@ -99,6 +100,12 @@ class Engine:
             raise UsageError(f"{threads} threads cannot compute anything", hint="1 is the least")
         if self.context < 1 or slots < 1 or (batch is not None and batch < 1):
             raise UsageError("context, slots and batch must be at least 1")
+        for name, value in (("context", self.context), ("slots", slots), ("batch", batch or 1)):
+            if value > _MOST:
+                raise UsageError(
+                    f"{name} is {value}, more than the {_MOST} that the kernels can count",
+                    hint=f"the model was made for a context of {self.spec.context}",
+                )
         if self.spec.position == "learned" and self.context > self.spec.context:
             raise UsageError(
                 f"a context of {self.context} is more than the {self.spec.context} positions that the model "
