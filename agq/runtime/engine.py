@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,6 +167,7 @@ class Engine:
         tokens: Sequence[int] | np.ndarray,
         slot: int | Sequence[int] | np.ndarray = 0,
         logits: str | Sequence[bool] | np.ndarray = "last",
+        progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
         """Appends tokens and returns logits, float32 [n, vocab]. On any error, and on Ctrl-C, nothing is appended.
 
@@ -174,6 +175,7 @@ class Engine:
             tokens: ids [n], each in 0..vocab-1.
             slot: the sequence to append to; or one number per token, tokens of a slot contiguous and in order.
             logits: "last", "all", "none", or a mask [n].
+            progress: told (done, n) after each call of C.
 
         Raises:
             AgqError: ids out of range, no tokens, more tokens than the slot has positions left.
@@ -198,7 +200,7 @@ class Engine:
             self._check_prompt(ids.size, before)
             out = np.empty((int(want.sum()), self.vocab), np.float32)
             try:
-                self._run(ids, slots, want, out, before)
+                self._run(ids, slots, want, out, before, progress)
             except BaseException:
                 for number, length in before.items():
                     self._c.agq_engine_slot_truncate(self._engine, number, length)
@@ -247,7 +249,13 @@ class Engine:
         )
 
     def _run(
-        self, ids: np.ndarray, slots: np.ndarray, want: np.ndarray, out: np.ndarray, before: dict[int, int]
+        self,
+        ids: np.ndarray,
+        slots: np.ndarray,
+        want: np.ndarray,
+        out: np.ndarray,
+        before: dict[int, int],
+        progress: Callable[[int, int], None] | None,
     ) -> None:
         ffi, c = self._ffi, self._c
         if self.spec.position == "rope":
@@ -269,6 +277,8 @@ class Engine:
                 reason = text(c.agq_engine_error(self._engine)) or known.get(status, f"status {status}")
                 raise AgqError(f"the engine failed: {reason}")
             done += rows
+            if progress is not None:
+                progress(part.stop, ids.size)
 
     def _set_rope(self, slot: int, length: int) -> None:
         """Frequencies for a sequence that will be `length` tokens long: only dynamic scaling depends on it."""
