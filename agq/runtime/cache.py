@@ -34,6 +34,20 @@ def packed_path(folder: Path) -> Path:
     return cache_dir() / "packed" / f"{folder.resolve().name}-{folder_key(folder)}.agq.safetensors"
 
 
+def find_model(path: str | os.PathLike[str]) -> Path:
+    """The path of an artifact or model folder that is there.
+
+    Raises:
+        AgqError: it is not.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise AgqError(
+            f"`{path}` does not exist", hint="give a packed artifact (`agq pack` makes one) or a model folder"
+        )
+    return path
+
+
 def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Artifact:
     """Opens an artifact; a model folder is packed into the cache first, unless it has not changed since.
 
@@ -43,12 +57,8 @@ def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Arti
     Raises:
         AgqError: no such file or folder, and whatever open_artifact and pack raise.
     """
-    path = Path(path)
+    path = find_model(path)
     if not path.is_dir():
-        if not path.exists():
-            raise AgqError(
-                f"`{path}` does not exist", hint="give a packed artifact (`agq pack` makes one) or a model folder"
-            )
         return open_artifact(path)
     target = packed_path(path)
     if target.exists():
