@@ -150,7 +150,7 @@ class _InOrder:
                 values = {"error": request.error}
             if values is None:
                 return
-            asked = {}
+            asked: dict[str, Any] = {}
             if self._echo:
                 asked = {"prompt": request.prompt} if request.prompt is not None else {"messages": request.messages}
             print_json({"id": request.id} | asked | values)

@@ -162,6 +162,18 @@ def test_words_are_not_broken_at_the_edge(chat_artifact: Path, call) -> None:
     assert terminal.close() == 0
 
 
+def test_progress_of_a_long_prompt(demo_artifact: Path, tmp_path: Path) -> None:
+    """From the second second on, erased before the text; by the scalar kernels, which are slow."""
+    (tmp_path / "long.txt").write_text("The river flows to the north. " * 600)
+    terminal = Terminal(
+        "run", demo_artifact, "-f", tmp_path / "long.txt", "-c", 8000, "-n", 3, "-t", 1, AGQ_ISA="scalar"
+    )
+    seen = terminal.expect("3 tokens, ") + terminal.seen
+    line = r"prompt \d+/(\d+) tokens, [\d.e+]+ tok/s, [\d:]+ s left"
+    assert re.search(line, seen), seen
+    assert terminal.close() == 0
+
+
 def test_sampling_is_for_terminals(chat_artifact: Path, tmp_path: Path, call) -> None:
     """The model's authors said `do_sample: false`; without their word an answer on a terminal is sampled."""
     import agq
