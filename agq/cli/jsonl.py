@@ -150,9 +150,8 @@ class _InOrder:
                 values = {"error": request.error}
             if values is None:
                 return
-            asked: dict[str, Any] = {}
-            if self._echo:
-                asked = {"prompt": request.prompt} if request.prompt is not None else {"messages": request.messages}
+            asked = {"prompt": request.prompt, "messages": request.messages} if self._echo else {}
+            asked = {name: value for name, value in asked.items() if value is not None}
             print_json({"id": request.id} | asked | values)
             self._next = next(self._requests, None)
 

@@ -224,6 +224,8 @@ def run(
     elif skip_done is not None or parallel is not None:
         name = "--skip-done" if skip_done is not None else "--parallel"
         raise UsageError(f"{name} needs --jsonl", hint="one prompt is answered alone")
+    if echo and json_output:
+        raise UsageError("--echo goes with plain text only", hint="leave out --json: its last line has the whole text")
     if system is not None and chat is False:
         raise UsageError("--system and --no-chat exclude each other", hint="a system message is a part of a chat")
     if speculate and temp:
@@ -252,8 +254,8 @@ def run(
             f"--system needs a chat template, and `{model}` has none", hint="write the text that is to be continued"
         )
     chats = templated if chat is None else chat
-    if echo and jsonl is None and (chats or json_output):
-        raise UsageError("--echo goes with plain text only", hint="leave it out, or use --no-chat without --json")
+    if echo and jsonl is None and chats:
+        raise UsageError("--echo goes with plain text only", hint="leave it out, or continue the text with --no-chat")
     watched = talking or (not piped and not json_output and console.is_terminal(sys.stdout))
     given = {"temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repeat_penalty}
     sampler = sampler_for(artifact, watched and not speculate, given, seed)
