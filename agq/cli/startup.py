@@ -26,7 +26,20 @@ def first_token(
     Raises:
         AgqError: the process fails; with what it said.
     """
-    command = [sys.executable, "-m", "agq", "run", str(artifact), prompt, "-n", "1", "-t", str(threads), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "agq",
+        "run",
+        str(artifact),
+        prompt,
+        "-n",
+        "1",
+        "-t",
+        str(threads),
+        "--json",
+        "--no-chat",
+    ]
     if kv_bits is not None:
         command += ["--kv-bits", str(kv_bits)]
     package = str(Path(__file__).resolve().parents[2])

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from agq.system.threads import resolve_threads
 DEFAULT_CONTEXT = 4096  # positions, where the model has more and nobody says
 CHUNK = 256  # tokens given to C at once: Ctrl-C is heard between two chunks
 _ERROR_BYTES = 512
+_MOST = (1 << 31) - 1  # of an int32_t in agq_options
 # Status codes of agq.h, for people.
 _STATUS = {
     "AGQ_ERR_ARGUMENT": "bad argument",
@@ -42,7 +43,6 @@ class LinearPlan:
     prefill_kernel: str
 
 
-_MAX_POSITIONS = 2**31 - 1  # int32 in agq.h
 
 
 def default_context(artifact: Artifact) -> int:
@@ -102,11 +102,12 @@ class Engine:
             raise UsageError(f"{threads} threads cannot compute anything", hint="1 is the least")
         if self.context < 1 or slots < 1 or (batch is not None and batch < 1):
             raise UsageError("context, slots and batch must be at least 1")
-        if self.context * slots > _MAX_POSITIONS or (batch or 0) > _MAX_POSITIONS:
-            raise UsageError(
-                f"a context of {self.context} is more than the {_MAX_POSITIONS} positions that a KV cache can count",
-                hint=f"the model was trained for {self.spec.context}",
-            )
+        for name, value in (("context", self.context), ("slots", slots), ("batch", batch or 1)):
+            if value > _MOST:
+                raise UsageError(
+                    f"{name} is {value}, more than the {_MOST} that the kernels can count",
+                    hint=f"the model was made for a context of {self.spec.context}",
+                )
         if self.spec.position == "learned" and self.context > self.spec.context:
             raise UsageError(
                 f"a context of {self.context} is more than the {self.spec.context} positions that the model "
@@ -168,6 +169,7 @@ class Engine:
         tokens: Sequence[int] | np.ndarray,
         slot: int | Sequence[int] | np.ndarray = 0,
         logits: str | Sequence[bool] | np.ndarray = "last",
+        progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
         """Appends tokens and returns logits, float32 [n, vocab]. On any error, and on Ctrl-C, nothing is appended.
 
@@ -175,6 +177,7 @@ class Engine:
             tokens: ids [n], each in 0..vocab-1.
             slot: the sequence to append to; or one number per token, tokens of a slot contiguous and in order.
             logits: "last", "all", "none", or a mask [n].
+            progress: told (done, n) after each call of C.
 
         Raises:
             AgqError: ids out of range, no tokens, more tokens than the slot has positions left.
@@ -199,7 +202,7 @@ class Engine:
             self._check_prompt(ids.size, before)
             out = np.empty((int(want.sum()), self.vocab), np.float32)
             try:
-                self._run(ids, slots, want, out, before)
+                self._run(ids, slots, want, out, before, progress)
             except BaseException:
                 for number, length in before.items():
                     self._c.agq_engine_slot_truncate(self._engine, number, length)
@@ -248,7 +251,13 @@ class Engine:
         )
 
     def _run(
-        self, ids: np.ndarray, slots: np.ndarray, want: np.ndarray, out: np.ndarray, before: dict[int, int]
+        self,
+        ids: np.ndarray,
+        slots: np.ndarray,
+        want: np.ndarray,
+        out: np.ndarray,
+        before: dict[int, int],
+        progress: Callable[[int, int], None] | None,
     ) -> None:
         ffi, c = self._ffi, self._c
         if self.spec.position == "rope":
@@ -270,6 +279,8 @@ class Engine:
                 reason = text(c.agq_engine_error(self._engine)) or known.get(status, f"status {status}")
                 raise AgqError(f"the engine failed: {reason}")
             done += rows
+            if progress is not None:
+                progress(part.stop, ids.size)
 
     def _set_rope(self, slot: int, length: int) -> None:
         """Frequencies for a sequence that will be `length` tokens long: only some scalings depend on it."""

@@ -1,7 +1,7 @@
 """Generating text: prompt in, pieces of text out as they are complete, and numbers at the end."""
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from agq.artifact.reader import Artifact
 from agq.errors import AgqError, UsageError
 from agq.runtime.engine import Engine
 from agq.runtime.lookup import Lookup
+from agq.runtime.output import Output
 from agq.runtime.sampling import Sampler
-from agq.runtime.tokenizer import StreamDecoder, Tokenizer
+from agq.runtime.tokenizer import Tokenizer
 from agq.system.process import peak_rss_bytes
 
 
@@ -61,40 +62,6 @@ class Statistics:
         return asdict(self)
 
 
-class StopStrings:
-    """Holds text back as long as it may be the beginning of a stop string."""
-
-    def __init__(self, stops: Sequence[str]):
-        self._stops = [stop for stop in stops if stop]
-        self._held = ""
-
-    def push(self, text: str) -> tuple[str, bool]:
-        """(text that can be shown, whether a stop string was met; the text then ends before the earliest one)."""
-        if not self._stops:
-            return text, False
-        self._held += text
-        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if places:
-            shown, self._held = self._held[: min(places)], ""
-            return shown, True
-        keep = max(self._suffix(stop) for stop in self._stops)
-        cut = len(self._held) - keep
-        shown, self._held = self._held[:cut], self._held[cut:]
-        return shown, False
-
-    def _suffix(self, stop: str) -> int:
-        """Length of the longest end of the held text that `stop` begins with."""
-        for size in range(min(len(stop) - 1, len(self._held)), 0, -1):
-            if self._held.endswith(stop[:size]):
-                return size
-        return 0
-
-    def finish(self) -> str:
-        """What is still held back: it is no stop string."""
-        held, self._held = self._held, ""
-        return held
-
-
 class Generation:
     """An iterator of `Piece`s. `statistics` is complete when it is exhausted or closed; `prompt` and `tokens` hold
     the ids.
@@ -110,6 +77,7 @@ class Generation:
             not computed again.
         cached: ids that the slot holds; the caller's record, usually `history()` of an earlier generation.
         speculate: tokens that prompt look-up proposes at once, at most; 0: none. The text is the same.
+        progress: told (done, total) as the prompt is computed, in tokens; what the slot held is not counted.
 
     Raises:
         AgqError: empty prompt; prompt that leaves no room in the context; prompt look-up with a sampler that is not
@@ -128,12 +96,12 @@ class Generation:
         slot: int = 0,
         cached: Sequence[int] = (),
         speculate: int = 0,
+        progress: Callable[[int, int], None] | None = None,
     ):
         self._started = time.perf_counter()
         self._engine, self._tokenizer, self._slot = engine, tokenizer, slot
         self._sampler = sampler or Sampler()
         self._limit = max_tokens
-        self._eos = frozenset(end_tokens(engine.artifact) if eos_ids is None else eos_ids)
         self.prompt = tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
         if not self.prompt:
             raise AgqError("the prompt is empty", hint="give the model some text to continue")
@@ -144,14 +112,13 @@ class Generation:
             check_speculation(engine, self._sampler, speculate)
         self._lookup = Lookup(speculate) if speculate else None
         self._ready: list[int] = []  # chosen and not given out yet
-        self._stops = StopStrings(stop)
-        self._decoder = StreamDecoder(tokenizer, self.prompt)
+        ends = frozenset(end_tokens(engine.artifact) if eos_ids is None else eos_ids)
+        self._output = Output(tokenizer, self.prompt, ends, stop, max_tokens, engine.context)
+        self._progress = progress
         self._fed = list(cached[: engine.length(slot)])
-        self._text: list[str] = []
         self.statistics = Statistics(
             prompt_tokens=len(self.prompt), seed=None if self._sampler.greedy else self._sampler.seed
         )
-        self.tokens: list[int] = []
         self._decode_seconds, self._decode_steps = 0.0, 0
         self._pieces = self._run()
 
@@ -164,6 +131,11 @@ class Generation:
         raise AgqError(
             f"the prompt has {count} tokens, but the context holds {context}, the generated text included", hint=hint
         )
+
+    @property
+    def tokens(self) -> list[int]:
+        """Ids that were generated so far."""
+        return self._output.tokens
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -180,9 +152,11 @@ class Generation:
         """Ids that the slot holds now: for `cached` of the next generation."""
         return self._fed[: self._engine.length(self._slot)]
 
-    def _feed(self, tokens: list[int], logits: str = "last") -> np.ndarray:
+    def _feed(
+        self, tokens: list[int], logits: str = "last", progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
         """Logits of the last token, or of all of them."""
-        rows = self._engine.forward(tokens, slot=self._slot, logits=logits)
+        rows = self._engine.forward(tokens, slot=self._slot, logits=logits, progress=progress)
         self._fed += tokens
         if not np.isfinite(rows.max()):
             raise AgqError("the model's output is not a number", hint="check the artifact with `agq verify`")
@@ -200,8 +174,10 @@ class Generation:
         self._engine.truncate(self._slot, same)
         del self._fed[same:]
         self.statistics.cached_tokens = same
+        if self._progress is not None:
+            self._progress(0, len(self.prompt) - same)
         start = time.perf_counter()
-        logits: np.ndarray = self._feed(self.prompt[same:])[-1]
+        logits: np.ndarray = self._feed(self.prompt[same:], progress=self._progress)[-1]
         self.statistics.prefill_tokens_per_s = (len(self.prompt) - same) / max(time.perf_counter() - start, 1e-9)
         return logits
 
@@ -211,17 +187,12 @@ class Generation:
         self.statistics.time_to_first_token_s = time.perf_counter() - self._started
         if self._lookup is not None:
             self._lookup.append([*self.prompt, token])
-        while token not in self._eos:
-            self.tokens.append(token)
-            text, stopped = self._stops.push(self._decoder.push(token))
-            yield self._piece(token, text)
-            if stopped:
-                return self._complete("stop")
-            if self._limit is not None and len(self.tokens) >= self._limit:
-                reason = "length"
+        while True:
+            text = self._output.push(token)
+            if self._output.reason == "eos":
                 break
-            if len(self.prompt) + len(self.tokens) > self._engine.context:
-                reason = "context"
+            yield Piece(token, text)
+            if self._output.reason:
                 break
             if not self._ready:
                 start = time.perf_counter()
@@ -229,13 +200,10 @@ class Generation:
                 self._decode_seconds += time.perf_counter() - start
             token = self._ready.pop(0)
             self._decode_steps += 1
-        else:
-            reason = "eos"
-        text, stopped = self._stops.push(self._decoder.finish())
-        text += "" if stopped else self._stops.finish()
+        text = self._output.finish()
         if text:
-            yield self._piece(None, text)
-        self._complete("stop" if stopped and reason != "eos" else reason)
+            yield Piece(None, text)
+        self._complete(self._output.reason)
 
     def _step(self, token: int) -> list[int]:
         """The tokens after `token`: one, and with look-up those of its proposal that the model chooses, too."""
@@ -274,7 +242,7 @@ class Generation:
         statistics = self.statistics
         if statistics.finish_reason:
             return
-        statistics.text = "".join(self._text)
+        statistics.text = self._output.text
         statistics.tokens = len(self.tokens)
         statistics.finish_reason = reason
         statistics.peak_rss_bytes = peak_rss_bytes()
@@ -285,10 +253,6 @@ class Generation:
         """The next token after the text and `more`."""
         seen = [*self.prompt, *self.tokens, *more] if self._sampler.repetition_penalty != 1 else ()
         return self._sampler(logits, seen)
-
-    def _piece(self, token: int | None, text: str) -> Piece:
-        self._text.append(text)
-        return Piece(token, text)
 
 
 def check_speculation(engine: Engine, sampler: Sampler, speculate: int) -> None:

@@ -93,6 +93,10 @@ class Sampler:
         self.seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         self._random = np.random.Generator(np.random.PCG64(self.seed)) if temperature > 0 else None
 
+    def with_seed(self, seed: int) -> "Sampler":
+        """The same settings with another seed, at the beginning of its random numbers."""
+        return Sampler(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, seed)
+
     @property
     def greedy(self) -> bool:
         """No randomness."""

@@ -2,15 +2,18 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from agq.artifact.reader import Artifact
 from agq.recipe.pruning import PruningOptions
+from agq.reporting import console
 from agq.runtime.cache import open_model
-from agq.runtime.chat import ChatTemplate, Message
+from agq.runtime.chat import ChatTemplate
 from agq.runtime.engine import Engine
 from agq.runtime.generation import Generation, check_speculation, load_tokenizer
 from agq.runtime.sampling import Sampler
+from agq.runtime.transcript import Transcript
 from agq.system import process
 
 
@@ -18,12 +21,17 @@ class Session:
     """Loads a model and answers prompts, keeping what was said in the KV cache.
 
     Args:
-        model: an artifact, or a model folder (packed into the cache first).
+        model: an artifact, its path, or a model folder (packed into the cache first).
         max_tokens: per answer; None: until the model ends or the context is full.
-        chat: prompts are messages of the model's chat template; else each one continues the text so far.
+        chat: prompts are messages of the model's chat template; False: each one continues the text so far; None: where
+            the model has a template.
         system: system message of a chat.
         speculate: see Generation.
         pruning: token pruning of prompts; None: as the artifact's recipe says, False: none.
+        progress: see Generation.
+
+    Attributes:
+        transcript: what was said and kept.
 
     Raises:
         AgqError, UsageError: as Engine and ChatTemplate.
@@ -31,60 +39,64 @@ class Session:
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
+        model: Artifact | str | os.PathLike[str],
         sampler: Sampler | None = None,
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
-        chat: bool = False,
+        chat: bool | None = None,
         system: str | None = None,
         threads: int | None = None,
         context: int | None = None,
         kv_bits: int | None = None,
         speculate: int = 0,
         pruning: PruningOptions | Literal[False] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ):
-        from agq.reporting import console
-
         start = time.perf_counter()
-        self.artifact = open_model(model, console.say)
-        self._template = ChatTemplate(self.artifact) if chat else None
+        self.artifact = model if isinstance(model, Artifact) else open_model(model, console.say)
+        if chat is None:
+            chat = self.artifact.has("chat_template")
+        template = ChatTemplate(self.artifact) if chat else None
+        self.chat = chat
         self.tokenizer = load_tokenizer(self.artifact)
-        options = PruningOptions.of_record(self.artifact.recipe) if pruning is None else pruning or None
-        self.engine = Engine(self.artifact, threads=threads, context=context, kv_bits=kv_bits, pruning=options)
-        if self.engine.context > self.engine.spec.context:
-            console.warning(
-                f"a context of {self.engine.context} is more than the {self.engine.spec.context} that the model was "
-                "trained for"
-            )
+        self.engine = Engine(
+            self.artifact,
+            threads=threads,
+            context=context,
+            kv_bits=kv_bits,
+            pruning=wanted_pruning(self.artifact, pruning),
+        )
+        warn_beyond_training(self.engine)
         age = process.age_s()
         self.load_s = time.perf_counter() - start if age is None else age
         self.sampler = sampler or Sampler()
-        self._limit, self._stop, self._speculate = max_tokens, tuple(stop), speculate
+        self.max_tokens, self._stop, self._speculate = max_tokens, tuple(stop), speculate
+        self._progress = progress
         if speculate:
             check_speculation(self.engine, self.sampler, speculate)
-        self._system = system
         self._last: Generation | None = None
         self._cached: list[int] = []
-        self.clear()
-
-    def clear(self) -> None:
-        """Forgets what was said."""
-        self._messages: list[Message] = [] if self._system is None else [{"role": "system", "content": self._system}]
-        self._text: list[int] = []
-
-    @property
-    def chat(self) -> bool:
-        """Prompts are messages."""
-        return self._template is not None
+        self.transcript = Transcript(self.tokenizer, template, system)
 
     def answer(self, prompt: str) -> Generation:
         """Starts the answer to a prompt; iterate over it. `keep` it afterwards, if the conversation is to go on."""
-        if self._template is not None:
-            ids = self._template.encode(self.tokenizer, [*self._messages, {"role": "user", "content": prompt}])
-        elif self._text:
-            ids = self._text + self.tokenizer.encode("\n" + prompt, add_bos=False)
-        else:
-            ids = self.tokenizer.encode(prompt)
+        return self._generation(self.transcript.encode(prompt))
+
+    def answer_within_context(self, prompt: str) -> tuple[Generation, int]:
+        """The answer to a prompt, and how many of the oldest turns were forgotten for it: where an answer would have
+        less room than `max_tokens`, or than half of the context, if that is less.
+
+        Raises:
+            AgqError: the prompt alone is too long. Nothing is forgotten then.
+        """
+        context = self.engine.context
+        reserved = min(self.max_tokens or context, context // 2)
+        ids, forgotten = self.transcript.fit(prompt, context - reserved)
+        generation = self._generation(ids)
+        del self.transcript.turns[:forgotten]
+        return generation, forgotten
+
+    def _generation(self, ids: list[int]) -> Generation:
         if self._last is not None:
             self._cached = self._last.history()
         self._last = None
@@ -93,22 +105,17 @@ class Session:
             self.tokenizer,
             ids,
             sampler=self.sampler,
-            max_tokens=self._limit,
+            max_tokens=self.max_tokens,
             stop=self._stop,
             cached=self._cached,
             speculate=self._speculate,
+            progress=self._progress,
         )
         return self._last
 
     def keep(self, prompt: str, generation: Generation) -> None:
         """Makes a prompt and its answer (complete or not) a part of the conversation."""
-        if self._template is not None:
-            self._messages += [
-                {"role": "user", "content": prompt},
-                {"role": "assistant", "content": generation.statistics.text.strip()},
-            ]
-        else:
-            self._text = generation.prompt + generation.tokens
+        self.transcript.keep(prompt, generation.statistics.text, generation.prompt + generation.tokens)
 
     def statistics(self, generation: Generation) -> dict[str, Any]:
         """The object that the JSON lines of `agq run` end with."""
@@ -139,3 +146,16 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def wanted_pruning(artifact: Artifact, asked: PruningOptions | Literal[False] | None) -> PruningOptions | None:
+    """Token pruning as asked for; None: as the artifact's recipe says, False: none."""
+    return PruningOptions.of_record(artifact.recipe) if asked is None else asked or None
+
+
+def warn_beyond_training(engine: Engine) -> None:
+    """A warning where the context is larger than the model knows."""
+    if engine.context > engine.spec.context:
+        console.warning(
+            f"a context of {engine.context} is more than the {engine.spec.context} that the model was trained for"
+        )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -32,9 +29,12 @@ def test_stdout_holds_the_text_and_nothing_else(call, demo_artifact: Path) -> No
     assert len([item for item in tokens[:-1] if item["token"] is not None]) == tokens[-1]["tokens"] == 12
 
 
-def test_verbose_goes_to_stderr_and_names_every_layer(call, demo_artifact: Path) -> None:
-    quiet, verbose = call("run", demo_artifact, PROMPT, "-n", 4), call("run", demo_artifact, PROMPT, "-n", 4, "-v")
-    assert verbose.out == quiet.out
+def test_verbose_goes_to_stderr(call, demo_artifact: Path) -> None:
+    """-v is one line, with the seed where there is one; -vv names every layer."""
+    quiet, one, verbose = (call("run", demo_artifact, PROMPT, "-n", 4, *more) for more in ([], ["-v"], ["-vv"]))
+    assert verbose.out == one.out == quiet.out
+    assert re.fullmatch(r"load .*prompt \d+ tokens, .* tok/s; eval 4 tokens, .* tok/s; .*greedy; length\n", one.err)
+    assert "; seed 7; " in call("run", demo_artifact, PROMPT, "-n", 4, "-v", "--temp", 1, "--seed", 7).err
     for layer in [*(f"blocks.{index}.{part}" for index in range(6) for part in ("qkv", "out", "up", "down")), "head"]:
         line = next(line for line in verbose.err.splitlines() if line.startswith(f"{layer}:"))
         assert "activations 8 per token" in line and "accumulator" in line and "kernel " in line
@@ -95,13 +95,18 @@ def test_prompt_sources_and_line_ends(call, demo_artifact: Path, tmp_path: Path)
     ("options", "code", "words"),
     [
         ([PROMPT, "-f", "x"], 2, "exclude"),
-        ([PROMPT, "--system", "x"], 2, "--chat"),
+        ([PROMPT, "--system", "x"], 2, "chat template"),
+        ([PROMPT, "--system", "x", "--no-chat"], 2, "--no-chat"),
+        ([PROMPT, "--system", "caf\udce9", "--chat"], 1, "--system is not UTF-8"),
+        (["caf\udce9"], 1, "not UTF-8"),
+        (["a", "river", "flows"], 2, "quote it: agq run"),
         ([PROMPT, "--echo", "--json"], 2, "--echo"),
         ([PROMPT, "--chat"], 1, "no chat template"),
         ([PROMPT, "--kv-bits", "5"], 2, "4, 8 or 32"),
         ([""], 1, "empty"),
         ([PROMPT, "--temp", "1e9"], 2, "temperature"),
         ([PROMPT, "-c", "1"], 2, "-c"),
+        ([PROMPT, "-c", "4000000000"], 2, "context is 4000000000"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -109,6 +114,48 @@ def test_refusals(call, demo_artifact: Path, options: list[str], code: int, word
     result = call("run", demo_artifact, *options)
     assert result.code == code and result.out == "" and words in result.err
     assert result.err.count("error: ") == 1
+
+
+def test_the_model_is_looked_for_before_the_prompt(call, tmp_path: Path) -> None:
+    result = call("run", tmp_path / "absent.agq.safetensors")
+    assert result.code == 1 and "absent.agq.safetensors" in result.err and "prompt" not in result.err
+
+
+def test_prompts_that_begin_with_a_dash(call, demo_artifact: Path) -> None:
+    expected = call("run", demo_artifact, "-f", "-", "-n", 6, stdin="- a list").out
+    for arguments in (["- a list", "-n", 6], ["-n", 6, "--", "- a list"]):
+        result = call("run", demo_artifact, *arguments)
+        assert result.code == 0 and result.out == expected
+    assert "no option `--tempp`" in call("run", demo_artifact, "--tempp", 1, "a b").err
+    one = call("run", demo_artifact, PROMPT, "-n", 6, "--stop", "- a list", "--no-chat")
+    assert one.code == 0  # a value, and no prompt
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--top-k", 5], "--top-k has no effect"),
+        (["--seed", 3, "--min-p", 0.5, "--temp", 0], "--min-p, --seed have no effect"),
+        (["--top-p", 0], "--top-p has no effect"),
+        (["--seed", 3, "--temp", 1, "--top-k", 1], "--seed has no effect"),
+        (["--stop", ""], "--stop has no effect"),
+        (["--top-k", 0, "--top-p", 1], ""),
+        (["--seed", 3, "--temp", 1, "--top-k", 2], ""),
+    ],
+    ids=str,
+)
+def test_options_without_effect_are_said(call, demo_artifact: Path, options: list[object], names: str) -> None:
+    result = call("run", demo_artifact, PROMPT, "-n", 3, *options)
+    assert result.code == 0 and names in result.err and result.err.count("\n") == bool(names)
+
+
+def test_every_json_line_but_the_last_is_a_token(call, demo_artifact: Path) -> None:
+    """A stop string that might begin holds text back to the end: it belongs to the last token."""
+    plain = objects(call("run", demo_artifact, PROMPT, "-n", 6, "--json").out)
+    held = plain[-2]["text"] + " and more that never comes"
+    lines = objects(call("run", demo_artifact, PROMPT, "-n", 6, "--json", "--stop", held).out)
+    assert [line["token"] for line in lines[:-1]] == [line["token"] for line in plain[:-1]]
+    assert "".join(line["text"] for line in lines[:-1]) == lines[-1]["text"] == plain[-1]["text"]
 
 
 def test_text_that_is_no_utf8(call, demo_artifact: Path, tmp_path: Path) -> None:
@@ -139,6 +186,14 @@ def test_too_many_threads_are_lowered_and_said(call, demo_artifact: Path) -> Non
     assert objects(result.out)[-1]["threads"] < 4000
 
 
+def test_default_limits_are_said(call, demo_artifact: Path, chat_artifact: Path) -> None:
+    text = call("run", demo_artifact, PROMPT)
+    assert text.err == "stopped at 256 tokens (-n)\n"
+    answer = call("run", chat_artifact, PROMPT, "-c", 2048)
+    assert answer.err.endswith("stopped at 1024 tokens (-n)\n")
+    assert call("run", demo_artifact, PROMPT, "-n", 9).err == ""
+
+
 def test_full_context(call, demo_artifact: Path) -> None:
     """Asked for more than fits: the text that fits, then an error. Not asked for a number: no error."""
     result = call("run", demo_artifact, PROMPT, "-n", 40, "-c", 12, "--json")
@@ -166,102 +221,19 @@ def test_folder_is_packed_once_and_again_after_a_change(
     assert "packing" in call("run", folder, PROMPT, "-n", 4, env=env).err
 
 
-def test_chat(call, chat_artifact: Path) -> None:
+def test_a_model_with_a_template_chats(call, chat_artifact: Path) -> None:
     rendered = "user: Where is it?\nassistant:"
     options = ("-n", 12, "--json")
-    plain = objects(call("run", chat_artifact, rendered, *options).out)[-1]
-    chat = objects(call("run", chat_artifact, "Where is it?", "--chat", *options).out)[-1]
+    plain = objects(call("run", chat_artifact, rendered, "--no-chat", *options).out)[-1]
+    chat, asked = (
+        objects(call("run", chat_artifact, "Where is it?", *more, *options).out)[-1] for more in ([], ["--chat"])
+    )
+    assert chat["text"] == asked["text"]
     assert chat["prompt_tokens"] == plain["prompt_tokens"]  # one BOS, from the template
     assert chat["text"] == plain["text"]
-    system = objects(call("run", chat_artifact, "Where is it?", "--chat", "--system", "Be brief.", *options).out)[-1]
-    noted = objects(call("run", chat_artifact, "Note: Be brief.\n" + rendered, *options).out)[-1]
+    system = objects(call("run", chat_artifact, "Where is it?", "--system", "Be brief.", *options).out)[-1]
+    noted = objects(call("run", chat_artifact, "Note: Be brief.\n" + rendered, "--no-chat", *options).out)[-1]
     assert system["text"] == noted["text"] and system["prompt_tokens"] == noted["prompt_tokens"]
-
-
-class Terminal:
-    """agq on a pseudo-terminal."""
-
-    def __init__(self, *arguments: object) -> None:
-        self.master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "agq", *map(str, arguments)],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=clean_environment(TERM="dumb"),
-            start_new_session=True,
-            close_fds=True,
-        )
-        os.close(slave)
-        self.seen = ""
-
-    def _read(self, timeout: float = 60) -> None:
-        if not select.select([self.master], [], [], timeout)[0]:
-            raise AssertionError(f"nothing more after {self.seen!r}")
-        try:
-            data = os.read(self.master, 65536)
-        except OSError:
-            data = b""
-        if not data:
-            raise AssertionError(f"ended after {self.seen!r}")
-        self.seen += data.decode("utf-8", "replace").replace("\r\n", "\n")
-
-    def expect(self, text: str) -> str:
-        """Waits for `text` in what has not been consumed yet, and consumes up to it."""
-        while text not in self.seen:
-            self._read()
-        before, self.seen = self.seen.split(text, 1)
-        return before
-
-    def wait_for(self, count: int) -> None:
-        """Waits until `count` characters are there that have not been consumed."""
-        while len(self.seen) < count:
-            self._read()
-
-    def send(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def close(self) -> int:
-        try:
-            return self.process.wait(30)
-        finally:
-            self.process.kill()
-            os.close(self.master)
-
-
-def test_conversation_on_a_terminal(demo_artifact: Path, call) -> None:
-    alone = call("run", demo_artifact, PROMPT, "-n", 6).out
-    terminal = Terminal("run", demo_artifact, "-n", 6, "-v")
-    terminal.expect("> ")
-    terminal.send(PROMPT + "\n")
-    terminal.expect(PROMPT + "\n")
-    assert terminal.expect("load ").endswith(alone)
-    terminal.expect("> ")
-    terminal.send("and then\n")
-    assert (
-        int(re.search(r"prompt (\d+) tokens", terminal.expect("tok/s; eval")).group(1)) < 8
-    )  # the rest stood in the cache
-    terminal.expect("> ")
-    terminal.send("/clear\n")
-    terminal.expect("> ")
-    terminal.send(PROMPT + "\n")
-    terminal.expect(PROMPT + "\n")
-    assert terminal.expect("load ").endswith(alone)
-    terminal.expect("> ")
-    terminal.send("\x04")
-    assert terminal.close() == 0
-
-
-def test_conversation_with_a_template_and_a_stopped_answer(chat_artifact: Path) -> None:
-    terminal = Terminal("run", chat_artifact, "--chat", "-n", 100_000, "-c", 1_000_000)
-    terminal.expect("> ")
-    terminal.send("Where is it?\n")
-    terminal.expect("Where is it?\n")
-    terminal.wait_for(30)
-    os.kill(terminal.process.pid, signal.SIGINT)
-    terminal.expect("\n> ")
-    terminal.send("/exit\n")
-    assert terminal.close() == 0
 
 
 def test_interruption_ends_with_130(demo_artifact: Path) -> None:

@@ -4,6 +4,7 @@ context's end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agq.errors import AgqError
-from agq.runtime.generation import Generation, StopStrings
+from agq.runtime.generation import Generation
+from agq.runtime.output import StopStrings
 from agq.runtime.sampling import Sampler
 from agq.runtime.tokenizer import Tokenizer
 from tests.runtime.runtime_support import sentencepiece_like
@@ -47,7 +49,9 @@ class Scripted:
     def least_cut(self, slot: int = 0) -> int:
         return 1
 
-    def forward(self, tokens: list[int], slot: int = 0, logits: str = "last") -> np.ndarray:
+    def forward(
+        self, tokens: list[int], slot: int = 0, logits: str = "last", progress: Callable | None = None
+    ) -> np.ndarray:
         assert len(self.held) + len(tokens) <= self.context
         self.held += tokens
         self.fed += len(tokens)

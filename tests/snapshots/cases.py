@@ -27,8 +27,11 @@ _USAGE = [
     Case("usage-number-too-large", "agq run model.agq.safetensors hello --speculate 65"),
     Case("usage-number-from-environment", "agq run model.agq.safetensors hello", env={"AGQ_MAX_TOKENS": "few"}),
     Case("usage-speculate-with-temperature", "agq run model.agq.safetensors hello --speculate 4 --temp 1"),
-    Case("usage-system-without-chat", "agq run model.agq.safetensors hello --system 'be short'"),
+    Case("usage-system-with-no-chat", "agq run model.agq.safetensors hello --system 'be short' --no-chat"),
     Case("usage-echo-with-json", "agq run model.agq.safetensors hello --echo --json"),
+    Case("usage-prompt-not-quoted", "agq run model.agq.safetensors hello world"),
+    Case("usage-jsonl-with-prompt", "agq run model.agq.safetensors hello --jsonl prompts.jsonl"),
+    Case("usage-skip-done-without-jsonl", "agq run model.agq.safetensors hello --skip-done out.jsonl"),
     Case("usage-prompt-twice", "agq run model.agq.safetensors hello -f words.txt"),
     Case("usage-prune-and-no-prune", "agq run model.agq.safetensors hello --prune 3-5:0.3 --no-prune"),
     Case("usage-prune-not-a-range", "agq run model.agq.safetensors hello --prune everything"),
@@ -148,6 +151,7 @@ _FILES = [
 # What a whole model refuses.
 _MODEL = ("model.agq.safetensors",)
 _RUN = "agq run model.agq.safetensors"
+_PROMPTS = '{"prompt": "t3 t4 t5"}\n{"prompt": "t6", "id": "six"}\n{"text": "t7"}\n'
 _PPL = "agq eval-ppl model.agq.safetensors --data words.txt"
 _REFUSALS = [
     Case("run-prompt-empty", _RUN, files=_MODEL),
@@ -156,6 +160,10 @@ _REFUSALS = [
     Case("run-prompt-too-long", f"{_RUN} -f words.txt", files=(*_MODEL, "words.txt")),
     Case("run-context-full", f"{_RUN} 't3 t4 t5' -n 8 -c 8", files=_MODEL),
     Case("run-context-beyond-model", "agq run agile.agq.safetensors t3 -c 65", files=("agile.agq.safetensors",)),
+    Case("run-context-beyond-int32", f"{_RUN} t3 -c 4000000000", files=_MODEL),
+    Case("run-options-without-effect", f"{_RUN} t3 -n 2 --temp 0 --top-k 5 --seed 1", files=_MODEL),
+    Case("run-system-without-template", f"{_RUN} t3 --system 'be short'", files=_MODEL),
+    Case("run-jsonl", f"{_RUN} --jsonl prompts.jsonl -n 4 --echo", files=_MODEL, texts={"prompts.jsonl": _PROMPTS}),
     Case("run-no-chat-template", f"{_RUN} t3 --chat", files=_MODEL),
     Case("run-kv-bits", f"{_RUN} t3 --kv-bits 16", files=_MODEL),
     Case("run-prune-too-deep", f"{_RUN} t3 --prune 3-5:0.3", files=_MODEL),
