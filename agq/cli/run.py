@@ -238,7 +238,8 @@ def run(
 
     # numpy's BLAS computes nothing here: its threads and their memory are not needed. Settled before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from agq.runtime.cache import find_model, open_model
+    from agq.hub import find_model
+    from agq.runtime.cache import open_model
 
     find_model(model)
     piped = jsonl is not None or from_stdin(prompt, file)

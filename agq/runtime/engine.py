@@ -43,8 +43,6 @@ class LinearPlan:
     prefill_kernel: str
 
 
-
-
 def default_context(artifact: Artifact) -> int:
     """Positions of a KV cache where nobody says: the model's context, at most 4096."""
     return min(artifact.spec.context, DEFAULT_CONTEXT)
