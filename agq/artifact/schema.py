@@ -253,8 +253,9 @@ def _special(value: Any) -> dict[str, Any]:
 
 def special_texts(special: dict[str, Any]) -> dict[str, str]:
     """Name -> text of every special token that has one: what chat templates may use."""
-    named: dict[str, str] = {name: special[name] for name in SPECIAL_TEXTS if special[name] is not None}
-    return named | special.get(OTHERS, {})
+    named = {name: special[name] for name in SPECIAL_TEXTS if special[name] is not None}
+    others: dict[str, str] = special.get(OTHERS, {})
+    return named | others
 
 
 def linear_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
