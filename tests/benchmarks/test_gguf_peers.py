@@ -1,0 +1,119 @@
+"""The benchmarks that load a GGUF file into llama.cpp, with a library in its place: the same calls and structs, logits
+that are known."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import families
+from tests.benchmarks.test_benchmarks import module, run
+from tests.gguf.gguf_files import types_of, write
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+VOCAB = 301
+# Parameters as large as llama.cpp's, with numbers where it has them; logits: token t is followed by t + 1.
+LIBRARY = """
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+typedef struct { int32_t words[20]; } model_params;
+typedef struct { int32_t words[34]; } context_params;
+typedef struct { int32_t n; int32_t *token; float *embd; int32_t *pos, *n_seq; int32_t **seq; int8_t *logits; } batch;
+static int32_t vocab = VOCAB, used, given[3];
+static float *found;
+void llama_log_set(void *f, void *d) { (void)f; (void)d; }
+void llama_backend_init(void) {}
+model_params llama_model_default_params(void) {
+  model_params p;
+  memset(&p, 0, sizeof p);
+  p.words[18] = 65536;
+  return p;
+}
+context_params llama_context_default_params(void) {
+  context_params p = {{512, 2048, 512, 1, 0, 0, 1, 4, 4, 0, -1}};
+  return p;
+}
+void *llama_model_load_from_file(const char *path, model_params p) {
+  return strstr(path, ".gguf") && p.words[18] == 65536 ? &vocab : 0;
+}
+void *llama_init_from_model(void *m, context_params p) {
+  given[0] = p.words[0], given[1] = p.words[1], given[2] = p.words[7];
+  return p.words[7] == p.words[8] ? m : 0;
+}
+void *llama_model_get_vocab(void *m) { return m; }
+int32_t llama_vocab_n_tokens(void *v) { return *(int32_t *)v; }
+void *llama_get_memory(void *c) { return c; }
+void llama_memory_clear(void *m, _Bool data) { (void)m; (void)data; used = 0; }
+int32_t llama_decode(void *c, batch b) {
+  (void)c;
+  if (used + b.n > given[0] || b.n > given[1] || b.pos || b.embd) return 1;
+  used += b.n;
+  int rows = 0;
+  found = realloc(found, sizeof(float) * (size_t)b.n * VOCAB);
+  memset(found, 0, sizeof(float) * (size_t)b.n * VOCAB);
+  for (int i = 0; i < b.n; i++)
+    if (b.logits[i]) found[rows++ * VOCAB + (b.token[i] + 1) % VOCAB] = 5;
+  return 0;
+}
+float *llama_get_logits(void *c) { (void)c; return found; }
+void llama_free(void *c) { (void)c; }
+void llama_model_free(void *m) { (void)m; }
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("library")
+    (folder / "llama.c").write_text(LIBRARY)
+    output = folder / "libllama.so"
+    command = ["gcc", "-shared", "-fPIC", f"-DVOCAB={VOCAB}", "-o", str(output), str(folder / "llama.c")]
+    subprocess.run(command, check=True)
+    return output
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "small.gguf"
+    return write(path, families.make(families.Case("llama", {"vocab_size": VOCAB})), "llama", types_of("Q8_0"))
+
+
+def test_calls(library: Path, file: Path) -> None:
+    peers = module("llama_library")
+    model = peers.LlamaCpp(library, file, context=40, batch=8)
+    assert model.vocab == VOCAB
+    ids = np.arange(20)
+    assert np.array_equal(model.forward(ids, "all").argmax(axis=1), ids + 1)
+    assert model.forward(ids[:9]).shape == (1, VOCAB) and model.forward(ids[5:6]).argmax() == 6
+    with pytest.raises(RuntimeError):
+        model.forward(ids)  # more than the context
+    model.clear()
+    assert len(model.forward(ids, "all")) == 20
+    with pytest.raises(RuntimeError, match="cannot open"):
+        peers.LlamaCpp(library, file.parent / "none", context=40)
+    with pytest.raises(FileNotFoundError):
+        peers.find_library(str(file.parent / "none"))
+
+
+def test_speed(library: Path, file: Path) -> None:
+    options = ("--library", library, "-p", 16, "-n", 3, "-r", 2)
+    rows = run("gguf_speed", file, *options)["rows"]
+    assert [row["test"] for row in rows] == ["prefill 16", "decode 3"]
+    for row in rows:
+        ours, theirs = row["samples"]["agq"], row["samples"]["llama.cpp"]
+        assert row["ratio"] == pytest.approx(sum(a / b for a, b in zip(ours, theirs, strict=True)) / 2)
+
+
+def test_perplexity(library: Path, file: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("zx" * 200)  # no token is followed by the next one
+    options = ("--library", library, "--data", text, "--seq-len", 32, "--windows", 2, "--texts", 2, "--tokens", 4)
+    rows = run("gguf_perplexity", file, *options)["rows"]
+    assert [row["inputs"] for row in rows] == [8, 16]
+    assert all(row["llama.cpp"] == pytest.approx(VOCAB - 1 + np.exp(5), rel=1e-5) for row in rows)
+    assert all(row["same greedy tokens"] == "0 0" for row in rows)
