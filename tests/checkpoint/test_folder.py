@@ -11,7 +11,7 @@ import pytest
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
 from agq.safetensors.files import bf16_to_f32
-from tests.checkpoint.folders import config, random_tensors, save_tensors, write_folder
+from tests.checkpoint.folders import config, random_tensors, write_folder
 
 FAMILIES = ["llama", "opt", "bloom"]
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agq.artifact.schema import special_texts
 from agq.errors import AgqError
 from agq.text.tokenizers import load_tokenizer
 from agq.tokenizer.files import folder_texts, read_tokenizer_files
@@ -159,3 +160,15 @@ def test_no_sentence_piece_model(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(AgqError, match=r"`tokenizer\.model` of .* is no") as caught:
         read(tmp_path)
     assert "pip install sentencepiece" in str(caught.value.hint)
+
+
+def test_named_tokens_reach_chat_templates(tmp_path: Path) -> None:
+    """Those that every tokenizer may have, and a model's own; not the settings that end in _token as well."""
+    table = {str(size()): {"content": "<img>", "special": True}}
+    folder = write(
+        tmp_path / "m", small(bos_token="<s>", image_token="<img>", add_bos_token=True, added_tokens_decoder=table)
+    )
+    named = read(folder).named
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token")) | {"bos_token": "<s>"}
+    assert named == {"bos_token": "<s>", "image_token": "<img>"}
+    assert special_texts(special | {"others": {"image_token": "<img>"}}) == named
