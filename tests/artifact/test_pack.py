@@ -203,6 +203,11 @@ def test_documents_and_special_tokens(tmp_path: Path) -> None:
         "add_eos_token": None,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(texts))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = [
+        {"id": 1 + index, "content": text} for index, text in enumerate(("<s>", "</s>", "<pad>"))
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "special_tokens_map.json").write_text('{"pad_token": "<pad>", "eos_token": "</s>"}')
     pack(folder, tmp_path / "a.safetensors")
     artifact = open_artifact(tmp_path / "a.safetensors")
@@ -211,7 +216,7 @@ def test_documents_and_special_tokens(tmp_path: Path) -> None:
     assert artifact.document("chat_template").decode() == "{{ messages }} é"
     assert artifact.info.special == {
         "bos_id": 1,
-        "eos_ids": [5, 6],
+        "eos_ids": [5, 6, 2],
         "bos_token": "<s>",
         "eos_token": "</s>",
         "pad_token": "<pad>",

@@ -86,7 +86,7 @@ def test_bf16_rounding_is_torch_s() -> None:
         ({"a": entry(0, 4, [4.0])}, b"1234", "shape"),
         ({"a": entry(0, 4, [True] * 2)}, b"1234", "shape"),
         ({"a": entry(0, 4, [1] * 40)}, b"1234", "shape"),
-        ({"a": entry(0, 4, None, "F4")}, b"1234", "dtype"),
+        ({"a": entry(0, 4, None, "f32")}, b"1234", "dtype"),
         ({"a": {**entry(0, 4), "dtype": ["U8"]}}, b"1234", "dtype"),
         ({"a": {"dtype": "U8", "shape": [4]}}, b"1234", "proper"),
         ({"a": {**entry(0, 4), "more": 1}}, b"1234", "proper"),

@@ -160,7 +160,7 @@ def test_folders_without_a_good_tokenizer(tmp_path):
     with pytest.raises(AgqError, match="has no tokenizer"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(AgqError, match="is not a tokenizer"):
+    with pytest.raises(AgqError, match=r"tokenizer of .* cannot be read"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[1]")
     with pytest.raises(AgqError, match="not a JSON object"):
