@@ -1,6 +1,6 @@
 /* bench_engine.c: time of the forward pass by part, on a model of any LLaMA-like shape with random weights.
  *   bench_engine [key=value ...]   keys: hidden ffn heads kv_heads head_dim vocab layers bits (4, 8) act (4, 8) group
- * threads prompt depth decode batch repeat kv hadamard both. The default is TinyLlama-1.1B's shape with 4 layers.
+ * threads prompt depth decode batch repeat kv hadamard window both. The default is TinyLlama-1.1B's shape with 4 layers.
  * both=1: 8-bit and 4-bit activations on the same weights, measured alternately `repeat` times; medians, and the ratio
  * of the speeds.
  *
@@ -18,12 +18,25 @@
 static struct {
   const char *name;
   int value;
-} settings[] = {{"hidden", 2048}, {"ffn", 5632},    {"heads", 32},
-                {"kv_heads", 4},  {"head_dim", 64}, {"vocab", 32000},
-                {"layers", 4},    {"bits", 4},      {"act", 8},
-                {"group", 128},   {"threads", 2},   {"prompt", 512},
-                {"depth", 0},     {"decode", 32},   {"batch", 256},
-                {"repeat", 3},    {"kv", 8},        {"hadamard", 0} /* of the input of the last linear */,
+} settings[] = {{"hidden", 2048},
+                {"ffn", 5632},
+                {"heads", 32},
+                {"kv_heads", 4},
+                {"head_dim", 64},
+                {"vocab", 32000},
+                {"layers", 4},
+                {"bits", 4},
+                {"act", 8},
+                {"group", 128},
+                {"threads", 2},
+                {"prompt", 512},
+                {"depth", 0},
+                {"decode", 32},
+                {"batch", 256},
+                {"repeat", 3},
+                {"kv", 8},
+                {"hadamard", 0} /* of the input of the last linear */,
+                {"window", 0} /* of every layer */,
                 {"both", 0}};
 
 static int get(const char *name) {
@@ -185,6 +198,7 @@ int main(int argc, char **argv) {
     blocks[i].up = linear(2 * ffn, hidden, bits, group);
     blocks[i].down = linear(hidden, ffn, bits, group);
     blocks[i].down.hadamard = get("hadamard");
+    blocks[i].window = get("window");
   }
   agq_model m = {.hidden = hidden,
                  .layers = layers,

@@ -16,21 +16,33 @@ static int nearest(double x, int lo, int hi) {
 
 static long rows_compared, rows_at_ties;
 
+/* Beyond the plain case: scores within `cap` (0: none); a window of keys (0: none); keys at places[], as after pruning,
+ * where there are gaps. */
+typedef struct {
+  float cap;
+  int window, gaps;
+  int32_t places[192];
+} special;
+
 /* One row by the definition: integers, a double softmax. 0: an exponent is too near a tie to be sure of. */
-static int row(const agq_log2_scales *s, int d, int head, int last, const int (*k)[128], const int (*v)[128],
-               const int *q, float scale, float slope, float *out, double *share) {
+static int row(const agq_log2_scales *s, const special *z, int d, int head, int last, const int (*k)[128],
+               const int (*v)[128], const int *q, float scale, float slope, float *out, double *share) {
   const int kv = head / GROUP;
   double x[POSITIONS], top = -INFINITY, sum = 0;
   int32_t acc[128] = {0}, total = 0;
-  for (int j = 0; j <= last; j++) {
+  int from = 0;
+  while (z->window && z->places[from] <= z->places[last] - z->window) from++;
+  for (int j = from; j <= last; j++) {
     int dot = 0;
     for (int c = 0; c < d; c++) dot += q[c] * k[j][c];
-    x[j] = (double)dot * s->q_scale[head] * s->k_scale[kv] * scale + slope * (j - last);
+    x[j] = (double)dot * s->q_scale[head] * s->k_scale[kv] * scale;
+    if (z->cap > 0) x[j] = (double)z->cap * tanh(x[j] / (double)z->cap);
+    x[j] += slope * (z->places[j] - z->places[last]);
     if (x[j] > top) top = x[j];
   }
-  for (int j = 0; j <= last; j++) sum += exp(x[j] - top);
-  *share = exp(x[0] - top) / sum;
-  for (int j = 0; j <= last; j++) {
+  for (int j = from; j <= last; j++) sum += exp(x[j] - top);
+  *share = from ? 0 : exp(x[0] - top) / sum;
+  for (int j = from; j <= last; j++) {
     const double bits = -(x[j] - top) / log(2) + log2(sum);
     if (fabs(bits - floor(bits) - 0.5) < 1e-4 && bits < 17) return 0;
     if (rint(bits) > 15) continue;
@@ -45,7 +57,9 @@ static int row(const agq_log2_scales *s, int d, int head, int last, const int (*
   return 1;
 }
 
-static void check(int d, int alibi, float spread) {
+static void check(int d, int alibi, float spread, int window, int gaps, float cap) {
+  special z = {cap, window, gaps, {0}};
+  for (int j = 1; j < 192; j++) z.places[j] = z.places[j - 1] + 1 + (gaps ? random_int(0, 5) / 3 : 0);
   float q_scale[HEADS], k_scale[KV_HEADS], slopes[HEADS];
   uint8_t exponent[KV_HEADS * 128];
   for (int h = 0; h < HEADS; h++) q_scale[h] = 0.02f + 0.01f * random_float(), slopes[h] = 0.05f * (float)(h + 1);
@@ -86,6 +100,10 @@ static void check(int d, int alibi, float spread) {
                      .ldq = (size_t)(HEADS * d),
                      .token_row = at,
                      .token_position = at,
+                     .softcap = cap,
+                     .window = window,
+                     .key_position = gaps ? z.places : NULL,
+                     .query_position = z.places,
                      .out = out,
                      .ldo = (size_t)(HEADS * d),
                      .first_share = share,
@@ -105,14 +123,15 @@ static void check(int d, int alibi, float spread) {
       double first;
       const float *x = q + ((size_t)i * HEADS + (size_t)h) * (size_t)d;
       for (int c = 0; c < d; c++) codes[c] = nearest(x[c] * (1.0f / q_scale[h]), -127, 127);
-      if (!row(&s, d, h, i, k[h / GROUP], v[h / GROUP], codes, a.scale, alibi ? slopes[h] : 0, expected, &first)) {
+      if (!row(&s, &z, d, h, i, k[h / GROUP], v[h / GROUP], codes, a.scale, alibi ? slopes[h] : 0, expected, &first)) {
         rows_at_ties++;
         continue;
       }
       rows_compared++;
       test_expect(!memcmp(expected, out + ((size_t)i * HEADS + (size_t)h) * (size_t)d, (size_t)d * 4),
                   "exactly the integers");
-      test_expect(fabs(share[i * HEADS + h] - first) <= 1e-5 * first + 1e-30, "share of the first key");
+      test_expect(first > 0 ? fabs(share[i * HEADS + h] - first) <= 1e-5 * first + 1e-30 : share[i * HEADS + h] == 0,
+                  "share of the first key");
     }
   for (int h = 0; h < KV_HEADS; h++) free(regions[h]);
   free(q), free(out), free(again), free(share), free(scratch);
@@ -123,9 +142,13 @@ int main(void) {
   const int dims[] = {16, 20, 64, 80, 128};
   for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
     for (int alibi = 0; alibi < 2 && test_takes((unsigned)i); alibi++) {
-      check(dims[i], alibi, 0.4f);
-      check(dims[i], alibi, 3.0f); /* sharp attention */
+      check(dims[i], alibi, 0.4f, 0, 0, 0);
+      check(dims[i], alibi, 3.0f, 0, 0, 0); /* sharp attention */
     }
+  const int windows[] = {1, 2, 15, 16, 17, 63, 64, 65, 140};
+  for (size_t i = 0; i < sizeof windows / sizeof *windows; i++)
+    for (int k = 0; k < 4 && test_takes((unsigned)i); k++)
+      check(dims[(i + (size_t)k) % 2], k & 1, 1.0f, windows[i], k >> 1, k % 3 ? 1.5f : 0);
   test_expect(rows_compared > 9 * rows_at_ties, "few rows stand at ties");
   test_expect(agq_kv_layout_log2(AGQ_LOG2_HEAD_DIM + 1, 64).region_bytes == 0, "heads whose scores are not exact");
   printf("%ld rows compared, %ld more stand at ties\n", rows_compared, rows_at_ties);
