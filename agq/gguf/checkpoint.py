@@ -34,6 +34,8 @@ from agq.recipe import ActivationScheme
 # Of the inputs of linears, unless the user says otherwise: as llama.cpp quantizes them for its products.
 ACTIVATIONS = ActivationScheme(WIDE.bits, True, PerGroup(GROUP))
 _ROUNDED_LIMIT = BYTE_CODES.limits(symmetric=True)[1]
+# A relative error that is float32's own: codes -1, 0, 1 (TQ1_0, TQ2_0) become multiples of 127.
+_NOTHING = 1e-7
 _DAMAGED = "the file is damaged: fetch it again"
 # What scales may be in a packed file: GGUF's own are f16, or products of them and integers.
 _SCALE_TYPES = ("f16", "bf16")
@@ -322,7 +324,8 @@ class GgufCheckpoint(Checkpoint):
             if sums and (whole := sum(item[1] for item in sums)) > 0:
                 error = (sum(item[0] for item in sums) / whole) ** 0.5
                 tensors = f"{len(sums)} tensor{'s' if len(sums) > 1 else ''}"
-                found.append(f"{type} of {tensors} is stored in 8 bits: relative error {100 * error:.2g} %")
+                if error > _NOTHING:
+                    found.append(f"{type} of {tensors} is stored in 8 bits: relative error {100 * error:.2g} %")
         if self._left_out:
             found.append(f"left out, as the model does not use them: {fold_names(self._left_out)}")
         return found

@@ -54,12 +54,12 @@ def _qwen(metadata: Metadata, config: Config) -> Config:
     return {"use_sliding_window": False, "attention_bias": metadata.stored("blk.0.attn_q.bias")}
 
 
-def _attention_scalar(metadata: Metadata, config: Config, largest: int) -> float:
+def _attention_scalar(metadata: Metadata, config: Config, largest: int) -> int:
     """Gemma's `query_pre_attn_scalar`, which GGUF leaves out: the head's channels, but hidden / heads in the largest
     model, which its number of layers tells."""
     if config["num_hidden_layers"] == largest:
-        return config["hidden_size"] / config["num_attention_heads"]
-    return float(config["head_dim"])
+        return int(config["hidden_size"] // config["num_attention_heads"])
+    return int(config["head_dim"])
 
 
 def _layer_types(metadata: Metadata, config: Config, period: int) -> list[str]:

@@ -40,7 +40,9 @@ def random_blocks(kind: Any, blocks: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     _, size = gguf.GGML_QUANT_SIZES[kind]
     data = rng.integers(0, 256, (blocks, size), dtype=np.uint8)
-    halves = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)} | dict.fromkeys(("Q4_K", "Q5_K"), (0, 2))
+    halves = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "TQ1_0": (52,), "TQ2_0": (64,)} | dict.fromkeys(
+        ("Q4_K", "Q5_K"), (0, 2)
+    )
     both = {"Q4_1": (0, 2), "Q5_1": (0, 2)}
     if kind.name == "MXFP4":
         data[:, 0] = rng.integers(118, 124, blocks)
@@ -117,6 +119,8 @@ def metadata(family: str, config: Any, writer: Any) -> None:
             writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if family in ("mistral", "phi3", "gemma2", "gemma3_text") and c.sliding_window:
         writer.add_sliding_window(c.sliding_window)
+    if family == "gemma3_text":
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in c.layer_types])
     if family == "gemma2":
         writer.add_attn_logit_softcapping(c.attn_logit_softcapping)
         writer.add_final_logit_softcapping(c.final_logit_softcapping)

@@ -31,6 +31,18 @@ CASES: dict[str, families.Case] = {
     "qwen3": families.CASES["qwen3"],
     "gemma2": families.Case("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 16}),
     "gemma3": families.Case("gemma3_text", {"sliding_window": 8, "num_hidden_layers": 7, "query_pre_attn_scalar": 16}),
+    "gemma3-linear": families.Case(
+        "gemma3_text",
+        {
+            "query_pre_attn_scalar": 16,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "sliding_window": 5,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
     "phi3": families.CASES["phi3"],
     "phi3-longrope": families.CASES["phi3-longrope"],
     "phi4": families.CASES["phi4"],

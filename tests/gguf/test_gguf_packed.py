@@ -141,3 +141,18 @@ def test_what_the_model_does_not_use_is_said(tmp_path: Path) -> None:
     report = pack(path, tmp_path / "packed")
     assert report.notes == ("left out, as the model does not use them: `blk.0.attn_rot_embd.weight`",)
     assert gguf.GGUFReader(path).tensors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("type", ["Q2_K", "Q3_K", "Q6_K", "TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+def test_types_that_are_rounded(type: str, tmp_path: Path) -> None:
+    """Every code is the nearest one: no weight is further than half a step from the file's."""
+    path, report = packed(tmp_path, **dict.fromkeys(BLOCKS | FEED, type))
+    artifact, source = open_artifact(tmp_path / "packed"), open_source(path, floats=True)
+    for item in fused_linears(source.parts.block(0), source.spec):
+        exact = np.concatenate([source.read(linear.weight) for linear in item.linears])
+        steps = np.abs(exact).reshape(len(exact), -1, 32).max(axis=2) / 127
+        wrong = np.abs(values(artifact, item.name) - exact).reshape(*steps.shape, 32).max(axis=2)
+        assert exact.any() and (wrong <= 0.5001 * steps).all()
+    said = [f"{type} of 7 tensors is stored in 8 bits: relative error 0."] if type != "TQ1_0" else []
+    assert [note[: note.index("error") + 8] for note in report.notes] == said
