@@ -294,7 +294,7 @@ def run(
     ) as session:
         describe(session)
         if text_given is None:
-            from agq.cli.conversation import converse
+            from agq.cli.chat import converse
 
             return converse(session, progress)
         return answer_once(session, progress, text_given, json_output, echo, max_tokens is not None)
