@@ -47,6 +47,11 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "AGQ_CACHE_DIR" in str(caught.value.hint)
 
 
+def test_a_home_that_is_not_there(agq_cli) -> None:
+    result = agq_cli("info", "~nobody-of-this-name/model")
+    assert result.returncode == 1 and "home folder is not known" in result.stderr
+
+
 def test_a_dry_run_reads_the_text(agq_cli, demo_model: Path, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("A few words only.\n")
     result = agq_cli("quantize", demo_model, "--data", "short.txt", "--dry-run", cwd=tmp_path)
