@@ -68,3 +68,13 @@ def test_no_torch(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
     assert open_artifact(tmp_path / "a").recipe == {"weights": "int4", "method": "rtn"}
+
+
+def test_scales_of_f16_weights_are_f16_values() -> None:
+    """As quantize stores them beside f16 weights; small ones are subnormal there."""
+    values = np.full((2, 32), 3e-6, np.float32)
+    values[1] = 1e-9
+    plain = group_scales(values, 32, WEIGHTS["u4"], half=False)
+    half = group_scales(values, 32, WEIGHTS["u4"], half=True)
+    assert (half.astype(np.float16).astype(np.float32) == half).all() and half[1, 0] == 1
+    assert not (plain.astype(np.float16).astype(np.float32) == plain).all()
