@@ -73,7 +73,13 @@ def test_operations_grow_with_the_work(demo_model: Path, tmp_path: Path) -> None
         return rehearsal.operations(plan(str(demo_model), tmp_path / "out", RecipeChanges(**changes)))
 
     rounded, solved = of(method="rtn"), of(method="gptq", preset="gptq", samples=8)
-    assert rounded < solved < of(method="gptq", preset="gptq", samples=32) < of(samples=32, tune=64)
+    more = of(method="gptq", preset="gptq", samples=32)
+    assert rounded < solved < more < of(samples=32, tune=64)
+    # 24 windows more: each token through every weight one and a half times, and into the Hessians of four inputs.
+    parts = plan(str(demo_model), tmp_path / "out").checkpoint.parts
+    weights = sum(linear.out_features * linear.in_features for linear in parts.block_linears())
+    inputs = sum(block.linears[roles[0]].in_features ** 2 for block in parts.blocks() for roles in block.groups)
+    assert more - solved == pytest.approx(24 * 1024 * (3 * weights + 2 * inputs))
 
 
 def test_long_lines_lose_their_middle(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ def test_default_name_and_table(agq_cli, demo_quantized, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [name]
     for word in ("bits per weight", "artifact", name, "MB", "W4 g128"):
         assert word in result.stdout
-    assert result.stderr == ""
+    assert result.stderr == f"next: agq run {name}\n"
 
 
 def test_existing_file_needs_force(agq_cli, demo_quantized, tmp_path):
