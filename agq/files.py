@@ -160,18 +160,18 @@ def sha256_file(path: str | os.PathLike) -> str:
 
 
 def cache_dir() -> Path:
-    """AGQ_CACHE_DIR, else XDG_CACHE_HOME/agq, else ~/.cache/agq. The folder is made by whoever writes to it."""
+    """AGQ_CACHE_DIR, else XDG_CACHE_HOME/agq, else ~/.cache/agq. The folder is made by whoever writes to it.
+
+    Raises AgqError: none of the variables is set, and the user has no home folder.
+    """
     if value := os.environ.get("AGQ_CACHE_DIR"):
         return Path(value).expanduser()
     if value := os.environ.get("XDG_CACHE_HOME"):
         return Path(value) / "agq"
     try:
         return Path.home() / ".cache" / "agq"
-    except RuntimeError as error:  # a user without HOME and without an entry in /etc/passwd
-        raise AgqError(
-            "there is no home folder that could hold the cache",
-            hint="set AGQ_CACHE_DIR to a folder that can be written",
-        ) from error
+    except RuntimeError as error:  # a user without a home folder
+        raise AgqError("there is no home folder to make a cache in", hint="AGQ_CACHE_DIR names another one") from error
 
 
 def ensure_free_space(path: str | os.PathLike, nbytes: int) -> None:
