@@ -170,11 +170,8 @@ def cache_dir() -> Path:
         return Path(value) / "agq"
     try:
         return Path.home() / ".cache" / "agq"
-    except RuntimeError as error:  # a user without HOME and without an entry in /etc/passwd
-        raise AgqError(
-            "there is no home folder that could hold the cache",
-            hint="set AGQ_CACHE_DIR to a folder that can be written",
-        ) from error
+    except RuntimeError as error:  # a user without a home folder
+        raise AgqError("there is no home folder to make a cache in", hint="AGQ_CACHE_DIR names another one") from error
 
 
 def ensure_free_space(path: str | os.PathLike, nbytes: int) -> None:

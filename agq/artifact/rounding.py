@@ -20,9 +20,9 @@ _PART = 1 << 12  # groups that are searched at a time
 _SHARES = np.array(SHARES, np.float32)
 
 
-def group_scales(values: np.ndarray, columns: int, format: WeightFormat, half: bool, threads: int = 1) -> np.ndarray:
-    """Scales float32 [rows, groups] of float32 weights [rows, inputs]; columns: of a group. half: scales are such that
-    f16 holds them too, as a folder of f16 weights stores them. A group of zeros has the scale 1."""
+def group_scales(values: np.ndarray, columns: int, format: WeightFormat, stored: str, threads: int = 1) -> np.ndarray:
+    """Scales float32 [rows, groups] of float32 weights [rows, inputs]; columns: of a group. stored: element type of
+    the weights' folder, which would hold the scales too. A group of zeros has the scale 1."""
     groups = np.ascontiguousarray(values, np.float32).reshape(-1, columns)
     low, high = format.limits(symmetric=True)
     found = library() if columns % STEP == 0 else None
@@ -30,7 +30,7 @@ def group_scales(values: np.ndarray, columns: int, format: WeightFormat, half: b
     for start in range(0, len(groups), _PART):
         part = groups[start : start + _PART]
         amax = np.abs(part).max(axis=1, keepdims=True)
-        tried = _stored(amax * _SHARES / np.float32((high - low) / 2), half)
+        tried = _stored(amax * _SHARES / np.float32((high - low) / 2), stored)
         best, sure = np.zeros(len(part), np.int32), np.zeros(len(part), bool)
         if found is not None:
             best, sure = clip_search(found, part, tried, None, None, (low, high), threads)
@@ -41,13 +41,21 @@ def group_scales(values: np.ndarray, columns: int, format: WeightFormat, half: b
     return scale.reshape(len(values), -1)
 
 
-def _stored(scale: np.ndarray, half: bool) -> np.ndarray:
-    """bf16 values as float32; 1 where that is 0."""
+def _stored(scale: np.ndarray, dtype: str) -> np.ndarray:
+    """bf16 values as float32 that an element type holds exactly; 1 where that is 0."""
     rounded = bf16_to_f32(f32_to_bf16(scale)).reshape(scale.shape)
-    if half:
-        rounded = np.minimum(rounded, np.float32(65280)).astype(np.float16).astype(np.float32)
-        rounded = bf16_to_f32(f32_to_bf16(rounded)).reshape(scale.shape)
+    if dtype in _NARROWER:
+        rounded = bf16_to_f32(f32_to_bf16(_NARROWER[dtype](rounded))).reshape(scale.shape)
     return np.where(rounded > 0, rounded, np.float32(1))
+
+
+def _as_half(values: np.ndarray) -> np.ndarray:
+    """Small values are subnormal there; the largest bf16 value below infinity is 65280."""
+    return np.minimum(values, np.float32(65280)).astype(np.float16).astype(np.float32)
+
+
+# Element types whose exponents reach less far than those of bf16.
+_NARROWER = {"f16": _as_half}
 
 
 def _exact(groups: np.ndarray, scale: np.ndarray, low: int, high: int) -> np.ndarray:

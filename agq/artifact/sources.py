@@ -242,9 +242,9 @@ class LinearSource:
             raise AgqError(f"{names} holds values that are not finite", hint="the checkpoint is damaged")
         if not self._searched:
             return row_scale(values)[:, None]
-        half = float_type(self.checkpoint, [linear.weight for linear in self.fused.linears]) == "f16"
+        stored = float_type(self.checkpoint, [linear.weight for linear in self.fused.linears])
         columns = self.info.group.columns(self.info.inputs)
-        return group_scales(values, columns, self.info.format, half, default_threads())
+        return group_scales(values, columns, self.info.format, stored, default_threads())
 
 
 def row_scale(values: np.ndarray) -> np.ndarray:

@@ -77,6 +77,7 @@ class Printer:
             print(f"{machine}\n{'test':<17}{'tok/s':<19}{'of the limit':<14}limit")
             self._said = machine
         share, limit = limit_words(result)
+        limit = limit.removesuffix(result.instruction or "").rstrip()
         print(f"{test_name(result):<17}{_speed(result):<19}{share:<14}{limit}".rstrip())
         sys.stdout.flush()
 

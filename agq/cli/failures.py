@@ -125,6 +125,8 @@ def _known(exception: Exception) -> tuple[str, str | None] | None:
         return "not enough memory", "close other programs, or use a smaller model, --seq-len or --batch"
     if isinstance(exception, OSError) and exception.errno is not None:
         return _os_error(exception)
+    if isinstance(exception, RuntimeError) and "home directory" in str(exception):  # pathlib's words
+        return "a name begins with `~`, and that home folder is not known", "write the whole path"
     if isinstance(exception, UnicodeEncodeError):
         return "the output's encoding cannot show this text", "set PYTHONUTF8=1 or use a UTF-8 locale"
     return None

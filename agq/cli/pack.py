@@ -84,7 +84,9 @@ def pack(
 
     The file holds weights, tokenizer, chat template, recipe and checksums: all that `agq run` needs.
     """
+    from agq.artifact.pack import ROUNDED
     from agq.artifact.pack import pack as pack_folder
+    from agq.formats.activations import WIDE
     from agq.gguf.files import is_gguf, stem
     from agq.hub import find_model
     from agq.kinds import LOOKED_AT, kind_of
@@ -136,4 +138,6 @@ def pack(
             "time": f"{report.seconds:.1f} s",
         }
     )
+    if weights in ROUNDED and ROUNDED[weights].bits < WIDE.bits:
+        console.say("note: rounded to nearest, the quick way; `agq quantize` takes minutes and loses less")
     console.say(f"next: agq run {shlex.quote(str(path))}")

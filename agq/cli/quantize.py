@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from agq.cli.options import every, with_options
-from agq.errors import UsageError
+from agq.errors import AgqError, UsageError
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import OUTPUT
-from agq.reporting import console
 
 
 def register(app: typer.Typer) -> None:
@@ -93,13 +92,16 @@ def quantize(
         from agq.quantization.rehearsal import rehearse
         from agq.reporting.output import print_json
 
-        if not json_output:
-            show_plan(plan)
-        seconds = rehearse(plan)
+        try:
+            seconds = rehearse(plan)
+        except AgqError:
+            if not json_output:
+                show_plan(plan)
+            raise
         if json_output:
             print_json(plan_object(plan, seconds))
         else:
-            print(f"time         roughly {console.clock(seconds)}, by the speed of one product on this machine")
+            show_plan(plan, seconds)
         return
     report = run_plan(plan, resume)
     show_report(plan, report, json_output)

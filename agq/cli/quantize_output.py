@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from agq.quantization.plan import Plan
 
 
-def show_plan(plan: Plan) -> None:
-    """What would be done: schemes of the linears on stdout."""
+def show_plan(plan: Plan, seconds: float | None = None) -> None:
+    """What would be done: schemes of the linears on stdout. seconds: that it takes; None: not known."""
     from agq.reporting.output import human_size, print_pairs, print_table
     from agq.system.memory import available_memory
 
@@ -46,6 +46,7 @@ def show_plan(plan: Plan) -> None:
             "device": plan.device.type,
             "memory": f"about {human_size(memory)} (available: {human_size(available_memory())})",
             "disk": f"about {human_size(plan.needs.output)}",
+            "time": f"roughly {console.clock(seconds)}, by the speed of one product" if seconds else None,
         }
     )
     for note in plan.notes:

@@ -81,7 +81,7 @@ def print_table(
         table.add_row(*(_escaped(row[index]) for index in kept))
     console.print(table)
     if left_out := [name for index, name in enumerate(columns) if index not in kept]:
-        console.print(f"(a wider terminal, or --json, shows also: {', '.join(left_out)})")
+        console.print(f"(a wider terminal shows also: {', '.join(left_out)})")
 
 
 def _table_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:

@@ -41,9 +41,9 @@ def test_without_the_library_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(1).normal(size=(90, 128)).astype(np.float32)
     values[3], values[4, :64] = 0, 1e-30
     format = WEIGHTS["u4"]
-    fast = group_scales(values, 64, format, half=False)
+    fast = group_scales(values, 64, format, stored="bf16")
     monkeypatch.setattr(rounding, "library", lambda: None)
-    assert np.array_equal(group_scales(values, 64, format, half=False), fast)
+    assert np.array_equal(group_scales(values, 64, format, stored="bf16"), fast)
     codes = group_codes(values, fast, format)
     assert codes.min() == -8 and codes.max() == 7 and not codes[3].any()
     assert np.abs(codes.reshape(90, 2, 64) * fast[:, :, None] - values.reshape(90, 2, 64)).mean() < 0.12
@@ -68,3 +68,13 @@ def test_no_torch(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
     assert open_artifact(tmp_path / "a").recipe == {"weights": "int4", "method": "rtn"}
+
+
+def test_scales_of_f16_weights_are_f16_values() -> None:
+    """As quantize stores them beside f16 weights; small ones are subnormal there."""
+    values = np.full((2, 32), 3e-6, np.float32)
+    values[1] = 1e-9
+    plain = group_scales(values, 32, WEIGHTS["u4"], stored="bf16")
+    half = group_scales(values, 32, WEIGHTS["u4"], stored="f16")
+    assert (half.astype(np.float16).astype(np.float32) == half).all() and half[1, 0] == 1
+    assert not (plain.astype(np.float16).astype(np.float32) == plain).all()

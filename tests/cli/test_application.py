@@ -103,9 +103,9 @@ def test_no_command_shows_help_on_stderr(agq_cli):
     ("arguments", "error", "hint"),
     [
         (["rnu"], "unknown command `rnu`", "did you mean `run`? commands: calibrate,"),
-        (["--foo"], "`agq` has no option `--foo`", "options: "),
+        (["--foo"], "`agq` has no option `--foo`", "did you mean"),
         (["eval-ppl", "x", "--sed-len", "4"], "`agq eval-ppl` has no option `--sed-len`", "did you mean `--seq-len`?"),
-        (["eval-ppl"], "`agq eval-ppl`: missing argument `MODEL|DIR|ARTIFACT`", "usage: agq eval-ppl"),
+        (["eval-ppl"], "`agq eval-ppl`: missing argument `MODEL`", "usage: agq eval-ppl"),
         (["eval-ppl", "x", "--seq-len", "many"], "`--seq-len`: `many` is not a whole number", "--help"),
         (["eval-ppl", "x", "--max-ppl", "many"], "`--max-ppl`: `many` is not a number", "--help"),
         (["eval-ppl", "x", "--threads", "0"], "`--threads`: ", "--help"),

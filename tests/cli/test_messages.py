@@ -47,6 +47,11 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "AGQ_CACHE_DIR" in str(caught.value.hint)
 
 
+def test_a_home_that_is_not_there(agq_cli) -> None:
+    result = agq_cli("info", "~nobody-of-this-name/model")
+    assert result.returncode == 1 and "home folder is not known" in result.stderr
+
+
 def test_a_dry_run_reads_the_text(agq_cli, demo_model: Path, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("A few words only.\n")
     result = agq_cli("quantize", demo_model, "--data", "short.txt", "--dry-run", cwd=tmp_path)
@@ -68,7 +73,13 @@ def test_operations_grow_with_the_work(demo_model: Path, tmp_path: Path) -> None
         return rehearsal.operations(plan(str(demo_model), tmp_path / "out", RecipeChanges(**changes)))
 
     rounded, solved = of(method="rtn"), of(method="gptq", preset="gptq", samples=8)
-    assert rounded < solved < of(method="gptq", preset="gptq", samples=32) < of(samples=32, tune=64)
+    more = of(method="gptq", preset="gptq", samples=32)
+    assert rounded < solved < more < of(samples=32, tune=64)
+    # 24 windows more: each token through every weight one and a half times, and into the Hessians of four inputs.
+    parts = plan(str(demo_model), tmp_path / "out").checkpoint.parts
+    weights = sum(linear.out_features * linear.in_features for linear in parts.block_linears())
+    inputs = sum(block.linears[roles[0]].in_features ** 2 for block in parts.blocks() for roles in block.groups)
+    assert more - solved == pytest.approx(24 * 1024 * (3 * weights + 2 * inputs))
 
 
 def test_long_lines_lose_their_middle(capsys: pytest.CaptureFixture[str]) -> None:

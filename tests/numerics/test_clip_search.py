@@ -69,3 +69,16 @@ def test_threads_do_not_matter() -> None:
     scale = np.abs(values).max(axis=1, keepdims=True) * np.array(SHARES, np.float32) / np.float32(7.5) + 1e-9
     one, three = (clip_search(library(), values, scale.astype(np.float32), None, None, (-8, 7), n) for n in (1, 3))
     assert (one[0] == three[0]).all() and (one[1] == three[1]).all()
+
+
+def test_what_it_is_not_sure_of_is_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it proposes there."""
+
+    def unsure(found: object, values: np.ndarray, *more: object) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(len(values), np.int32), np.arange(len(values)) % 2 == 7
+
+    weight = weights(40, 64, 6)
+    wanted = weight_grid(weight, 4, True, 32, True)
+    monkeypatch.setattr(quantizers, "clip_search", unsure)
+    assert torch.equal(weight_grid(weight, 4, True, 32, True).scale, wanted.scale)
+    assert not torch.equal(weight_grid(weight, 4, True, 32).scale, wanted.scale)
