@@ -26,7 +26,7 @@ _PICKLE = Kind("a PyTorch checkpoint (pickle)", _CONVERT)
 _ZIP = Kind("a zip archive", f"unpack it; {_FOLDER}")
 # The first bytes that tell.
 _STARTS = (
-    (b"GGUF", Kind("a GGUF file", f"{_FOLDER}; the model's original folder can be packed with `agq pack`")),
+    (b"GGUF", Kind("a GGUF file", "give it to the command itself: `agq run FILE`, `agq pack FILE`")),
     (
         b"version https://git-lfs",
         Kind("a Git LFS pointer, not the file that it stands for", "run `git lfs pull` there"),

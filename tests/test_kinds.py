@@ -56,9 +56,9 @@ def test_safetensors_and_noise_are_none() -> None:
 
 @pytest.mark.parametrize("command", ["run", "info", "verify", "bench", "eval-ppl", "pack"])
 def test_commands_say_so(agq_cli, tmp_path: Path, command: str) -> None:
-    (tmp_path / "m.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\0" * 64)
-    result = agq_cli(command, tmp_path / "m.gguf", *(["hi"] if command == "run" else []))
-    assert result.returncode in (1, 2) and "is a GGUF file" in result.stderr, result.stderr
+    (tmp_path / "m.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    result = agq_cli(command, tmp_path / "m.bin", *(["hi"] if command == "run" else []))
+    assert result.returncode in (1, 2) and "is a Git LFS pointer" in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "bench", "pack", "eval-ppl", "calibrate", "quantize"])

@@ -46,12 +46,14 @@ def _stored(scale: np.ndarray, dtype: str) -> np.ndarray:
     rounded = bf16_to_f32(f32_to_bf16(scale)).reshape(scale.shape)
     if dtype in _NARROWER:
         rounded = bf16_to_f32(f32_to_bf16(_NARROWER[dtype](rounded))).reshape(scale.shape)
-    return np.where(rounded > 0, rounded, np.float32(1))
+    kept: np.ndarray = np.where(rounded > 0, rounded, np.float32(1))
+    return kept
 
 
 def _as_half(values: np.ndarray) -> np.ndarray:
     """Small values are subnormal there; the largest bf16 value below infinity is 65280."""
-    return np.minimum(values, np.float32(65280)).astype(np.float16).astype(np.float32)
+    half: np.ndarray = np.minimum(values, np.float32(65280)).astype(np.float16).astype(np.float32)
+    return half
 
 
 # Element types whose exponents reach less far than those of bf16.

@@ -282,11 +282,17 @@ _CONVERSIONS: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
 
 
 def fits(values: np.ndarray, dtype: str) -> bool:
-    """Whether every value is one of a float type: bf16 or f16."""
-    if dtype == "f16":
-        with np.errstate(over="ignore"):
-            return bool((values.astype(np.float16).astype(np.float32) == values).all())
-    return bool((bf16_to_f32(f32_to_bf16(values)) == values).all())
+    """Whether every float32 value is one of a float type."""
+    with np.errstate(over="ignore"):
+        return bool((_ROUNDINGS[dtype](values) == values).all())
+
+
+# float32 values rounded to an element type, as float32 again.
+_ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "f32": lambda values: values,
+    "bf16": lambda values: bf16_to_f32(f32_to_bf16(values)).reshape(values.shape),
+    "f16": lambda values: values.astype(np.float16).astype(np.float32),
+}
 
 
 def float_type(checkpoint: Checkpoint, names: list[str]) -> str:

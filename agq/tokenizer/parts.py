@@ -93,7 +93,25 @@ def post_processor(bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> 
     }
 
 
-def document(added: list[dict[str, Any]], **parts: Any) -> str:
-    """The text of a tokenizer.json. parts: normalizer, pre_tokenizer, post_processor, decoder, model."""
-    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **parts}
+def document(
+    added: list[dict[str, Any]],
+    *,
+    normalizer: Any,
+    pre_tokenizer: Any,
+    post_processor: Any,
+    decoder: Any,
+    model: dict[str, Any],
+) -> str:
+    """The text of a tokenizer.json, of its parts as the `tokenizers` library describes them."""
+    whole = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": post_processor,
+        "decoder": decoder,
+        "model": model,
+    }
     return json.dumps(whole, ensure_ascii=False, separators=(",", ":"))

@@ -54,7 +54,7 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
     tensors = random_tensors(settings)
     tensors["model.layers.0.mlp.down_proj.weight"][1][7, 3] = 0x7FC0
     folder = write_folder(tmp_path / "m", settings, tensors)
-    with pytest.raises(AgqError, match=r"down_proj.weight` holds values that are not finite"):
+    with pytest.raises(AgqError, match=r"values that are not finite in `model.layers.0.mlp.down_proj.weight`"):
         pack(folder, tmp_path / "a.safetensors", weights="int4")
     assert list(tmp_path.iterdir()) == [folder]
 

@@ -170,7 +170,7 @@ def test_closing_early_completes_the_statistics() -> None:
 
 def test_not_a_number_is_an_error() -> None:
     engine = Scripted([5])
-    engine.forward = lambda tokens, slot=0, logits="last": np.full((1, 300), np.nan, np.float32)  # type: ignore[method-assign]
+    engine.forward = lambda tokens, slot=0, logits="last", progress=None: np.full((1, 300), np.nan, np.float32)  # type: ignore[method-assign]
     with pytest.raises(AgqError, match="not a number"):
         list(Generation(engine, TOKENIZER, "h", eos_ids=[2]))
 
