@@ -157,11 +157,11 @@ VINLINE void row_scores(const tile *t, int row, int key, int cols, const int spe
   t->max[row] = m > t->max[row] ? m : t->max[row];
 }
 
-/* Scores to probabilities (times the value scales), and their sum. Keys before the window get 2^-126, which no sum
- * shows; those behind the query, where anything may lie, get 0. */
-static void row_probabilities(const tile *t, int row, int key, int cols) {
+/* Scores to probabilities (times the value scales), and their sum. Exactly 0 for keys that the query does not see, of
+ * which vexp2 would make 2^-126. */
+VINLINE void row_probabilities(const tile *t, int row, int key, int cols, const int special) {
   float *s = t->scores + (size_t)row * AGQ_KEY_BLOCK;
-  const int ahead = t->position[row] - key;
+  const int ahead = t->position[row] - key, before = t->begin[row] - key;
   const vf max = vset(t->max[row]);
   const vi lanes = vlanes();
   float *sums = t->lanes + (size_t)row * LANES;
@@ -172,6 +172,7 @@ static void row_probabilities(const tile *t, int row, int key, int cols) {
       const int j = k + i * VW;
       vf p = vexp2(vload(s + j) - max);
       if (j + VW > ahead) p = vselect((vi)(lanes + viset(j - ahead) > viset(0)), vset(0), p);
+      if (special && j < before) p = vselect((vi)(lanes + viset(j) < viset(before)), vset(0), p);
       sum[i] += p;
       vstore(s + j, p * vload(t->value_scale + j));
     }
@@ -218,7 +219,10 @@ static void tile_block(const tile *t, int key, int from, int to, int fresh) {
     const int m = to - r < VW ? to - r : VW;
     vstore_n(t->carry + r, vexp2(vload_n(t->carry + r, m) - vload_n(t->max + r, m)), m);
   }
-  for (int r = from; r < to; r++) row_probabilities(t, r, key, cols);
+  if (special)
+    for (int r = from; r < to; r++) row_probabilities(t, r, key, cols, 1);
+  else
+    for (int r = from; r < to; r++) row_probabilities(t, r, key, cols, 0);
   if (u4) {
     void *to = i8 ? (void *)t->key_block : t->value_block;
     if (i8) agq_kv4_value_codes(kv, t->region, key, keys, to);
