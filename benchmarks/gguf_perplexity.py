@@ -87,6 +87,7 @@ def main() -> None:
     found.add_argument("model", type=Path, help="a GGUF file")
     found.add_argument("--library", help="libllama; default: that of an installed package")
     found.add_argument("--data", default="wikitext2", help="as of `agq eval-ppl` (default wikitext2)")
+    found.add_argument("--method", default="gptq", help="as of `agq eval-ppl`; llama.cpp: BOS before each window")
     found.add_argument("--seq-len", type=int, default=512, help="tokens of a window (default 512)")
     found.add_argument("--windows", type=int, default=8, help="windows (default 8)")
     found.add_argument("--texts", type=int, default=0, help="greedy texts to compare (default none)")
@@ -102,8 +103,8 @@ def main() -> None:
             path = Path(folder) / f"a{bits}"
             pack(args.model, path, act_bits=bits, kv_bits=args.kv_bits)
             ours = EngineScorer(path, args.seq_len, args.threads)
-            plan, text = make_plan(args.data, ours.tokenizer(), "gptq", args.seq_len, max_windows=args.windows)
-            result, base, divergence = compare_plan(ours, theirs, plan, "gptq")
+            plan, text = make_plan(args.data, ours.tokenizer(), args.method, args.seq_len, max_windows=args.windows)
+            result, base, divergence = compare_plan(ours, theirs, plan, args.method)
             row: dict[str, Any] = {
                 "inputs": bits,
                 "agq": result.ppl,
