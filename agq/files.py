@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -187,3 +188,35 @@ def ensure_free_space(path: str | os.PathLike, nbytes: int) -> None:
             f"not enough room for `{path}`: {nbytes / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free",
             hint="free some space or choose another output path",
         )
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, work: str) -> Iterator[None]:
+    """Only one process at a time writes `path`: a lock on the file `.NAME.agq-lock` beside it, which holds the
+    process's number and is gone afterwards. work: what the process does, for the other one's message.
+
+    Raises:
+        AgqError: another process holds it.
+    """
+    lock = path.resolve().parent / f".{path.resolve().name}.agq-lock"
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        yield  # where no lock can be made, nothing can be written: the work says so in its own words
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(handle, 32).decode("ascii", "replace").strip()
+        os.close(handle)
+        raise AgqError(
+            f"another {work} (process {holder or 'unknown'}) writes `{path}`",
+            hint="wait for it, end it, or choose another output with `output:`",
+        ) from None
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)

@@ -118,11 +118,19 @@ def _download(repo: str, revision: str) -> Path:
     return folder
 
 
-def find_model(name: str) -> tuple[Path, Recipe | None]:
-    """`agq.recipe.resolve_model`, then `local_folder`: the folder of MODEL and the recipe that named it."""
+def find_model(name: str | os.PathLike[str]) -> tuple[Path, Recipe | None]:
+    """The file or folder of MODEL, and the recipe that named it: what every command calls first. See
+    agq/recipe/models.py for what MODEL may be; a hub id is downloaded.
+
+    Raises:
+        AgqError: nothing has this name; as local_folder.
+    """
+    path = Path(name).expanduser()
+    if path.suffix not in (".yaml", ".yml") and (path.is_file() or (path / "config.json").is_file()):
+        return path, None  # `run` starts faster without the recipes
     from agq.recipe import resolve_model
 
-    model, recipe = resolve_model(name)
+    model, recipe = resolve_model(os.fspath(name))
     if recipe is not None and not Path(model).exists() and Path(model).is_absolute():
         raise AgqError(
             f"recipe `{name}`: its model `{model}` is not there",

@@ -64,10 +64,10 @@ def at(place: Place, path: Path, make: Callable[[], _T]) -> _T:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The hint about an unknown name: the closest valid one, then all of them."""
+    """The hint about an unknown name: the closest valid one, or all of them."""
     valid = list(valid)
     close = difflib.get_close_matches(str(name), valid, n=1)
-    return (f"did you mean `{close[0]}`? " if close else "") + f"valid keys: {', '.join(valid)}"
+    return f"did you mean `{close[0]}`?" if close else f"valid keys: {', '.join(valid)}"
 
 
 def plain(item: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def main() -> None:
     options.add_argument("-t", "--threads", type=int, default=2)
     args = options.parse_args()
     from agq.cli.startup import first_token
-    from agq.runtime.library import load_library
+    from agq.native.library import load_library
 
     with tempfile.TemporaryDirectory(prefix="agq-bench-") as folder:
         model = args.model

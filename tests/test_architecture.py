@@ -15,7 +15,7 @@ from tests.support import REPOSITORY
 # Floor by floor, from the ground up. A room imports only from rooms on floors below its own (and from itself).
 FLOORS = (
     ("errors", "version"),
-    ("files", "formats", "structured"),
+    ("files", "formats", "kinds", "native", "structured"),
     ("models", "numerics", "reporting"),
     ("recipe", "safetensors", "system"),
     ("checkpoint", "hub", "tokenizer"),
@@ -31,6 +31,7 @@ FLOORS = (
 # Rooms that a Pi runs: neither they nor what they import may need torch.
 LIGHT = (
     "formats",
+    "native",
     "recipe",
     "safetensors",
     "system",

@@ -26,6 +26,7 @@ from agq.formats import (
     EMBEDDING,
     FLOATS,
     HEAD,
+    INTEGERS,
     KV_CACHE,
     PER_ROW,
     TABLES,
@@ -36,6 +37,7 @@ from agq.formats import (
 )
 from agq.formats.activations import WIDE
 from agq.formats.cache import DEFAULT_CACHE, DEFAULT_TABLE, FLOAT_CACHE
+from agq.formats.groups import Fitted, Granularity, fit
 from agq.formats.limits import CHANNEL_EXPONENT
 from agq.formats.weights import BYTE_CODES, SCALE
 from agq.gguf.opening import open_source
@@ -43,9 +45,9 @@ from agq.models import Linear
 from agq.models.folding import fold_linears
 from agq.tokenizer.files import read_tokenizer_files
 
-# What `weights` may say of an unquantized folder: a float type, or codes of 8 bits with a scale per row.
-INT8 = "int8"
-WEIGHTS = (*FLOATS, INT8)
+# What `weights` may say of an unquantized folder: a float type, or codes that packing itself rounds to.
+ROUNDED = {f"int{row.bits}": row for row in INTEGERS.values()}
+WEIGHTS = (*FLOATS, *ROUNDED)
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ def pack(
             floats.
         head_bits: output head (and embedding, when tied) in 8, 16 or 32 bits; default agq.json's, else 8, or the
             weights' own type where all weights are floats.
-        weights: for unquantized folders: "f32", "f16", "bf16", or "int8" (round to nearest per row, activations 8 bits
-            per token); default the folder's own float type.
+        weights: for unquantized folders: "f32", "f16", "bf16", "int8" (rounded to nearest, one scale per row) or "int4"
+            (a scale per group, agq/artifact/rounding.py), both with activations of 8 bits per token; default the
+            folder's own float type.
         progress: called with (bytes done, bytes in all, tensor name).
         attention: static scales of integer attention, one of each block, which is computed then (kv_bits 8); default
             the folder's.
@@ -186,7 +189,7 @@ class _Plan:
             raise UsageError(
                 f"`{checkpoint.path}` is quantized already", hint="`weights` is for unquantized model folders"
             )
-        integer = quantized or weights == INT8
+        integer = quantized or weights in ROUNDED
         if kv_bits is None:
             refuse_kv_scheme(checkpoint)
             usual = DEFAULT_CACHE if integer or attention is not None else FLOAT_CACHE
@@ -245,8 +248,12 @@ class _Plan:
         for name, linear in (("project_in", parts.project_in_linear), ("project_out", parts.project_out_linear)):
             if linear is not None:
                 fused.append(Fused(name, (linear,)))
+        row = ROUNDED.get(self.weights or "")
+        grouped = row is not None and isinstance(row.group, Fitted)
         for item in fused:
-            linears[item.name] = self._add(item, self.weights)
+            # Groups are fitted to the blocks' linears; the projections around them stay as they are then.
+            inside = item.name.startswith("blocks.")
+            linears[item.name] = self._add(item, self.weights if inside or not grouped else None)
         linears["head"] = self._add_head(Fused("head", (parts.head_linear,)), head_bits, integer)
         return linears
 
@@ -268,7 +275,7 @@ class _Plan:
             wanted = source if self.weights is None else self.weights
             head_bits = DEFAULT_TABLE.bits if integer else weight_format(wanted).bits
         row = TABLES[head_bits]
-        return self._add(fused, INT8 if row.integer else row.of(self.weights, source).name)
+        return self._add(fused, f"int{row.bits}" if row.integer else row.of(self.weights, source).name)
 
     def _embed_scheme(self, bits: int | None) -> ModuleScheme | None:
         """How the checkpoint stores an embedding of codes, where it is packed as it is. bits: what is wanted."""
@@ -322,10 +329,12 @@ class _Plan:
             info = LinearInfo(**shape, **acts, dtype=dtype, scale_dtype=SCALE, group=group)
             if static is not None:
                 info = self._static(info, static, fused)
-        elif weights == INT8:
+        elif row := ROUNDED.get(weights or ""):
             if not activation.quantized:
                 acts = {"act_bits": WIDE.code}
-            info = LinearInfo(**shape, **acts, dtype=BYTE_CODES.name, scale_dtype=SCALE)
+            group = self._fitted if isinstance(row.group, Fitted) else row.group
+            group = PER_ROW if group == whole else group
+            info = LinearInfo(**shape, **acts, dtype=row.name, scale_dtype=SCALE, group=group)
         else:
             if activation.quantized:
                 self._problem("activations cannot be quantized where weights are floats", fused)
@@ -333,6 +342,11 @@ class _Plan:
             info = LinearInfo(**shape, dtype=dtype)
         self._sources.append(LinearSource(checkpoint, fused, info, scheme, static if info.act_static else None))
         return info
+
+    @property
+    def _fitted(self) -> Granularity:
+        """Groups where weights are rounded here: the largest that suits all linears of the blocks."""
+        return fit(linear.in_features for linear in self.checkpoint.parts.block_linears())
 
     def _static(self, info: LinearInfo, static: StaticInput, fused: Fused) -> LinearInfo:
         """The linear with static activations. With 8 bits the channels' powers of two go into the weights, which become
@@ -403,7 +417,7 @@ class _Plan:
             return {key: values[key] for key in kept if key in values}
         if self.checkpoint.quantization is not None:
             return {"quantization_config": self.checkpoint.quantization.config}
-        return {"weights": INT8, "method": "rtn"} if self.weights == INT8 else None
+        return {"weights": self.weights, "method": "rtn"} if self.weights in ROUNDED else None
 
     def source(self) -> dict[str, Any]:
         """JSON of `agq.source`: the folder's name and fingerprint."""

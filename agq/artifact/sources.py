@@ -11,15 +11,18 @@ import numpy as np
 
 from agq.artifact import layout
 from agq.artifact.linear_info import LinearInfo
+from agq.artifact.rounding import group_codes, group_scales
 from agq.checkpoint.base import Checkpoint, Scales
 from agq.checkpoint.quantization_config import ModuleScheme
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
 from agq.formats import ACTIVATIONS
+from agq.formats.groups import Fitted
 from agq.formats.weights import BY_STORED, BYTE_CODES, EXACT
 from agq.models import BlockParts, Linear, ModelSpec
 from agq.models.parts import STACKED, qkv_rows
 from agq.safetensors.files import bf16_to_f32, f32_to_bf16
+from agq.system.threads import default_threads
 
 PIECE = 1 << 22  # elements that are converted at a time
 _BYTE = BYTE_CODES.limits(symmetric=True)
@@ -86,7 +89,7 @@ class LinearSource:
         scheme: ModuleScheme | None,
         static: StaticInput | None = None,
     ):
-        """`scheme`: of the codes that the checkpoint stores; None: they are made here (8 bits per row), or the linear
+        """`scheme`: of the codes that the checkpoint stores; None: they are made here (by rounding), or the linear
         stays in floats. `static`: the quantizer of static activations; with 8 bits its exponents are folded into the
         codes and its zero point into the bias."""
         self.checkpoint = checkpoint
@@ -94,6 +97,7 @@ class LinearSource:
         self.info = info
         self.scheme = scheme
         self.static = static
+        self._made: np.ndarray | None = None  # scales, from the time that codes are made until they are written
 
     def settled(self) -> "LinearSource":
         """This one, when what depends on stored values is known: the type of the scales, and zero points where a
@@ -156,6 +160,7 @@ class LinearSource:
     def scale(self) -> Iterator[np.ndarray]:
         """Scale panels."""
         yield self._scale_panels(self.scales().scale)
+        self._made = None
 
     def minimum(self) -> Iterator[np.ndarray]:
         """Panels of the minima."""
@@ -190,8 +195,10 @@ class LinearSource:
     def scales(self) -> Scales:
         """Scales, and zero points or minima, of all rows in fused order."""
         if self.scheme is None:
-            scales = [self._row_scale(self._floats(start, stop)) for start, stop in self.fused.spans()]
-            return Scales(np.concatenate(scales)[:, None])
+            if self._made is None:
+                found = [self._scales_of(self._floats(start, stop)) for start, stop in self.fused.spans()]
+                self._made = np.concatenate(found)
+            return Scales(self._made)
         parts = [self.checkpoint.scales(linear.module) for linear in self.fused.linears]
         order = slice(None) if self.fused.order is None else self.fused.order
 
@@ -218,15 +225,26 @@ class LinearSource:
         if self.scheme is not None:
             pieces = self.fused.pieces(start, stop)
             return np.concatenate([self.checkpoint.codes(module, rows) for module, rows in pieces])
-        values = self._floats(start, stop)
-        return quantize_rows(values, self._row_scale(values))
+        values, scale = self._floats(start, stop), self.scales().scale[start:stop]
+        if self._searched:
+            return group_codes(values, scale, self.info.format)
+        return quantize_rows(values, scale[:, 0])
 
-    def _row_scale(self, values: np.ndarray) -> np.ndarray:
-        scale = row_scale(values)
-        if not np.isfinite(scale).all():
+    @property
+    def _searched(self) -> bool:
+        """Whether scales of weights that are rounded here are searched for each group."""
+        return isinstance(self.info.format.group, Fitted)
+
+    def _scales_of(self, values: np.ndarray) -> np.ndarray:
+        """Scales [rows, groups] of weights that are rounded here."""
+        if not np.isfinite(values.sum(dtype=np.float64)):
             names = ", ".join(f"`{linear.weight}`" for linear in self.fused.linears)
             raise AgqError(f"{names} holds values that are not finite", hint="the checkpoint is damaged")
-        return scale
+        if not self._searched:
+            return row_scale(values)[:, None]
+        stored = float_type(self.checkpoint, [linear.weight for linear in self.fused.linears])
+        columns = self.info.group.columns(self.info.inputs)
+        return group_scales(values, columns, self.info.format, stored, default_threads())
 
 
 def row_scale(values: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import typer.main
 
 from agq.cli import failures
 from agq.cli.commands import COMMANDS, help_text, version_text
+from agq.cli.help import arrange
 from agq.errors import AgqError
 from agq.reporting import console
 
@@ -74,6 +75,7 @@ def _global_options(
             "--verbose",
             "-v",
             count=True,
+            metavar=" ",
             callback=_set_verbosity,
             rich_help_panel=_PANEL,
             show_default=False,
@@ -86,6 +88,7 @@ def _global_options(
             "--quiet",
             "-q",
             count=True,
+            metavar=" ",
             callback=_set_quiet,
             rich_help_panel=_PANEL,
             show_default=False,
@@ -138,6 +141,7 @@ def load_command(name: str) -> Any:
     for parameter in _global_parameters():
         if not taken & set(parameter.opts):
             command.params.append(parameter)
+    arrange(command, panels=_markup() is not None)
     return command
 
 
@@ -179,6 +183,8 @@ def run(arguments: list[str]) -> int:
     """
     import os
 
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     command = typer.main.get_command(app)
     command.params += _global_parameters()
     if "_AGQ_COMPLETE" in os.environ:  # the shell asks for completions

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def bench(
     model: Annotated[
         str,
-        typer.Argument(metavar="ARTIFACT", help="Packed artifact; or a model folder, which is packed into the cache."),
+        typer.Argument(metavar="MODEL", help="Packed file; a folder, recipe name or hub id is packed into the cache."),
     ],
     prefill: Annotated[
         str, typer.Option("--prefill", "-p", help="Tokens of the prompt; several by comma, 0 for none.")
@@ -73,12 +73,14 @@ def bench(
     output: Annotated[
         str, typer.Option("--output", "-o", envvar="AGQ_BENCH_OUTPUT", help="md, json, jsonl or csv.")
     ] = "md",
+    json_output: Annotated[bool, typer.Option("--json", help="The same as `--output json`.")] = False,
 ) -> None:
     """Measure speed on this machine: prefill and decode in tokens per second, mean and standard deviation.
 
     The share of the limit is the least time that the machine's memory bandwidth and integer peak allow over the time
     measured. With several sequences their tokens are counted together.
     """
+    output = "json" if json_output else output
     if output not in FORMATS:
         raise UsageError(f"unknown output `{output}`", hint=f"one of {', '.join(FORMATS)}")
     prompts, steps = _numbers(prefill, "--prefill"), _numbers(decode, "--decode")
@@ -109,14 +111,16 @@ def bench(
             lambda note: bar.update(note=note),
         ):
             bar.advance()
-            printer.row(result)
+            with bar.aside():
+                printer.row(result)
             machines[result.threads, result.isa] = None
         for number, name in machines if startup else ():
             bar.update(note=f"time to the first token, {number} threads, {name}")
             result = benchmark.Result("startup", 1, 0, number, name)
             result.count(first_token(artifact.path, number, name, repetitions, kv_bits=kv_bits))
             bar.advance()
-            printer.row(result)
+            with bar.aside():
+                printer.row(result)
     printer.end()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
+from agq.reporting import console
 from agq.reporting.output import print_json
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 _CSV = ("kind", "tokens", "depth", "batch", "isa", "threads", "tokens_per_s", "deviation", "bandwidth", "peak", "bound",
         "share_of_limit", "samples_ns")  # fmt: skip
+_TABLE = 140  # columns of a terminal that holds a row of the Markdown table
 
 
 class Printer:
@@ -26,6 +29,9 @@ class Printer:
         self._results: list[Result] = []
         scheme = words.linear(*artifact.linears["blocks.0.qkv"].words())
         self._model: dict[str, Any] = {"model": artifact.path.name, "scheme": scheme, "bytes": artifact.size}
+        # A Markdown table would be broken at every row of an ordinary terminal.
+        self._narrow = console.is_terminal(sys.stdout) and shutil.get_terminal_size().columns < _TABLE
+        self._said = ""
 
     def row(self, result: Result) -> None:
         """One result."""
@@ -35,6 +41,8 @@ class Printer:
             print_json(self._model | result.to_dict())
         elif self._form == "csv":
             self._csv(result, first)
+        elif self._form == "md" and self._narrow:
+            self._lines(result)
         elif self._form == "md":
             self._markdown(result, first)
 
@@ -59,21 +67,40 @@ class Printer:
         writer.writerow([*self._model.values(), *(_number(values[name]) for name in _CSV)])
         sys.stdout.flush()
 
+    def _lines(self, result: Result) -> None:
+        """For a narrow terminal: what all rows share once, above them."""
+        if not self._said:
+            size = f"{self._model['bytes'] / 1e6:.1f} MB"
+            print(f"{self._model['model']}, {self._model['scheme']}, {size}")
+        machine = f"kernels {result.isa}, threads {result.threads}"
+        if machine != self._said:
+            print(f"{machine}\n{'test':<17}{'tok/s':<19}{'of the limit':<14}limit")
+            self._said = machine
+        share, limit = limit_words(result)
+        limit = limit.removesuffix(result.instruction or "").rstrip()
+        print(f"{test_name(result):<17}{_speed(result):<19}{share:<14}{limit}".rstrip())
+        sys.stdout.flush()
+
     def _markdown(self, result: Result, first: bool) -> None:
         if first:
             print("| model | scheme | size | kernels | threads | test | tok/s | of the limit | limit |")
             print("|---|---|---:|---|---:|---|---:|---:|---|")
         size = f"{self._model['bytes'] / 1e6:.1f} MB"
-        speed = f"{result.tokens_per_s:.2f} ± {result.deviation:.2f}"
-        if result.kind == "startup":
-            spread = result.deviation / result.tokens_per_s * result.mean_s
-            speed = f"{result.mean_s:.3f} ± {spread:.3f} s"
+        speed = _speed(result)
         cells = (
             self._model["model"], self._model["scheme"], size, result.isa, result.threads, test_name(result), speed,
             *limit_words(result),
         )  # fmt: skip
         print("| " + " | ".join(map(str, cells)) + " |")
         sys.stdout.flush()
+
+
+def _speed(result: Result) -> str:
+    """Tokens a second, or the seconds to the first token, with the standard deviation."""
+    if result.kind == "startup":
+        spread = result.deviation / result.tokens_per_s * result.mean_s
+        return f"{result.mean_s:.3f} ± {spread:.3f} s"
+    return f"{result.tokens_per_s:.2f} ± {result.deviation:.2f}"
 
 
 def test_name(result: Result) -> str:

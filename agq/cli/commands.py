@@ -14,11 +14,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("agq.cli.quantize", "Quantize a model's weights and write a compressed-tensors folder."),
     "pack": ("agq.cli.pack", "Pack a folder into one file in the layout of the kernels."),
     "run": ("agq.cli.run", "Generate text with a packed model."),
-    "eval-ppl": ("agq.cli.eval_ppl", "Measure perplexity of a model, a quantized folder or a packed file."),
+    "eval-ppl": ("agq.cli.eval_ppl", "Measure perplexity of a folder or a packed file."),
     "info": ("agq.cli.info", "Show what a model or packed file is and how it is computed."),
     "verify": ("agq.cli.verify", "Check a folder or packed file for damage and inconsistencies."),
-    "sweep": ("agq.cli.sweep", "Compare methods on models: quantize, pack and measure each, as one table."),
+    "sweep": ("agq.cli.sweep", "Compare methods on models as one table."),
     "bench": ("agq.cli.bench", "Measure speed on this machine."),
+    "cache": ("agq.cli.cache", "List and clear what `run` has packed."),
     "env": ("agq.cli.env", "Show versions, processor and kernels, for bug reports."),
 }
 
@@ -26,7 +27,7 @@ HELP = "Quantize language models to INT4 and run them on CPUs."
 
 _GLOBAL_HELP = (
     ("-v, --verbose", "More on stderr; -vv still more.  [AGQ_VERBOSE]"),
-    ("-q, --quiet", "Only warnings and errors on stderr; -qq only errors.  [AGQ_QUIET]"),
+    ("-q, --quiet", "Only warnings and errors; -qq only errors.  [AGQ_QUIET]"),
     ("--color", "auto, always or never; NO_COLOR counts too.  [AGQ_COLOR]"),
     ("--no-progress", "No progress on stderr.  [AGQ_NO_PROGRESS]"),
     ("--version", "Versions of agq and of the kernels, then exit."),
@@ -46,9 +47,13 @@ def help_text() -> str:
     lines += [f"  {names:<18}{text}" for names, text in _GLOBAL_HELP]
     lines += [
         "",
-        "Most commands take MODEL: a recipe's name (`llama-7b`), a local folder or a Hugging Face hub id.",
-        "Every option has an environment variable, shown in the command's help. AGQ_DEBUG=1 shows tracebacks,",
-        "AGQ_ISA names the instruction set to use, AGQ_CACHE_DIR the folder for packed and downloaded files.",
+        "MODEL is a packed file, a model folder, a recipe's name (`llama-7b`) or a",
+        "Hugging Face hub id.",
+        "Every option has an environment variable, shown in the command's help.",
+        "AGQ_DEBUG=1 shows tracebacks, AGQ_ISA names the instruction set to use,",
+        "AGQ_CACHE_DIR the folder for packed files.",
+        "`agq help COMMAND` is `agq COMMAND --help`. `agq --install-completion` makes the",
+        "shell's Tab key complete commands, options, schemes, presets and methods.",
     ]
     return "\n".join(lines)
 
@@ -72,7 +77,7 @@ def _kernels() -> str:
     from agq.errors import AgqError
 
     try:
-        from agq.runtime.library import load_library
+        from agq.native.library import load_library
 
         return str(load_library().isa)
     except AgqError as error:

@@ -67,7 +67,7 @@ def env(json_output: Annotated[bool, typer.Option("--json", help="One JSON objec
 def environment() -> dict[str, Any]:
     """What `env --json` prints."""
     from agq.errors import AgqError
-    from agq.runtime import library
+    from agq.native import library
     from agq.system import threads
     from agq.version import __version__
 

@@ -25,7 +25,7 @@ def eval_ppl(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL|DIR|ARTIFACT",
+            metavar="MODEL",
             show_default=False,
             help="Recipe name, folder (quantized or not), hub id, or packed file.",
         ),

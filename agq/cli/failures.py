@@ -20,13 +20,14 @@ from agq.reporting import console
 INTERRUPTED = 128 + signal.SIGINT
 NO_READER = 128 + signal.SIGPIPE
 
-# Packages of the extra `agq[quantize]`, as the user knows them.
+# Packages of the extra `quantize`, as the user knows them, and what gets them. agq itself is on no package index.
+_ALL = "in agq's source folder: pip install '.[quantize]'"
 _OPTIONAL = {
-    "torch": "PyTorch",
-    "datasets": "the `datasets` package",
-    "huggingface_hub": "the `huggingface-hub` package",
-    "transformers": "the `transformers` package",
-    "compressed_tensors": "the `compressed-tensors` package",
+    "torch": ("PyTorch", f"{_ALL}; `agq pack FOLDER --weights int4` needs none"),
+    "datasets": ("the `datasets` package", "pip install datasets, or name a text file with --data"),
+    "huggingface_hub": ("the `huggingface-hub` package", "pip install huggingface-hub, or pass a local folder"),
+    "transformers": ("the `transformers` package", _ALL),
+    "compressed_tensors": ("the `compressed-tensors` package", _ALL),
 }
 
 
@@ -117,12 +118,15 @@ def _known(exception: Exception) -> tuple[str, str | None] | None:
     if isinstance(exception, ModuleNotFoundError):
         name = (exception.name or "").split(".")[0]
         if name in _OPTIONAL:
-            return f"this needs {_OPTIONAL[name]}, which is not installed", "pip install 'agq[quantize]'"
+            package, hint = _OPTIONAL[name]
+            return f"this needs {package}, which is not installed", hint
         return None
     if isinstance(exception, MemoryError) or "can't allocate memory" in str(exception):
         return "not enough memory", "close other programs, or use a smaller model, --seq-len or --batch"
     if isinstance(exception, OSError) and exception.errno is not None:
         return _os_error(exception)
+    if isinstance(exception, RuntimeError) and "home directory" in str(exception):  # pathlib's words
+        return "a name begins with `~`, and that home folder is not known", "write the whole path"
     if isinstance(exception, UnicodeEncodeError):
         return "the output's encoding cannot show this text", "set PYTHONUTF8=1 or use a UTF-8 locale"
     return None
@@ -179,7 +183,10 @@ def usage_message(exception: Any) -> tuple[str, str | None]:
     if shape == "BadParameter" and parameter is not None:
         name = _parameter_name(parameter, context)
         return f"`{name}`{_source(parameter, context)}: {_tidy(exception.message)}", f"see `{command} --help`"
-    return f"`{command}`: {_tidy(exception.format_message())}", _usage(context) or f"see `{command} --help`"
+    message = _tidy(exception.format_message())
+    if "unexpected argument" in message and command.endswith(" run"):
+        return f"`{command}`: {message}", "put a prompt of several words in quotes"
+    return f"`{command}`: {message}", _usage(context) or f"see `{command} --help`"
 
 
 def unknown_command(name: str, names: list[str]) -> AgqError:
@@ -188,7 +195,8 @@ def unknown_command(name: str, names: list[str]) -> AgqError:
 
     close = difflib.get_close_matches(name, names, n=1)
     listing = f"commands: {', '.join(names)}"
-    return UsageError(f"unknown command `{name}`", hint=f"did you mean `{close[0]}`? {listing}" if close else listing)
+    known = f"did you mean `{close[0]}`? {listing}" if close else f"{listing}; see `agq --help`"
+    return UsageError(f"unknown command `{name}`", hint=known)
 
 
 # Typer's words (those of click before it, those of pydantic now) -> agq's.
@@ -249,5 +257,8 @@ def _options_hint(context: Any, name: str) -> str | None:
             # Typer gives the names of --help as a set, in another order each time.
             options += [*sorted(parameter.opts, key=len, reverse=True), *parameter.secondary_opts]
     close = difflib.get_close_matches(name, options, n=1)
-    listing = f"options: {', '.join(options)}"
-    return f"did you mean `{close[0]}`? {listing}" if close else listing
+    if close:
+        return f"did you mean `{close[0]}`?"
+    if len(name) > 2 and " " in name:
+        return "quote a text that begins with a dash, and put -- before it"
+    return f"`{context.command_path} --help` lists the options"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from agq.errors import AgqError
 from agq.reporting import console
 
 # Where an artifact's embedding is, by element type.
@@ -20,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed artifact, model folder or GGUF file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Packed file, folder, GGUF file, recipe name or hub id.")
+    ],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object with every layer.")] = False,
 ) -> None:
     """Show what a model or packed file is and how it is computed.
@@ -38,33 +38,51 @@ def info(
 
 
 def describe(model: str) -> dict[str, Any]:
-    """describe_artifact or describe_folder of what stands at a path."""
+    """describe_artifact or describe_folder of MODEL."""
     from agq.artifact import open_artifact
     from agq.gguf.files import is_gguf
+    from agq.hub import find_model
     from agq.inspect.describe import describe_artifact, describe_folder
 
-    if not Path(model).exists():
-        raise AgqError(f"`{model}` does not exist", hint="give a packed artifact, a model folder or a GGUF file")
-    if is_gguf(model):
+    path, _ = find_model(model)
+    if is_gguf(path):
         from agq.runtime.cache import open_model
 
-        return describe_artifact(open_model(model, console.say))
-    if Path(model).is_dir():
+        return describe_artifact(open_model(path, console.say))
+    if path.is_dir():
         from agq.checkpoint import open_checkpoint
 
-        return describe_folder(open_checkpoint(model))
-    return describe_artifact(open_artifact(model))
+        return describe_folder(open_checkpoint(path))
+    return describe_artifact(open_artifact(path))
 
 
 def _recipe(values: Any) -> str | None:
-    """The recipe on one line, without the report of every layer (`--json` has it)."""
-    from agq.reporting.output import dumps
+    """The recipe in a few words; `--json` has all of it."""
+    from agq.recipe import METHODS
 
     if not isinstance(values, dict):
         return None
-    recipe = values.get("recipe")
-    inner = recipe if isinstance(recipe, dict) else values
-    return dumps({key: value for key, value in inner.items() if key != "report" and value not in (None, [], {})})
+    inner = values.get("recipe")
+    if not isinstance(inner, dict):
+        inner = values
+    if isinstance(found := inner.get("quantization_config"), dict):
+        return f"{found.get('quant_method', 'quantized')} of other software"
+    calibration = inner.get("calibration") or {}
+    windows = f"{calibration.get('samples')} x {calibration.get('seq_len')} tokens of {calibration.get('data')}"
+    steps = [name for name, value in (inner.get("transforms") or {}).items() if value is True]
+    tuned = (inner.get("tune") or {}).get("steps")
+    words = [
+        str(inner.get("method", "")),
+        f"weights {inner['weights']}" if isinstance(inner.get("weights"), str) else "",
+        windows if calibration and inner.get("method") in METHODS and METHODS[inner["method"]].calibrated else "",
+        f"transformations {' '.join(steps)}" if steps else "",
+        f"tuned {tuned} steps" if tuned else "",
+    ]
+    return ", ".join(word for word in words if word) or None
+
+
+def _rope(rope: dict[str, Any]) -> str:
+    return f"{rope['kind']}, base {rope['theta']:g}" + (f", factor {rope['factor']:g}" if "factor" in rope else "")
 
 
 def _window(values: dict[str, Any]) -> str:
@@ -78,7 +96,7 @@ def _window(values: dict[str, Any]) -> str:
 def _show(values: dict[str, Any]) -> None:
     from agq.inspect.describe import merged
     from agq.recipe.pruning import PruningOptions
-    from agq.reporting.output import dumps, human_size, print_pairs, print_table
+    from agq.reporting.output import human_size, print_pairs, print_table
 
     heads = f"{values['heads']}" + (
         f" ({values['kv_heads']} for keys and values)" if values["kv_heads"] != values["heads"] else ""
@@ -95,7 +113,7 @@ def _show(values: dict[str, Any]) -> None:
             "heads": f"{heads} of {values['head_dim']}",
             "vocabulary": values["vocab"],
             "context": values["context"],
-            "positions": values["position"] + (f" {dumps(rope)}" if rope else ""),
+            "positions": values["position"] + (f", {_rope(rope)}" if rope else ""),
             "sliding window": _window(values) if "window" in values else None,
             "norm": values["norm"],
             "head": "tied to the embedding" if values["tied"] else "its own",
@@ -135,4 +153,4 @@ def _show(values: dict[str, Any]) -> None:
             [*row, item["accumulator"], item["kernel_decode"], item["kernel_prefill"]]
             for row, item in zip(rows, layers, strict=True)
         ]
-    print_table(columns, rows)
+    print_table(columns, rows, least=("accumulator", "prefill", "kernel: decode", "shape"))

@@ -34,6 +34,7 @@ COMMAND_OPTIONS = {
     "baseline": "baseline",
     "batch": "batch",
     "chat": "chat",
+    "config": "config",
     "context": "context",
     "decode": "decode",
     "force": "force",
@@ -122,8 +123,40 @@ def _annotation(option: Option, help: str | None) -> Any:
         help=declaration.spelled(help or option.help, lambda name: flag(name) or name),
         min=option.least if number else None,
         max=option.most if number else None,
+        autocompletion=_COMPLETED.get(option.name),
     )
     return Annotated[kind | None, info]
+
+
+def _schemes() -> list[str]:
+    from agq.recipe import SCHEMES
+
+    return sorted(SCHEMES)
+
+
+def _presets() -> list[str]:
+    from agq.recipe.files import preset_names
+
+    return preset_names()
+
+
+def _methods() -> list[str]:
+    from agq.recipe import METHODS
+
+    return sorted(METHODS)
+
+
+def _beginning(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
+    """What Typer asks when Tab is pressed: the names that begin with what stands there."""
+
+    def found(incomplete: str) -> list[str]:
+        return [name for name in names() if name.lower().startswith(incomplete.lower())]
+
+    return found
+
+
+# Options whose values the shell completes.
+_COMPLETED = {"scheme": _beginning(_schemes), "preset": _beginning(_presets), "method": _beginning(_methods)}
 
 
 def _typed(kind: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -34,9 +35,10 @@ def pack(
         str | None,
         typer.Option(
             "--weights",
-            metavar="f32|f16|bf16|int8",
+            metavar="f32|f16|bf16|int8|int4",
             show_default=False,
-            help="Of an unquantized folder: keep floats, or int8 by rounding (W8A8). Default: the folder's own type.",
+            help="Of an unquantized folder: floats, or W8A8 or W4A8 by rounding, in seconds and without PyTorch. int4 "
+            "loses more than `agq quantize` does. Default: the folder's own type.",
         ),
     ] = None,
     kv_bits: Annotated[
@@ -82,19 +84,22 @@ def pack(
 
     The file holds weights, tokenizer, chat template, recipe and checksums: all that `agq run` needs.
     """
+    from agq.artifact.pack import ROUNDED
     from agq.artifact.pack import pack as pack_folder
+    from agq.formats.activations import WIDE
     from agq.gguf.files import is_gguf, stem
     from agq.hub import find_model
+    from agq.kinds import LOOKED_AT, kind_of
     from agq.reporting.output import human_size, print_json, print_pairs
 
     source, _ = find_model(folder)
     if source.is_file() and not is_gguf(source):
-        raise UsageError(
-            f"`{folder}` is a file, neither a model folder nor GGUF", hint="pass the folder that holds config.json"
-        )
-    path = (
-        output if output is not None else Path((stem(source) if source.is_file() else source.resolve().name) + SUFFIX)
-    )
+        with open(source, "rb") as file:
+            kind = kind_of(file.read(LOOKED_AT))
+        what, hint = (kind.name, kind.advice) if kind else ("a file", "pass the folder that holds config.json")
+        raise UsageError(f"`{folder}` is {what}, neither a model folder nor a GGUF file", hint=hint)
+    name = stem(source) if source.is_file() else source.resolve().name
+    path = output if output is not None else Path(name + SUFFIX)
     if path.exists() and not force:
         raise AgqError(f"`{path}` exists", hint="choose another name with -o, or pass `--force`")
     with console.progress("pack", unit="MB") as bar:
@@ -118,7 +123,7 @@ def pack(
         return
     for note in report.notes:
         console.say(note)
-    schemes = ", ".join(f"{count} x {scheme}" for scheme, count in report.schemes.items())
+    schemes = "; ".join(f"{count} x {scheme}" for scheme, count in report.schemes.items())
     print_pairs(
         {
             "artifact": report.path,
@@ -133,3 +138,6 @@ def pack(
             "time": f"{report.seconds:.1f} s",
         }
     )
+    if weights in ROUNDED and ROUNDED[weights].bits < WIDE.bits:
+        console.say("note: rounded to nearest, the quick way; `agq quantize` takes minutes and loses less")
+    console.say(f"next: agq run {shlex.quote(str(path))}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from agq.cli.options import every, with_options
-from agq.errors import UsageError
+from agq.errors import AgqError, UsageError
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import OUTPUT
 
@@ -48,7 +48,13 @@ def quantize(
     strict: Annotated[
         bool, _option("--strict", help="Exit code 1 when GPTQ had to fall back to rounding for a linear.")
     ] = False,
-    dry_run: Annotated[bool, _option("--dry-run", help="Check, print what would be done, and stop.")] = False,
+    dry_run: Annotated[
+        bool,
+        _option(
+            "--dry-run",
+            help="Check all that can be, the text too, print what would be done and how long it takes, and stop.",
+        ),
+    ] = False,
     print_config: Annotated[
         bool, _option("--print-config", help="Print the effective recipe as YAML and stop.")
     ] = False,
@@ -78,12 +84,24 @@ def quantize(
     from agq.system.torch_threads import set_threads
 
     set_threads(threads)
-    from agq.cli.quantize_output import run_plan, show_plan, show_report
+    from agq.cli.quantize_output import plan_object, run_plan, show_plan, show_report
     from agq.quantization.plan import plan as make_plan
 
     plan = make_plan(model, output, changes, run, recipe=recipe, force=force or dry_run, check_space=not dry_run)
     if dry_run:
-        show_plan(plan)
+        from agq.quantization.rehearsal import rehearse
+        from agq.reporting.output import print_json
+
+        try:
+            seconds = rehearse(plan)
+        except AgqError:
+            if not json_output:
+                show_plan(plan)
+            raise
+        if json_output:
+            print_json(plan_object(plan, seconds))
+        else:
+            show_plan(plan, seconds)
         return
     report = run_plan(plan, resume)
     show_report(plan, report, json_output)

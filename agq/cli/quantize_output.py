@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
+from typing import TYPE_CHECKING, Any
 
 from agq.cli.options import in_flags
 from agq.reporting import console
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from agq.quantization.plan import Plan
 
 
-def show_plan(plan: Plan) -> None:
-    """What would be done: schemes of the linears on stdout."""
+def show_plan(plan: Plan, seconds: float | None = None) -> None:
+    """What would be done: schemes of the linears on stdout. seconds: that it takes; None: not known."""
     from agq.reporting.output import human_size, print_pairs, print_table
     from agq.system.memory import available_memory
 
@@ -26,6 +27,7 @@ def show_plan(plan: Plan) -> None:
         ("linears", "number", "weights", "scheme"),
         [(role, len(sizes), sum(sizes), text) for (role, text), sizes in weights.items()],
         right=(1, 2),
+        least=("weights", "number"),
     )
     calibration = plan.recipe.calibration
     source = f"{calibration.data}, {calibration.samples} x {calibration.seq_len} tokens, seed {calibration.seed}"
@@ -44,10 +46,29 @@ def show_plan(plan: Plan) -> None:
             "device": plan.device.type,
             "memory": f"about {human_size(memory)} (available: {human_size(available_memory())})",
             "disk": f"about {human_size(plan.needs.output)}",
+            "time": f"roughly {console.clock(seconds)}, by the speed of one product" if seconds else None,
         }
     )
     for note in plan.notes:
         console.say(f"note: {in_flags(note)}")
+
+
+def plan_object(plan: Plan, seconds: float) -> dict[str, Any]:
+    """The plan as JSON."""
+    from agq.system.memory import available_memory
+
+    return {
+        "model": plan.model,
+        "output": str(plan.output),
+        "recipe": plan.recipe.to_dict(),
+        "format": plan.format,
+        "device": plan.device.type,
+        "memory_bytes": plan.needs.working + plan.needs.hidden,
+        "memory_available_bytes": available_memory(),
+        "disk_bytes": plan.needs.output,
+        "seconds": round(seconds),
+        "notes": [in_flags(note) for note in plan.notes],
+    }
 
 
 def _transforms_text(plan: Plan) -> str | None:
@@ -88,12 +109,22 @@ def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
     console.say(f"quantizing `{plan.model}` with {plan.recipe.method.upper()}: {plan.recipe.scheme.describe()}")
     for note in plan.notes:
         console.say(f"note: {in_flags(note)}")
-    with console.progress("quantize", total=plan.checkpoint.spec.layers, unit="blocks") as bar:
+    with console.progress("read", unit="blocks") as bar:
 
         class Shown(Progress):
+            def stage(self, name: str, steps: int | None, unit: str = "steps") -> None:
+                bar.begin(name, steps, unit)
+
+            def advance(self, text: str) -> None:
+                bar.advance(note=text)
+                console.detail(text)
+
             def step(self, text: str) -> None:
                 bar.update(note=text)
                 console.detail(text)
+
+            def start(self, blocks: int) -> None:
+                bar.begin("quantize", blocks, "blocks")
 
             def layer(self, index: int, report: LayerReport) -> None:
                 loss = "" if report.relative != report.relative else f" relative error {report.relative:.5f}"
@@ -101,7 +132,11 @@ def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
                 console.detail(f"{report.module}: {report.scheme} by {report.method}{loss}")
 
             def block(self, index: int, seconds: float, resumed: bool) -> None:
-                bar.advance(note=f"block {index} {'taken over' if resumed else console.clock(seconds)}")
+                if resumed:  # took no time: of no use for the pace
+                    bar.begin("quantize", (bar.total or 1) - 1, "blocks")
+                    bar.update(note=f"block {index} taken over")
+                else:
+                    bar.advance(note=f"block {index} {console.clock(seconds)}")
 
             def note(self, text: str) -> None:
                 console.warning(text)
@@ -137,6 +172,7 @@ def show_report(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
         )
     size = human_size(report.total_bytes)
     console.say(f"{plan.recipe.scheme.name}: {report.bits_per_weight:.3f} bits per weight, {size} in `{report.path}`")
+    console.say(f"next: agq pack {shlex.quote(str(report.path))}")
     if json_output:
         print_json(
             {

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agq.errors import UsageError
 from agq.reporting import console
+
+if TYPE_CHECKING:
+    from agq.sweep.definition import Sweep
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +53,7 @@ def sweep(
         int | None,
         typer.Option("--threads", "-t", min=1, show_default=False, help="Default: the sweep's, else by the machine."),
     ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object with the records on stdout.")] = False,
 ) -> None:
     """Quantize and measure models by several methods, and make one table of it.
 
@@ -59,9 +64,10 @@ def sweep(
 
     from agq.sweep.definition import load_sweep, select
 
-    chosen = select(load_sweep(definition), model, row)
+    whole = load_sweep(definition)
     if threads is not None:
-        chosen = replace(chosen, threads=threads)
+        whole = replace(whole, threads=threads)
+    chosen = select(whole, model, row)
     if dry_run:
         for entry in chosen.models:
             for item in chosen.rows_of(entry):
@@ -76,8 +82,10 @@ def sweep(
     from agq.system.torch_threads import set_threads
 
     set_threads(chosen.threads)
+    from agq.files import atomic_write_text, exclusive
+    from agq.reporting.output import print_json
     from agq.sweep.report import to_markdown, write_json
-    from agq.sweep.runner import run_sweep
+    from agq.sweep.runner import run_sweep, with_kept
 
     with console.progress("sweep", unit="entries") as bar:
 
@@ -85,15 +93,59 @@ def sweep(
             bar.total = total
             bar.advance(done - bar.done, what)
 
-        records = run_sweep(chosen, output, report, jobs)
-    from agq.files import atomic_write_text
-
-    text = to_markdown(chosen, records, f"agq sweep {definition.name}")
+        output.mkdir(parents=True, exist_ok=True)
+        with exclusive(output / "results", "agq sweep"):
+            made = run_sweep(chosen, output, report, jobs)
+    # The files tell of the whole sweep, also where a part of it was asked for now.
+    records = with_kept(whole, made, output)
+    text = to_markdown(whole, records, f"agq sweep {definition.name}")
     atomic_write_text(output / "results.md", text)
-    write_json(output / "results.json", chosen, records)
+    write_json(output / "results.json", whole, records)
     if plot:
-        drawing.write_plot(output / "results.svg", chosen, records)
-    print(text, end="")
+        drawing.write_plot(output / "results.svg", whole, records)
+    if json_output:
+        print_json({"output": str(output), "records": made})
+    elif console.is_terminal(sys.stdout):
+        _print_results(chosen, made)
+        print(f"all of it: {output / 'results.md'}")
+    else:
+        print(text, end="")
     failed = [f"{record['model']} / {record['row']}" for record in records if "error" in record]
     if failed:
         console.warning(f"{len(failed)} entries could not be made: {', '.join(failed)}; results.md says why")
+
+
+def _print_results(sweep: Sweep, records: list[dict[str, Any]]) -> None:
+    """For a terminal: a table a model that fits it."""
+    from agq.reporting.output import print_table
+    from agq.sweep.report import by_name, relative
+
+    table = by_name([record for record in records if record])
+    text = sweep.texts[0].name
+    for model in sweep.models:
+        rows = []
+        for row in sweep.rows_of(model):
+            record = table.get((model.name, row.name), {})
+            if "texts" not in record:
+                continue
+            found = record["texts"][text]
+            ratio, bits = relative(table, model.name, row.name, text), record.get("bits_per_weight")
+            speeds = [record.get(name) for name in ("prefill", "decode")]
+            rows.append(
+                [
+                    row.name,
+                    f"{found.get('ppl_all', found['ppl']):.2f}",
+                    None if ratio is None else f"{ratio:.4f}",
+                    None if record.get("kl") is None else f"{record['kl']:.4f}",
+                    None if bits is None else f"{bits:.2f}",
+                    None if record.get("quantize_s") is None else f"{record['quantize_s']:.0f}",
+                    *(None if speed is None else f"{speed:,.0f}" for speed in speeds),
+                ]
+            )
+        print_table(
+            ("row", f"{text} ppl", "ratio", "KL", "bits", "quantize s", "prefill tok/s", "decode tok/s"),
+            rows,
+            title=model.name,
+            right=range(1, 8),
+            least=("quantize s", "prefill tok/s", "KL"),
+        )

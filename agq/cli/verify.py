@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed artifact or model folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed file, folder, recipe name or hub id.")],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object with the list of problems.")] = False,
 ) -> None:
     """Check a folder or packed file for damage and inconsistencies.
@@ -25,14 +25,15 @@ def verify(
         each problem.
     """
     from agq.gguf.files import is_gguf
+    from agq.hub import find_model
     from agq.inspect.verify import verify as check
     from agq.reporting.output import print_json
 
-    path = model
-    if is_gguf(model):
+    path, _ = find_model(model)
+    if is_gguf(path):
         from agq.runtime.cache import open_model
 
-        path = str(open_model(model, console.say).path)
+        path = open_model(path, console.say).path
     form, problems = check(path)
     if json_output:
         print_json({"path": model, "form": form, "ok": not problems, "problems": problems})

@@ -7,10 +7,10 @@ from agq.checkpoint.base import Checkpoint
 from agq.errors import AgqError
 from agq.formats import activation_format, cache_format, integer_format, words
 from agq.formats.cache import LOG2_CACHE
+from agq.native.library import load_library
 from agq.recipe.pruning import PruningOptions
 from agq.runtime import descriptor
 from agq.runtime.engine import linear_plans
-from agq.runtime.library import load_library
 
 
 def _architecture(spec: Any) -> dict[str, Any]:

@@ -16,14 +16,13 @@ from torch import Tensor
 from agq.formats import integer_format
 from agq.formats.activations import FLOAT, QUANTIZED
 from agq.formats.cache import four_bit_group
+from agq.formats.clips import NORM, SHARES
+from agq.native.clip_search import STEP, clip_search, library
 
-# Exponent of the error norm that the clip search minimises; 2.4 is the value of the GPTQ and QuaRot code.
-CLIP_NORM = 2.4
-# Shrink factors tried by the clip search: 1.00, 0.99, ... down to this one.
-CLIP_SMALLEST = 0.40
-CLIP_STEPS = 60
 # Elements per chunk of the element-wise passes: about 1 MB of float32, so that a chunk stays in a core's cache.
 _CHUNK = 1 << 18
+# Groups per call of the library's clip search: 1 MB of scales.
+_SEARCHED = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,9 @@ def round_scale(scale: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     if dtype == torch.float16:
         # bf16 has the shorter mantissa but the wider exponent: small scales are subnormal in fp16.
         rounded = rounded.clamp(max=65280.0).half().to(torch.bfloat16).float()
+    smallest, largest = torch.aminmax(rounded)
+    if smallest > 0 and largest < float("inf"):
+        return rounded
     return torch.where((rounded > 0) & torch.isfinite(rounded), rounded, torch.ones_like(rounded))
 
 
@@ -69,15 +71,24 @@ def _grid_of_range(low: Tensor, high: Tensor, bits: int, symmetric: bool, dtype:
     """Scale and zero (same shape as low and high) that cover [low, high], which contains 0."""
     smallest, largest = integer_format(bits).limits(symmetric)
     if symmetric:
-        amax = torch.maximum(-low, high)
-        # 4 bits have one code more on the negative side. Half of it is given to the range (amax / 7.5, the largest
-        # positive value is clipped by half a step), the convention of compressed-tensors; measured better than amax /
-        # 7. With 8 bits this is amax / 127.
-        scale = round_scale(amax / ((largest - smallest) / 2), dtype)
+        scale = _symmetric_scale(_amax(low, high), bits, dtype)
         return scale, torch.zeros_like(scale)
     scale = round_scale((high - low) / (largest - smallest), dtype)
     zero = (smallest - torch.round(low / scale)).clamp(smallest, largest)
     return scale, zero
+
+
+def _amax(low: Tensor, high: Tensor) -> Tensor:
+    return torch.maximum(-low, high)
+
+
+def _symmetric_scale(amax: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """Scale of codes without zero point that cover [-amax, amax]."""
+    smallest, largest = integer_format(bits).limits(True)
+    # 4 bits have one code more on the negative side. Half of it is given to the range (amax / 7.5, the largest positive
+    # value is clipped by half a step), the convention of compressed-tensors; measured better than amax / 7. With 8 bits
+    # this is amax / 127.
+    return round_scale(amax / ((largest - smallest) / 2), dtype)
 
 
 def weight_grid(
@@ -93,7 +104,7 @@ def weight_grid(
 
     weight: float32 [rows, columns]; group_size: columns per group, -1 for one group per row; dtype: the format that
     scales are stored in. Without `mse` the grid spans each group's range. With `mse` the range is shrunk by the factor
-    of a grid search (1.00, 0.99, ..., see CLIP_*) that makes sum_j importance_j * |w_j - Q(w_j)|^2.4 smallest;
+    of a search (agq/formats/clips.py) that makes sum_j importance_j * |w_j - Q(w_j)|^2.4 smallest;
     importance: [columns], default 1, usually the mean square of the input channel. Ties go to the larger range.
     Raises ValueError when group_size does not divide the columns.
     """
@@ -107,16 +118,59 @@ def weight_grid(
     if not mse:
         scale, zero = _grid_of_range(low, high, bits, symmetric, dtype)
         return Grid(scale, zero, bits, symmetric, size)
-    scale = torch.empty_like(low)
-    zero = torch.empty_like(low)
-    step = max(1, _CHUNK // columns)
-    weights_of_error = None if importance is None else importance.reshape(1, columns // size, size)
-    for start in range(0, rows, step):
+    grouped = grouped.reshape(-1, size).contiguous()
+    weights_of_error = None if importance is None else importance.reshape(-1, size).float().contiguous()
+    flat = _best_clip(grouped, low.reshape(-1), high.reshape(-1), bits, symmetric, weights_of_error, dtype)
+    return Grid(flat[0].reshape(low.shape), flat[1].reshape(low.shape), bits, symmetric, size)
+
+
+def _best_clip(
+    grouped: Tensor,
+    low: Tensor,
+    high: Tensor,
+    bits: int,
+    symmetric: bool,
+    importance: Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Best of the shrunken ranges for each group: the C library's choice where no other range comes near it, else that
+    of `_clip_search`.
+
+    grouped: [groups, size]; low, high: [groups]; importance: [n, size], of group g row g % n.
+    """
+    groups, size = grouped.shape
+    found = library() if grouped.device.type == "cpu" and size % STEP == 0 else None
+    scale, zero = torch.empty_like(low), torch.empty_like(low)
+    doubtful = torch.ones(groups, dtype=torch.bool, device=grouped.device)
+    shares = torch.tensor(SHARES)
+    period = 1 if importance is None else importance.shape[0]
+    step = max(1, _SEARCHED // period) * period  # each part begins with the first row of importance
+    for start in range(0, groups, step):
+        if found is None:
+            break
         part = slice(start, start + step)
-        scale[part], zero[part] = _clip_search(
-            grouped[part], low[part], high[part], bits, symmetric, weights_of_error, dtype
+        if symmetric:
+            scales, zeros = _symmetric_scale(_amax(low[part], high[part])[:, None] * shares, bits, dtype), None
+        else:
+            scales, zeros = _grid_of_range(low[part, None] * shares, high[part, None] * shares, bits, False, dtype)
+        best, sure = clip_search(
+            found,
+            grouped[part].numpy(),
+            scales.numpy(),
+            None if zeros is None else zeros.numpy(),
+            None if importance is None else importance.numpy(),
+            integer_format(bits).limits(symmetric),
+            torch.get_num_threads(),
         )
-    return Grid(scale, zero, bits, symmetric, size)
+        chosen = torch.from_numpy(best).long().unsqueeze(1)
+        scale[part] = scales.gather(1, chosen).squeeze(1)
+        zero[part] = 0 if zeros is None else zeros.gather(1, chosen).squeeze(1)
+        doubtful[part] = torch.from_numpy(~sure)
+    left = torch.nonzero(doubtful).squeeze(1)
+    for index in left.split(max(1, _CHUNK // size)) if left.numel() else ():
+        rows = None if importance is None else importance[index % period]
+        scale[index], zero[index] = _clip_search(grouped[index], low[index], high[index], bits, symmetric, rows, dtype)
+    return scale, zero
 
 
 def _clip_search(
@@ -128,20 +182,17 @@ def _clip_search(
     importance: Tensor | None,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Best of the shrunken ranges for each group; grouped: [rows, groups, size], low and high: [rows, groups]."""
+    """The definition of the search. grouped, importance: [groups, size], low and high: [groups]."""
     smallest, largest = integer_format(bits).limits(symmetric)
     best = torch.full_like(low, float("inf"))
     best_scale = torch.ones_like(low)
     best_zero = torch.zeros_like(low)
     buffer = torch.empty_like(grouped)
-    for step in range(CLIP_STEPS + 1):
-        factor = 1.0 - step * (1.0 - CLIP_SMALLEST) / CLIP_STEPS
-        scale, zero = _grid_of_range(low * factor, high * factor, bits, symmetric, dtype)
-        scale3, zero3 = scale.unsqueeze(-1), zero.unsqueeze(-1)
-        torch.div(grouped, scale3, out=buffer)
-        buffer.round_().add_(zero3).clamp_(smallest, largest).sub_(zero3).mul_(scale3).sub_(grouped).abs_().pow_(
-            CLIP_NORM
-        )
+    for share in SHARES:
+        scale, zero = _grid_of_range(low * share, high * share, bits, symmetric, dtype)
+        scale2, zero2 = scale.unsqueeze(-1), zero.unsqueeze(-1)
+        torch.div(grouped, scale2, out=buffer)
+        buffer.round_().add_(zero2).clamp_(smallest, largest).sub_(zero2).mul_(scale2).sub_(grouped).abs_().pow_(NORM)
         if importance is not None:
             buffer.mul_(importance)
         error = buffer.sum(dim=-1)

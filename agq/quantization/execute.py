@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agq.checkpoint import open_checkpoint
-from agq.files import ensure_free_space
+from agq.files import ensure_free_space, exclusive
 from agq.quantization.agile.stage import static_activations
 from agq.quantization.checks import check_memory
 from agq.quantization.encode import TORCH_DTYPES, decode, decode_codes, encode
@@ -78,9 +78,14 @@ class _FileTensors:
 def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -> QuantizeReport:
     """Runs a plan. An interrupted run is continued unless `resume` is False.
 
-    Raises AgqError, among others when an interrupted run of other settings left its work folder.
+    Raises AgqError, among others when an interrupted run of other settings left its work folder, or when another
+    process writes the same output.
     """
-    progress = progress or Progress()
+    with exclusive(plan.output, "agq quantize"):
+        return _execute(plan, resume, progress or Progress())
+
+
+def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
     checkpoint, recipe = plan.checkpoint, plan.recipe
     windows, record = None, None
     if recipe.calibrated:
@@ -109,7 +114,7 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
         _walk(plan, parameters, work, windows, make, progress)
         statics = None
         if recipe.agile.active:
-            progress.step("static activations")
+            progress.stage("static activations", None)
             statics = static_activations(recipe, plan.schemes, parameters, work, windows)
     finally:
         make.remove()
@@ -128,6 +133,7 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
         "calibration": record,
         "report": report,
     }
+    progress.stage("write", None)
     written: Written = write_folder(
         plan.output, parameters, recipe, plan.schemes, plan.format, work, document, clips, plan.force, statics
     )
@@ -145,7 +151,7 @@ def _transforms(
     path = work.path / TRANSFORMS
     if path.exists():
         return TransformPlan.load(path)
-    made = make_plan(plan.checkpoint, plan.recipe, windows, plan.device, make, progress.step)
+    made = make_plan(plan.checkpoint, plan.recipe, windows, plan.device, make, progress)
     make.remove()
     made.save(path)
     return made
@@ -229,7 +235,7 @@ def _tune(
                 solved[linear.module] = decode_codes(linear.module, tensors, scheme, linear.in_features)
     scale_dtypes = {module: TORCH_DTYPES[dtype] for module, dtype in dtypes.items()}
     tuner = Tuner(parameters, plan.recipe, solved, scale_dtypes, clips)
-    report = asdict(tune(tuner, *_tuning_text(plan, windows), progress.step))
+    report = asdict(tune(tuner, *_tuning_text(plan, windows), progress))
     tensors = {}
     for module, trained in tuner.linears.items():
         quantized = QuantizedLinear(trained.codes.cpu(), trained.grid, plan.schemes[module])

@@ -93,7 +93,7 @@ class WorkFolder:
         path = self.path / _TUNED_FILE
         if not path.exists():
             return None
-        file = SafetensorsFile(path)
+        file = _open(path)
         return _entries(file), json.loads(file.header.metadata["report"])
 
     def write(self, index: int, tensors: RawTensors, reports: list[dict[str, Any]]) -> None:
@@ -104,17 +104,27 @@ class WorkFolder:
 
     def read(self, index: int) -> tuple[RawTensors, list[dict[str, Any]]]:
         """Tensors (views of a memory map) and reports of a finished block."""
-        file = SafetensorsFile(self._file(index))
+        file = _open(self._file(index))
         tensors = {name: (info.dtype, file.raw(name)) for name, info in file.tensors.items()}
         return tensors, json.loads(file.header.metadata["reports"])
 
     def entries(self, index: int) -> dict[str, Entry]:
         """Tensors of a finished block, read only when they are written."""
-        return _entries(SafetensorsFile(self._file(index)))
+        return _entries(_open(self._file(index)))
 
     def remove(self) -> None:
         """Deletes the folder, once the output is complete."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _open(path: Path) -> SafetensorsFile:
+    """A file of an interrupted run. AgqError says what to do where it is damaged."""
+    try:
+        return SafetensorsFile(path)
+    except AgqError as error:
+        raise AgqError(
+            f"what an interrupted run left cannot be used: {error.message}", hint="start afresh with `resume: false`"
+        ) from error
 
 
 def _entries(file: SafetensorsFile) -> dict[str, Entry]:
@@ -125,8 +135,10 @@ def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path)
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     if not names:
         return
-    listed = "; ".join(f"`{name}` was {found.get(name)!r}, is {wanted.get(name)!r}" for name in names[:4])
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    # Hashes and descriptions differ because a setting does: they are named only where nothing shorter is.
+    short = [name for name in names if max(len(repr(values.get(name))) for values in (found, wanted)) <= 40] or names
+    listed = "; ".join(f"`{name}` was {found.get(name)!r:.60}, is {wanted.get(name)!r:.60}" for name in short[:2])
+    more = f" and {len(short) - 2} more" if len(short) > 2 else ""
     raise AgqError(
         f"an interrupted run of other settings left `{path}`: {listed}{more}",
         hint="repeat that run's settings to resume it, or start afresh with `resume: false`",

@@ -26,6 +26,7 @@ from agq.reference.attention import Positions
 from agq.reference.block import Block, InputTransform, Linear
 from agq.reference.decoder import Embedding, finish, shaped_logits
 from agq.reference.quantizers import activation_quantizer, kv_quantizer, kv_rotation
+from agq.reporting.progress import Progress
 
 # Windows on which the result is judged.
 JUDGED = 4
@@ -208,9 +209,7 @@ def apart(windows: np.ndarray, judged: np.ndarray) -> np.ndarray:
     return windows[~np.array(shared, dtype=bool)]
 
 
-def tune(
-    tuner: Tuner, windows: Tensor, judged: Tensor, progress: Callable[[str], None] = lambda text: None
-) -> TuneReport:
+def tune(tuner: Tuner, windows: Tensor, judged: Tensor, progress: Progress | None = None) -> TuneReport:
     """Trains `tuner.linears` as the recipe's `tune` says. Where the result, rounded as it is stored, is no better than
     the start, they stay what they were.
 
@@ -218,6 +217,8 @@ def tune(
     judged by. Tokens, int64 [count, n], [count, m].
     """
     options, device = tuner.recipe.tune, tuner.parameters.device
+    progress = progress or Progress()
+    progress.stage("prepare tuning", None)
     windows, judged = windows.to(device), judged.to(device)
     positions = Positions.of(tuner.parameters.spec, windows.shape[1], device)
     linears = tuner.linears.values()
@@ -232,6 +233,7 @@ def tune(
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
     rounds = -(-options.steps // len(windows))
     order = torch.cat([random_permutation(tuner.recipe.seed, f"tune.{i}", len(windows)) for i in range(rounds)])
+    progress.stage("tune", options.steps)
     for step, index in enumerate(order[: options.steps].tolist()):
         for group in optimizer.param_groups:
             share = 0.5 * (1 + np.cos(np.pi * step / options.steps))
@@ -241,7 +243,7 @@ def tune(
         loss = sum(tuner.divergence(wanted[index], found, temperatures)) / windows.shape[1]
         loss.backward()
         optimizer.step()
-        progress(f"weights tuned: step {step + 1} of {options.steps}, loss {float(loss.detach()):.5f}")
+        progress.advance(f"weights tuned: step {step + 1} of {options.steps}, loss {float(loss.detach()):.5f}")
     solved = [linear.settle() for linear in linears]
     after = judge()
     kept = after < before

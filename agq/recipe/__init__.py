@@ -5,8 +5,9 @@ run (`resolve`). No torch, no numpy.
 """
 
 from agq.recipe.agile import AgileOptions
-from agq.recipe.files import load_recipe, resolve_model
+from agq.recipe.files import load_recipe
 from agq.recipe.methods import METHODS, Method
+from agq.recipe.models import resolve_model
 from agq.recipe.options import CalibrationSpec, GptqOptions, TransformOptions, TuneOptions
 from agq.recipe.pruning import PruningOptions
 from agq.recipe.recipe import Recipe, no_sinks

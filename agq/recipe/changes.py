@@ -28,8 +28,8 @@ class RecipeChanges(Changes):
     more or less than one of its values (`agq.recipe.resolve` says how)."""
 
     scheme: str | None = option(None, "W4A8 (default), W4A4, W8A8, W4A16, W8A16; W4A8_ASYM for asymmetric weights.")
-    weight_bits: int | None = option(None, "4 or 8, instead of {scheme}.")
-    act_bits: int | None = option(None, "4, 8 or 16, instead of {scheme}.")
+    weight_bits: int | None = option(None, "4 or 8. Default: as {scheme} says.")
+    act_bits: int | None = option(None, "4, 8 or 16. Default: as {scheme} says.")
     group_size: int | None = option(
         None,
         "Columns per weight scale; -1: one per output channel. Default for 4 bits: the largest of 128, 64, 32 that "
@@ -46,13 +46,13 @@ class RecipeChanges(Changes):
     )
     overrides: tuple[str | Override, ...] | None = option(
         None,
-        "Another scheme for some linears: 're:.*down_proj=W4A8'. May be repeated.",
+        "Another scheme for some linears: 're:.*down_proj=W4A8'. Default: none. May be repeated.",
         words="override",
         env="AGQ_OVERRIDES",
         metavar="PATTERN=SCHEME",
     )
     ignore: tuple[str, ...] | None = option(
-        None, "Linears that stay in floating point. May be repeated.", metavar="PATTERN"
+        None, "Linears that stay in floating point. Default: none. May be repeated.", metavar="PATTERN"
     )
     preset: str | None = option(
         None,
@@ -63,15 +63,19 @@ class RecipeChanges(Changes):
     )
     act_clip: str | float | None = option(
         None,
-        "Share of the range that 4-bit activations cover; `search` chooses it for each input.",
+        "Share of the range that 4-bit activations cover; `search` chooses it for each input. Default 1; "
+        "search in the presets of 4-bit activations.",
         metavar="X|search",
     )
     transforms: bool | None = option(None, "None at all. Default: as preset and recipe say.", panel=TRANSFORMATIONS)
-    rotate: bool | None = option(None, "Both rotations, {r1} and {r2}, norms folded.", panel=TRANSFORMATIONS)
+    rotate: bool | None = option(
+        None, "Both rotations, {r1} and {r2}, norms folded. Default: the preset's, on.", panel=TRANSFORMATIONS
+    )
     tune: int | str | None = option(
         None,
         "Steps, each on one window of calibration text, that train scales and rounding towards the original model's "
-        "predictions after the solver. Holds the whole model in memory. 0: none; `auto`, with most presets: up to 512, "
+        "predictions after the solver. Holds the whole model in memory. 0: none. Default `auto`, with most "
+        "presets: up to 512, "
         "none for large models.",
         panel=METHOD,
         metavar="STEPS|auto",
@@ -79,7 +83,8 @@ class RecipeChanges(Changes):
     )
     pruning: str | PruningOptions | None = option(
         None,
-        "Remove the share BETA of the prompt's tokens in these layers (counted from 1) together: `13-32:0.2`.",
+        "Remove the share BETA of the prompt's tokens in these layers (counted from 1) together: "
+        "`13-32:0.2`. Default: none.",
         words="prune",
         panel=PRUNING,
         metavar="LAYERS:BETA",
@@ -97,7 +102,10 @@ class RunOptions(Changes):
     """How a model is quantized and written, beside the recipe."""
 
     calibration: str | Path | None = option(
-        None, "Statistics file of `agq calibrate`: its windows are used.", panel=CALIBRATION, metavar="FILE"
+        None,
+        "Statistics file of `agq calibrate`: its windows are used. Default: {data}.",
+        panel=CALIBRATION,
+        metavar="FILE",
     )
     ct_format: str | None = option(
         None,

@@ -1,4 +1,4 @@
-"""Recipes on disk: strict YAML whose errors name the line, where recipes are looked for, and what MODEL means.
+"""Recipes on disk: strict YAML whose errors name the line, and where recipes are looked for.
 
 `configs/NAME.yaml` is the recipe NAME; `configs/models.yaml` names models of the hub that share one recipe.
 
@@ -7,7 +7,6 @@ Paths in a recipe that begin with `./` or `../` are relative to the recipe's own
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 from dataclasses import replace
@@ -24,7 +23,6 @@ MAX_BYTES = 1 << 20
 _TABLE = "models.yaml"
 # Presets that have two names.
 _ALIASES = {"plain": "gptq"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 def config_dirs() -> list[Path]:
@@ -34,7 +32,7 @@ def config_dirs() -> list[Path]:
 
 
 def recipe_names() -> list[str]:
-    """The names that `resolve_model` finds, sorted."""
+    """The names that `find_recipe` finds, sorted."""
     found: set[str] = set()
     for folder in config_dirs():
         found |= {path.stem for path in folder.glob("*.yaml") if path.name != _TABLE}
@@ -92,48 +90,6 @@ def apply_preset(recipe: Recipe, name: str, without: Collection[str] = ()) -> Re
                 sections["calibration"] = replace(recipe.calibration, **named)
             return replace(recipe, **sections)
     raise AgqError(f"unknown preset `{name}`", hint=f"presets: {', '.join(preset_names())}")
-
-
-def resolve_model(name: str) -> tuple[str, Recipe | None]:
-    """What MODEL on the command line means.
-
-    In this order: a recipe file (`*.yaml`), a local folder with a config.json or a local file, a recipe's name, a hub
-    id ("owner/name", "owner/name@revision").
-
-    Returns:
-        (local path or hub id, the recipe that named it or None).
-
-    Raises:
-        AgqError: none of these; the recipe names no model.
-    """
-    path = Path(name).expanduser()
-    if name.endswith((".yaml", ".yml")):
-        return _model_of(load_recipe(path), str(path))
-    if path.is_file() or (path / "config.json").is_file():
-        return str(path), None
-    recipe = find_recipe(name)
-    if recipe is not None:
-        return _model_of(recipe, name)
-    if path.is_dir():
-        raise AgqError(
-            f"folder `{name}` has no config.json", hint="MODEL is a Hugging Face folder, a recipe's name or a hub id"
-        )
-    if not name.startswith((".", "/", "~")) and _HUB_ID.fullmatch(name):
-        return name, None
-    close = difflib.get_close_matches(name.lower(), recipe_names(), n=3)
-    suggestion = f"did you mean {' or '.join(f'`{item}`' for item in close)}? " if close else ""
-    hint = f"{suggestion}recipes: {', '.join(recipe_names())}"
-    if "/" in name or name.startswith((".", "~")):
-        raise AgqError(
-            f"no such file or folder: `{name}`", hint="MODEL is a Hugging Face folder, a recipe's name or a hub id"
-        )
-    raise AgqError(f"`{name}` is neither a recipe nor a local folder nor a hub id", hint=hint)
-
-
-def _model_of(recipe: Recipe, name: str) -> tuple[str, Recipe]:
-    if recipe.model is None:
-        raise AgqError(f"recipe `{name}` names no model", hint="add a line `model: FOLDER or HUB-ID` to it")
-    return recipe.model, recipe
 
 
 def load_recipe(path: str | Path) -> Recipe:

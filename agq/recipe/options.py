@@ -71,7 +71,11 @@ class GptqOptions:
     act_order: bool = option(
         True, "GPTQ visits channels by falling energy; groups stay in place. Default on.", panel=METHOD
     )
-    mse: bool = option(True, "Search the clip of each weight scale.", panel=METHOD)
+    mse: bool = option(
+        True,
+        "Search the clip of each weight scale. Default on; takes some 15 s of a core for 1e9 weights.",
+        panel=METHOD,
+    )
     true_sequential: bool = option(
         True, "Each linear is calibrated on the quantized ones before it. Default on.", panel=METHOD
     )
@@ -109,55 +113,71 @@ class TransformOptions:
     fold: bool = False
     scale: bool = option(
         False,
-        "Scale attention values and feed-forward channels by powers of two. Costs nothing at run time.",
+        "Scale attention values and feed-forward channels by powers of two. Costs nothing at run time. "
+        "Default: the preset's, on.",
         panel=TRANSFORMATIONS,
     )
     scale_norms: bool = option(
         False,
-        "The same for what the norms put out, where the residual stream is not rotated.",
+        "The same for what the norms put out, where the residual stream is not rotated. Default: the preset's, on.",
         panel=TRANSFORMATIONS,
     )
     shift: bool = option(
         False,
-        "Take the mean from channels, through biases (OPT, BLOOM). Costs nothing at run time.",
+        "Take the mean from channels, through biases (OPT, BLOOM). Costs nothing at run time. Default: the "
+        "preset's, on.",
         panel=TRANSFORMATIONS,
     )
     finer: bool = option(
-        False, "4-bit inputs that lose too much in groups of 32, or with 8 bits.", panel=TRANSFORMATIONS
+        False,
+        "Give 4-bit inputs that lose too much groups of 32, or 8 bits. Default: on in the presets of 4-bit "
+        "activations.",
+        panel=TRANSFORMATIONS,
     )
     learn: int = option(
         0,
-        "Steps of learning the rotations on calibration text; 0: none.",
+        "Steps of learning the rotations on calibration text; 0: none. Default: the preset's, 0 but for "
+        "4-bit activations.",
         name="rot_steps",
         panel=TRANSFORMATIONS,
         least=0,
     )
-    r1: bool = option(False, "Rotate the residual stream. Costs nothing at run time.", panel=TRANSFORMATIONS)
-    r2: bool = option(False, "Rotate the values of each head. Costs nothing at run time.", panel=TRANSFORMATIONS)
+    r1: bool = option(
+        False,
+        "Rotate the residual stream. Costs nothing at run time. Default: the preset's, on.",
+        panel=TRANSFORMATIONS,
+    )
+    r2: bool = option(
+        False,
+        "Rotate the values of each head. Costs nothing at run time. Default: the preset's, on.",
+        panel=TRANSFORMATIONS,
+    )
     r1_layernorm: bool = False
     seed: int = option(0, "Of the rotations. Default 0.", name="rot_seed", panel=TRANSFORMATIONS, least=0)
     seeds: int = option(
         1,
-        "Seeds to try; the best on calibration text is taken.",
+        "Seeds to try; the best on calibration text is taken. Default 1.",
         name="rot_seeds",
         panel=TRANSFORMATIONS,
         least=1,
     )
     permute: bool = option(
         False,
-        "Deal the feed-forward's channels over the blocks of {hadamard} by size; without it sort them.",
+        "Deal the feed-forward's channels over the blocks of {hadamard} by size; without it sort them. "
+        "Default: on in the presets of 4-bit activations.",
         panel=TRANSFORMATIONS,
     )
     hadamard: int = option(
         0,
-        "Blocks of a transform of the feed-forward's hidden layer at run time, such as 128; 0: none.",
+        "Blocks of a transform of the feed-forward's hidden layer at run time, such as 128; 0: none. "
+        "Default 0, but for preset online.",
         panel=TRANSFORMATIONS,
         metavar="N",
         least=0,
     )
     bake_embed_norm: bool = option(
         False,
-        "BLOOM: the embedding norm becomes part of the table, which {r1} needs. Only agq runs the result.",
+        "BLOOM: the embedding norm becomes part of the table, which {r1} needs. Only agq runs the result. Default off.",
         panel=TRANSFORMATIONS,
     )
 

@@ -52,21 +52,42 @@ def human_size(nbytes: int | float) -> str:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, right: Sequence[int] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    title: str | None = None,
+    right: Sequence[int] = (),
+    least: Sequence[str] = (),
 ) -> None:
-    """A table on stdout. `right`: indices of the columns to align right; None in a cell is shown as "-"."""
+    """A table on stdout. `right`: indices of the columns to align right; None in a cell is shown as "-". `least`:
+    columns that a terminal which is too narrow goes without, the first of them first; a line below names them."""
     from rich import box
     from rich.table import Table
 
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    console = rich_console(sys.stdout)
+    kept = list(range(len(columns)))
+    for name in least:
+        if _table_width([columns[index] for index in kept], [[row[index] for index in kept] for row in cells]) > (
+            console.width
+        ):
+            kept.remove(columns.index(name))
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, heading in enumerate(columns):
+    for index in kept:
         # "fold": on a narrow terminal a long word goes on in the next line; by default its end would be cut off.
         table.add_column(
-            heading, justify="right" if index in right else "left", no_wrap=index in right, overflow="fold"
+            columns[index], justify="right" if index in right else "left", no_wrap=index in right, overflow="fold"
         )
-    for row in rows:
-        table.add_row(*("-" if cell is None else _escaped(cell) for cell in row))
-    rich_console(sys.stdout).print(table)
+    for row in cells:
+        table.add_row(*(_escaped(row[index]) for index in kept))
+    console.print(table)
+    if left_out := [name for index, name in enumerate(columns) if index not in kept]:
+        console.print(f"(a wider terminal shows also: {', '.join(left_out)})")
+
+
+def _table_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Columns of the terminal that a table takes: with an edge of one on each side, and three between two."""
+    widths = [max(len(text) for text in column) for column in zip(columns, *rows, strict=True)]
+    return sum(widths) + 3 * (len(widths) - 1) + 2
 
 
 def print_pairs(pairs: Mapping[str, Any] | Iterable[tuple[str, Any]], title: str | None = None) -> None:

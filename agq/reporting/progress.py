@@ -6,11 +6,20 @@ from typing import Any
 
 
 class Progress:
-    """What a walk over decoder blocks tells its caller; every method may be overridden."""
+    """What a quantization run tells its caller; every method may be overridden."""
 
-    def step(self, text: str) -> None: ...
+    def stage(self, name: str, steps: int | None, unit: str = "steps") -> None:
+        """A part of the work begins whose steps take as long as each other, but not as long as those of another part.
+        steps: how many `advance` will count; None: not known."""
 
-    def start(self, blocks: int) -> None: ...
+    def advance(self, text: str) -> None:
+        """A step of the stage is done."""
+
+    def step(self, text: str) -> None:
+        """What is going on, within a step."""
+
+    def start(self, blocks: int) -> None:
+        """The walk over the blocks begins."""
 
     def layer(self, index: int, report: Any) -> None: ...
 

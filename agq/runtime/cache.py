@@ -12,6 +12,7 @@ from agq.artifact.reader import Artifact, open_artifact
 from agq.errors import AgqError
 from agq.files import cache_dir
 from agq.gguf.files import is_gguf, split_parts, stem
+from agq.hub import find_model
 
 _RELEVANT = (".safetensors", ".json", ".jinja")
 
@@ -36,27 +37,33 @@ def model_key(model: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def packed_folder() -> Path:
+    """Where artifacts lie in the cache."""
+    return cache_dir() / "packed"
+
+
+def packed_files() -> list[Path]:
+    """The artifacts in the cache, by name."""
+    return sorted(packed_folder().glob("*.agq.safetensors"))
+
+
 def packed_path(model: Path) -> Path:
     """Where a model's artifact lies in the cache, whether or not it is there."""
     name = model.resolve().name if model.is_dir() else stem(model.resolve())
-    return cache_dir() / "packed" / f"{name}-{model_key(model)}.agq.safetensors"
+    return packed_folder() / f"{name}-{model_key(model)}.agq.safetensors"
 
 
 def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Artifact:
     """Opens an artifact; a model folder or GGUF file is packed into the cache first, unless it has not changed since.
 
     Args:
+        path: of an artifact or a folder, or another name of a model (agq/recipe/models.py).
         say: is told when something is packed, and where to.
 
     Raises:
-        AgqError: no such file or folder, and whatever open_artifact and pack raise.
+        AgqError: no such model, and whatever open_artifact and pack raise.
     """
-    path = Path(path)
-    if not path.exists():
-        raise AgqError(
-            f"`{path}` does not exist",
-            hint="give a packed artifact (`agq pack` makes one), a model folder or a GGUF file",
-        )
+    path, _ = find_model(path)
     if not path.is_dir() and not is_gguf(path):
         return open_artifact(path)
     target = packed_path(path)

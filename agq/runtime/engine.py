@@ -13,9 +13,9 @@ from agq.errors import AgqError, UsageError
 from agq.formats import KV_CACHE
 from agq.formats.cache import LOG2_CACHE
 from agq.models.folding import fold_names
+from agq.native.library import Library, load_library, text
 from agq.recipe.pruning import POSITIONS, SCORES, PruningOptions
 from agq.runtime import descriptor
-from agq.runtime.library import Library, load_library, text
 from agq.system.threads import resolve_threads
 
 DEFAULT_CONTEXT = 4096  # positions, where the model has more and nobody says

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agq.artifact.reader import Artifact
 from agq.errors import AgqError
-from agq.runtime.library import Library, text
+from agq.native.library import Library, text
 
 _MOST_BYTES = 512 << 20  # of the buffer that is read: beyond every cache, within every machine's memory
 _LEAST_BYTES = 1 << 20

@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from agq.errors import AgqError
+from agq.kinds import LOOKED_AT, kind_of
 
 MAX_HEADER = 100_000_000  # the format's own limit
 MAX_RANK = 16
@@ -146,9 +147,13 @@ def parse_header(read: Any, file_size: int, where: str) -> Header:
             over.
     """
     broken = "the file is damaged, incompletely downloaded, or not a safetensors file"
+    length = int.from_bytes(read(0, min(8, file_size)), "little")
+    if file_size < 8 or length > MAX_HEADER:
+        other = kind_of(bytes(read(0, min(LOOKED_AT, file_size))))
+        if other is not None:
+            raise AgqError(f"{where} is {other.name}", hint=other.advice)
     if file_size < 8:
         raise AgqError(f"{where} is too short for a safetensors file ({file_size} bytes)", hint=broken)
-    length = int.from_bytes(read(0, 8), "little")
     if length > MAX_HEADER:
         raise AgqError(f"{where} is not a safetensors file: its header would be {length} bytes long", hint=broken)
     if 8 + length > file_size:

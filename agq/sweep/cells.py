@@ -83,10 +83,18 @@ def _quantize(sweep: Sweep, model: ModelEntry, row: Row, source: Path, folder: P
 def _pack(source: Path, artifact: Path, floats: bool = False) -> dict[str, Any]:
     """floats: nothing is quantized, neither the KV cache nor the head."""
     from agq.artifact.pack import pack
+    from agq.checkpoint import open_checkpoint
+    from agq.inspect.describe import describe_folder
 
-    report = pack(source, artifact, weights="f32", kv_bits=32, head_bits=32) if floats else pack(source, artifact)
+    bits = None
+    if floats:
+        # Computed in float32, whatever the folder stores: the figure is the folder's.
+        report = pack(source, artifact, weights="f32", kv_bits=32, head_bits=32)
+        bits = describe_folder(open_checkpoint(source))["bits_per_weight"]
+    else:
+        report = pack(source, artifact)
     return {
-        "bits_per_weight": report.bits_per_weight,
+        "bits_per_weight": report.bits_per_weight if bits is None else bits,
         "bits_per_parameter": report.bits_per_weight_overall,
         "kv_bits": report.kv_bits,
         "head_bits": report.head_bits,

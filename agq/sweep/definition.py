@@ -192,6 +192,8 @@ def parse_sweep(data: Any, folder: Path) -> Sweep:
     """A sweep from parsed YAML. Raises AgqError as `load_sweep`."""
     place = _places(data)
     keys = structured.names(Sweep)
+    if isinstance(data, dict) and "models" not in data and isinstance(data.get("model"), str):
+        raise AgqError("this is a recipe of one model, not a sweep", hint="`agq quantize` reads it with `config:`")
     table = structured.table(data, keys, place, ())
     for name in ("models", "texts", "rows"):
         if not table.get(name):

@@ -1,5 +1,5 @@
 """A picture of a sweep: relative perplexity of every row, one panel a model. Needs matplotlib (`pip install
-'agq[plot]'`)."""
+'.[plot]'` in the source folder)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_available() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise AgqError(
-            "the plot needs matplotlib, which is not installed", hint="pip install 'agq[plot]', or use `plot: false`"
+            "the plot needs matplotlib, which is not installed", hint="pip install matplotlib, or use `plot: false`"
         ) from None
 
 

@@ -45,7 +45,7 @@ def write_json(path: Path, sweep: Sweep, records: list[dict[str, Any]]) -> None:
 
 def machine() -> str:
     """Processor, cores and kernels, and the CUDA device that quantized, in words."""
-    from agq.runtime.library import load_library
+    from agq.native.library import load_library
 
     name = platform.machine()
     try:

@@ -8,7 +8,8 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -110,6 +111,26 @@ def run_sweep(sweep: Sweep, output: Path, report: Report | None = None, jobs: in
     return [place.record() or {} for place in places]
 
 
+def with_kept(whole: Sweep, records: list[dict[str, Any]], output: Path) -> list[dict[str, Any]]:
+    """`records` of a part of a sweep, and of its other entries those that an earlier run finished and that are still
+    true, in the order of the whole."""
+    found = {(record["model"], record["row"]): record for record in records if record}
+    for model in whole.models:
+        absent = [row for row in whole.rows_of(model) if (model.name, row.name) not in found]
+        if not any(_cell(output, model, row).exists() for row in absent):
+            continue
+        with suppress(AgqError):  # the model is not there any more
+            for place in _places(replace(whole, models=(model,)), output, None):
+                if (record := place.record()) is not None:
+                    found.setdefault((model.name, place.row.name), record)
+    names = [(model.name, row.name) for model in whole.models for row in whole.rows_of(model)]
+    return [found[name] for name in names if name in found]
+
+
+def _cell(output: Path, model: ModelEntry, row: Row) -> Path:
+    return output / "cells" / f"{_file_name(model.name)}--{_file_name(row.name)}.json"
+
+
 def _places(sweep: Sweep, output: Path, report: Report | None) -> list[_Place]:
     from agq.checkpoint import open_checkpoint
 
@@ -127,7 +148,7 @@ def _places(sweep: Sweep, output: Path, report: Report | None) -> list[_Place]:
         source = _source(model, work, partial(say, of=model.name))
         fingerprint = open_checkpoint(source).fingerprint()
         for row in sweep.rows_of(model):
-            cell = output / "cells" / f"{_file_name(model.name)}--{_file_name(row.name)}.json"
+            cell = _cell(output, model, row)
             places.append(
                 _Place(model, row, source, work, cell, sweep.key(model, row, fingerprint, texts, __version__))
             )

@@ -209,4 +209,6 @@ def _dataset(path: str, name: str | None, split: str, files: dict[str, str] | No
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise  # the command line words these
         reason = str(error).strip().split("\n")[0]
+        if "OfflineModeIsEnabled" in reason or "Couldn't reach" in reason:
+            reason = "it is not in the cache, and the hub cannot be reached"
         raise AgqError(f"data set `{label}` cannot be loaded: {reason}", hint=_OFFLINE_HINT) from None

@@ -19,6 +19,8 @@ extern "C" {
 #define AGQ_ABI_VERSION 5
 /* Most `sink_tokens` of a model. */
 #define AGQ_MAX_SINK_TOKENS 64
+/* Most `steps` of an agq_clip_problem. */
+#define AGQ_MAX_CLIP_STEPS 256
 /* The largest numbers of agq_model and agq_options that agq_engine_create takes. */
 enum {
   AGQ_MAX_FEATURES = 1 << 24, /* hidden, ffn, embed_dim */
@@ -282,6 +284,22 @@ enum {
 };
 const char *agq_profile_name(int part);
 void agq_engine_profile(agq_engine *e, double *seconds, int reset);
+
+/* The clip search of rounding to nearest: which of a group's grids has the least sum of importance * |w - Q(w)|^2.4,
+ * Q(w) = (clamp(rint(w / scale) + zero, lowest, highest) - zero) * scale. */
+typedef struct {
+  const float *values;     /* [groups][size], finite */
+  const float *scale;      /* [groups][steps], > 0, the widest range first */
+  const float *zero;       /* [groups][steps], whole numbers; NULL: 0 */
+  const float *importance; /* [period][size], >= 0: of group g row g % period; NULL: 1 */
+  int32_t groups, size;    /* size: a multiple of 32 */
+  int32_t steps, period;   /* steps: 1..AGQ_MAX_CLIP_STEPS */
+  float lowest, highest;   /* codes */
+  float margin;            /* relative; see `sure` */
+} agq_clip_problem;
+/* best[groups]: the step with the least error. sure[groups]: 1 where every other step's is larger by more than `margin`:
+ * 2e-5 is above the errors of the sums. AGQ_OK, AGQ_ERR_ARGUMENT or AGQ_ERR_MEMORY. */
+int agq_clip_search(const agq_clip_problem *problem, int32_t *best, uint8_t *sure, int threads);
 
 /* Limits of this machine, for figures beside those of an engine; the best of what `seconds` allow, 0 on a bad argument
  * or for want of memory. Bandwidth: bytes per second that `threads` threads read from a buffer of `bytes`, again and

@@ -19,12 +19,12 @@ import agq
 from agq.artifact.reader import open_artifact
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
+from agq.native.library import load_library
 from agq.recipe import CalibrationSpec, GptqOptions, Recipe, Scheme
 from agq.recipe.agile import AgileOptions
 from agq.reference.decoder import ReferenceModel
 from agq.runtime import descriptor
 from agq.runtime.engine import Engine
-from agq.runtime.library import load_library
 from agq.runtime.tokenizer import Tokenizer
 from tests.agile.integer import product_folded
 

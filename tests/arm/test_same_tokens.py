@@ -121,8 +121,8 @@ def test_same_tokens_as_here(
     arm_runner, artifacts: dict[str, Path], tmp_path: Path, scheme: str, cpu: str, isa: str
 ) -> None:
     from agq.artifact import open_artifact
+    from agq.native.library import load_library
     from agq.runtime.descriptor import build_model, rope_frequencies
-    from agq.runtime.library import load_library
     from agq.runtime.tokenizer import Tokenizer
 
     path = artifacts[scheme]

@@ -19,9 +19,9 @@ from agq.artifact.tables import array
 from agq.artifact.writer import write_artifact
 from agq.errors import AgqError
 from agq.formats import PER_ROW, PerGroup, words
+from agq.native.library import load_library
 from agq.runtime import descriptor
 from agq.runtime.engine import Engine
-from agq.runtime.library import load_library
 from agq.safetensors.files import bf16_to_f32, f32_to_bf16
 from tests.checkpoint.folders import config, write_folder
 

@@ -118,7 +118,7 @@ def test_quantized_folders(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("weights", [None, "f32", "f16", "bf16", "int8"])
+@pytest.mark.parametrize("weights", [None, "f32", "f16", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_unquantized_folders(tmp_path: Path, family: str, weights: str | None, tied: bool) -> None:
     settings = config(family, tie_word_embeddings=tied)
@@ -126,13 +126,13 @@ def test_unquantized_folders(tmp_path: Path, family: str, weights: str | None, t
     report = pack(folder, tmp_path / "a.safetensors", weights=weights)
     artifact, checkpoint = open_artifact(tmp_path / "a.safetensors"), open_checkpoint(folder)
     assert artifact.verify() == []
-    tolerance = {"int8": 0.01, "f16": 1e-3}.get(weights, 0.0)
+    tolerance = {"int4": 0.2, "int8": 0.01, "f16": 1e-3}.get(weights, 0.0)
     assert_blocks_equal(artifact, checkpoint, tolerance)
     info = artifact.linears["blocks.0.qkv"]
-    assert info.dtype == {None: "bf16", "int8": "i8"}.get(weights, weights)
-    assert info.act_bits == (8 if weights == "int8" else 32)
-    assert report.kv_bits == (8 if weights == "int8" else 32)
-    assert report.head_bits == {"f32": 32, "int8": 8}.get(weights, 16)
+    assert info.dtype == {None: "bf16", "int8": "i8", "int4": "u4"}.get(weights, weights)
+    assert info.act_bits == (8 if weights in ("int8", "int4") else 32)
+    assert report.kv_bits == (8 if weights in ("int8", "int4") else 32)
+    assert report.head_bits == {"f32": 32, "int8": 8, "int4": 8}.get(weights, 16)
     assert artifact.has("embed") == (not tied)
     if not tied:
         embed = bf16_to_f32(artifact.tensor("embed"))
@@ -400,7 +400,7 @@ def test_kv_cache_scheme_of_others(tmp_path: Path) -> None:
     assert pack(folder, tmp_path / "a.safetensors", kv_bits=32).kv_bits == 32
 
 
-@pytest.mark.parametrize("options", [{"weights": "int4"}, {"kv_bits": 6}, {"head_bits": 4}])
+@pytest.mark.parametrize("options", [{"weights": "int5"}, {"kv_bits": 6}, {"head_bits": 4}])
 def test_wrong_options(tmp_path: Path, options: dict) -> None:
     folder = write_folder(tmp_path / "m", config("llama"))
     with pytest.raises(UsageError):

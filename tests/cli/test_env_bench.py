@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agq.runtime.library import libraries
+from agq.native.library import libraries
 
 
 def test_env(call) -> None:
@@ -134,3 +134,23 @@ def test_work_of_a_pass_is_what_the_shapes_say(demo_artifact: Path) -> None:
 def test_bench_refusals(call, demo_artifact: Path, options: tuple[str, ...]) -> None:
     result = call("bench", demo_artifact, *options)
     assert result.code == 2 and result.out == "" and result.err.count("error: ") == 1
+
+
+def test_rows_of_a_narrow_terminal(monkeypatch, capsys, demo_artifact):
+    from agq.artifact import open_artifact
+    from agq.cli.bench_output import Printer
+    from agq.reporting import console
+    from agq.runtime.benchmark import Result
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(console, "is_terminal", lambda stream: True)
+    printer = Printer("md", open_artifact(demo_artifact))
+    for isa in ("avx2", "avx2", "scalar"):
+        result = Result("prefill", 512, 4096, 2, isa)
+        result.count([100_000_000, 120_000_000])
+        result.bandwidth, result.peak, result.bound, result.share_of_limit = 8e9, 3e11, "compute", 0.5
+        result.instruction = "vpmaddubsw + vpaddw ymm"
+        printer.row(result)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and sum("avx2" in line for line in lines) == 1
+    assert lines[3].startswith("pp512 @ d4096") and len(lines) == 8

@@ -152,6 +152,8 @@ def test_help_has_the_headings_in_order(agq_cli) -> None:
     assert headings == [
         "Arguments",
         "Options",
+        "Common options",
+        "Other options",
         "Method",
         "Transformations",
         "Token pruning",

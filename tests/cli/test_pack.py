@@ -11,7 +11,7 @@ def test_default_name_and_table(agq_cli, demo_quantized, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [name]
     for word in ("bits per weight", "artifact", name, "MB", "W4 g128"):
         assert word in result.stdout
-    assert result.stderr == ""
+    assert result.stderr == f"next: agq run {name}\n"
 
 
 def test_existing_file_needs_force(agq_cli, demo_quantized, tmp_path):
@@ -55,3 +55,13 @@ def test_what_is_refused(agq_cli, demo_model, tmp_path, arguments, code, message
 def test_a_file_is_no_folder(agq_cli, demo_artifact):
     result = agq_cli("pack", demo_artifact)
     assert result.returncode == 2 and "is a file, not a model folder" in result.stderr
+
+
+def test_the_quick_way_and_its_price(agq_cli, demo_model, tmp_path):
+    path = tmp_path / "a.agq.safetensors"
+    result = agq_cli("pack", demo_model, "--weights", "int4", "-o", path, check=True)
+    assert "24 x W4 g128, A8 per token" in result.stdout
+    assert "the quick way; `agq quantize` takes minutes and loses less" in result.stderr
+    assert f"next: agq run {path}" in result.stderr
+    answer = agq_cli("run", path, "The steam engine", "-n", 8, check=True)
+    assert answer.stdout.strip()

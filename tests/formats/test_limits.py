@@ -7,7 +7,7 @@ import re
 import pytest
 
 from agq.formats import KV_CACHE, limits
-from agq.runtime._agq_cdef import ffi
+from agq.native._agq_cdef import ffi
 from tests.support import REPOSITORY
 
 CHECK = (REPOSITORY / "kernels" / "src" / "model" / "check.c").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ from agq.formats import (
 from agq.formats.activations import BY_CODE, FLOAT, NARROW, WIDE
 from agq.formats.cache import DEFAULT_CACHE, DEFAULT_TABLE, FLOAT_CACHE, LOG2_CACHE
 from agq.formats.weights import BY_STORED, BYTE_CODES, EXACT, SCALE, SCALES
-from agq.runtime._agq_cdef import ffi
+from agq.native._agq_cdef import ffi
 from agq.runtime.descriptor import dtype
 
 

@@ -16,7 +16,7 @@ import pytest
 from agq.artifact import open_artifact
 from agq.artifact.header import ABI, OLDEST_ABI
 from agq.artifact.pack import pack
-from agq.runtime.library import libraries
+from agq.native.library import libraries
 from tests.golden.make_golden import computed, packed_hash
 from tests.support import clean_environment
 

@@ -66,7 +66,7 @@ def test_installed_wheel_runs_with_its_own_libraries(wheel: Path, demo_artifact:
     assert result.returncode == 0, result.stderr
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AGQ_")}
     program = (
-        "import sys; from agq.runtime.library import load_library; print(load_library().path); "
+        "import sys; from agq.native.library import load_library; print(load_library().path); "
         "from agq.cli import main; sys.exit(main(sys.argv[1:]))"
     )
 

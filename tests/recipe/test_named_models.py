@@ -8,7 +8,8 @@ import pytest
 
 from agq.errors import AgqError
 from agq.recipe import Recipe, files
-from agq.recipe.files import apply_preset, config_dirs, preset_names, recipe_names, resolve_model
+from agq.recipe.files import apply_preset, config_dirs, preset_names, recipe_names
+from agq.recipe.models import resolve_model
 
 MODELS = {
     "bloom-1b1": "bigscience/bloom-1b1",

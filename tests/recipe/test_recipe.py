@@ -188,6 +188,7 @@ def test_what_model_means(tmp_path, monkeypatch, demo_model):
     (tmp_path / "none.yaml").write_text("scheme: W4A8\n")
     for name, message in (
         ("none.yaml", "names no model"),
+        ("nine.yaml", "no such file"),
         ("llama7b", "neither a recipe"),
         ("./nope", "no such file"),
         (str(tmp_path), "no config.json"),

@@ -134,3 +134,35 @@ def test_tables_are_not_cut_where_there_is_no_terminal(capsys):
     assert long in shown and "[b]" in shown and "-" in shown and "Title" in shown
     output.print_pairs({"a": 1, "long name": long, "none": None}, title="T")
     assert capsys.readouterr().out == f"T\na          1\nlong name  {long}\n"
+
+
+def test_time_left_is_that_of_the_part(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    bar = console.Progress("transform", 10)
+    assert bar.eta() is None
+    now[0] += 50
+    bar.advance(5)
+    assert bar.eta() == 50
+    now[0] += 20  # a step goes on: the time left runs down
+    assert bar.eta() == 30
+    bar.begin("tune", 4)
+    assert bar.eta() is None and bar.done == 0
+    now[0] += 1
+    bar.advance()
+    assert bar.eta() == 3
+
+
+def test_narrow_tables_drop_columns(capsys, monkeypatch):
+    from agq.reporting.output import print_table
+
+    rows = [["blocks.0-29.qkv", "960 x 576", "u4s8_32x12_avx2"], ["head", None, "i8s8"]]
+    for width, shown in ((80, {"layer", "shape", "kernel"}), (36, {"layer", "kernel"}), (20, {"layer"})):
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr(console, "is_terminal", lambda stream: True)
+        print_table(("layer", "shape", "kernel"), rows, least=("shape", "kernel"))
+        text = capsys.readouterr().out
+        heading = next(line for line in text.splitlines() if "layer" in line)
+        assert set(heading.replace("\x1b[1m", "").replace("\x1b[0m", "").split()) == shown
+        assert "blocks.0-29.qkv" in text and max(map(len, text.splitlines())) <= width + 40
+        assert ("shape" in text.splitlines()[-1] or "kernel" in "".join(text.splitlines()[-2:])) == (len(shown) < 3)

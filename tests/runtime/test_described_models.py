@@ -16,9 +16,9 @@ from agq.artifact.schema import ArtifactModel, linear_shapes, norm_sizes
 from agq.artifact.writer import write_artifact
 from agq.errors import AgqError
 from agq.models import ModelSpec, RopeSpec
+from agq.native.library import load_library
 from agq.runtime.descriptor import build_model
 from agq.runtime.engine import Engine
-from agq.runtime.library import load_library
 
 SPECIAL = {"bos_id": None, "eos_ids": [], "bos_token": None, "eos_token": None, "pad_token": None, "unk_token": None}
 PLAIN = ModelSpec(

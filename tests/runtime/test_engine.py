@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from agq.errors import AgqError, UsageError
+from agq.native.library import libraries
 from agq.runtime.engine import CHUNK, Engine
-from agq.runtime.library import libraries
 
 VOCAB, CONTEXT = 8192, 1024
 

@@ -215,7 +215,8 @@ _SHOWN = [
 
 # With PyTorch: seconds each.
 _TORCH = [
-    Case("torch-dry-run", "agq quantize llama-demo --dry-run", files=("llama-demo",)),
+    Case("torch-dry-run", "agq quantize llama-demo --dry-run --method rtn", files=("llama-demo",)),
+    Case("torch-dry-run-no-text", "agq quantize llama-demo --dry-run --data absent.txt", files=("llama-demo",)),
     Case("torch-quantize", "agq quantize llama-short --method rtn --tune 0 -o made", files=("llama-short",)),
     Case("torch-group-size-does-not-fit", "agq quantize llama-demo -g 512", files=("llama-demo",)),
     Case("torch-override-matches-nothing", "agq quantize llama-demo --override 're:.*dense=W8A8'",

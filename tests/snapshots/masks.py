@@ -23,6 +23,7 @@ MASKS: tuple[tuple[str, str], ...] = (
     ("memory", r"peak memory (\S+ MB)"),
     ("device", r"(?m)^device\s+(cpu|cuda)$"),
     ("seconds", r"(?m)^time\s+(\d\S* s)$"),
+    ("seconds", r"(?m)^time\s+roughly (\d\S*(?: s)?), by the"),
     ("seconds", r"\b(?:load|first token after) (\d\S*) s\b"),
     ("speed", r"(\d\S*) tok/s\b"),
     ("speed", r"\| (?:pp|tg)\d+\S* \| (\S+ ± \S+) \|"),

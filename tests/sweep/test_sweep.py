@@ -51,6 +51,7 @@ def test_a_sweep_measures_compares_and_resumes(definition: Path, agq_cli, tmp_pa
     assert record["RTN W8A8"]["kl"] < record["RTN W4A4"]["kl"]
     assert record["RTN W8A8"]["same_top1"] > record["RTN W4A4"]["same_top1"]
     assert record["RTN W4A4"]["bits_per_weight"] == pytest.approx(4.125)
+    assert record["bf16"]["bits_per_weight"] == 16
     # Two forms of one model on 255 tokens: codes that flip in one of them leave half a percent (0.2 % on a whole text).
     assert record["RTN W8A8"]["reference_ratio"] == pytest.approx(1, abs=0.02)
     for name in ("RTN W8A8", "RTN W4A4"):
@@ -246,3 +247,25 @@ def test_key_changes_with_what_the_numbers_depend_on(definition: Path) -> None:
         )
         == 4
     )
+
+
+def test_a_part_keeps_what_was_finished(definition: Path, tmp_path: Path) -> None:
+    """Records of rows that were not asked for stay, unless what they depend on has changed."""
+    from agq.sweep import runner
+
+    whole, output = load_sweep(definition), tmp_path / "out"
+    (output / "cells").mkdir(parents=True)
+    for place in runner._places(whole, output, None):
+        place.write({"model": place.model.name, "row": place.row.name, "key": place.key, "of": "before"})
+    part = [{"model": "demo", "row": "RTN W8A8", "of": "now"}]
+    found = runner.with_kept(whole, part, output)
+    assert [item["row"] for item in found] == [row.name for row in whole.rows]
+    assert {item["row"] for item in found if item["of"] == "now"} == {"RTN W8A8"}
+    from dataclasses import replace
+
+    assert runner.with_kept(replace(whole, prefill=64), part, output) == part
+
+
+def test_a_recipe_is_named_for_what_it_is(repository: Path) -> None:
+    with pytest.raises(AgqError, match="a recipe of one model, not a sweep"):
+        load_sweep(repository / "configs" / "demo.yaml")

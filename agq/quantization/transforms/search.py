@@ -33,6 +33,7 @@ from agq.recipe import Recipe, Scheme
 from agq.reference.attention import Positions
 from agq.reference.decoder import Embedding
 from agq.reference.stream import HiddenStates
+from agq.reporting.progress import Progress
 
 # Values of `a` that are tried besides no scaling at all.
 ALPHAS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -48,19 +49,19 @@ def make_plan(
     windows: Tensor | None,
     device: torch.device | str = "cpu",
     make: Callable[[tuple[int, ...]], Tensor] = lambda shape: torch.empty(shape),
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress | None = None,
 ) -> TransformPlan:
     """The whole plan of a recipe's transformations.
 
     windows: calibration tokens int64 [windows, n], None where the recipe measures nothing; make: see HiddenStates;
-    progress: called with a sentence for each block. Raises AgqError for options that the model cannot have.
+    progress: a stage of as many steps as blocks. Raises AgqError for options that the model cannot have.
     """
     options = recipe.transforms
     plan = feasible(checkpoint, options)
     if not options.measured:
         return plan
     with torch.inference_mode():
-        return _Search(checkpoint, recipe, plan, torch.device(device)).run(windows, make, progress)
+        return _Search(checkpoint, recipe, plan, torch.device(device)).run(windows, make, progress or Progress())
 
 
 class _Search:
@@ -90,14 +91,13 @@ class _Search:
             self.seeds = list(range(options.seed, options.seed + options.seeds))
         self.errors = dict.fromkeys(self.seeds, 0.0)
 
-    def run(
-        self, windows: Tensor, make: Callable[[tuple[int, ...]], Tensor], progress: Callable[[str], None]
-    ) -> TransformPlan:
+    def run(self, windows: Tensor, make: Callable[[tuple[int, ...]], Tensor], progress: Progress) -> TransformPlan:
         spec = self.checkpoint.spec
         source = TransformedParameters(self.checkpoint, replace(self.plan, r1=None, r2=None, hadamard=0), self.device)
         windows = windows[: max(1, SEARCH_TOKENS // windows.shape[1])]
         hidden = HiddenStates(windows, Embedding(source), self.device, make)
         positions = Positions.of(spec, windows.shape[1], self.device)
+        progress.stage("transform", spec.layers, "blocks")
         for index in range(spec.layers):
             block = source.block(index)
             inputs = gather(block, hidden, positions, self.recipe.sink_tokens)
@@ -113,7 +113,7 @@ class _Search:
                 self._judge(index, inputs, progress)
             if self.recipe.transforms.learn:
                 self._keep(source, index, inputs)
-            progress(f"transformations of block {index + 1} of {spec.layers} decided")
+            progress.advance(f"transformations of block {index + 1} of {spec.layers} decided")
         plan = self._current()
         if self.seeds:
             best = min(self.seeds, key=lambda seed: (self.errors[seed], seed))
@@ -130,7 +130,7 @@ class _Search:
         scheme = self.recipe.scheme_for(self._modules(index, place)[0])
         return scheme if scheme is not None and scheme.activations.quantized else None
 
-    def _judge(self, index: int, inputs: dict[str, Input], progress: Callable[[str], None]) -> None:
+    def _judge(self, index: int, inputs: dict[str, Input], progress: Progress) -> None:
         """Gives 4-bit inputs of a block a finer format where they need one, with rotations as the seed makes them."""
         candidate = TransformedParameters(self.checkpoint, self._current(), self.device)
         block = self.checkpoint.parts.block(index)
@@ -142,7 +142,7 @@ class _Search:
             if verdict := judge(candidate, block, place, x, scheme.activations, self._clip(scheme)):
                 self.formats[f"{index}.{place}"] = verdict.format
                 roles = ", ".join(block.groups[PLACES.index(place)])
-                progress(f"block {index + 1}: input of {roles} in {verdict.format}: {verdict.reason}")
+                progress.step(f"block {index + 1}: input of {roles} in {verdict.format}: {verdict.reason}")
 
     # ---- learned rotations
 
@@ -162,16 +162,17 @@ class _Search:
             self.residual.append(x.cpu())
             self.weights.append(sum(noise) / len(noise))
 
-    def _learn(self, plan: TransformPlan, progress: Callable[[str], None]) -> TransformPlan:
+    def _learn(self, plan: TransformPlan, progress: Progress) -> TransformPlan:
         """Turns the rotations of a plan that is complete otherwise."""
         spec, steps = self.checkpoint.spec, self.recipe.transforms.learn
         rotated = TransformedParameters(self.checkpoint, plan, self.device)
         group = self.recipe.scheme.activations.group_size
+        progress.stage("learn rotations", None)
         if self.residual:
             samples = [sample.to(self.device) @ rotated.r1 for sample in self.residual]
             turns = learn_residual(samples, self.weights, _group(group, spec.hidden), steps, spec.layer_norm)
             plan = replace(plan, turns1=turns.numpy())
-            progress("rotation of the residual stream learned")
+            progress.step("rotation of the residual stream learned")
         if any(value is not None for value in self.values):
             turns = []
             for index, sample in enumerate(self.values):
@@ -181,7 +182,7 @@ class _Search:
                 x = rotated.turn_values(index, sample.to(self.device))
                 turns.append(learn_values(x, _group(group, x.shape[1]), steps, spec.kv_heads, spec.head_dim))
             plan = replace(plan, turns2=torch.stack(turns).numpy())
-            progress("rotations of the values learned")
+            progress.step("rotations of the values learned")
         return plan
 
     # ---- one block

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from agq.errors import AgqError, UsageError
-from agq.runtime import cdef, library
-from agq.runtime.library import libraries, load_library
+from agq.native import cdef, library
+from agq.native.library import libraries, load_library
 
 
 def test_tables_are_those_of_the_header(tmp_path: Path) -> None:
-    """After a change of agq.h: python -m agq.runtime.cdef."""
+    """After a change of agq.h: python -m agq.native.cdef."""
     cdef.write_module(tmp_path / "_agq_cdef.py")
     assert (tmp_path / "_agq_cdef.py").read_text() == cdef.MODULE.read_text()
 

@@ -1,7 +1,7 @@
 """Makes `_agq_cdef.py`, the C boundary as cffi tables, from `kernels/include/agq.h`.
 
 Parsing C declarations at start-up would cost more than loading the library, so the tables are generated once and
-kept with the source: `python -m agq.runtime.cdef` after a change of agq.h. A test compares the two.
+kept with the source: `python -m agq.native.cdef` after a change of agq.h. A test compares the two.
 """
 
 import re

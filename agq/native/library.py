@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agq.errors import AgqError, UsageError
-from agq.runtime._agq_cdef import ffi
+from agq.native._agq_cdef import ffi
 
 ABI_VERSION = 5
 _PACKAGE = Path(__file__).resolve().parents[1]

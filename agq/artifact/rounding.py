@@ -1,0 +1,76 @@
+"""Rounding to nearest by packing itself: codes of 4 bits with a scale per group of columns, without calibration and
+without PyTorch.
+
+Scales are those of `method: rtn` for the same model: symmetric, of each group's range shrunk by the share that makes
+the sum of |w - Q(w)|^2.4 least (agq/formats/clips.py). The C library searches; what it leaves open, and all where there
+is no library, is computed here in float64. (Torch computes it in float32: where two shares agree to six digits, it may
+choose the other one.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agq.formats.clips import NORM, SHARES
+from agq.formats.weights import WeightFormat
+from agq.native.clip_search import STEP, clip_search, library
+from agq.safetensors.files import bf16_to_f32, f32_to_bf16
+
+_PART = 1 << 12  # groups that are searched at a time
+_SHARES = np.array(SHARES, np.float32)
+
+
+def group_scales(values: np.ndarray, columns: int, format: WeightFormat, stored: str, threads: int = 1) -> np.ndarray:
+    """Scales float32 [rows, groups] of float32 weights [rows, inputs]; columns: of a group. stored: element type of
+    the weights' folder, which would hold the scales too. A group of zeros has the scale 1."""
+    groups = np.ascontiguousarray(values, np.float32).reshape(-1, columns)
+    low, high = format.limits(symmetric=True)
+    found = library() if columns % STEP == 0 else None
+    scale = np.empty(len(groups), np.float32)
+    for start in range(0, len(groups), _PART):
+        part = groups[start : start + _PART]
+        amax = np.abs(part).max(axis=1, keepdims=True)
+        tried = _stored(amax * _SHARES / np.float32((high - low) / 2), stored)
+        best, sure = np.zeros(len(part), np.int32), np.zeros(len(part), bool)
+        if found is not None:
+            best, sure = clip_search(found, part, tried, None, None, (low, high), threads)
+        left = np.flatnonzero(~sure)
+        for some in np.array_split(left, max(1, len(left) // 64)):
+            best[some] = _exact(part[some], tried[some], low, high)
+        scale[start : start + _PART] = tried[np.arange(len(part)), best]
+    return scale.reshape(len(values), -1)
+
+
+def _stored(scale: np.ndarray, dtype: str) -> np.ndarray:
+    """bf16 values as float32 that an element type holds exactly; 1 where that is 0."""
+    rounded = bf16_to_f32(f32_to_bf16(scale)).reshape(scale.shape)
+    if dtype in _NARROWER:
+        rounded = bf16_to_f32(f32_to_bf16(_NARROWER[dtype](rounded))).reshape(scale.shape)
+    return np.where(rounded > 0, rounded, np.float32(1))
+
+
+def _as_half(values: np.ndarray) -> np.ndarray:
+    """Small values are subnormal there; the largest bf16 value below infinity is 65280."""
+    halves: np.ndarray = np.minimum(values, np.float32(65280)).astype(np.float16)
+    return halves.astype(np.float32)
+
+
+# Element types whose exponents reach less far than those of bf16.
+_NARROWER = {"f16": _as_half}
+
+
+def _exact(groups: np.ndarray, scale: np.ndarray, low: int, high: int) -> np.ndarray:
+    """The first step with the least error. groups: [n, size], scale: [n, steps]."""
+    values, steps = groups[:, None].astype(np.float64), scale[:, :, None].astype(np.float64)
+    codes = np.clip(np.rint(groups[:, None] / scale[:, :, None]), low, high)
+    return np.asarray((np.abs(codes * steps - values) ** NORM).sum(axis=2).argmin(axis=1), np.int32)
+
+
+def group_codes(values: np.ndarray, scale: np.ndarray, format: WeightFormat) -> np.ndarray:
+    """Codes int8 [rows, inputs] of float32 weights: clamp(rint(w / scale))."""
+    rows, inputs = values.shape
+    grouped = values.reshape(rows, scale.shape[1], -1) / scale[:, :, None]
+    codes = np.rint(grouped)
+    np.clip(codes, *format.limits(symmetric=True), out=codes)
+    made: np.ndarray = codes.reshape(rows, inputs).astype(np.int8)
+    return made

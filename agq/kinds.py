@@ -1,0 +1,59 @@
+"""What a file is, from its first bytes: for messages about files that are no models of the kinds that agq reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Bytes that `kind_of` wants to see.
+LOOKED_AT = 256
+
+
+@dataclass(frozen=True)
+class Kind:
+    """name: with its article, as a sentence says it. advice: what to do instead."""
+
+    name: str
+    advice: str
+
+
+_AGAIN = "download the file again: what came is not the file itself"
+_FOLDER = "agq reads packed files and Hugging Face folders with safetensors weights"
+_CONVERT = (
+    'convert the model once: python -c "from transformers import AutoModelForCausalLM as M; '
+    "M.from_pretrained('FOLDER').save_pretrained('model')\""
+)
+_PICKLE = Kind("a PyTorch checkpoint (pickle)", _CONVERT)
+_ZIP = Kind("a zip archive", f"unpack it; {_FOLDER}")
+# The first bytes that tell.
+_STARTS = (
+    (b"GGUF", Kind("a GGUF file", f"{_FOLDER}; the model's original folder can be packed with `agq pack`")),
+    (
+        b"version https://git-lfs",
+        Kind("a Git LFS pointer, not the file that it stands for", "run `git lfs pull` there"),
+    ),
+    (b"\x89HDF", Kind("an HDF5 file", _CONVERT)),
+    (b"\x1f\x8b", Kind("a gzip archive", f"unpack it; {_FOLDER}")),
+    (b"\x7fELF", Kind("a program", _FOLDER)),
+    (b"lmgg", Kind("a GGML file", _FOLDER)),
+    (b"tjgg", Kind("a GGML file", _FOLDER)),
+)
+_PAGES = (b"<!doctype html", b"<html", b"<?xml")
+
+
+def kind_of(start: bytes) -> Kind | None:
+    """The kind of a file that begins with `start` (LOOKED_AT bytes, or the whole file); None: none that is known."""
+    for prefix, kind in _STARTS:
+        if start.startswith(prefix):
+            return kind
+    if start.startswith(b"PK\x03\x04"):
+        return Kind("a PyTorch checkpoint (zip)", _CONVERT) if b"data.pkl" in start or b".data/" in start else _ZIP
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return _PICKLE
+    if start[:1] == b"\x08" and b"\x01" <= start[1:2] <= b"\x14" and start[2:3] in (b"\x12", b"\x1a", b"\x3a"):
+        return Kind("an ONNX model", f"{_FOLDER}; export is one-way: take the original folder")
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(_PAGES):
+        return Kind("a web page", _AGAIN)
+    if text[:1] in (b"{", b"["):
+        return Kind("a JSON file", f"{_FOLDER}: pass the folder that the file is in")
+    return None

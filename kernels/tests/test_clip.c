@@ -1,0 +1,107 @@
+/* The clip search against double precision: the chosen grid's error is the least, up to the margin; `sure` says whether
+ * another comes near it.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
+#include <math.h>
+
+#include "test.h"
+
+enum { GROUPS = 150, STEPS = 61, PERIOD = 3 };
+
+static double error(const agq_clip_problem *p, int group, int step) {
+  const double scale = (double)p->scale[group * p->steps + step];
+  const double zero = p->zero ? (double)p->zero[group * p->steps + step] : 0;
+  double sum = 0;
+  for (int i = 0; i < p->size; i++) {
+    const double w = (double)p->values[group * p->size + i];
+    double code = rint(w / scale) + zero;
+    code = fmin(fmax(code, (double)p->lowest), (double)p->highest);
+    const double weight = p->importance ? (double)p->importance[group % p->period * p->size + i] : 1;
+    sum += weight * pow(fabs((code - zero) * scale - w), 2.4);
+  }
+  return sum;
+}
+
+static void against_double(int size, int bits, int asymmetric, int important) {
+  float *values = test_alloc(sizeof(float) * GROUPS * (size_t)size);
+  float *scale = test_alloc(sizeof(float) * GROUPS * STEPS), *zero = test_alloc(sizeof(float) * GROUPS * STEPS);
+  float *importance = test_alloc(sizeof(float) * PERIOD * (size_t)size);
+  const float lowest = asymmetric || bits == 4 ? (float)-(1 << (bits - 1)) : -127,
+              highest = (float)((1 << (bits - 1)) - 1);
+  for (int i = 0; i < PERIOD * size; i++) importance[i] = random_float() * random_float() + 1;
+  for (int g = 0; g < GROUPS; g++) {
+    float low = 0, high = 0;
+    for (int i = 0; i < size; i++) {
+      float w = random_float() * random_float() * (asymmetric ? 1 + random_float() : 1);
+      if (random_int(0, 99) == 0) w *= 3;
+      values[g * size + i] = w;
+      low = fminf(low, w), high = fmaxf(high, w);
+    }
+    for (int s = 0; s < STEPS; s++) {
+      const float share = 1 - (float)s * 0.01f;
+      const float range = asymmetric ? high - low : 2 * fmaxf(-low, high);
+      scale[g * STEPS + s] = range * share / (highest - lowest);
+      zero[g * STEPS + s] = rintf(lowest - low * share / scale[g * STEPS + s]);
+    }
+  }
+  agq_clip_problem p = {
+      values,  scale, asymmetric ? zero : NULL, important ? importance : NULL, GROUPS, size, STEPS, PERIOD, lowest,
+      highest, 2e-5f};
+  int32_t best[GROUPS], again[GROUPS];
+  uint8_t sure[GROUPS], same[GROUPS];
+  test_expect(agq_clip_search(&p, best, sure, 1) == AGQ_OK, "searched");
+  test_expect(agq_clip_search(&p, again, same, 3) == AGQ_OK, "searched by three threads");
+  test_expect(!memcmp(best, again, sizeof best) && !memcmp(sure, same, sizeof sure), "threads do not matter");
+  int certain = 0;
+  for (int g = 0; g < GROUPS; g++) {
+    double least = INFINITY, second = INFINITY;
+    for (int s = 0; s < STEPS; s++) {
+      const double e = error(&p, g, s);
+      if (e < least) second = least, least = e;
+      else if (e < second) second = e;
+    }
+    test_expect(error(&p, g, best[g]) <= least * (1 + 2e-5), "the least error");
+    certain += sure[g];
+    if (second <= least * (1 + 1e-5)) test_expect(!sure[g], "a near tie is no certainty");
+    if (second > least * (1 + 3e-5)) test_expect(sure[g], "certain where no other comes near");
+  }
+  test_expect(certain > GROUPS / 2, "certain of most");
+  /* The second half of the grids is the first: nothing is certain. */
+  p.steps = STEPS - 1;
+  float *twice = test_alloc(sizeof(float) * GROUPS * (size_t)p.steps);
+  for (int g = 0; g < GROUPS; g++)
+    for (int s = 0; s < p.steps; s++) twice[g * p.steps + s] = scale[g * STEPS + s % (p.steps / 2)];
+  p.scale = twice, p.zero = NULL;
+  test_expect(agq_clip_search(&p, best, sure, 1) == AGQ_OK, "searched");
+  for (int g = 0; g < GROUPS; g++) test_expect(!sure[g] && best[g] < p.steps / 2, "the first of equal grids, not sure");
+  free(values), free(scale), free(zero), free(importance), free(twice);
+}
+
+static void refusals(void) {
+  float values[32] = {1}, scale[1] = {1};
+  int32_t best[1];
+  uint8_t sure[1];
+  const agq_clip_problem good = {values, scale, NULL, NULL, 1, 32, 1, 0, -8, 7, 0};
+  test_expect(agq_clip_search(&good, best, sure, 1) == AGQ_OK && best[0] == 0 && sure[0], "one grid is certain");
+  agq_clip_problem p = good;
+  p.size = 48;
+  test_expect(agq_clip_search(&p, best, sure, 1) == AGQ_ERR_ARGUMENT, "a size of 48");
+  p = good, p.steps = AGQ_MAX_CLIP_STEPS + 1;
+  test_expect(agq_clip_search(&p, best, sure, 1) == AGQ_ERR_ARGUMENT, "too many steps");
+  p = good, p.importance = values;
+  test_expect(agq_clip_search(&p, best, sure, 1) == AGQ_ERR_ARGUMENT, "importance of no period");
+  test_expect(agq_clip_search(&good, best, sure, 0) == AGQ_ERR_ARGUMENT, "no threads");
+}
+
+int main(void) {
+  if (!test_begin()) return 0;
+  for (int asymmetric = 0; asymmetric < 2; asymmetric++)
+    for (int important = 0; important < 2; important++) {
+      against_double(32, 4, asymmetric, important);
+      against_double(64, 4, asymmetric, important);
+      against_double(576, 8, asymmetric, important);
+    }
+  refusals();
+  return test_end("clip");
+}

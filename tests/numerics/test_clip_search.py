@@ -1,0 +1,84 @@
+"""The clip search of weight scales: the C library's choice is the definition's, and that of float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from agq.formats.clips import SHARES
+from agq.native.clip_search import clip_search, library
+from agq.numerics import quantizers
+from agq.numerics.quantizers import Grid, weight_grid
+
+
+def weights(rows: int, columns: int, seed: int) -> Tensor:
+    """Normal values with some far out, a row of zeros, a row of one value."""
+    draw = torch.Generator().manual_seed(seed)
+    made = torch.randn(rows, columns, generator=draw) * torch.rand(rows, 1, generator=draw)
+    made[torch.rand(rows, columns, generator=draw) < 0.01] *= 6
+    made[0], made[1] = 0, -0.25
+    return made
+
+
+def defined(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Grid:
+    """weight_grid without the library."""
+    with monkeypatch.context() as patch:
+        patch.setattr(quantizers, "library", lambda: None)
+        return weight_grid(*arguments)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("bits", "size"), [(4, 32), (4, 64), (4, -1), (8, -1)])
+@pytest.mark.parametrize("important", [False, True])
+def test_the_library_chooses_as_the_definition(
+    monkeypatch: pytest.MonkeyPatch, bits: int, size: int, symmetric: bool, important: bool
+) -> None:
+    assert library() is not None
+    weight = weights(300, 576, bits)
+    importance = torch.rand(576, generator=torch.Generator().manual_seed(2)) ** 4 if important else None
+    arguments = (weight, bits, symmetric, size, True, importance)
+    found, wanted = weight_grid(*arguments), defined(monkeypatch, *arguments)
+    assert torch.equal(found.scale, wanted.scale)
+    assert torch.equal(found.zero, wanted.zero)
+
+
+def test_what_the_library_is_sure_of_is_the_least_error() -> None:
+    """Against all shares in float64; it is sure of most groups, and never of equal grids."""
+    assert SHARES[0] == 1 and SHARES[-1] == pytest.approx(0.4) and len(SHARES) == 61
+    values = weights(500, 64, 5).numpy()
+    amax = np.abs(values).max(axis=1, keepdims=True)
+    scale = np.where(amax > 0, amax * np.array(SHARES, np.float32) / np.float32(7.5), np.float32(1)).astype(np.float32)
+    best, sure = clip_search(library(), values, scale, None, None, (-8, 7))
+    codes = np.clip(np.rint(values[:, None] / scale[:, :, None]), -8, 7)
+    error = (np.abs(codes * scale[:, :, None].astype(float) - values[:, None]) ** 2.4).sum(axis=2)
+    assert sure.mean() > 0.97 and not sure[0]
+    assert (best[sure] == error.argmin(axis=1)[sure]).all()
+
+
+def test_not_a_number_is_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = weights(4, 64, 3)
+    weight[2, 5], weight[3, 5] = float("nan"), float("inf")
+    found, wanted = weight_grid(weight, 4, True, 64, True), defined(monkeypatch, weight, 4, True, 64, True)
+    assert torch.equal(found.scale, wanted.scale)
+
+
+def test_threads_do_not_matter() -> None:
+    values = weights(1000, 32, 4).numpy()
+    scale = np.abs(values).max(axis=1, keepdims=True) * np.array(SHARES, np.float32) / np.float32(7.5) + 1e-9
+    one, three = (clip_search(library(), values, scale.astype(np.float32), None, None, (-8, 7), n) for n in (1, 3))
+    assert (one[0] == three[0]).all() and (one[1] == three[1]).all()
+
+
+def test_what_it_is_not_sure_of_is_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it proposes there."""
+
+    def unsure(found: object, values: np.ndarray, *more: object) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(len(values), np.int32), np.arange(len(values)) % 2 == 7
+
+    weight = weights(40, 64, 6)
+    wanted = weight_grid(weight, 4, True, 32, True)
+    monkeypatch.setattr(quantizers, "clip_search", unsure)
+    assert torch.equal(weight_grid(weight, 4, True, 32, True).scale, wanted.scale)
+    assert not torch.equal(weight_grid(weight, 4, True, 32).scale, wanted.scale)

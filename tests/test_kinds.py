@@ -1,0 +1,68 @@
+"""Files that are no models of agq's kinds are named for what they are."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from agq.errors import AgqError
+from agq.kinds import LOOKED_AT, kind_of
+from agq.safetensors.files import SafetensorsFile
+
+
+def archive(path: Path, *names: str) -> bytes:
+    with zipfile.ZipFile(path, "w") as made:
+        for name in names:
+            made.writestr(name, b"x")
+    return path.read_bytes()
+
+
+def samples(folder: Path) -> dict[str, bytes]:
+    import torch
+
+    torch.save({"weight": torch.zeros(2)}, folder / "new.bin")
+    torch.save({"weight": torch.zeros(2)}, folder / "old.bin", _use_new_zipfile_serialization=False)
+    return {
+        "GGUF": b"GGUF\x03\0\0\0" + b"\0" * 64,
+        "PyTorch checkpoint (zip)": (folder / "new.bin").read_bytes(),
+        "PyTorch checkpoint (pickle)": (folder / "old.bin").read_bytes(),
+        "(pickle)": pickle.dumps({"a": list(range(99))}),
+        "a zip archive": archive(folder / "plain.zip", "readme.txt"),
+        "ONNX": b"\x08\x07\x12\x07pytorch\x1a\x032.1:\xff" + b"\0" * 64,
+        "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
+        "a web page": b"\n<!DOCTYPE html><html><head><title>404</title></head></html>",
+        "a JSON file": b'{\n  "architectures": ["LlamaForCausalLM"]\n}',
+        "gzip": b"\x1f\x8b\x08\x08\x11\x22\x33\x44\0\x03model",
+    }
+
+
+def test_every_kind(tmp_path: Path) -> None:
+    for name, data in samples(tmp_path).items():
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(data)
+        with pytest.raises(AgqError) as caught:
+            SafetensorsFile(path)
+        assert name in caught.value.message and f"`{path}` is a" in caught.value.message, name
+        assert caught.value.hint and len(caught.value.hint) < 300
+
+
+def test_safetensors_and_noise_are_none() -> None:
+    assert kind_of((200).to_bytes(8, "little") + b'{"a": {"dtype": "F32"}}') is None
+    assert kind_of(b"") is None and kind_of(b"\x08") is None and kind_of(bytes(range(7, 7 + LOOKED_AT // 2))) is None
+
+
+@pytest.mark.parametrize("command", ["run", "info", "verify", "bench", "eval-ppl", "pack"])
+def test_commands_say_so(agq_cli, tmp_path: Path, command: str) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\0" * 64)
+    result = agq_cli(command, tmp_path / "m.gguf", *(["hi"] if command == "run" else []))
+    assert result.returncode in (1, 2) and "is a GGUF file" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "bench", "pack", "eval-ppl", "calibrate", "quantize"])
+def test_one_meaning_of_model(agq_cli, tmp_path: Path, command: str) -> None:
+    (tmp_path / "m.agq.safetensors").write_bytes(b"")
+    result = agq_cli(command, "m.agq.safetensor", cwd=tmp_path)
+    assert result.returncode == 1 and "did you mean `m.agq.safetensors`?" in result.stderr, result.stderr
