@@ -97,7 +97,7 @@ def pack(
         with open(source, "rb") as file:
             kind = kind_of(file.read(LOOKED_AT))
         what, hint = (kind.name, kind.advice) if kind else ("a file", "pass the folder that holds config.json")
-        raise UsageError(f"`{folder}` is {what}, neither a model folder nor GGUF", hint=hint)
+        raise UsageError(f"`{folder}` is {what}, neither a model folder nor a GGUF file", hint=hint)
     name = stem(source) if source.is_file() else source.resolve().name
     path = output if output is not None else Path(name + SUFFIX)
     if path.exists() and not force:
