@@ -189,6 +189,9 @@ def test_sampling_is_for_terminals(chat_artifact: Path, tmp_path: Path, call) ->
     agq.pack(tmp_path / "model", silent)
     sampled = Terminal("run", silent, PROMPT, "-n", 4, "-v")
     assert "; seed " in sampled.expect("length")
+    piped = Terminal("run", silent, "-", "-n", 4, "-v")
+    piped.send(f"{PROMPT}\n\x04")
+    assert "greedy" in piped.expect("; length")
     assert "greedy" in call("run", silent, "-n", 4, "-v", stdin=PROMPT).err
     assert "greedy" in call("run", silent, PROMPT, "-n", 4, "-v").err
 

@@ -44,6 +44,9 @@ def test_a_seed_gives_the_same_answers_however_they_are_batched(call, demo_artif
     options = ("run", demo_artifact, "--jsonl", prompts, "-n", 8, "--temp", 1)
     found = call(*options, "--seed", 3).out
     assert call(*options, "--seed", 3, "--parallel", 1).out == found != call(*options, "--seed", 4).out
+    twice = "\n".join(json.dumps({"prompt": PROMPTS[0]}) for _ in range(2))
+    one, two = lines(call("run", demo_artifact, "--jsonl", "-", "-n", 16, "--temp", 1, "--seed", 3, stdin=twice).out)
+    assert one["text"] != two["text"]  # a seed of its own for each
 
 
 def test_failures_are_told_in_their_lines(call, demo_artifact: Path, tmp_path: Path) -> None:
