@@ -43,11 +43,14 @@ _RMS = {"rms_norm_eps": "attention.layer_norm_rms_epsilon"}
 _WINDOW = "attention.sliding_window"
 
 
+def _llama_bias(metadata: Metadata) -> Config:
+    return {"attention_bias": metadata.stored("blk.0.attn_q.bias"), "mlp_bias": metadata.stored("blk.0.ffn_up.bias")}
+
+
 def _llama(metadata: Metadata, config: Config) -> Config:
     """Mistral is LLaMA with a window."""
-    bias = {"attention_bias": metadata.stored("blk.0.attn_q.bias"), "mlp_bias": metadata.stored("blk.0.ffn_up.bias")}
     window = metadata.integer(_WINDOW, 0)
-    return bias | ({"model_type": "mistral", "sliding_window": window} if window else {})
+    return _llama_bias(metadata) | ({"model_type": "mistral", "sliding_window": window} if window else {})
 
 
 def _qwen(metadata: Metadata, config: Config) -> Config:
@@ -115,10 +118,6 @@ def _smollm3(metadata: Metadata, config: Config) -> Config:
     """Every fourth layer has no RoPE."""
     rotated = [int((index + 1) % 4 != 0) for index in range(config["num_hidden_layers"])]
     return {"no_rope_layers": rotated, "no_rope_layer_interval": 4, "use_sliding_window": False} | _llama_bias(metadata)
-
-
-def _llama_bias(metadata: Metadata) -> Config:
-    return {"attention_bias": metadata.stored("blk.0.attn_q.bias"), "mlp_bias": metadata.stored("blk.0.ffn_up.bias")}
 
 
 def _granite(metadata: Metadata, config: Config) -> Config:

@@ -5,6 +5,7 @@ from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
 
 from agq.gguf.metadata import Architecture
 from agq.models import ModelParts, ModelSpec
+from agq.models.parts import HEADS
 
 _LEAVES = (".weight", ".bias")
 
@@ -30,16 +31,11 @@ def row_orders(parts: ModelParts, architecture: Architecture) -> dict[str, np.nd
     orders = {}
     for block in parts.blocks():
         for role, linear in block.linears.items():
-            if role == "qkv" and spec.heads * spec.head_dim * 3 == linear.out_features and _per_head(parts):
+            if role == "qkv" and parts.qkv_order == HEADS:
                 orders[linear.module] = _fused(spec)
             elif role in ("q", "k") and architecture.rotated:
                 orders[linear.module] = _neighbours(linear.out_features, spec.head_dim)
     return orders
-
-
-def _per_head(parts: ModelParts) -> bool:
-    """Whether a fused projection has the rows of each head side by side (BLOOM, GPT-NeoX)."""
-    return getattr(parts, "qkv_order", "heads") == "heads"
 
 
 def _neighbours(rows: int, head_dim: int) -> np.ndarray:

@@ -25,10 +25,11 @@ def scaling(metadata: Metadata, config: dict[str, Any], turned: int) -> dict[str
         return {"rope_scaling": _longrope(metadata, config, long or short, short or long)}
     if factors:
         return {"rope_scaling": _llama3(metadata, config, factors, turned)}
-    kind = metadata.text("rope.scaling.type", "none")
-    factor = metadata.number("rope.scaling.factor", 0.0) or 1 / (metadata.number("rope.scale_linear", 0.0) or 1)
+    # As llama.cpp reads it: a factor alone is one of linear scaling, and older files have it under another name.
+    kind = metadata.text("rope.scaling.type", "linear")
+    factor = metadata.number("rope.scaling.factor", 0.0) or metadata.number("rope.scale_linear", 0.0) or 1.0
     if kind == "none" or (kind == "linear" and factor == 1):
-        return {} if factor == 1 or kind == "none" else {"rope_scaling": {"rope_type": "linear", "factor": factor}}
+        return {}
     if kind == "linear":
         return {"rope_scaling": {"rope_type": "linear", "factor": factor}}
     if kind == "yarn":

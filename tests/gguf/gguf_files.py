@@ -112,10 +112,11 @@ def metadata(family: str, config: Any, writer: Any) -> None:
             writer.add_rope_scaling_factor(factor)
     elif rope:
         writer.add_rope_freq_base(rope["rope_theta"])
-        if rope.get("rope_type") in ("yarn", "linear"):
-            writer.add_rope_scaling_type(getattr(gguf.RopeScalingType, rope["rope_type"].upper()))
-            writer.add_rope_scaling_factor(rope["factor"])
+        if rope.get("rope_type") == "linear":  # as files before `rope.scaling.type` have it
+            writer.add_float32(f"{ARCHITECTURES[family]}.rope.scale_linear", rope["factor"])
         if rope.get("rope_type") == "yarn":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+            writer.add_rope_scaling_factor(rope["factor"])
             writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if family in ("mistral", "phi3", "gemma2", "gemma3_text") and c.sliding_window:
         writer.add_sliding_window(c.sliding_window)

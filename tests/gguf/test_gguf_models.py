@@ -22,6 +22,9 @@ LLAMA3 = {**families.LLAMA3, "original_max_position_embeddings": 8192}
 CASES: dict[str, families.Case] = {
     "llama": families.Case("llama", {}),
     "llama-biases": families.Case("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    "llama-linear": families.Case(
+        "llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 10000.0}}
+    ),
     "llama3": families.Case("llama", {"rope_parameters": LLAMA3}),
     # factors that are not LLaMA 3.1's are taken as they are
     "llama3-others": families.Case("llama", {"rope_parameters": families.LLAMA3}),
