@@ -40,6 +40,13 @@ ARTIFACTS: dict[str, tuple[str, tuple[str, ...] | None, tuple[str, ...]]] = {
     "bloom-w4a8-asym": ("bloom", ("--preset", "rtn", "--scheme", "W4A8_ASYM", "-g", "32"), ()),
     "bloom-bf16": ("bloom-small", None, ("--weights", "bf16")),
 }
+# What ABI 5 added: families with norms, caps and windows of their own, and a GGUF file's minima.
+FAMILIES = {
+    "gemma2-w4a8": ("gemma2", ("--preset", "rtn", "--scheme", "W4A8", "-g", "32"), ()),
+    "phi3-w8a8": ("phi3", ("--preset", "rtn", "--scheme", "W8A8"), ()),
+    "qwen3-w4a8": ("qwen3", ("--preset", "rtn", "--scheme", "W4A8", "-g", "32"), ("--kv-bits", "4")),
+    "llama-q4_1": ("llama.gguf", None, ()),
+}
 # What ABI 4 added.
 SINKS = ("--preset", "rtn", "--scheme", "W4A4", "-g", "32", "--act-group", "32", "--sink-tokens", "4")
 FOLDERS = ("llama-w4a8", "opt-w8a8", "bloom-w4a8-asym")
@@ -79,6 +86,7 @@ def write_models(folder: Path) -> None:
         "bloom": lambda: BloomForCausalLM(BloomConfig(**bloom, hidden_size=64, n_layer=1, n_head=2)),
         "bloom-small": lambda: BloomForCausalLM(BloomConfig(**bloom, hidden_size=32, n_layer=1, n_head=2)),
     }
+    models |= families()
     words = {"<unk>": 0, **{f"t{index}": index for index in range(1, VOCABULARY)}}
     tokenizer = {
         "version": "1.0",
@@ -95,6 +103,45 @@ def write_models(folder: Path) -> None:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
         model.to(torch.bfloat16).save_pretrained(folder / name)
         (folder / name / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def families() -> dict[str, Any]:
+    """Models that need ABI 5."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    shape: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    gemma2 = Gemma2Config(**shape, head_dim=16, sliding_window=5, query_pre_attn_scalar=16)
+    phi3 = Phi3Config(**shape, sliding_window=7, partial_rotary_factor=0.5)
+    return {
+        "gemma2": lambda: Gemma2ForCausalLM(gemma2),
+        "phi3": lambda: Phi3ForCausalLM(phi3),
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=32)),
+    }
+
+
+def write_gguf(models: Path) -> None:
+    """The LLaMA as a GGUF file of Q4_1 blocks, with a vocabulary that such a file can have."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tests.gguf.gguf_files import types_of, write
+
+    torch.manual_seed(9)
+    config = LlamaConfig(
+        vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    write(models / "llama.gguf", LlamaForCausalLM(config), "llama", types_of("Q4_1"))
 
 
 def agq(models: Path, *arguments: str | Path) -> None:
@@ -141,6 +188,9 @@ def write_artifacts(models: Path, output: Path) -> dict[str, Any]:
 
     found = {}
     artifacts = {**ARTIFACTS, "llama-sinks": ("llama", SINKS, ())} if ABI >= 4 else ARTIFACTS
+    if ABI >= 5:  # a file of what was there before is one of ABI 4
+        artifacts = FAMILIES
+        write_gguf(models)
     for name, (model, options, more) in artifacts.items():
         folder = models / model
         if options is not None:
