@@ -21,7 +21,8 @@ COLUMNS, ROWS = 80, 24
 _TIMEOUT = 300
 # Terminal settings of the machine where the tests run, which Rich and Typer heed; where its further models lie.
 _FOREIGN = {
-    "AGQ_SHARED", "COLUMNS", "LINES", "TERM", "TERMINAL_WIDTH", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR", "PY_COLORS",
+    "AGQ_SHARED",
+    "COLUMNS", "LINES", "TERM", "TERMINAL_WIDTH", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR", "PY_COLORS",
     "GITHUB_ACTIONS",
 }  # fmt: skip
 
