@@ -30,7 +30,10 @@ def register(app: typer.Typer) -> None:
 def run(
     model: Annotated[
         str,
-        typer.Argument(metavar="ARTIFACT", help="Packed artifact; or a model folder, which is packed into the cache."),
+        typer.Argument(
+            metavar="MODEL",
+            help="Packed file; or a folder, GGUF file, recipe name or hub id, which is packed into the cache.",
+        ),
     ],
     prompt: Annotated[
         str | None,

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed file, folder, recipe name or hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Packed file, folder, GGUF file, recipe or hub id.")],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object with the list of problems.")] = False,
 ) -> None:
     """Check a folder or packed file for damage and inconsistencies.

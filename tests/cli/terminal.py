@@ -18,6 +18,11 @@ from tests.support import clean_environment
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r+(?=\n)")
 
 
+def _environment(**more: str) -> dict[str, str]:
+    """Without the size of the terminal in which the tests run."""
+    return {name: value for name, value in clean_environment().items() if name not in ("COLUMNS", "LINES")} | more
+
+
 class Terminal:
     """A process whose stdin, stdout, stderr and controlling terminal are one pseudo-terminal."""
 
@@ -29,7 +34,7 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env=clean_environment(**{"TERM": term, "XDG_STATE_HOME": "/nonexistent", **environment}),
+            env=_environment(TERM=term, XDG_STATE_HOME="/nonexistent", **environment),
             start_new_session=True,
             close_fds=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
