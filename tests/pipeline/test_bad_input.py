@@ -92,9 +92,9 @@ def test_a_packed_file_has_no_device(agq_cli, demo_artifact: Path, demo_text: Pa
 
 
 def test_wrong_family(agq_cli, demo_model: Path, tmp_path: Path) -> None:
-    model = copy_of_model(demo_model, tmp_path / "model", model_type="gpt_neox", architectures=["GPTNeoXForCausalLM"])
+    model = copy_of_model(demo_model, tmp_path / "model", model_type="falcon", architectures=["FalconForCausalLM"])
     result = agq_cli("quantize", model, "--scheme", "W4A8", "--method", "rtn", "-o", tmp_path / "out")
-    refused(result, "gpt_neox", "llama", "opt", "bloom")
+    refused(result, "falcon", "llama", "opt", "bloom")
     assert leftovers(tmp_path) == ["model"]
 
 

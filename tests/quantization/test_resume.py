@@ -101,7 +101,8 @@ quantized(Path(sys.argv[1]), Path(sys.argv[2]), progress=Kill(), **RUNS["everyth
 
 def test_interrupted_search_of_the_transformations_starts_again(short_model: Path, tmp_path: Path) -> None:
     class StopAtFirstStep(Progress):
-        def step(self, text: str) -> None:
+        def advance(self, text: str) -> None:
+            assert text.startswith("transformations of block")
             raise Stop
 
     options = {"scheme": "W4A8", "scale": True}

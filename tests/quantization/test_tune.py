@@ -116,7 +116,7 @@ def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, folders: tup
         pass
 
     class StopWhileTuning(Progress):
-        def step(self, text: str) -> None:
+        def advance(self, text: str) -> None:
             if text.startswith("weights tuned: step 3"):
                 raise Stop
 

@@ -157,7 +157,8 @@ def test_command_line(agq_cli, short_model: Path, tmp_path: Path) -> None:
     (tmp_path / "again.yaml").write_text(result.stdout)
     again = agq_cli("quantize", short_model, "--print-config", "--config", tmp_path / "again.yaml", check=True)
     assert yaml.safe_load(again.stdout) == values
-    preset = agq_cli("quantize", short_model, "--dry-run", "--preset", "w4a4", "--bake-embed-norm", check=True)
+    options = ("--preset", "w4a4", "--bake-embed-norm", "--data", TEXT)
+    preset = agq_cli("quantize", short_model, "--dry-run", *options, check=True)
     assert "hadamard 128" in preset.stdout and "scale, r1, r2" in preset.stdout
 
 

@@ -204,7 +204,7 @@ def test_what_is_said(tmp_path: Path, agq_cli) -> None:
         rows = {item["name"]: item["activations"] for item in json.loads(shown.stdout)["linears"]}
         assert "4 per token asym, hadamard 32, clip 0.9" in rows.values()
         assert "4 bits" in agq_cli("info", path, check=True).stdout
-    verbose = agq_cli("run", tmp_path / "a.safetensors", "x", "-n", 2, "-c", 40, "-v", check=True).stderr
+    verbose = agq_cli("run", tmp_path / "a.safetensors", "x", "-n", 2, "-c", 40, "-vv", check=True).stderr
     assert "KV cache 4 bits" in verbose and "hadamard 32, clip 0.9" in verbose
 
 

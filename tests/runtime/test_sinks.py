@@ -119,7 +119,7 @@ def test_what_is_said(tmp_path: Path, agq_cli) -> None:
         assert json.loads(agq_cli("info", path, "--json", check=True).stdout)["sink_tokens"] == SINKS
         assert f"the first {SINKS} of a sequence" in agq_cli("info", path, check=True).stdout
         assert not any("sink" in problem for problem in verify(path)[1])
-    verbose = agq_cli("run", tmp_path / "a.safetensors", "x", "-n", 2, "-c", 40, "-v", check=True).stderr
+    verbose = agq_cli("run", tmp_path / "a.safetensors", "x", "-n", 2, "-c", 40, "-vv", check=True).stderr
     assert f"sink tokens: the first {SINKS}" in verbose
 
 
