@@ -34,7 +34,7 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env=_environment(TERM=term, XDG_STATE_HOME="/nonexistent", **environment),
+            env=_environment(**{"TERM": term, "XDG_STATE_HOME": "/nonexistent", **environment}),
             start_new_session=True,
             close_fds=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
