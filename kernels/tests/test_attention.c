@@ -77,10 +77,11 @@ static void check(int bits, int d, int group, int positions, int alibi, float sp
   int32_t *place = test_alloc((size_t)kv.positions * 4), query_place[TOKENS];
   for (int j = 0, at = 0; j < kv.positions; j++, at += 1 + (gaps ? random_int(0, 5) / 3 : 0)) place[j] = at;
   for (int i = 0; i < TOKENS; i++) query_place[row[i]] = place[position[i]];
-  /* Values that no query sees: the least share of them would show. */
+  /* Keys and values that no query sees: scores that would hide all others, and values of which the least share would
+   * show. */
   for (int j = 0; bits == 32 && window && place[j] <= place[position[0]] - window; j++)
     for (int h = 0; h < KV_HEADS; h++) {
-      for (int c = 0; c < d; c++) values[h][j * d + c] = 1e38f;
+      for (int c = 0; c < d; c++) keys[h][j * d + c] *= 200, values[h][j * d + c] = 1e38f;
       agq_kv_store(&kv, regions[h], j, keys[h] + j * d, values[h] + j * d);
     }
   float *q = test_alloc((size_t)TOKENS * (size_t)ldq * 4), *out = test_alloc((size_t)TOKENS * (size_t)ldo * 4);
