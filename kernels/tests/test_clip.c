@@ -35,7 +35,7 @@ static void against_double(int size, int bits, int asymmetric, int important) {
     for (int i = 0; i < size; i++) {
       float w = random_float() * random_float() * (asymmetric ? 1 + random_float() : 1);
       if (random_int(0, 99) == 0) w *= 3;
-      if (i == 0 && g % 2) w = 2;
+      if (size > 1000 && i == 0) w = 2; /* the best range of a long group cuts half of it off */
       values[g * size + i] = w;
       low = fminf(low, w), high = fmaxf(high, w);
     }
@@ -101,9 +101,9 @@ int main(void) {
     for (int important = 0; important < 2; important++) {
       against_double(32, 4, asymmetric, important);
       against_double(64, 4, asymmetric, important);
-      if (important && !asymmetric) against_double(2048, 4, 0, 1); /* the best range cuts half of the outlier off */
       against_double(576, 8, asymmetric, important);
     }
+  against_double(2048, 4, 0, 1);
   refusals();
   return test_end("clip");
 }
