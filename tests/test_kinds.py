@@ -61,6 +61,7 @@ def test_commands_say_so(agq_cli, tmp_path: Path, command: str) -> None:
     assert result.returncode in (1, 2) and "is a Git LFS pointer" in result.stderr, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["info", "verify", "bench", "pack", "eval-ppl", "calibrate", "quantize"])
 def test_one_meaning_of_model(agq_cli, tmp_path: Path, command: str) -> None:
     (tmp_path / "m.agq.safetensors").write_bytes(b"")

@@ -14,6 +14,8 @@ import pytest
 
 from tests.cli.terminal import Terminal
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "The red wolf is"
 GREEDY = ("--temp", 0, "-n", 12)
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 PAGE = (REPOSITORY / "docs" / "json.md").read_text(encoding="utf-8")
 
 

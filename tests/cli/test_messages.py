@@ -15,6 +15,7 @@ from agq.recipe.changes import RecipeChanges
 from agq.reporting import console
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_output(agq_cli, demo_model: Path, tmp_path: Path) -> None:
     arguments = ("quantize", demo_model, "--method", "rtn", "-o", tmp_path / "out")
     with exclusive(tmp_path / "out", "agq quantize"):
@@ -52,6 +53,7 @@ def test_a_home_that_is_not_there(agq_cli) -> None:
     assert result.returncode == 1 and "home folder is not known" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_reads_the_text(agq_cli, demo_model: Path, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("A few words only.\n")
     result = agq_cli("quantize", demo_model, "--data", "short.txt", "--dry-run", cwd=tmp_path)

@@ -103,6 +103,7 @@ def check(model: Path, name: str, preset: str, folder: Path) -> None:
         assert relative_error(floats.logits(IDS), whole) < 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_rounded_to_nearest(models: dict[str, Path], name: str, tmp_path: Path) -> None:
     check(models[name], name, "rtn", tmp_path / "out")

@@ -162,6 +162,7 @@ json.dump({
 """
 
 
+@pytest.mark.slow
 def test_a_new_option_is_one_field(tmp_path: Path) -> None:
     """In a copy of the package a field is added, nothing else: help, command line, YAML, sweep, keywords know it."""
     copy = tmp_path / "agq"

@@ -82,6 +82,7 @@ def test_presets_block_is_cut_to_the_model() -> None:
     assert fit_hadamard(recipe, 99).transforms.hadamard == 0
 
 
+@pytest.mark.slow
 def test_every_family_has_a_default(tmp_path: Path) -> None:
     """What a family does not allow is left out with a note; the rest is done."""
     reasons = {"opt-350m": "follow the residual additions", "bloom": "gelu", "opt": None, "llama-gqa": None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
@@ -123,6 +124,7 @@ def contains(whole: Any, part: Any) -> bool:
     return whole == part
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(RECIPES)
 def test_recipe(given_values: dict[str, Any]) -> None:
