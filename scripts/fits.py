@@ -69,9 +69,9 @@ class Shape:
 
     @property
     def workspace(self) -> int:
-        """Bytes of a pass: hidden states, their norms, the feed-forward's inner layer, cosines and sines of two rotary
-        positions in float32; codes of the inner layer in 8 bits."""
-        return PASS * (4 * (2 * self.hidden + self.ffn + 2 * self.head_dim) + self.ffn)
+        """Bytes of a pass: hidden states, their norms and the feed-forward's inner layer in float32; its codes of 8
+        bits."""
+        return PASS * (4 * (2 * self.hidden + self.ffn) + self.ffn)
 
     @property
     def memory(self) -> int:

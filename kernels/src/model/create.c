@@ -42,6 +42,8 @@ static void derive(agq_engine *e) {
     if (rope && m->blocks[i].rope != AGQ_ROPE_NONE) e->rope_used[m->blocks[i].rope] = 1;
     e->windows |= m->blocks[i].window > 0;
   }
+  for (int r = 0; r < AGQ_ROPES; r++)
+    if (e->rope_used[r]) e->rope_tables = r + 1;
 }
 
 /* All linears of the model, which has been checked. */
@@ -98,8 +100,8 @@ static void place(agq_engine *e, arena *a) {
   /* Each run of tokens of a slot ends with at most one partial tile. */
   e->most_tiles = (int)(batch * (size_t)group / (size_t)tile_rows + batch);
   e->tiles = take(a, (size_t)e->most_tiles, sizeof *e->tiles);
-  e->cosines = take(a, AGQ_ROPES * batch * half, sizeof(float));
-  e->sines = take(a, AGQ_ROPES * batch * half, sizeof(float));
+  e->cosines = take(a, (size_t)e->rope_tables * batch * half, sizeof(float));
+  e->sines = take(a, (size_t)e->rope_tables * batch * half, sizeof(float));
   e->embedded = take(a, m->project_in.in_features || m->project_out.in_features ? batch : 0,
                      (size_t)m->embed_dim * sizeof(float));
   e->h = take(a, batch, hidden * sizeof(float));

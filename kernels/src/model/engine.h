@@ -35,6 +35,7 @@ struct agq_engine {
   uint8_t *slot_seen;       /* [slots] */
   int half;                 /* channels of a head that RoPE turns / 2; 0: no RoPE */
   int rope_used[AGQ_ROPES]; /* 1: a block has it */
+  int rope_tables;          /* those that have cosines and sines: up to the last one that a block has */
   int windows;              /* 1: a block has a window */
   uint8_t *rope_set;        /* [AGQ_ROPES][slots] */
   float *inv_freq;          /* [AGQ_ROPES][slots][half] */
@@ -46,7 +47,7 @@ struct agq_engine {
   int32_t *active_position;             /* [batch] its position */
   agq_row_tile *tiles;                  /* [most_tiles] */
   int most_tiles;
-  float *cosines, *sines; /* [AGQ_ROPES][batch][half] */
+  float *cosines, *sines; /* [rope_tables][batch][half] */
   float *embedded;        /* [batch][embed_dim], with project_in or project_out */
   float *h;               /* [batch][hidden] residual stream */
   float *normed;          /* [batch][hidden] */

@@ -171,7 +171,7 @@ int agq_prune_leave(agq_engine *e, int layer, int m) {
       move_row(base(e), i, left, hidden);
       move_row(e->delta, i, left, hidden);
       if (e->model.position_kind == AGQ_POSITION_ROPE && !p->paper) {
-        for (int r = 0; r < AGQ_ROPES; r++) {
+        for (int r = 0; r < e->rope_tables; r++) {
           const size_t table = (size_t)r * (size_t)e->options.batch * half;
           move_row(e->cosines + table, i, left, half);
           move_row(e->sines + table, i, left, half);
