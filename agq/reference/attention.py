@@ -43,9 +43,10 @@ class Positions:
 
     def of_layer(self, spec: ModelSpec, layer: int) -> Positions:
         """What a layer of the model takes of them."""
-        if layer in spec.unrotated_layers:
+        rope = spec.layer_rope(layer)
+        if rope is None:
             return replace(self, cos=None, sin=None)
-        if self.local is not None and layer in spec.window_layers:
+        if self.local is not None and rope is spec.rope_local:
             return replace(self, cos=self.local[0], sin=self.local[1])
         return self
 

@@ -187,9 +187,8 @@ def _rope_of(spec: ModelSpec, index: int) -> str:
     """The constant of agq.h for a block's rotary positions."""
     if spec.position != "rope":
         return "AGQ_ROPE_GLOBAL"
-    if index in spec.unrotated_layers:
-        return "AGQ_ROPE_NONE"
-    return "AGQ_ROPE_LOCAL" if spec.rope_local is not None and index in spec.window_layers else "AGQ_ROPE_GLOBAL"
+    rope = spec.layer_rope(index)
+    return "AGQ_ROPE_NONE" if rope is None else "AGQ_ROPE_GLOBAL" if rope is spec.rope else "AGQ_ROPE_LOCAL"
 
 
 def ropes(spec: ModelSpec) -> dict[str, RopeSpec]:
