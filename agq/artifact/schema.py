@@ -321,8 +321,3 @@ def norm_sizes(spec: ModelSpec) -> dict[str, int]:
         if spec.layer_norm and not norm.endswith((".q_norm", ".k_norm")):
             sizes[f"{norm}.bias"] = size
     return sizes
-
-
-def norm_names(spec: ModelSpec) -> list[str]:
-    """Names of all norm tensors; empty without affine parameters."""
-    return list(norm_sizes(spec))

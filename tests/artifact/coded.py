@@ -1,4 +1,4 @@
-"""Tensors of a quantized linear from codes, scales and minima that exist already, as those of other file formats do."""
+"""An independent writer: tensors of a quantized linear from codes, scales and minima that a test has made."""
 
 import numpy as np
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from agq.artifact import layout, open_artifact
-from agq.artifact.coded import linear_tensors
 from agq.artifact.linear_info import LinearInfo
 from agq.artifact.pack import pack
 from agq.artifact.reader import Artifact
@@ -23,6 +22,7 @@ from agq.native.library import load_library
 from agq.runtime import descriptor
 from agq.runtime.engine import Engine
 from agq.safetensors.files import bf16_to_f32, f32_to_bf16
+from tests.artifact.coded import linear_tensors
 from tests.checkpoint.folders import config, write_folder
 
 G32 = PerGroup(32)
