@@ -13,6 +13,7 @@ import numpy as np
 
 from agq.artifact.reader import open_artifact
 from agq.checkpoint.compressed_tensors import ModuleScheme, activation_scheme, read_codes, read_scales
+from agq.checkpoint.finite import all_finite
 from agq.checkpoint.folder import FolderCheckpoint, open_checkpoint
 from agq.checkpoint.packing import check_range
 from agq.errors import AgqError
@@ -134,12 +135,8 @@ def _float_values(checkpoint: FolderCheckpoint) -> Iterator[tuple[str, str]]:
     for name in checkpoint.names():
         if checkpoint.dtype(name) not in BY_STORED or name.endswith(".weight_scale"):
             continue
-        shape = checkpoint.shape(name)
-        step = max(_ROWS // max(int(np.prod(shape[1:])), 1), 1)
-        for start in range(0, shape[0] if shape else 0, step):
-            if not np.isfinite(checkpoint.read_rows(name, slice(start, start + step))).all():
-                yield name, "values that are not finite"
-                break
+        if not all_finite(*checkpoint.read_raw(name)):
+            yield name, "values that are not finite"
         checkpoint.release(name)
 
 
