@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agq.errors import AgqError
 from agq.runtime.engine import CHUNK, Engine
-from agq.runtime.generation import end_tokens
+from agq.runtime.generation import end_tokens, refuse_not_a_number
 from agq.runtime.output import Output
 from agq.runtime.sampling import Sampler
 from agq.runtime.tokenizer import Tokenizer
@@ -42,8 +41,7 @@ class _Running:
 
     def choose(self, logits: np.ndarray) -> None:
         """Takes the token after these logits; the output says whether it was the last."""
-        if not np.isfinite(logits.max()):
-            raise AgqError("the model's output is not a number", hint="check the artifact with `agq verify`")
+        refuse_not_a_number(logits)
         seen = [*self.prompt, *self.output.tokens] if self.sampler.repetition_penalty != 1 else ()
         self.next = self.sampler(logits, seen)
         self.output.push(self.next)

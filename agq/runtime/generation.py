@@ -158,8 +158,7 @@ class Generation:
         """Logits of the last token, or of all of them."""
         rows = self._engine.forward(tokens, slot=self._slot, logits=logits, progress=progress)
         self._fed += tokens
-        if not np.isfinite(rows.max()):
-            raise AgqError("the model's output is not a number", hint="check the artifact with `agq verify`")
+        refuse_not_a_number(rows)
         return rows
 
     def _prefill(self) -> np.ndarray:
@@ -270,6 +269,12 @@ def check_speculation(engine: Engine, sampler: Sampler, speculate: int) -> None:
             "prompt look-up does not go with dynamic RoPE scaling: earlier tokens would depend on the proposed ones",
             hint="leave out `speculate:`",
         )
+
+
+def refuse_not_a_number(logits: np.ndarray) -> None:
+    """AgqError for logits of which the largest is not finite."""
+    if not np.isfinite(logits.max()):
+        raise AgqError("the model's output is not a number", hint="check the artifact with `agq verify`")
 
 
 def end_tokens(artifact: Artifact) -> list[int]:
