@@ -39,21 +39,17 @@ def info(
 
 def describe(model: str) -> dict[str, Any]:
     """describe_artifact or describe_folder of MODEL."""
-    from agq.artifact import open_artifact
-    from agq.gguf.files import is_gguf
     from agq.hub import find_model
     from agq.inspect.describe import describe_artifact, describe_folder
 
     path, _ = find_model(model)
-    if is_gguf(path):
-        from agq.runtime.cache import open_model
-
-        return describe_artifact(open_model(path, console.say))
     if path.is_dir():
         from agq.checkpoint import open_checkpoint
 
         return describe_folder(open_checkpoint(path))
-    return describe_artifact(open_artifact(path))
+    from agq.runtime.cache import open_model
+
+    return describe_artifact(open_model(path, console.say))
 
 
 def _recipe(values: Any) -> str | None:

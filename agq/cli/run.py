@@ -244,14 +244,14 @@ def run(
     from agq.hub import find_model
     from agq.runtime.cache import open_model
 
-    find_model(model)
+    path, _ = find_model(model)
     piped = jsonl is not None or from_stdin(prompt, file)
     text_given = None if jsonl is not None else read_prompt(prompt, file)
     talking = jsonl is None and text_given is None
     if talking and (json_output or echo):
         name = "--json" if json_output else "--echo"
         raise UsageError(f"{name} needs a prompt", hint="a conversation on a terminal is plain text")
-    artifact = open_model(model, console.say)
+    artifact = open_model(path, console.say)
     templated = artifact.has("chat_template")
     if system is not None and not templated:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,17 +24,12 @@ def verify(
     A packed file: every byte against its SHA-256. A folder: tensors, shapes, schemes and values. Exit code 1 names
         each problem.
     """
-    from agq.gguf.files import is_gguf
     from agq.hub import find_model
     from agq.inspect.verify import verify as check
     from agq.reporting.output import print_json
+    from agq.runtime.cache import packed_gguf
 
-    path, _ = find_model(model)
-    if is_gguf(path):
-        from agq.runtime.cache import open_model
-
-        path = Path(open_model(path, console.say).path)
-    form, problems = check(path)
+    form, problems = check(packed_gguf(find_model(model)[0], console.say))
     if json_output:
         print_json({"path": model, "form": form, "ok": not problems, "problems": problems})
     if problems:

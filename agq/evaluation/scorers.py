@@ -16,7 +16,6 @@ import numpy as np
 
 from agq.errors import AgqError
 from agq.formats import words
-from agq.gguf.files import is_gguf
 from agq.text.tokenizers import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -331,12 +330,10 @@ def open_scorer(
         return ReferenceScorer(path, fake_quant, threads, device)
     if not path.exists():
         raise AgqError(f"no such file or folder: `{path}`")
-    if is_gguf(path):
-        from agq.reporting import console
-        from agq.runtime.cache import open_model
+    from agq.reporting import console
+    from agq.runtime.cache import packed_gguf
 
-        path = Path(open_model(path, console.say).path)
-    return EngineScorer(path, seq_len, threads, batch)
+    return EngineScorer(packed_gguf(path, console.say), seq_len, threads, batch)
 
 
 def _device(checkpoint: Checkpoint) -> str:

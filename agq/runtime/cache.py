@@ -53,6 +53,11 @@ def packed_path(model: Path) -> Path:
     return packed_folder() / f"{name}-{model_key(model)}.agq.safetensors"
 
 
+def packed_gguf(path: Path, say: Callable[[str], None]) -> Path:
+    """The packed file of a GGUF file, made where it is not in the cache; any other path as it is."""
+    return Path(open_model(path, say).path) if is_gguf(path) else path
+
+
 def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Artifact:
     """Opens an artifact; a model folder or GGUF file is packed into the cache first, unless it has not changed since.
 
