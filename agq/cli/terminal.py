@@ -4,7 +4,6 @@ that leaves no trace.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -123,12 +122,7 @@ class PromptProgress:
     """
 
     def __init__(self) -> None:
-        self._shows = (
-            console.settings.progress
-            and console.settings.verbosity >= 0
-            and console.is_terminal(sys.stderr)
-            and os.environ.get("TERM") != "dumb"
-        )
+        self._shows = console.settings.progress and console.settings.verbosity >= 0 and console.redraws(sys.stderr)
         self._done, self._total, self._start = 0, 0, 0.0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None

@@ -67,6 +67,11 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
+def redraws(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can go back and write anew."""
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
 def use_color(stream: TextIO) -> bool:
     """The setting, else NO_COLOR (no-color.org), FORCE_COLOR, else whether the stream is a terminal that understands
     colour.
@@ -77,7 +82,7 @@ def use_color(stream: TextIO) -> bool:
         return False
     if os.environ.get("FORCE_COLOR"):
         return True
-    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+    return redraws(stream)
 
 
 def paint(text: str, *styles: str, stream: TextIO | None = None) -> str:
@@ -295,7 +300,7 @@ def progress(label: str, total: int | None = None, unit: str = "steps") -> Itera
     """
     kind: type[Progress] = Progress
     if settings.progress and settings.verbosity >= 0:
-        kind = _Bar if is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb" else _Lines
+        kind = _Bar if redraws(sys.stderr) else _Lines
     bar = kind(label, total, unit)
     try:
         yield bar
