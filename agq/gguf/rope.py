@@ -47,16 +47,16 @@ def _factors(metadata: Metadata, name: str, turned: int) -> list[float] | None:
 def _longrope(metadata: Metadata, config: dict[str, Any], long: Any, short: Any) -> dict[str, Any]:
     context = config["max_position_embeddings"]
     original = metadata.integer("rope.scaling.original_context_length", context)
-    stretch = context / max(original, 1)
-    usual = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 and original > 1 else 1.0
-    return {
+    found = {
         "rope_type": "longrope",
         "long_factor": long,
         "short_factor": short,
-        "factor": stretch,
-        "attention_factor": metadata.number("rope.scaling.attn_factor", usual),
+        "factor": context / max(original, 1),
         "original_max_position_embeddings": original,
     }
+    if metadata.get("rope.scaling.attn_factor") is not None:
+        found["attention_factor"] = metadata.number("rope.scaling.attn_factor")
+    return found
 
 
 def _llama3(metadata: Metadata, config: dict[str, Any], factors: list[float], turned: int) -> dict[str, Any]:
