@@ -77,8 +77,7 @@ def load_tokenizer(model: str | Path | Checkpoint) -> TextTokenizer:
     Raises:
         AgqError: no tokenizer, or files that are not what they should be.
     """
-    path = model.path if isinstance(model, Checkpoint) else Path(model)
-    texts = model.text if isinstance(model, Checkpoint) else folder_texts(path)
+    path, texts = _texts_of(model)
     files = read_files(model)
     bos, eos = _ids(read_object(texts, "config.json", f"`{path}`"))
     special = {**files.named, "bos_id": bos, "eos_ids": [] if eos is None else [eos]}
@@ -88,9 +87,15 @@ def load_tokenizer(model: str | Path | Checkpoint) -> TextTokenizer:
 def read_files(model: str | Path | Checkpoint) -> TokenizerFiles:
     """What a model's files say of its tokenizer, through transformers where only that can read them. AgqError as
     read_tokenizer_files."""
-    path = model.path if isinstance(model, Checkpoint) else Path(model)
-    texts = model.text if isinstance(model, Checkpoint) else folder_texts(path)
+    path, texts = _texts_of(model)
     return read_tokenizer_files(texts, f"`{path}`", lambda: convert(path, texts))
+
+
+def _texts_of(model: str | Path | Checkpoint) -> tuple[Path, Texts]:
+    """Where a model is, and the function that reads its files."""
+    if isinstance(model, Checkpoint):
+        return model.path, model.text
+    return Path(model), folder_texts(Path(model))
 
 
 def convert(folder: Path, texts: Texts) -> bytes | None:
