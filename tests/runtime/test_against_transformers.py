@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from agq.runtime.engine import Engine
+from tests.families import LLAMA3
 from tests.runtime.runtime_support import relative_error, save_with_tokenizer
 
 torch = pytest.importorskip("torch")
@@ -133,14 +134,6 @@ def bloom(**changes: Any) -> Any:
     return BloomForCausalLM(BloomConfig(**values | changes))
 
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-    "rope_theta": 500000.0,
-}
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": llama,
     "llama-multi-head": lambda: llama(num_key_value_heads=4, tie_word_embeddings=True),
