@@ -8,6 +8,7 @@ import typer
 
 from agq.errors import UsageError
 from agq.reporting import console
+from agq.reporting.progress_bar import progress
 
 FORMATS = ("md", "json", "jsonl", "csv")
 _MOST = 1 << 20
@@ -98,7 +99,7 @@ def bench(
     artifact = open_model(model, console.say)
     printer = Printer(output, artifact)
     machines: dict[tuple[int, str], None] = {}  # threads and kernels that were used, in order
-    with console.progress("bench", total=len(cases) + startup * len(many) * len(isas), unit="tests") as bar:
+    with progress("bench", total=len(cases) + startup * len(many) * len(isas), unit="tests") as bar:
         for result in benchmark.run(
             artifact,
             cases,

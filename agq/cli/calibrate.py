@@ -13,6 +13,7 @@ from agq.errors import UsageError
 from agq.recipe.changes import RecipeChanges
 from agq.recipe.declaration import section
 from agq.reporting import console
+from agq.reporting.progress_bar import progress
 
 if TYPE_CHECKING:
     from agq.evaluation.pruning_search import SearchResult
@@ -106,7 +107,7 @@ def calibrate(
             raise UsageError("--search-pruning computes on the CPU")
         from agq.evaluation.pruning_search import search_pruning as find
 
-        with console.progress("search", unit="evaluations") as bar:
+        with progress("search", unit="evaluations") as bar:
 
             def report(done: int, total: int) -> None:
                 bar.total = total
@@ -129,7 +130,7 @@ def calibrate(
     from agq.reporting.output import human_size, print_json
     from agq.reporting.progress import Progress
 
-    with console.progress("calibrate", unit="blocks") as bar:
+    with progress("calibrate", unit="blocks") as bar:
 
         class Shown(Progress):
             def start(self, blocks: int) -> None:

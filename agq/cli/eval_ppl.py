@@ -9,6 +9,7 @@ import typer
 from agq.cli import pruning
 from agq.errors import AgqError, UsageError
 from agq.reporting import console
+from agq.reporting.progress_bar import progress
 
 if TYPE_CHECKING:
     from agq.evaluation import Evaluation
@@ -164,7 +165,7 @@ def eval_ppl(
     base = find_model(baseline)[0] if baseline is not None else None
     if device is not None and not any(item is not None and item.is_dir() for item in (path, base)):
         raise UsageError("`--device` is for folders: a packed file is computed by the kernels, on the processor")
-    with console.progress("eval-ppl", unit="windows") as bar:
+    with progress("eval-ppl", unit="windows") as bar:
         bar.update(note="reading model and text")
 
         def report(done: int, total: int, ppl: float) -> None:

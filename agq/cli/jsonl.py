@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from agq.errors import AgqError
 from agq.reporting import console
 from agq.reporting.output import print_json
+from agq.reporting.progress_bar import progress
 from agq.runtime.batch import Answer, generate_many
 from agq.runtime.chat import ChatTemplate
 from agq.runtime.engine import Engine, default_context
@@ -112,7 +113,7 @@ def _answer(engine: Engine, tokenizer: Any, good: list[Request], settings: Setti
             lines.put(good[answer.index], answer)
         return
     start, tokens = time.monotonic(), 0
-    with console.progress("answers", len(good), "prompts") as bar:
+    with progress("answers", len(good), "prompts") as bar:
         for answer in answers:
             lines.put(good[answer.index], answer)
             tokens += answer.tokens

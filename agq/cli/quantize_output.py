@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agq.cli.options import in_flags
 from agq.reporting import console
+from agq.reporting.progress_bar import progress
 
 if TYPE_CHECKING:
     from agq.quantization.execute import QuantizeReport
@@ -109,7 +110,7 @@ def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
     console.say(f"quantizing `{plan.model}` with {plan.recipe.method.upper()}: {plan.recipe.scheme.describe()}")
     for note in plan.notes:
         console.say(f"note: {in_flags(note)}")
-    with console.progress("read", unit="blocks") as bar:
+    with progress("read", unit="blocks") as bar:
 
         class Shown(Progress):
             def stage(self, name: str, steps: int | None, unit: str = "steps") -> None:

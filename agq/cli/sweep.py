@@ -10,6 +10,7 @@ import typer
 
 from agq.errors import UsageError
 from agq.reporting import console
+from agq.reporting.progress_bar import progress
 
 if TYPE_CHECKING:
     from agq.sweep.definition import Sweep
@@ -87,7 +88,7 @@ def sweep(
     from agq.sweep.report import to_markdown, write_json
     from agq.sweep.runner import run_sweep, with_kept
 
-    with console.progress("sweep", unit="entries") as bar:
+    with progress("sweep", unit="entries") as bar:
 
         def report(done: int, total: int, what: str) -> None:
             bar.total = total

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from agq.errors import UsageError
-from agq.reporting import console, output
+from agq.reporting import console, output, progress_bar
 from agq.reporting.environment import flag, number
 
 
@@ -52,8 +52,8 @@ def test_settings_from_the_environment(monkeypatch):
 
 
 def test_progress_lines_without_a_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(console, "_LINE_INTERVAL", 0.0)
-    with console.progress("work", total=2, unit="layers") as bar:
+    monkeypatch.setattr(progress_bar, "_LINE_INTERVAL", 0.0)
+    with progress_bar.progress("work", total=2, unit="layers") as bar:
         bar.advance(note="layer 1")
         bar.advance()
     lines = capsys.readouterr().err.splitlines()
@@ -62,9 +62,9 @@ def test_progress_lines_without_a_terminal(capsys, monkeypatch):
 
 @pytest.mark.parametrize("how", [{"progress": False}, {"verbosity": -1}])
 def test_progress_can_be_switched_off(capsys, monkeypatch, how):
-    monkeypatch.setattr(console, "_LINE_INTERVAL", 0.0)
+    monkeypatch.setattr(progress_bar, "_LINE_INTERVAL", 0.0)
     console.configure(**how)
-    with console.progress("work", total=1) as bar:
+    with progress_bar.progress("work", total=1) as bar:
         bar.advance()
         assert bar.done == 1 and bar.eta() == 0.0
     assert capsys.readouterr().err == ""
@@ -75,7 +75,7 @@ def test_progress_bar_on_a_terminal(monkeypatch):
     with os.fdopen(slave, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setenv("TERM", "xterm")
-        with console.progress("work", unit="windows") as bar:
+        with progress_bar.progress("work", unit="windows") as bar:
             bar.update(note="reading", total=3)
             bar.advance(2, "ppl 12.5")
         terminal.flush()
@@ -138,8 +138,8 @@ def test_tables_are_not_cut_where_there_is_no_terminal(capsys):
 
 def test_time_left_is_that_of_the_part(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    bar = console.Progress("transform", 10)
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
+    bar = progress_bar.Progress("transform", 10)
     assert bar.eta() is None
     now[0] += 50
     bar.advance(5)
