@@ -13,7 +13,7 @@ from agq.artifact import layout
 from agq.artifact.linear_info import LinearInfo
 from agq.artifact.rounding import group_codes, group_scales
 from agq.checkpoint.base import Checkpoint, Scales
-from agq.checkpoint.quantization_config import ModuleScheme
+from agq.checkpoint.module_scheme import ModuleScheme
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
 from agq.formats import ACTIVATIONS

@@ -6,8 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from agq.checkpoint.config_writer import quantization_config
+from agq.checkpoint.module_scheme import INT, PACKED, ModuleScheme
 from agq.checkpoint.packing import check_range, unpack_int, unpack_zero_points
-from agq.checkpoint.quantization_config import INT, PACKED, CompressedTensors, ModuleScheme, quantization_config
+from agq.checkpoint.quantization_config import CompressedTensors
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.source import TensorSource
 from agq.errors import AgqError

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy as np
 from agq.checkpoint.base import Checkpoint, Scales
 from agq.checkpoint.compressed_tensors import CompressedTensors, read_codes, read_scales
 from agq.checkpoint.finite import all_finite
-from agq.checkpoint.quantization_config import Stored
+from agq.checkpoint.module_scheme import Stored
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import FILE as STATIC_FILE
 from agq.checkpoint.static import read_statics
+from agq.checkpoint.weight_files import INDEX, read_bytes, shard_paths
 from agq.errors import AgqError
 from agq.files import sha256_file
 from agq.formats.weights import BY_STORED
@@ -23,8 +24,6 @@ from agq.models.folding import fold_names
 from agq.reporting import console
 from agq.safetensors.files import SafetensorsFile, load_json
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 FLOATS = tuple(BY_STORED)
 # What belongs to the tokenizer and to generation; copied along when a folder is rewritten.
 TOKENIZER_FILES = (
@@ -39,50 +38,8 @@ TOKENIZER_FILES = (
     "chat_template.json",
     "generation_config.json",
 )
-_CONVERT = (
-    "convert it once with transformers: `AutoModelForCausalLM.from_pretrained(FOLDER, dtype='auto')"
-    ".save_pretrained(NEW_FOLDER)`, and copy the tokenizer files"
-)
-_MAX_JSON = 256 << 20
 _BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias")
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise AgqError(f"`{path}` is too large to be what its name says")
-        return path.read_bytes()
-    except OSError as error:
-        raise AgqError(f"cannot read `{path}`: {error.strerror or error}") from error
-
-
-def _shard_paths(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
-    """The safetensors files of a folder, and the index's tensor -> file name table where there is one."""
-    if (folder / SINGLE).exists():
-        return [folder / SINGLE], None
-    if (folder / INDEX).exists():
-        where = f"`{folder / INDEX}`"
-        index = load_json(_read_bytes(folder / INDEX), where)
-        table = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(table, dict) or not table or not all(isinstance(value, str) for value in table.values()):
-            raise AgqError(f"{where} has no `weight_map` of tensor names to file names")
-        for name in sorted(set(table.values())):
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not name:
-                raise AgqError(f"{where} points outside its folder: `{name}`", hint="do not use this download")
-        shards = [folder / name for name in sorted(set(table.values()))]
-        missing = [path.name for path in shards if not path.exists()]
-        if missing:
-            raise AgqError(f"`{folder}` lacks {fold_names(missing)}", hint="the download is incomplete: fetch it again")
-        return shards, table
-    if any(folder.glob("pytorch_model*.bin")) or any(folder.glob("*.pth")):
-        raise AgqError(f"`{folder}` holds its weights in PyTorch's pickle format: not supported", hint=_CONVERT)
-    others = sorted(path.name for path in folder.glob("*.safetensors"))
-    there = f"rename or index what is there: {fold_names(others)}" if others else None
-    raise AgqError(
-        f"`{folder}` holds neither `{SINGLE}` nor `{INDEX}`", hint=there or "is this a Hugging Face model folder?"
-    )
 
 
 class FolderCheckpoint(Checkpoint):
@@ -92,7 +49,7 @@ class FolderCheckpoint(Checkpoint):
     def __init__(self, folder: Path):
         self.path = folder
         where = f"`{folder / 'config.json'}`"
-        self.config = text_part(load_json(_read_bytes(folder / "config.json"), where))
+        self.config = text_part(load_json(read_bytes(folder / "config.json"), where))
         self.spec = spec_from_config(self.config, where)
         self.parts = parts(self.spec)
         self._files: list[SafetensorsFile] = []
@@ -128,7 +85,7 @@ class FolderCheckpoint(Checkpoint):
         return prefix + stored
 
     def _open_shards(self) -> None:
-        paths, table = _shard_paths(self.path)
+        paths, table = shard_paths(self.path)
         for path in paths:
             file = SafetensorsFile(path)
             self._files.append(file)

@@ -10,8 +10,8 @@ import pytest
 
 from agq.checkpoint import open_checkpoint, read_linear
 from agq.checkpoint.compressed_tensors import activation_scheme, quantization_config, read_codes, read_scales
+from agq.checkpoint.module_scheme import PACKED
 from agq.checkpoint.packing import pack_int, pack_int4, pack_zero_points, unpack_int, unpack_zero_points
-from agq.checkpoint.quantization_config import PACKED
 from agq.errors import AgqError
 from agq.formats import PER_ROW, PerGroup
 from agq.formats.groups import to_recipe
