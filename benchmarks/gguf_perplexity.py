@@ -21,9 +21,9 @@ from common import Foreign, parser, report
 from llama_library import LlamaCpp, find_library
 
 from agq.artifact.pack import pack
+from agq.evaluation.engine_scorer import EngineScorer
 from agq.evaluation.evaluate import make_plan
 from agq.evaluation.perplexity import compare_plan
-from agq.evaluation.scorers import EngineScorer
 from agq.runtime.engine import Engine
 from agq.text.tokenizers import TextTokenizer
 

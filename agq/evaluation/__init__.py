@@ -2,10 +2,13 @@
 is computed.
 """
 
+from agq.evaluation.engine_scorer import EngineScorer
 from agq.evaluation.evaluate import Evaluation, evaluate_perplexity
 from agq.evaluation.methods import METHODS, Plan, Window, plan_documents, plan_tokens
+from agq.evaluation.opening import open_scorer
 from agq.evaluation.perplexity import Divergence, PerplexityResult, compare_plan, evaluate_plan, perplexity
-from agq.evaluation.scorers import EngineScorer, FunctionScorer, ReferenceScorer, Scorer, open_scorer
+from agq.evaluation.reference_scorer import ReferenceScorer
+from agq.evaluation.scorers import FunctionScorer, Scorer
 
 __all__ = [
     "METHODS",

@@ -25,9 +25,10 @@ from agq.evaluation.methods import (
     those,
     wikitext_documents,
 )
+from agq.evaluation.opening import open_scorer
 from agq.evaluation.perplexity import Divergence, PerplexityResult, Report, compare_plan, evaluate_plan
 from agq.evaluation.pruned import PrunedScorer, PruningResult, check_pruned, evaluate_pruned
-from agq.evaluation.scorers import Scorer, open_scorer
+from agq.evaluation.scorers import Scorer
 from agq.recipe.pruning import PruningOptions
 from agq.text.sources import Text, is_json_lines, is_named, load_documents, load_text
 from agq.text.tokenizers import TextTokenizer

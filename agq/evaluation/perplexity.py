@@ -141,7 +141,7 @@ def evaluate_plan(
                 parts = scorer.logits(window.inputs, window.first, len(window.targets), rows)
                 _add(mean, parts, window.targets)
         done += len(group)
-        _check(mean.mean, done - 1)
+        check_finite(mean.mean, done - 1)
         if report is not None:
             report(done, len(plan.windows), _ppl(mean, plan))
     return make_result(mean, plan, method)
@@ -205,7 +205,7 @@ def compare_plan(
             ours.add(nll_q)
             theirs.add(nll_p)
             difference.add(nll_q - nll_p)
-        _check(ours.mean + theirs.mean, index)
+        check_finite(ours.mean + theirs.mean, index)
         if report is not None:
             report(index + 1, len(plan.windows), _ppl(ours, plan))
     result, base = make_result(ours, plan, method), make_result(theirs, plan, method)
@@ -256,7 +256,8 @@ def _divergence(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     return log_q.sum(axis=1, dtype=np.float64)
 
 
-def _check(value: float, index: int) -> None:
+def check_finite(value: float, index: int) -> None:
+    """AgqError where the mean log likelihood up to window `index` (from 0) is not a number."""
     if not math.isfinite(value):
         raise AgqError(
             f"window {index + 1}: the model's logits are not finite numbers",

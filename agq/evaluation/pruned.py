@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from agq.errors import AgqError, UsageError
+from agq.errors import UsageError
 from agq.evaluation.methods import Plan
-from agq.evaluation.perplexity import Mean, PerplexityResult, Report, make_result, token_nll
+from agq.evaluation.perplexity import Mean, PerplexityResult, Report, check_finite, make_result, token_nll
 from agq.evaluation.scorers import Scorer, default_rows
 from agq.recipe.pruning import PruningOptions
 
@@ -106,11 +106,7 @@ def evaluate_pruned(
         same.add(unpruned[mask])
         everything.add(pruned)
         plain.add(unpruned)
-        if not math.isfinite(everything.mean + plain.mean):
-            raise AgqError(
-                f"window {index + 1}: the model's logits are not finite numbers",
-                hint="the model is damaged or was quantized badly; `agq verify` tells more",
-            )
+        check_finite(everything.mean + plain.mean, index)
         if report is not None:
             report(index + 1, len(plan.windows), _ppl(everything)[0])
     figures = {

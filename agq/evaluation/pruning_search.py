@@ -19,7 +19,8 @@ import numpy as np
 from agq.errors import AgqError, UsageError
 from agq.evaluation.perplexity import Mean
 from agq.evaluation.pruned import window_nll
-from agq.evaluation.scorers import ReferenceScorer, default_rows
+from agq.evaluation.reference_scorer import ReferenceScorer
+from agq.evaluation.scorers import default_rows
 from agq.files import atomic_write_text
 from agq.hub import find_model
 from agq.recipe import Recipe

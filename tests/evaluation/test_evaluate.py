@@ -8,7 +8,9 @@ import pytest
 import agq
 from agq.errors import AgqError, UsageError
 from agq.evaluation import evaluate, evaluate_perplexity
-from agq.evaluation.scorers import EngineScorer, default_rows, open_scorer
+from agq.evaluation.engine_scorer import EngineScorer
+from agq.evaluation.opening import open_scorer
+from agq.evaluation.scorers import default_rows
 from agq.text.windows import Documents, load_tokenizer
 
 

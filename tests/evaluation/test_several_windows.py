@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agq.evaluation.engine_scorer import EngineScorer
 from agq.evaluation.methods import plan_tokens
 from agq.evaluation.perplexity import evaluate_plan
-from agq.evaluation.scorers import EngineScorer, default_rows
+from agq.evaluation.scorers import default_rows
 from agq.reference.decoder import ReferenceModel
 from tests.families import CASES, make
 from tests.runtime.runtime_support import relative_error

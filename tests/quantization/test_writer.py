@@ -10,7 +10,7 @@ import pytest
 
 from agq.artifact.pack import pack
 from agq.checkpoint import open_checkpoint
-from agq.evaluation.scorers import open_scorer
+from agq.evaluation.opening import open_scorer
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.reference.decoder import ReferenceModel
 from tests.quantization.quantization_support import quantized
