@@ -10,6 +10,7 @@ import typer
 
 from agq.errors import AgqError, UsageError
 from agq.reporting import console
+from agq.reporting.progress_bar import progress
 
 SUFFIX = ".agq.safetensors"
 
@@ -84,8 +85,8 @@ def pack(
 
     The file holds weights, tokenizer, chat template, recipe and checksums: all that `agq run` needs.
     """
-    from agq.artifact.pack import ROUNDED
     from agq.artifact.pack import pack as pack_folder
+    from agq.artifact.plan_linears import ROUNDED
     from agq.formats.activations import WIDE
     from agq.gguf.files import is_gguf, stem
     from agq.hub import find_model
@@ -102,9 +103,9 @@ def pack(
     path = output if output is not None else Path(name + SUFFIX)
     if path.exists() and not force:
         raise AgqError(f"`{path}` exists", hint="choose another name with -o, or pass `--force`")
-    with console.progress("pack", unit="MB") as bar:
+    with progress("pack", unit="MB") as bar:
 
-        def progress(done: int, total: int, name: str) -> None:
+        def shown(done: int, total: int, name: str) -> None:
             bar.total = max(1, round(total / 1e6))
             bar.advance(round(done / 1e6) - bar.done, name)
 
@@ -116,7 +117,7 @@ def pack(
             embed_bits=embed_bits,
             act_bits=act_bits,
             weights=weights,
-            progress=progress,
+            progress=shown,
         )
     if json:
         print_json(report.to_dict())
