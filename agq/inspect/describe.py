@@ -10,7 +10,7 @@ from agq.formats.cache import LOG2_CACHE
 from agq.native.library import load_library
 from agq.recipe.pruning import PruningOptions
 from agq.runtime import descriptor
-from agq.runtime.engine import linear_plans
+from agq.runtime.linear_plans import linear_plans
 
 
 def _architecture(spec: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agq.runtime.engine import CHUNK, Engine
+from agq.runtime.engine import Engine
+from agq.runtime.engine_inputs import CHUNK
 from agq.runtime.generation import end_tokens, refuse_not_a_number
 from agq.runtime.output import Output
 from agq.runtime.sampling import Sampler

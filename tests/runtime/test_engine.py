@@ -10,7 +10,8 @@ import pytest
 
 from agq.errors import AgqError, UsageError
 from agq.native.library import libraries
-from agq.runtime.engine import CHUNK, Engine
+from agq.runtime.engine import Engine
+from agq.runtime.engine_inputs import CHUNK
 
 VOCAB, CONTEXT = 8192, 1024
 
