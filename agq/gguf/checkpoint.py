@@ -12,7 +12,7 @@ import numpy as np
 from gguf.quants import dequantize
 
 from agq.checkpoint.base import Checkpoint, Scales
-from agq.checkpoint.quantization_config import ModuleScheme
+from agq.checkpoint.module_scheme import ModuleScheme
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
@@ -24,6 +24,7 @@ from agq.gguf.forms import FLOAT, Form, settle
 from agq.gguf.metadata import architecture, to_config
 from agq.gguf.names import Names, row_orders
 from agq.gguf.reader import GgufFile, Tensor
+from agq.gguf.rounding import DAMAGED, RoundedTensors
 from agq.gguf.tokenizer import read_tokenizer
 from agq.gguf.types import BLOCKS, FLOATS, GROUP
 from agq.gguf.values import Metadata
@@ -33,10 +34,6 @@ from agq.recipe import ActivationScheme
 
 # Of the inputs of linears, unless the user says otherwise: as llama.cpp quantizes them for its products.
 ACTIVATIONS = ActivationScheme(WIDE.bits, True, PerGroup(GROUP))
-_ROUNDED_LIMIT = BYTE_CODES.limits(symmetric=True)[1]
-# A relative error that is float32's own: codes -1, 0, 1 (TQ1_0, TQ2_0) become multiples of 127.
-_NOTHING = 1e-7
-_DAMAGED = "the file is damaged: fetch it again"
 # What scales may be in a packed file: GGUF's own are f16, or products of them and integers.
 _SCALE_TYPES = ("f16", "bf16")
 # Tensors that this module reads otherwise than by a name of Hugging Face's, or that mean nothing without training.
@@ -90,7 +87,7 @@ class GgufCheckpoint(Checkpoint):
         if floats:
             self.rounded = ", ".join(dict.fromkeys(type for type in self._types.values() if type not in FLOATS))
         self._settle_widths()
-        self._losses: dict[str, list[float]] = {}
+        self._rounded = RoundedTensors(self.read_rows, f"`{path}`")
         self._tokenizer_notes: list[str] = []
 
     def _vocabulary(self) -> int:
@@ -234,7 +231,7 @@ class GgufCheckpoint(Checkpoint):
     def codes(self, module: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         tensor, form = self._form(module)
         if not form.exact:
-            return self._rounded(module, rows)[0]
+            return self._as_bytes(module)[0][rows]
         row = BLOCKS[tensor.type]
         data = self._sorted(f"{module}.weight", tensor.data, rows)
         codes = row.codes(np.ascontiguousarray(data).reshape(-1, row.bytes)).reshape(len(data), -1)
@@ -245,7 +242,7 @@ class GgufCheckpoint(Checkpoint):
     def scales(self, module: str) -> Scales:
         tensor, form = self._form(module)
         if not form.exact:
-            scale, minimum = self._rounded(module, slice(None))[1], None
+            scale, minimum = self._as_bytes(module)[1], None
         else:
             row = BLOCKS[tensor.type]
             data = self._sorted(f"{module}.weight", tensor.data, slice(None))
@@ -255,22 +252,13 @@ class GgufCheckpoint(Checkpoint):
             minimum = np.zeros_like(scale) if minimum is None else minimum.reshape(scale.shape)
         for what, values in (("scales", scale), ("minima", minimum)):
             if values is not None and not np.isfinite(values).all():
-                raise AgqError(f"`{self.path}`: {what} of tensor `{tensor.name}` are not finite", hint=_DAMAGED)
+                raise AgqError(f"`{self.path}`: {what} of tensor `{tensor.name}` are not finite", hint=DAMAGED)
         return Scales(scale, None, minimum)
 
-    def _rounded(self, module: str, rows: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(codes, scales) of 8 bits for each 32 columns, by rounding to nearest; the loss is remembered."""
-        values = self.read_rows(f"{module}.weight", rows)
-        groups = values.reshape(len(values), -1, GROUP)
-        scale = np.abs(groups).max(axis=2) / np.float32(_ROUNDED_LIMIT)
-        if not np.isfinite(scale).all():
-            raise AgqError(f"`{self.path}`: `{module}.weight` holds values that are not finite", hint=_DAMAGED)
-        codes = np.rint(groups / np.where(scale > 0, scale, np.float32(1))[:, :, None])
-        lost = float(np.square(groups - codes * scale[:, :, None], dtype=np.float64).sum())
-        sums = self._losses.setdefault(module, [0.0, 0.0])
-        sums[0] += lost
-        sums[1] += float(np.square(groups, dtype=np.float64).sum())
-        return codes.astype(np.int8).reshape(values.shape), scale
+    def _as_bytes(self, module: str) -> tuple[np.ndarray, np.ndarray]:
+        """(codes, scales) of 8 bits for each 32 columns of a linear whose own codes the kernels do not compute."""
+        name = f"{module}.weight"
+        return self._rounded.get(name, self.shape(name)[0])
 
     # ---- the model as a whole
 
@@ -300,7 +288,7 @@ class GgufCheckpoint(Checkpoint):
         except AgqError as error:
             raise AgqError(f"`{self.path}`: {error.message}", hint=error.hint) from error
         except (TypeError, ValueError, KeyError) as error:
-            raise AgqError(f"`{self.path}`: its tokenizer cannot be read: {error}", hint=_DAMAGED) from error
+            raise AgqError(f"`{self.path}`: its tokenizer cannot be read: {error}", hint=DAMAGED) from error
         self._tokenizer_notes = list(found.notes)
         generation = {"bos_token_id": found.bos_id, "eos_token_id": list(found.eos_ids)}
         texts = {
@@ -320,12 +308,10 @@ class GgufCheckpoint(Checkpoint):
     def notes(self) -> list[str]:
         found = [*self._tokenizer_notes]
         for type in dict.fromkeys(self._types.values()):
-            sums = [item for module, item in self._losses.items() if self._types[module] == type]
-            if sums and (whole := sum(item[1] for item in sums)) > 0:
-                error = (sum(item[0] for item in sums) / whole) ** 0.5
-                tensors = f"{len(sums)} tensor{'s' if len(sums) > 1 else ''}"
-                if error > _NOTHING:
-                    found.append(f"{type} of {tensors} is stored in 8 bits: relative error {100 * error:.2g} %")
+            count, error = self._rounded.loss(f"{module}.weight" for module, one in self._types.items() if one == type)
+            if error:
+                tensors = f"{count} tensor{'s' if count > 1 else ''}"
+                found.append(f"{type} of {tensors} is stored in 8 bits: relative error {100 * error:.2g} %")
         if self._left_out:
             found.append(f"left out, as the model does not use them: {fold_names(self._left_out)}")
         return found
