@@ -11,73 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agq.artifact import Artifact, layout, open_artifact
+from agq.artifact import open_artifact
 from agq.artifact.pack import pack
 from agq.artifact.sources import quantize_rows, row_scale
-from agq.checkpoint import Checkpoint, open_checkpoint, read_linear
-from agq.checkpoint.packing import pack_int
-from agq.errors import AgqError, UsageError
+from agq.checkpoint import open_checkpoint
+from agq.errors import AgqError
 from agq.formats import PER_ROW, PerGroup
 from agq.formats.groups import of_recipe
 from agq.safetensors.files import SafetensorsFile, bf16_to_f32
+from tests.artifact.pack_support import assert_blocks_equal, edit, expected, unpacked
 from tests.checkpoint.folders import config, random_tensors, save_tensors, write_folder, write_quantized
 from tests.support import REPOSITORY
 
 FAMILIES = ["llama", "opt", "bloom"]
-
-
-def unpacked(artifact: Artifact, name: str) -> np.ndarray:
-    """Dequantized weight float32 [out, in] of an artifact's linear, by the definition of docs/artifact.md."""
-    info = artifact.linears[name]
-    data = artifact.tensor(f"{name}.weight")
-    if not info.quantized:
-        values = layout.unpack_rows(data, info.out, info.inputs)
-        return bf16_to_f32(values) if info.dtype == "bf16" else values.astype(np.float32)
-    codes = (layout.unpack_u4 if info.dtype == "u4" else layout.unpack_i8)(data, info.out, info.inputs)
-    scale = layout.unpack_rows(artifact.tensor(f"{name}.scale"), info.out, info.groups)
-    scale = bf16_to_f32(scale) if info.scale_dtype == "bf16" else scale
-    zero = np.float32(8 if info.dtype == "u4" else 0)
-    if info.asym:
-        zero = layout.unpack_rows(artifact.tensor(f"{name}.zero"), info.out, info.groups).astype(np.float32)[:, :, None]
-    blocks = codes.astype(np.float32).reshape(info.out, info.groups, -1)
-    return ((blocks - zero) * scale[:, :, None]).reshape(info.out, info.inputs)
-
-
-def expected(checkpoint: Checkpoint, module: str) -> np.ndarray:
-    if checkpoint.quantization and checkpoint.quantization.scheme(module):
-        return read_linear(checkpoint, module).dequantize()
-    return checkpoint.read(f"{module}.weight")
-
-
-def fused(checkpoint: Checkpoint, index: int, role: str, leaf: str) -> np.ndarray:
-    """What the rows of qkv, out, up or down must be."""
-    linears = checkpoint.parts.block(index).linears
-    roles = {"qkv": ("q", "k", "v"), "out": ("o",), "up": ("gate", "up"), "down": ("down",)}[role]
-    names = ["qkv"] if "qkv" in linears and role == "qkv" else [item for item in roles if item in linears]
-    parts = [
-        expected(checkpoint, linears[item].module)
-        if leaf == "weight"
-        else checkpoint.read(f"{linears[item].module}.bias")
-        for item in names
-    ]
-    values = np.concatenate(parts)
-    if names == ["qkv"]:
-        spec = checkpoint.spec
-        grouped = values.reshape(spec.heads, 3, spec.head_dim, *values.shape[1:])
-        values = np.concatenate([grouped[:, part].reshape(spec.hidden, *values.shape[1:]) for part in range(3)])
-    return values
-
-
-def assert_blocks_equal(artifact: Artifact, checkpoint: Checkpoint, tolerance: float = 0.0) -> None:
-    for index in range(checkpoint.spec.layers):
-        for role in ("qkv", "out", "up", "down"):
-            name = f"blocks.{index}.{role}"
-            want = fused(checkpoint, index, role, "weight")
-            assert np.abs(unpacked(artifact, name) - want).max() <= tolerance * np.abs(want).max()
-            if artifact.linears[name].bias:
-                assert np.array_equal(artifact.tensor(f"{name}.bias"), fused(checkpoint, index, role, "bias"))
-            else:
-                assert checkpoint.spec.family == "llama" and not artifact.has(f"{name}.bias")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -192,62 +138,6 @@ def test_trained_models(tmp_path: Path, shared_model: Any, name: str) -> None:
     assert_blocks_equal(artifact, open_checkpoint(folder))
 
 
-def test_documents_and_special_tokens(tmp_path: Path) -> None:
-    folder = write_quantized(tmp_path / "q", config("llama"))
-    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 6], "bos_token_id": 4}')
-    texts = {
-        "bos_token": {"content": "<s>"},
-        "eos_token": "</s>",
-        "chat_template": "{{ messages }} é",
-        "add_bos_token": False,
-        "add_eos_token": None,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(texts))
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    tokenizer["added_tokens"] = [
-        {"id": 1 + index, "content": text} for index, text in enumerate(("<s>", "</s>", "<pad>"))
-    ]
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (folder / "special_tokens_map.json").write_text('{"pad_token": "<pad>", "eos_token": "</s>"}')
-    pack(folder, tmp_path / "a.safetensors")
-    artifact = open_artifact(tmp_path / "a.safetensors")
-    for name in ("tokenizer.json", "config.json", "generation_config.json"):
-        assert artifact.document(name) == (folder / name).read_bytes()
-    assert artifact.document("chat_template").decode() == "{{ messages }} é"
-    assert artifact.info.special == {
-        "bos_id": 1,
-        "eos_ids": [5, 6, 2],
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "pad_token": "<pad>",
-        "unk_token": None,
-        "add_bos_token": False,
-        "add_eos_token": None,
-    }
-    (folder / "chat_template.jinja").write_text("from the file")
-    pack(folder, tmp_path / "b.safetensors")
-    assert open_artifact(tmp_path / "b.safetensors").document("chat_template") == b"from the file"
-
-
-def test_named_chat_templates(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "m", config("llama"))
-    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
-    pack(folder, tmp_path / "a.safetensors")
-    artifact = open_artifact(tmp_path / "a.safetensors")
-    assert artifact.document("chat_template") == b"yes" and artifact.info.special["eos_ids"] == [2, 3]
-
-
-@pytest.mark.parametrize("content", [None, "", "[]", "{"])
-def test_tokenizer_is_needed(tmp_path: Path, content: str | None) -> None:
-    folder = write_folder(tmp_path / "m", config("llama"), tokenizer=False)
-    if content is not None:
-        (folder / "tokenizer.json").write_text(content)
-    with pytest.raises(AgqError, match=r"tokenizer\.json"):
-        pack(folder, tmp_path / "a.safetensors")
-    assert list(tmp_path.iterdir()) == [folder]
-
-
 def test_same_input_same_bytes(tmp_path: Path) -> None:
     folder = write_quantized(tmp_path / "q", config("bloom"))
     pack(folder, tmp_path / "a.safetensors")
@@ -285,65 +175,6 @@ def test_activations_of_agq_json(tmp_path: Path) -> None:
     assert (info.act_bits, info.act_group, info.act_symmetric) == (4, PerGroup(32), False)
     assert (report.kv_bits, report.head_bits) == (32, 16) and artifact.recipe["recipe"] == {"seed": 3}
     assert list(report.schemes) == ["W4 g32, A4 g32 asym"]
-
-
-def edit(folder: Path, **changes: Any) -> None:
-    settings = json.loads((folder / "config.json").read_text())
-    settings["quantization_config"].update(changes)
-    (folder / "config.json").write_text(json.dumps(settings))
-
-
-def test_fused_linears_need_one_scheme(tmp_path: Path) -> None:
-    folder = write_quantized(tmp_path / "q", config("llama"))
-    record = {
-        "format": 1,
-        "activations": {
-            "model.layers.1.self_attn.k_proj": {"bits": 4, "group_size": 32, "symmetric": False},
-            "model.layers.0.mlp.gate_proj": {"bits": 8, "group_size": 32, "symmetric": True},
-        },
-    }
-    (folder / "agq.json").write_text(json.dumps(record))
-    with pytest.raises(AgqError, match="one scheme") as caught:
-        pack(folder, tmp_path / "a.safetensors")
-    assert caught.value.message.endswith("one scheme: gate, up of block 0; q, k, v of block 1")
-    assert not (tmp_path / "a.safetensors").exists()
-
-
-def test_offending_groups_are_all_named(tmp_path: Path) -> None:
-    """Groups that the standard allows but no kernel computes; and activation groups that do not divide."""
-    settings = config("llama", num_attention_heads=4, intermediate_size=96)
-    folder = write_quantized(tmp_path / "q", settings)
-    modules = [linear.module for linear in open_checkpoint(folder).parts.block_linears()]
-    scheme = {"bits": 4, "group_size": 64, "symmetric": False}
-    (folder / "agq.json").write_text(json.dumps({"format": 1, "activations": dict.fromkeys(modules, scheme)}))
-    with pytest.raises(AgqError, match="activation group size 64") as caught:
-        pack(folder, tmp_path / "a.safetensors")
-    message = caught.value.message
-    assert message.endswith(": down of 2 blocks") and "possible: 32, -1" in message
-    rows = np.zeros((96, 64), np.int8)
-    small = write_quantized(tmp_path / "s", settings)
-    edit(
-        small,
-        config_groups={
-            "g": {
-                "targets": ["re:.*up_proj", "re:.*gate_proj"],
-                "weights": {"num_bits": 4, "strategy": "group", "group_size": 16},
-            }
-        },
-    )
-    file = SafetensorsFile(small / "model.safetensors")
-    tensors = {name: (info.dtype, np.array(file.raw(name))) for name, info in file.tensors.items()}
-    original = random_tensors(settings)
-    for name, item in original.items():
-        if name.endswith("weight") and not name.endswith(("up_proj.weight", "gate_proj.weight")):
-            tensors[name] = item
-        elif name.endswith(("up_proj.weight", "gate_proj.weight")):
-            tensors[f"{name}_packed"] = ("I32", pack_int(rows, 4))
-            tensors[f"{name}_scale"] = ("F32", np.ones((96, 4), np.float32))
-    save_tensors(small / "model.safetensors", tensors)
-    with pytest.raises(AgqError, match="group size 16 is not a multiple of 32") as caught:
-        pack(small, tmp_path / "a.safetensors")
-    assert caught.value.message.endswith(": gate, up of 2 blocks")
 
 
 def test_scales_that_are_no_bf16_values_stay_f32(tmp_path: Path) -> None:
@@ -391,77 +222,6 @@ def test_quantized_untied_head(tmp_path: Path) -> None:
     assert np.array_equal(unpacked(artifact, "head"), expected(open_checkpoint(folder), "lm_head"))
     with pytest.raises(AgqError, match="quantized"):
         pack(folder, tmp_path / "b.safetensors", head_bits=8)
-
-
-def test_kv_cache_scheme_of_others(tmp_path: Path) -> None:
-    folder = write_quantized(tmp_path / "q", config("llama"), kv_cache_scheme={"num_bits": 8, "type": "float"})
-    with pytest.raises(AgqError, match="kv_cache_scheme"):
-        pack(folder, tmp_path / "a.safetensors")
-    assert pack(folder, tmp_path / "a.safetensors", kv_bits=32).kv_bits == 32
-
-
-@pytest.mark.parametrize("options", [{"weights": "int5"}, {"kv_bits": 6}, {"head_bits": 4}])
-def test_wrong_options(tmp_path: Path, options: dict) -> None:
-    folder = write_folder(tmp_path / "m", config("llama"))
-    with pytest.raises(UsageError):
-        pack(folder, tmp_path / "a.safetensors", **options)
-
-
-def test_wrong_outputs(tmp_path: Path) -> None:
-    folder = write_quantized(tmp_path / "m", config("llama"))
-    with pytest.raises(UsageError, match="quantized already"):
-        pack(folder, tmp_path / "a", weights="f32")
-    with pytest.raises(UsageError, match="folder"):
-        pack(folder, tmp_path)
-    with pytest.raises(UsageError, match="model itself"):
-        pack(folder, folder / "model.safetensors")
-    with pytest.raises(AgqError, match="does not exist"):
-        pack(folder, tmp_path / "nowhere" / "a.safetensors")
-    pack(folder, folder / "model.agq.safetensors")
-    pack(folder, folder / "model.agq.safetensors")
-    assert open_checkpoint(folder).spec.layers == 2
-
-
-def test_values_that_fp16_cannot_hold(tmp_path: Path) -> None:
-    settings = config("llama")
-    tensors = random_tensors(settings)
-    tensors["model.layers.0.mlp.up_proj.weight"][1][0, 0] = 0x7F00  # 1.7e38
-    folder = write_folder(tmp_path / "m", settings, tensors)
-    with pytest.raises(AgqError, match="fp16"):
-        pack(folder, tmp_path / "a.safetensors", weights="f16")
-    assert sorted(tmp_path.iterdir()) == [folder]
-
-
-@pytest.mark.parametrize("bits", [0x7FC0, 0x7F80, 0xFF80])  # NaN and the infinities
-def test_values_that_are_not_finite(tmp_path: Path, bits: int) -> None:
-    settings = config("llama")
-    tensors = random_tensors(settings)
-    tensors["model.embed_tokens.weight"][1][7, 3] = bits
-    folder = write_folder(tmp_path / "m", settings, tensors)
-    with pytest.raises(AgqError, match="not finite"):
-        pack(folder, tmp_path / "a.safetensors", head_bits=8)
-
-
-def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
-    folder = write_folder(tmp_path / "m", config("llama"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(AgqError, match="not enough room"):
-        pack(folder, tmp_path / "a.safetensors")
-    assert sorted(tmp_path.iterdir()) == [folder]
-
-
-def test_disk_full_leaves_nothing(tmp_path: Path) -> None:
-    """/dev/full cannot be renamed to, so a writer that fails half-way stands for it."""
-    import errno
-
-    from agq.files import atomic_writer
-
-    with pytest.raises(AgqError, match="disk full"), atomic_writer(tmp_path / "x") as file:
-        file.write(b"1")
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_and_report(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from agq.errors import AgqError
 from agq.models import ModelSpec, RopeSpec, parts, spec_from_config
 from tests.families import CASES, SIZES, longrope
-from tests.models.test_spec import parameters
+from tests.models.published import parameters
 
 # The values that count of config.json files on the hub.
 MISTRAL_7B = {
