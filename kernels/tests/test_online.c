@@ -104,7 +104,8 @@ static void activations(void) {
               float lo = 0, hi = 0;
               for (int i = g * length; i < (g + 1) * length; i++) lo = fminf(lo, z[i]), hi = fmaxf(hi, z[i]);
               const float span = mode < 2 ? fmaxf(-lo, hi) * used : hi * used - lo * used;
-              const float inverse = span > 0 ? qmax / span : 0, scale = span / qmax;
+              const int counts = span >= 0x1p-120f;
+              const float inverse = counts ? qmax / span : 0, scale = counts ? span / qmax : 0;
               const float zero = mode < 2 ? 0 : rintf(-(lo * used) * inverse);
               right &= s[0][t * groups + g] == scale;
               for (int i = g * length; i < (g + 1) * length; i++) {

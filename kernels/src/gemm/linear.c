@@ -3,6 +3,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "linear.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "convert.h"
@@ -214,7 +215,7 @@ void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t 
         }
         if (p->l.act_static) {
           kt->quantize_static(from, a->k, a->k_padded, &p->fixed, out + j * stride);
-          a->scales[token] = p->l.act_scale;
+          a->scales[token] = agq_finite_row(from, a->k) ? p->l.act_scale : NAN;
         } else {
           kt->quantize_row(from, a->k, a->k_padded, as->bits, as->group, as->symmetric, as->clip, out + j * stride,
                            a->scales + token * a->scales_per_token);

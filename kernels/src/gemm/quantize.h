@@ -8,9 +8,13 @@
 
 #include "gemm.h"
 
+/* Ranges below it count as 0: the inverses of smaller ones need not be finite. */
+#define AGQ_LEAST_RANGE 0x1p-120f
+
 /* x[k] -> codes[k_padded] (plain order, padding 0; code - zero when asymmetric) and scales[k/group] (group 0: one
  * scale). bits: 4 or 8; symmetric = 0 with 4 bits only. clip: share of the range that the codes cover, 0 < clip <=
- * 1. */
+ * 1. Where a value is not finite the scale of its group is not either, and codes say nothing but stay in their range: what is
+ * made of them is not finite. */
 void agq_quantize_row_scalar(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip,
                              int8_t *codes, float *scales);
 

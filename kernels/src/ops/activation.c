@@ -5,7 +5,7 @@
 VINLINE vf apply(int kind, vf x) {
   if (kind == AGQ_ACTIVATION_GELU_TANH) return vgelu_tanh(x);
   if (kind == AGQ_ACTIVATION_GELU_ERF) return vgelu_erf(x);
-  return vmax(x, vset(0));
+  return vmax(vset(0), x);
 }
 
 VINLINE void apply_row(int kind, float *x, int n) {

@@ -35,7 +35,8 @@ static float power2(int n) {
   return f;
 }
 
-static float clamp(float x, float lo, float hi) { return x < lo ? lo : x > hi ? hi : x; }
+/* lo for a NaN */
+static float clamp(float x, float lo, float hi) { return x > lo ? x < hi ? x : hi : lo; }
 
 void agq_kv_store_log2(const agq_kv_layout *kv, const agq_log2_scales *s, char *region, int kv_head, int position,
                        const float *key, const float *value) {
@@ -61,13 +62,16 @@ size_t agq_attention_log2_scratch(const agq_kv_layout *kv) {
   return (size_t)kv->width * (AGQ_LOG2_ROWS + 1) + (size_t)kv->positions * (AGQ_LOG2_ROWS + 2) + LANES + 6 * 16;
 }
 
-static void query_codes(const agq_attention *a, int head, size_t row, float *to) {
+/* The codes of a query; 0 where it is not finite. */
+static int query_codes(const agq_attention *a, int head, size_t row, float *to) {
   const size_t n = (size_t)a->kv->head_dim;
   const float *q = a->q + row * a->ldq + (size_t)head * n, inv = 1.0f / a->log2->q_scale[head];
   const size_t at = row * (size_t)a->half;
   if (a->cosines) agq_rope_row(q, a->cosines + at, a->sines + at, to, a->half, (int)n);
   else memcpy(to, q, n * sizeof(float));
+  const int finite = agq_finite_row(to, (int)n);
   for (size_t i = 0; i < n; i++) to[i] = clamp(rintf(to[i] * inv), -127, 127);
+  return finite;
 }
 
 /* Scores to base 2 of keys begin..last (the others of their vectors -inf); returns log2 of the sum of their powers. */
@@ -164,9 +168,10 @@ void agq_attention_log2_tile(const agq_attention *a, const char *region, int kv_
   float *lanes = take(&scratch, LANES);
   int32_t *acc = (int32_t *)take(&scratch, w), *keys = (int32_t *)take(&scratch, positions),
           *shifts = (int32_t *)take(&scratch, positions);
+  int finite[AGQ_LOG2_ROWS];
   for (int r = 0; r < rows; r++)
-    query_codes(a, kv_head * a->group + (begin + r) % a->group, (size_t)a->token_row[first + (begin + r) / a->group],
-                q + (size_t)r * w);
+    finite[r] = query_codes(a, kv_head * a->group + (begin + r) % a->group,
+                            (size_t)a->token_row[first + (begin + r) / a->group], q + (size_t)r * w);
   for (int key = agq_attention_first_key(a, first + begin / a->group) / AGQ_KEY_BLOCK * AGQ_KEY_BLOCK, from = 0;
        from < rows; key += AGQ_KEY_BLOCK) {
     while (from < rows && a->token_position[first + (begin + from) / a->group] < key) from++;
@@ -182,7 +187,9 @@ void agq_attention_log2_tile(const agq_attention *a, const char *region, int kv_
     const float total = log2_sum(a, head, kv_head, place, first_key, last, s, lanes);
     const int count = exponents(s, total, first_key, last, keys, shifts);
     values((const int8_t *)region + kv->value_offset, w, keys, shifts, count, acc);
-    write_row(a, kv_head, acc, shifts, count, a->out + (size_t)token * a->ldo + (size_t)head * n);
+    float *out = a->out + (size_t)token * a->ldo + (size_t)head * n;
+    write_row(a, kv_head, acc, shifts, count, out);
+    if (!finite[r]) out[0] = NAN;
     if (a->first_share)
       a->first_share[(size_t)token * (size_t)a->heads + (size_t)head] = first_key ? 0 : exp2f(s[0] - total);
   }

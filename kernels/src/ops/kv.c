@@ -57,6 +57,7 @@ void agq_kv_store(const agq_kv_layout *kv, char *region, int position, const flo
     return;
   }
   float *k = (float *)region + k_at;
-  for (size_t i = 0; i < n; i++) k[i * AGQ_KEY_BLOCK] = key[i];
+  for (size_t i = 0; i < n; i++)
+    k[i * AGQ_KEY_BLOCK] = key[i] + 0 * key[i]; /* infinity is NaN: no score of -infinity hides it */
   memcpy((float *)(region + kv->value_offset) + v_at, value, n * sizeof(float));
 }

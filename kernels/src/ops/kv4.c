@@ -2,7 +2,11 @@
  * docs/arithmetic.md ("KV cache").
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
 #include "attention.h"
+#include "gemm/quantize.h"
+#include "ops.h"
 #include "vec.h"
 
 /* The comparisons choose the bound where the other operand is a NaN: codes stay in 0..15. */
@@ -12,7 +16,7 @@ static inline float clamp_rint(float x, float lo, float hi) {
   return (x + AGQ_ROUND_MAGIC) - AGQ_ROUND_MAGIC;
 }
 
-/* Scale and zero point of x[n], and 15 / range; 0 for a row of zeros. */
+/* Scale and zero point of x[n], and 15 / range; 0 for a row of zeros. A scale that is not finite where a value is not. */
 static float range4(const float *x, int n, uint8_t *zero, float *inverse) {
   vf lo = vset(0), hi = vset(0);
   int i = 0;
@@ -20,7 +24,8 @@ static float range4(const float *x, int n, uint8_t *zero, float *inverse) {
   if (i < n) lo = vmin(vload_n(x + i, n - i), lo), hi = vmax(vload_n(x + i, n - i), hi);
   const float least = -vmax_lane(-lo), range = vmax_lane(hi) - least;
   *zero = 0, *inverse = 0;
-  if (!(range > 0)) return 0;
+  if (!agq_finite_row(x, n)) return NAN;
+  if (range < AGQ_LEAST_RANGE) return 0;
   *inverse = 15.0f / range;
   *zero = (uint8_t)clamp_rint(-least * *inverse, 0, 15);
   return range / 15.0f;

@@ -39,6 +39,9 @@ void agq_panel_row(const agq_linear *l, int row, float *y);
 /* cos and sin of position * inv_freq[i] (a float32 product, as transformers computes it), times `scaling`; half = turned
  * channels / 2. */
 void agq_rope_table(const float *inv_freq, float scaling, int position, float *cosines, float *sines, int half);
+/* 1: every x[i] is finite. */
+int agq_finite_row(const float *x, int n);
+
 /* Rotates pairs (i, i + half) of x[n], i < half; channels from 2 * half on stay. y may be x. */
 void agq_rope_row(const float *x, const float *cosines, const float *sines, float *y, int half, int n);
 
@@ -47,8 +50,8 @@ void agq_rope_row(const float *x, const float *cosines, const float *sines, floa
  * / sqrt(block)). */
 void agq_hadamard_row(const float *x, float *y, int n, int block);
 
-/* scale = amax / 127, codes = clamp(rint(x * 127 / amax)); 0 for a row of zeros. Returns the scale. codes[i * stride].
- */
+/* scale = amax / 127, codes = clamp(rint(x * 127 / amax)); 0 for a row of zeros. Returns the scale, which is not finite
+ * where a value is not (codes 0). codes[i * stride]. */
 float agq_quantize_head(const float *x, int8_t *codes, int n, int stride);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
+#include "gemm/quantize.h"
 #include "ops.h"
 #include "vec.h"
 
@@ -32,14 +33,14 @@ void agq_rope_row(const float *x, const float *cosines, const float *sines, floa
 typedef int8_t vb __attribute__((vector_size(VW)));
 
 float agq_quantize_head(const float *x, int8_t *codes, int n, int stride) {
-  vf m = vset(0);
+  vi m = viset(0);
   int i = 0;
-  for (; i + VW <= n; i += VW) m = vmax(m, vabs(vload(x + i)));
-  if (i < n) m = vmax(m, vabs(vload_n(x + i, n - i)));
-  const float amax = vmax_lane(m);
-  if (!(amax > 0)) {
+  for (; i + VW <= n; i += VW) m = vlarger(m, vload(x + i));
+  if (i < n) m = vlarger(m, vload_n(x + i, n - i));
+  const float amax = vlargest(m);
+  if (amax < AGQ_LEAST_RANGE || !isfinite(amax)) {
     for (i = 0; i < n; i++) codes[(size_t)i * (size_t)stride] = 0;
-    return 0;
+    return isfinite(amax) ? 0 : amax;
   }
   const vf inverse = vset(127.0f / amax);
   for (i = 0; i < n; i += VW) {

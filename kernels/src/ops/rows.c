@@ -1,9 +1,20 @@
 /* rows.c: reading rows of stored matrices as floats.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
 #include "formats/formats.h"
 #include "gemm/convert.h"
 #include "ops.h"
+#include "vec.h"
+
+int agq_finite_row(const float *x, int n) {
+  vi most = viset(0);
+  int i = 0;
+  for (; i + VW <= n; i += VW) most = vlarger(most, vload(x + i));
+  if (i < n) most = vlarger(most, vload_n(x + i, n - i));
+  return isfinite(vlargest(most));
+}
 
 int agq_float_bytes(int dtype) {
   const agq_format *format = agq_format_of(dtype);

@@ -76,6 +76,7 @@ VINLINE vf vmadd(vf a, vf b, vf c) {
 #endif
 }
 
+/* A NaN in b is kept, one in a may be lost. */
 VINLINE vf vmax(vf a, vf b) {
 #if VW == 16
   return (vf)_mm512_max_ps((__m512)a, (__m512)b);
@@ -128,6 +129,21 @@ VINLINE float vmax_lane(vf a) {
   return x > y ? x : y;
 #endif
 #endif
+}
+
+/* The larger magnitudes |a| as bits, which grow with them up to infinity and, above it, NaN. */
+VINLINE vi vlarger(vi bits, vf a) {
+  const vi other = (vi)a & viset(0x7fffffff), more = other > bits;
+  return (other & more) | (bits & ~more);
+}
+/* The largest lane of such bits as a float: NaN where one is. */
+VINLINE float vlargest(vi bits) {
+  int32_t lanes[VW], most = 0;
+  memcpy(lanes, &bits, sizeof lanes);
+  for (int i = 0; i < VW; i++) most = lanes[i] > most ? lanes[i] : most;
+  float x;
+  memcpy(&x, &most, sizeof x);
+  return x;
 }
 
 /* VW bytes, sign-extended. */

@@ -6,10 +6,12 @@
 
 #include "vec.h"
 
+/* All of them are NaN where x is. */
+
 /* 2^x for x <= 127; x below -126 counts as -126. Exactly 1 at 0. Minimax polynomial of degree 5 on [-1/2, 1/2]
  * (9.2e-8). */
 VINLINE vf vexp2(vf x) {
-  x = vmax(x, vset(-126.0f));
+  x = vmax(vset(-126.0f), x);
   vf t = x + vset(AGQ_ROUND_MAGIC);
   vf r = x - (t - vset(AGQ_ROUND_MAGIC));
   vf p = vmadd(vset(1.326472721371121e-3f), r, vset(9.671512812535607e-3f));
@@ -23,7 +25,7 @@ VINLINE vf vexp2(vf x) {
 /* e^x, x clamped to -87 .. 88. Minimax polynomial of degree 6 on the reduced range (2e-9), reduction in two parts of
  * ln 2. */
 VINLINE vf vexp(vf x) {
-  x = vmin(vmax(x, vset(-87.0f)), vset(88.0f));
+  x = vmin(vset(88.0f), vmax(vset(-87.0f), x));
   vf t = vmadd(x, vset(1.44269504f), vset(AGQ_ROUND_MAGIC));
   vf n = t - vset(AGQ_ROUND_MAGIC);
   vf r = vmadd(n, vset(-0.693359375f), x); /* exact: few bits in the first part */

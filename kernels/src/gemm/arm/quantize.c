@@ -9,6 +9,7 @@
 #if defined(AGQ_HAS_NEON)
 
 #include "common.h"
+#include "gemm/quantize.h"
 #include "kernels.h"
 
 AGQ_INLINE int32x4_t clamp_rint(float32x4_t v, float32x4_t lo, float32x4_t hi) {
@@ -33,18 +34,32 @@ static void encode(const float *x, int n, float inv, float lo, float hi, int8_t 
   for (; i < n; i++) codes[i] = clamp_rint1(x[i] * inv, lo, hi);
 }
 
+AGQ_INLINE uint32x4_t bits4(const float *x) { return vreinterpretq_u32_f32(vld1q_f32(x)); }
+AGQ_INLINE uint32_t bits1(const float *x) {
+  uint32_t bits;
+  memcpy(&bits, x, sizeof bits);
+  return bits;
+}
+AGQ_INLINE float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+/* Maxima of bits, as in scalar/quantize.c: no NaN is lost. */
 static float quantize_symmetric(const float *x, int n, float qmax, float clip, int8_t *codes) {
-  float32x4_t m[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
+  const uint32x4_t magnitude = vdupq_n_u32(0x7fffffff);
+  uint32x4_t m[4] = {vdupq_n_u32(0), vdupq_n_u32(0), vdupq_n_u32(0), vdupq_n_u32(0)};
   int i = 0;
   for (; i + 16 <= n; i += 16)
-    AGQ_UNROLL_FOR (int j = 0; j < 4; j++) m[j] = vmaxnmq_f32(m[j], vabsq_f32(vld1q_f32(x + i + 4 * j)));
-  float amax = vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(m[0], m[1]), vmaxnmq_f32(m[2], m[3])));
+    AGQ_UNROLL_FOR (int j = 0; j < 4; j++) m[j] = vmaxq_u32(m[j], vandq_u32(bits4(x + i + 4 * j), magnitude));
+  uint32_t most = vmaxvq_u32(vmaxq_u32(vmaxq_u32(m[0], m[1]), vmaxq_u32(m[2], m[3])));
   for (; i < n; i++) {
-    const float a = x[i] < 0 ? -x[i] : x[i];
-    amax = a > amax ? a : amax;
+    const uint32_t bits = bits1(x + i) & 0x7fffffff;
+    most = bits > most ? bits : most;
   }
-  amax *= clip;
-  if (amax == 0) {
+  const float amax = float_of(most) * clip;
+  if (amax < AGQ_LEAST_RANGE) {
     memset(codes, 0, (size_t)n);
     return 0;
   }
@@ -53,23 +68,25 @@ static float quantize_symmetric(const float *x, int n, float qmax, float clip, i
 }
 
 static float quantize_asymmetric(const float *x, int n, float clip, int8_t *codes) {
-  float32x4_t l[2] = {vdupq_n_f32(0), vdupq_n_f32(0)}, h[2] = {vdupq_n_f32(0), vdupq_n_f32(0)};
+  /* Least: the sign and the largest size. */
+  uint32x4_t l[2] = {vdupq_n_u32(0x80000000), vdupq_n_u32(0x80000000)};
+  int32x4_t h[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
   int i = 0;
   for (; i + 8 <= n; i += 8)
     AGQ_UNROLL_FOR (int j = 0; j < 2; j++) {
-      const float32x4_t v = vld1q_f32(x + i + 4 * j);
-      l[j] = vminnmq_f32(l[j], v);
-      h[j] = vmaxnmq_f32(h[j], v);
+      const uint32x4_t v = bits4(x + i + 4 * j);
+      l[j] = vmaxq_u32(l[j], v);
+      h[j] = vmaxq_s32(h[j], vreinterpretq_s32_u32(v));
     }
-  float lo = vminnmvq_f32(vminnmq_f32(l[0], l[1])), hi = vmaxnmvq_f32(vmaxnmq_f32(h[0], h[1]));
+  uint32_t least = vmaxvq_u32(vmaxq_u32(l[0], l[1]));
+  int32_t most = vmaxvq_s32(vmaxq_s32(h[0], h[1]));
   for (; i < n; i++) {
-    lo = x[i] < lo ? x[i] : lo;
-    hi = x[i] > hi ? x[i] : hi;
+    const uint32_t bits = bits1(x + i);
+    least = bits > least ? bits : least;
+    most = (int32_t)bits > most ? (int32_t)bits : most;
   }
-  lo *= clip;
-  hi *= clip;
-  const float range = hi - lo;
-  if (range == 0) {
+  const float lo = float_of(least) * clip, hi = float_of((uint32_t)most) * clip, range = hi - lo;
+  if (range < AGQ_LEAST_RANGE) {
     memset(codes, 0, (size_t)n);
     return 0;
   }

@@ -17,14 +17,26 @@ static inline int clamp_int(float v, float lo, float hi) {
 }
 static inline int8_t clamp_rint(float v, float lo, float hi) { return (int8_t)clamp_int(v, lo, hi); }
 
+static inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+static inline float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+/* Maxima are those of bits, which grow with a float's size up to infinity and, above it, NaN: no NaN is lost. */
 static float quantize_symmetric(const float *x, int n, float qmax, float clip, int8_t *codes) {
-  float amax = 0;
+  uint32_t most = 0;
   for (int i = 0; i < n; i++) {
-    float a = x[i] < 0 ? -x[i] : x[i];
-    amax = a > amax ? a : amax;
+    const uint32_t bits = bits_of(x[i]) & 0x7fffffff;
+    most = bits > most ? bits : most;
   }
-  amax *= clip;
-  if (amax == 0) {
+  const float amax = float_of(most) * clip;
+  if (amax < AGQ_LEAST_RANGE) {
     memset(codes, 0, (size_t)n);
     return 0;
   }
@@ -34,15 +46,15 @@ static float quantize_symmetric(const float *x, int n, float qmax, float clip, i
 }
 
 static float quantize_asymmetric(const float *x, int n, float clip, int8_t *codes) {
-  float lo = 0, hi = 0;
+  uint32_t least = 0x80000000; /* negative floats: the sign and their size */
+  int32_t most = 0;
   for (int i = 0; i < n; i++) {
-    lo = x[i] < lo ? x[i] : lo;
-    hi = x[i] > hi ? x[i] : hi;
+    const uint32_t bits = bits_of(x[i]);
+    least = bits > least ? bits : least;
+    most = (int32_t)bits > most ? (int32_t)bits : most;
   }
-  lo *= clip;
-  hi *= clip;
-  float range = hi - lo;
-  if (range == 0) {
+  const float lo = float_of(least) * clip, hi = float_of((uint32_t)most) * clip, range = hi - lo;
+  if (range < AGQ_LEAST_RANGE) {
     memset(codes, 0, (size_t)n);
     return 0;
   }

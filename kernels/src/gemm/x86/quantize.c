@@ -4,6 +4,7 @@
 #include "vec.h"
 
 #if defined(AGQ_HAS_X86)
+#include "gemm/quantize.h"
 #include "kernels.h"
 
 /* min and max return their second operand when the first is a NaN, as the comparisons in scalar/quantize.c do. */
@@ -23,16 +24,18 @@ INLINE void emit(const float *x, int n, float inv, float lo, float hi, int8_t *c
 #undef SCALED
 }
 
+/* Maxima of bits, as in scalar/quantize.c: no NaN is lost. */
 static float quantize_symmetric(const float *x, int n, float qmax, float clip, int8_t *codes) {
-  vf m0 = vf_zero(), m1 = vf_zero();
+  const vi magnitude = vi_set32(0x7fffffff);
+  vi m0 = vi_zero(), m1 = vi_zero();
   int i = 0;
   for (; i + 2 * AGQ_VL <= n; i += 2 * AGQ_VL) {
-    m0 = vf_max(vf_abs(vf_load(x + i)), m0);
-    m1 = vf_max(vf_abs(vf_load(x + i + AGQ_VL)), m1);
+    m0 = vi_max_s32(m0, vi_and(vi_load(x + i), magnitude));
+    m1 = vi_max_s32(m1, vi_and(vi_load(x + i + AGQ_VL), magnitude));
   }
-  for (; i < n; i += AGQ_VL) m0 = vf_max(vf_abs(vf_load_rows(x + i, n - i)), m0);
-  const float amax = vf_largest(vf_max(m0, m1)) * clip;
-  if (amax == 0) {
+  for (; i < n; i += AGQ_VL) m0 = vi_max_s32(m0, vi_and(vi_bits(vf_load_rows(x + i, n - i)), magnitude));
+  const float amax = vi_largest_s32(vi_max_s32(m0, m1)) * clip;
+  if (amax < AGQ_LEAST_RANGE) {
     memset(codes, 0, (size_t)n);
     return 0;
   }
@@ -42,27 +45,27 @@ static float quantize_symmetric(const float *x, int n, float qmax, float clip, i
 
 /* The least and the largest of n values and 0, times clip. */
 INLINE void range_of(const float *x, int n, float clip, float *lo, float *hi) {
-  vf l0 = vf_zero(), l1 = vf_zero(), h0 = vf_zero(), h1 = vf_zero();
+  vi l0 = vi_set32(INT32_MIN), l1 = l0, h0 = vi_zero(), h1 = h0; /* least: the sign and the largest size */
   int i = 0;
   for (; i + 2 * AGQ_VL <= n; i += 2 * AGQ_VL) {
-    const vf a = vf_load(x + i), b = vf_load(x + i + AGQ_VL);
-    l0 = vf_min(a, l0);
-    h0 = vf_max(a, h0);
-    l1 = vf_min(b, l1);
-    h1 = vf_max(b, h1);
+    const vi a = vi_load(x + i), b = vi_load(x + i + AGQ_VL);
+    l0 = vi_max_u32(l0, a);
+    h0 = vi_max_s32(h0, a);
+    l1 = vi_max_u32(l1, b);
+    h1 = vi_max_s32(h1, b);
   }
   for (; i < n; i += AGQ_VL) {
-    const vf a = vf_load_rows(x + i, n - i);
-    l0 = vf_min(a, l0);
-    h0 = vf_max(a, h0);
+    const vi a = vi_bits(vf_load_rows(x + i, n - i));
+    l0 = vi_max_u32(l0, a);
+    h0 = vi_max_s32(h0, a);
   }
-  *lo = vf_least(vf_min(l0, l1)) * clip;
-  *hi = vf_largest(vf_max(h0, h1)) * clip;
+  *lo = vi_largest_u32(vi_max_u32(l0, l1)) * clip;
+  *hi = vi_largest_s32(vi_max_s32(h0, h1)) * clip;
 }
 
 INLINE float quantize_asymmetric(const float *x, int n, float lo, float hi, int8_t *codes) {
   const float range = hi - lo;
-  if (range == 0) {
+  if (range < AGQ_LEAST_RANGE) {
     memset(codes, 0, (size_t)n);
     return 0;
   }

@@ -37,12 +37,15 @@ INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 INLINE vi vi_high_nibble(vi a, vi m15) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), m15); }
 INLINE vi vi_shr4(vi a) { return _mm512_srai_epi32(a, 4); }
 INLINE vi vi_add32(vi a, vi b) { return _mm512_add_epi32(a, b); }
+INLINE vi vi_max_s32(vi a, vi b) { return _mm512_max_epi32(a, b); }
+INLINE vi vi_max_u32(vi a, vi b) { return _mm512_max_epu32(a, b); }
 INLINE vi vi_mul32(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
 INLINE vi vi_from_s8(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 INLINE vi vi_dot(vi c, vi u, vi s) { return _mm512_dpbusd_epi32(c, u, s); }
 INLINE vf vf_from_int(vi a) { return _mm512_cvtepi32_ps(a); }
 INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 INLINE vf vf_bits(vi a) { return _mm512_castsi512_ps(a); }
+INLINE vi vi_bits(vf a) { return _mm512_castps_si512(a); }
 INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
 INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
@@ -52,7 +55,6 @@ INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 INLINE vf vf_madd(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 INLINE vf vf_load_bf16(const uint16_t *p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
@@ -90,11 +92,14 @@ INLINE vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 INLINE vi vi_high_nibble(vi a, vi m15) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), m15); }
 INLINE vi vi_shr4(vi a) { return _mm256_srai_epi32(a, 4); }
 INLINE vi vi_add32(vi a, vi b) { return _mm256_add_epi32(a, b); }
+INLINE vi vi_max_s32(vi a, vi b) { return _mm256_max_epi32(a, b); }
+INLINE vi vi_max_u32(vi a, vi b) { return _mm256_max_epu32(a, b); }
 INLINE vi vi_mul32(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
 INLINE vi vi_from_s8(const int8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 INLINE vf vf_from_int(vi a) { return _mm256_cvtepi32_ps(a); }
 INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 INLINE vf vf_bits(vi a) { return _mm256_castsi256_ps(a); }
+INLINE vi vi_bits(vf a) { return _mm256_castps_si256(a); }
 INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
 INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
@@ -104,7 +109,6 @@ INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 INLINE vf vf_madd(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-INLINE vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 INLINE vf vf_load_bf16(const uint16_t *p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
@@ -151,6 +155,8 @@ INLINE vi vi_and(vi a, vi b) { return _mm_and_si128(a, b); }
 INLINE vi vi_xor(vi a, vi b) { return _mm_xor_si128(a, b); }
 INLINE vi vi_high_nibble(vi a, vi m15) { return _mm_and_si128(_mm_srli_epi16(a, 4), m15); }
 INLINE vi vi_add32(vi a, vi b) { return _mm_add_epi32(a, b); }
+INLINE vi vi_max_s32(vi a, vi b) { return _mm_max_epi32(a, b); }
+INLINE vi vi_max_u32(vi a, vi b) { return _mm_max_epu32(a, b); }
 INLINE vi vi_mul32(vi a, vi b) { return _mm_mullo_epi32(a, b); }
 INLINE vi vi_from_s8(const int8_t *p) {
   int32_t x;
@@ -160,6 +166,7 @@ INLINE vi vi_from_s8(const int8_t *p) {
 INLINE vf vf_from_int(vi a) { return _mm_cvtepi32_ps(a); }
 INLINE vf vf_zero(void) { return _mm_setzero_ps(); }
 INLINE vf vf_bits(vi a) { return _mm_castsi128_ps(a); }
+INLINE vi vi_bits(vf a) { return _mm_castps_si128(a); }
 INLINE vf vf_set(float x) { return _mm_set1_ps(x); }
 INLINE vf vf_load(const float *p) { return _mm_loadu_ps(p); }
 INLINE void vf_store(float *p, vf a) { _mm_storeu_ps(p, a); }
@@ -169,7 +176,6 @@ INLINE vf vf_mul(vf a, vf b) { return _mm_mul_ps(a, b); }
 INLINE vf vf_madd(vf a, vf b, vf c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
 INLINE vf vf_min(vf a, vf b) { return _mm_min_ps(a, b); }
 INLINE vf vf_max(vf a, vf b) { return _mm_max_ps(a, b); }
-INLINE vf vf_abs(vf a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
 INLINE vi vi_load_u16(const uint16_t *p) { return _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 INLINE vf vf_load_bf16(const uint16_t *p) { return _mm_castsi128_ps(_mm_slli_epi32(vi_load_u16(p), 16)); }
 /* Without F16C: exponent and mantissa moved into place, then times 2^112, which is exact for subnormals too. */
@@ -223,24 +229,25 @@ INLINE __m128i vi_sum32(__m128i s, const int8_t *p) {
 #define AGQ_VL (AGQ_VB / 4)  /* rows of a vector */
 #define AGQ_NV (64 / AGQ_VB) /* vectors of a panel */
 
-/* The largest and the least lane; lanes must be numbers. */
-#define AGQ_REDUCE(NAME, OP)                                         \
-  INLINE float NAME##_128(__m128 a) {                                \
-    a = _mm_##OP##_ps(a, _mm_movehl_ps(a, a));                       \
-    return _mm_cvtss_f32(_mm_##OP##_ss(a, _mm_shuffle_ps(a, a, 1))); \
-  }                                                                  \
-  INLINE float NAME(vf v) { return NAME##_128(AGQ_HALVES(v, OP)); }
+/* The largest lane, signed or unsigned; as a float, whose bits it is. */
+#define AGQ_REDUCE(NAME, OP)                     \
+  INLINE float NAME(vi v) {                      \
+    __m128i a = AGQ_QUARTERS(v, OP);             \
+    a = _mm_##OP(a, _mm_shuffle_epi32(a, 0x4e)); \
+    a = _mm_##OP(a, _mm_shuffle_epi32(a, 0xb1)); \
+    return _mm_cvtss_f32(_mm_castsi128_ps(a));   \
+  }
 #if AGQ_VB == 64
-#define AGQ_HALVES(v, OP)                                                               \
-  _mm_##OP##_ps(_mm_##OP##_ps(_mm512_castps512_ps128(v), _mm512_extractf32x4_ps(v, 1)), \
-                _mm_##OP##_ps(_mm512_extractf32x4_ps(v, 2), _mm512_extractf32x4_ps(v, 3)))
+#define AGQ_QUARTERS(v, OP)                                                      \
+  _mm_##OP(_mm_##OP(_mm512_castsi512_si128(v), _mm512_extracti32x4_epi32(v, 1)), \
+           _mm_##OP(_mm512_extracti32x4_epi32(v, 2), _mm512_extracti32x4_epi32(v, 3)))
 #elif AGQ_VB == 32
-#define AGQ_HALVES(v, OP) _mm_##OP##_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))
+#define AGQ_QUARTERS(v, OP) _mm_##OP(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1))
 #else
-#define AGQ_HALVES(v, OP) v
+#define AGQ_QUARTERS(v, OP) v
 #endif
-AGQ_REDUCE(vf_largest, max)
-AGQ_REDUCE(vf_least, min)
+AGQ_REDUCE(vi_largest_s32, max_epi32)
+AGQ_REDUCE(vi_largest_u32, max_epu32)
 
 /* Four activation codes to every row. */
 INLINE vi vi_broadcast4(const int8_t *p) {
