@@ -75,6 +75,7 @@ def collect(
     checkpoint = open_checkpoint(folder)
     if checkpoint.quantization is not None:
         raise AgqError(f"`{folder}` is quantized already", hint="gather statistics on the unquantized model")
+    checkpoint.check_finite()
     place = torch_device(device)
     spec = fit_seq_len(recipe.calibration, checkpoint, explicit=changes.seq_len is not None)
     needed = 4 * spec.samples * spec.seq_len * checkpoint.spec.hidden

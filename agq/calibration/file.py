@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from agq.checkpoint.finite import count_not_finite, refuse_not_finite
 from agq.errors import AgqError
 from agq.safetensors.files import SafetensorsFile, load_json
 
@@ -69,6 +70,10 @@ def open_statistics(path: str | Path) -> StatisticsFile:
         raise AgqError(
             f"`{path}`: the calibration windows do not have the SHA-256 that the file names", hint="the file is damaged"
         )
+    bad = {
+        name: (count_not_finite(info.dtype, file.raw(name)), file.raw(name).size) for name, info in file.tensors.items()
+    }
+    refuse_not_finite(path, bad, "make the file again with `agq calibrate`")
     return StatisticsFile(path, tokens, metadata.get("model_fingerprint", ""), calibration, file)
 
 

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from agq.calibration.file import FORMAT, PERCENTILES, TOKEN_QUANTILES
 from agq.checkpoint import Checkpoint
+from agq.errors import AgqError
 from agq.files import atomic_writer
 from agq.reference.attention import Positions, Scoring, attention_to_first
 from agq.reference.decoder import Embedding, Parameters
@@ -119,7 +120,8 @@ def gather(
     progress: Progress,
     make: Callable[[tuple[int, ...]], Tensor] = lambda shape: torch.empty(shape),
 ) -> dict[str, Tensor]:
-    """Statistics of all blocks of an unquantized model on token windows int64 [windows, n], by name in the file."""
+    """Statistics of all blocks of an unquantized model on token windows int64 [windows, n], by name in the file. Raises
+    AgqError where activations are not finite."""
     spec, parts = parameters.spec, parameters.checkpoint.parts
     result: dict[str, Tensor] = {}
     progress.start(spec.layers)
@@ -147,7 +149,13 @@ def gather(
                     collected[role].add(x)
                 hidden.set(part, h)
             for role, statistics in collected.items():
-                result.update(statistics.tensors(block_parts.linears[role].module))
+                module = block_parts.linears[role].module
+                if not torch.isfinite(statistics.square_sum).all():
+                    raise AgqError(
+                        f"the inputs of `{module}` are not finite on the calibration text",
+                        hint="the model is damaged, or its activations are too large for float32",
+                    )
+                result.update(statistics.tensors(module))
             result[f"attention_to_first.{index}"] = (first / windows.numel()).float()
             progress.block(index, 0.0, False)
     return result

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from agq.checkpoint.compressed_tensors import Quantization
+from agq.checkpoint.finite import refuse_not_finite
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
@@ -127,9 +128,14 @@ class Checkpoint(ABC):
     def text(self, name: str) -> bytes | None:
         """A file by its name in a Hugging Face folder, such as tokenizer.json or config.json; None: there is none."""
 
-    def check_finite(self) -> None:  # noqa: B027 (most formats need none)
-        """Refuses (AgqError) weights that are NaN or infinite, by the names of their tensors: one pass through the
-        files. Here nothing is looked at, for formats whose values are checked where they are read."""
+    @abstractmethod
+    def not_finite(self) -> dict[str, tuple[int, int]]:
+        """Of the tensors that the model needs, as the file names them: (how many values are NaN or infinite, how many
+        there are). One pass through the files."""
+
+    def check_finite(self) -> None:
+        """Refuses (AgqError) weights that are NaN or infinite, by the names of their tensors."""
+        refuse_not_finite(self.path, self.not_finite(), "download the model again")
 
     def notes(self) -> list[str]:
         """What users are told once the model is packed: what was left out, what was stored otherwise."""

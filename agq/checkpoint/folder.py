@@ -10,7 +10,7 @@ import numpy as np
 
 from agq.checkpoint.base import Checkpoint, Scales
 from agq.checkpoint.compressed_tensors import CompressedTensors, read_codes, read_scales
-from agq.checkpoint.finite import all_finite
+from agq.checkpoint.finite import count_not_finite
 from agq.checkpoint.module_scheme import Stored
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import FILE as STATIC_FILE
@@ -225,18 +225,13 @@ class FolderCheckpoint(Checkpoint):
         """Scales and zero points of a quantized linear."""
         return Scales(*read_scales(self, module))
 
-    def check_finite(self) -> None:
-        wrong = []
+    def not_finite(self) -> dict[str, tuple[int, int]]:
+        found = {}
         for name in self._expected():
             dtype, values = self.read_raw(name)
-            if not all_finite(dtype, values):
-                wrong.append(name)
+            found[name] = count_not_finite(dtype, values), values.size
             self.release(name)
-        if wrong:
-            raise AgqError(
-                f"`{self.path}` is damaged: values that are not finite in {fold_names(wrong)}",
-                hint="download the model again",
-            )
+        return found
 
     def release(self, name: str) -> None:
         """The tensor's pages may leave memory."""

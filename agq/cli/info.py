@@ -134,6 +134,7 @@ def _show(values: dict[str, Any]) -> None:
             "made by": values.get("created_by"),
             "from": f"{source['name']}, sha256 {source['sha256'][:16]}" if source else None,
             "recipe": _recipe(values["recipe"]),
+            "numbers": "; ".join(values["numbers"]) or None,
             "kernels": values.get("isa") or values.get("kernel_problem"),
         }
     )

@@ -25,11 +25,13 @@ def verify(
         each problem.
     """
     from agq.hub import find_model
+    from agq.inspect.verify import told
     from agq.inspect.verify import verify as check
     from agq.reporting.output import print_json
     from agq.runtime.cache import packed_gguf
 
-    form, problems = check(packed_gguf(find_model(model)[0], console.say))
+    path = packed_gguf(find_model(model)[0], console.say)
+    form, problems = check(path)
     if json_output:
         print_json({"path": model, "form": form, "ok": not problems, "problems": problems})
     if problems:
@@ -43,6 +45,8 @@ def verify(
         )
     if not json_output:
         print(f"{model}: ok")
+        for line in told(path):
+            console.say(f"note: quantizing met {line}" if line[0].isdigit() else f"note: taken back: {line}")
     console.detail(
         "every byte is as it was written" if form == "packed" else "tensors, shapes, schemes and values are consistent"
     )

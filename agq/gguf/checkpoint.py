@@ -20,6 +20,7 @@ from agq.files import sha256_file
 from agq.formats import PerGroup
 from agq.formats.activations import WIDE
 from agq.formats.weights import BY_STORED, BYTE_CODES
+from agq.gguf.finite import not_finite
 from agq.gguf.forms import FLOAT, Form, settle
 from agq.gguf.metadata import architecture, to_config
 from agq.gguf.names import Names, row_orders
@@ -261,6 +262,12 @@ class GgufCheckpoint(Checkpoint):
         return self._rounded.get(name, self.shape(name)[0])
 
     # ---- the model as a whole
+
+    def not_finite(self) -> dict[str, tuple[int, int]]:
+        return {
+            tensor.name: (not_finite(tensor), int(np.prod(tensor.shape, dtype=np.int64)))
+            for tensor in self._tensors.values()
+        }
 
     def fingerprint(self) -> str:
         return self._fingerprint

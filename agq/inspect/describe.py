@@ -4,6 +4,7 @@ from typing import Any
 
 from agq.artifact.reader import Artifact
 from agq.checkpoint.base import Checkpoint
+from agq.checkpoint.numbers import in_words, numbers_of
 from agq.errors import AgqError
 from agq.formats import activation_format, cache_format, integer_format, words
 from agq.formats.cache import LOG2_CACHE
@@ -79,6 +80,7 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "source": artifact.source,
         "recipe": artifact.recipe,
         "pruning": _pruning(artifact.recipe),
+        "numbers": in_words(numbers_of(artifact.recipe)),
     }
     plans: dict[str, Any] = {}
     try:
@@ -144,6 +146,7 @@ def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
         "sink_tokens": checkpoint.record.sink_tokens,
         "recipe": checkpoint.record.recipe,
         "pruning": _pruning(checkpoint.record.values),
+        "numbers": in_words(numbers_of(checkpoint.record.values)),
         "linears": linears,
     }
 

@@ -13,12 +13,14 @@ import numpy as np
 
 from agq.artifact.reader import open_artifact
 from agq.checkpoint.compressed_tensors import ModuleScheme, activation_scheme, read_codes, read_scales
-from agq.checkpoint.finite import all_finite
+from agq.checkpoint.finite import count_not_finite
 from agq.checkpoint.folder import FolderCheckpoint, open_checkpoint
+from agq.checkpoint.numbers import in_words, numbers_of
 from agq.checkpoint.packing import check_range
 from agq.errors import AgqError
 from agq.formats import words
 from agq.formats.weights import BY_STORED
+from agq.inspect.numbers import wrong_numbers
 from agq.models.folding import fold_names
 from agq.models.parts import Linear
 from agq.recipe import ActivationScheme
@@ -34,9 +36,9 @@ def problems_of_artifact(path: str | os.PathLike) -> list[str]:
     # What the engine refuses at its start (kernels/src/model/check.c), said here too.
     if artifact.has("embed.scale"):
         scale = artifact.tensor("embed.scale")
-        if not (np.isfinite(scale) & (scale >= 0)).all():
-            found.append("tensor `embed.scale`: values that are not finite or below 0")
-    return found
+        if (scale < 0).any():
+            found.append("tensor `embed.scale`: values below 0")
+    return [*found, *wrong_numbers(artifact)]
 
 
 def problems_of_folder(path: str | os.PathLike) -> list[str]:
@@ -123,9 +125,16 @@ def _quantized_values(checkpoint: FolderCheckpoint, linear: Linear, scheme: Modu
             check_range(zero, scheme.bits, f"`{module}.weight_zero_point`")
         if not scale.any():
             yield module, "every scale is zero"
-        step = max(_ROWS // linear.in_features, 1)
+        lost, step = 0, max(_ROWS // linear.in_features, 1)
         for start in range(0, linear.out_features, step):
-            read_codes(checkpoint, module, slice(start, min(start + step, linear.out_features)))
+            rows = slice(start, min(start + step, linear.out_features))
+            codes = read_codes(checkpoint, module, rows).reshape(
+                -1, scale.shape[1], linear.in_features // scale.shape[1]
+            )
+            middle = np.int8(0) if zero is None else zero[rows, :, None]
+            lost += int(((scale[rows] == 0) & (codes != middle).any(axis=2)).sum())
+        if lost:
+            yield f"{module}.weight_scale", f"zero where codes are not ({lost})"
     except AgqError as error:
         tensor, _, problem = error.message.removeprefix("`").partition("` ")
         yield (tensor, problem) if problem else (module, error.message)
@@ -135,9 +144,16 @@ def _float_values(checkpoint: FolderCheckpoint) -> Iterator[tuple[str, str]]:
     for name in checkpoint.names():
         if checkpoint.dtype(name) not in BY_STORED or name.endswith(".weight_scale"):
             continue
-        if not all_finite(*checkpoint.read_raw(name)):
-            yield name, "values that are not finite"
+        if bad := count_not_finite(*checkpoint.read_raw(name)):
+            yield name, f"values that are not finite ({bad})"
         checkpoint.release(name)
+
+
+def told(path: str | os.PathLike) -> list[str]:
+    """What a sound model's record says of odd numbers and of steps that were taken back; nothing of it is a problem."""
+    if Path(path).is_dir():
+        return in_words(numbers_of(open_checkpoint(path).record.values))
+    return in_words(numbers_of(open_artifact(path).recipe))
 
 
 def verify(path: str | os.PathLike) -> tuple[str, list[str]]:

@@ -18,6 +18,7 @@ from agq.artifact.reader import Artifact
 from agq.errors import AgqError, UsageError
 from agq.runtime import limits as machine
 from agq.runtime.engine import Engine
+from agq.runtime.generation import refuse_not_a_number
 from agq.runtime.limits import Limits
 
 OUTSIDE = "outside the engine"  # of a profile: calls, checks, copies in Python
@@ -137,7 +138,7 @@ def run(
         limits: measure the machine's limits before and after each case, too.
 
     Raises:
-        UsageError: more tokens than the model has positions. AgqError: as Engine.
+        UsageError: more tokens than the model has positions. AgqError: as Engine; logits that are not finite.
     """
     context = max(case.tokens + case.depth for case in cases)
     if artifact.spec.position == "learned" and context > artifact.spec.context:
@@ -188,6 +189,7 @@ def _measure(engine: Engine, case: Case, repetitions: int, warmup: bool, profile
         took = time.perf_counter_ns() - start
         if repetition >= warmup:
             samples.append(took)
+        refuse_not_a_number(work.logits)
     seconds = engine.profile() if profile else {}
     result.count(samples)
     found = None
@@ -202,7 +204,9 @@ def _measure(engine: Engine, case: Case, repetitions: int, warmup: bool, profile
 
 
 class Passes:
-    """The forward passes of one test: `reset` and `run` as often as wanted."""
+    """The forward passes of one test: `reset` and `run` as often as wanted. logits: of the last `run`."""
+
+    logits: np.ndarray
 
     def __init__(self, engine: Engine, case: Case) -> None:
         self._engine, self._case = engine, case
@@ -227,13 +231,14 @@ class Passes:
         """One repetition."""
         engine, case = self._engine, self._case
         if case.kind == "prefill":
-            engine.forward(self._ids[:, case.depth :].reshape(-1), slot=self._tokens, logits=self._last)
+            tokens = self._ids[:, case.depth :].reshape(-1)
+            self.logits = engine.forward(tokens, slot=self._tokens, logits=self._last)
         elif case.batch == 1:
             for index in range(case.depth, case.depth + case.tokens):
-                engine.forward(self._ids[0, index : index + 1])
+                self.logits = engine.forward(self._ids[0, index : index + 1])
         else:
             for index in range(case.depth, case.depth + case.tokens):
-                engine.forward(self._ids[:, index], slot=self._slots, logits="all")
+                self.logits = engine.forward(self._ids[:, index], slot=self._slots, logits="all")
 
     def least(self) -> machine.Work:
         """What a repetition must do at least."""
