@@ -45,9 +45,6 @@ def quantize(
     threads: Annotated[
         int | None, _option("--threads", "-t", min=1, help="Default: the cores that this process may use.")
     ] = None,
-    strict: Annotated[
-        bool, _option("--strict", help="Exit code 1 when GPTQ had to fall back to rounding for a linear.")
-    ] = False,
     dry_run: Annotated[
         bool,
         _option(
@@ -85,6 +82,7 @@ def quantize(
 
     set_threads(threads)
     from agq.cli.quantize_output import plan_object, run_plan, show_plan, show_report
+    from agq.quantization.execute import refuse_taken_back
     from agq.quantization.plan import plan as make_plan
 
     plan = make_plan(model, output, changes, run, recipe=recipe, force=force or dry_run, check_space=not dry_run)
@@ -105,5 +103,4 @@ def quantize(
         return
     report = run_plan(plan, resume)
     show_report(plan, report, json_output)
-    if strict and report.fallbacks:
-        raise typer.Exit(1)
+    refuse_taken_back(plan, report)

@@ -19,6 +19,8 @@ from agq.formats.cache import four_bit_group
 from agq.formats.clips import NORM, SHARES
 from agq.native.clip_search import STEP, clip_search, library
 
+# Ranges of activations below it count as 0 (docs/arithmetic.md): their inverses need not be finite.
+LEAST_RANGE = 2.0**-120
 # Elements per chunk of the element-wise passes: about 1 MB of float32, so that a chunk stays in a core's cache.
 _CHUNK = 1 << 18
 # Groups per call of the library's clip search: 1 MB of scales.
@@ -185,8 +187,8 @@ def _clip_search(
     """The definition of the search. grouped, importance: [groups, size], low and high: [groups]."""
     smallest, largest = integer_format(bits).limits(symmetric)
     best = torch.full_like(low, float("inf"))
-    best_scale = torch.ones_like(low)
-    best_zero = torch.zeros_like(low)
+    # The whole range where no error is finite: weights near float32's largest.
+    best_scale, best_zero = _grid_of_range(low, high, bits, symmetric, dtype)
     buffer = torch.empty_like(grouped)
     for share in SHARES:
         scale, zero = _grid_of_range(low * share, high * share, bits, symmetric, dtype)
@@ -250,7 +252,7 @@ def _fake_symmetric(x: Tensor, out: Tensor, bits: int, clip: float) -> None:
     if clip != 1.0:
         amax.mul_(clip)
     scale = amax / qmax
-    inverse = torch.where(amax > 0, qmax / amax, 0.0)
+    inverse = torch.where(amax >= LEAST_RANGE, qmax / amax, 0.0)
     torch.mul(x, inverse, out=out)
     out.round_().clamp_(-qmax, qmax).mul_(scale)
 
@@ -266,7 +268,7 @@ def _fake_asymmetric(x: Tensor, out: Tensor, bits: int, clip: float) -> None:
         high.mul_(clip)
     span = high - low
     scale = span / qmax
-    inverse = torch.where(span > 0, qmax / span, 0.0)
+    inverse = torch.where(span >= LEAST_RANGE, qmax / span, 0.0)
     zero = torch.round(-low * inverse)
     torch.mul(x, inverse, out=out)
     out.round_().add_(zero).clamp_(0, qmax).sub_(zero).mul_(scale)

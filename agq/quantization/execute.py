@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor
 
 from agq.checkpoint import open_checkpoint
+from agq.errors import AgqError
 from agq.files import ensure_free_space, exclusive
 from agq.quantization.agile.stage import static_activations
 from agq.quantization.checks import check_memory
 from agq.quantization.encode import TORCH_DTYPES, decode, decode_codes, encode
+from agq.quantization.numbers import NAME as NUMBERS
+from agq.quantization.numbers import Numbers
 from agq.quantization.plan import Plan
 from agq.quantization.state import WorkFolder
 from agq.quantization.transforms.finer import finer_recipe
@@ -38,7 +42,8 @@ class QuantizeReport:
     """path: the folder written. bits_per_weight: of the quantized linears, scales included. total_bytes: of the weight
     files. layers: one report a linear, in the order of computation. fallbacks: linears that the solver could not do and
     RTN did. resumed: blocks taken from an interrupted run. transforms: what was done to the model before. tuned: what
-    tuning did (tune.TuneReport), None without."""
+    tuning did (tune.TuneReport), None without. numbers: what was odd, and which steps were taken back
+    (Numbers.record)."""
 
     path: Path
     bits_per_weight: float
@@ -48,6 +53,17 @@ class QuantizeReport:
     resumed: int
     transforms: TransformPlan
     tuned: dict[str, Any] | None = None
+    numbers: dict[str, Any] | None = None
+
+
+def refuse_taken_back(plan: Plan, report: QuantizeReport) -> None:
+    """AgqError for a strict run that took steps back. Its output is complete."""
+    found = (report.numbers or {}).get("taken_back", [])
+    if plan.strict and found:
+        steps = f"{len(found)} step{'s' * (len(found) > 1)}"
+        raise AgqError(
+            f"{steps} of the run were taken back: {'; '.join(found[:3])}", hint="leave out `strict:` to accept"
+        )
 
 
 class _FileTensors:
@@ -105,13 +121,14 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
     }
     work = WorkFolder.open(plan.work, key, resume)
     resumed = len(work.finished())
+    numbers = Numbers(work.path / NUMBERS, progress)
     make = _FileTensors(work.path, check_memory(plan.needs, available_memory()), plan.device)
     try:
-        transforms = _transforms(plan, work, windows, make, progress)
+        transforms = _transforms(plan, work, windows, make, progress, numbers)
         plan = _finer(plan, transforms)
         recipe = plan.recipe
         parameters = TransformedParameters(checkpoint, transforms, plan.device)
-        _walk(plan, parameters, work, windows, make, progress)
+        _walk(plan, parameters, work, windows, make, progress, numbers)
         statics = None
         if recipe.agile.active:
             progress.stage("static activations", None)
@@ -120,7 +137,7 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
         make.remove()
     layers = [report for index in work.finished() for report in work.read(index)[1]]
     clips = {report["module"]: report["act_clip"] for report in layers}
-    tuned = _tune(plan, parameters, work, windows, clips, progress)
+    tuned = _tune(plan, parameters, work, windows, clips, progress, numbers)
     fallbacks = sum(bool(report["fallback"]) for report in layers)
     report: dict[str, Any] = {"layers": layers, "fallbacks": fallbacks}
     if tuned is not None:
@@ -135,23 +152,41 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
     }
     progress.stage("write", None)
     written: Written = write_folder(
-        plan.output, parameters, recipe, plan.schemes, plan.format, work, document, clips, plan.force, statics
+        plan.output,
+        parameters,
+        recipe,
+        plan.schemes,
+        plan.format,
+        work,
+        document,
+        clips,
+        plan.force,
+        statics,
+        numbers=numbers,
     )
     open_checkpoint(written.path)  # the reader's checks: names, shapes, config
     work.remove()
     return QuantizeReport(
-        written.path, written.bits_per_weight, written.total_bytes, layers, fallbacks, resumed, transforms, tuned
+        written.path,
+        written.bits_per_weight,
+        written.total_bytes,
+        layers,
+        fallbacks,
+        resumed,
+        transforms,
+        tuned,
+        numbers.record(),
     )
 
 
 def _transforms(
-    plan: Plan, work: WorkFolder, windows: Tensor | None, make: _FileTensors, progress: Progress
+    plan: Plan, work: WorkFolder, windows: Tensor | None, make: _FileTensors, progress: Progress, numbers: Numbers
 ) -> TransformPlan:
     """The transformations of the run: those of an interrupted one, else newly decided and stored for the next."""
     path = work.path / TRANSFORMS
     if path.exists():
         return TransformPlan.load(path)
-    made = make_plan(plan.checkpoint, plan.recipe, windows, plan.device, make, progress)
+    made = make_plan(plan.checkpoint, plan.recipe, windows, plan.device, make, progress, numbers)
     make.remove()
     made.save(path)
     return made
@@ -173,6 +208,7 @@ def _walk(
     windows: Tensor | None,
     make: _FileTensors,
     progress: Progress,
+    numbers: Numbers,
 ) -> None:
     checkpoint, recipe = plan.checkpoint, plan.recipe
 
@@ -209,6 +245,7 @@ def _walk(
         progress,
         _importance(plan),
         make,
+        numbers,
     )
 
 
@@ -219,6 +256,7 @@ def _tune(
     windows: Tensor | None,
     clips: dict[str, float],
     progress: Progress,
+    numbers: Numbers,
 ) -> dict[str, Any] | None:
     """Tunes the finished blocks, if the recipe says so, and stores the result beside them; what agq.json says of it."""
     if not plan.recipe.tune.steps:
@@ -235,13 +273,23 @@ def _tune(
                 solved[linear.module] = decode_codes(linear.module, tensors, scheme, linear.in_features)
     scale_dtypes = {module: TORCH_DTYPES[dtype] for module, dtype in dtypes.items()}
     tuner = Tuner(parameters, plan.recipe, solved, scale_dtypes, clips)
-    report = asdict(tune(tuner, *_tuning_text(plan, windows), progress))
+    report = _judged(asdict(tune(tuner, *_tuning_text(plan, windows), progress)), numbers)
     tensors = {}
     for module, trained in tuner.linears.items():
         quantized = QuantizedLinear(trained.codes.cpu(), trained.grid, plan.schemes[module])
         tensors.update(encode(module, quantized, plan.format, dtypes[module]))
     work.write_tuned(tensors, report)
     return report
+
+
+def _judged(report: dict[str, Any], numbers: Numbers) -> dict[str, Any]:
+    """A report of tuning in which what is not finite is None; numbers: is told of tuning that is not used."""
+    if not report["kept"] and report["after"] != report["before"]:
+        found = "its predictions are not finite" if not math.isfinite(report["after"]) else "it came no nearer"
+        numbers.take_back("tuning", found, "the solver's weights")
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in report.items()
+    }
 
 
 def _tuning_text(plan: Plan, windows: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ from agq.text.calibration import fit_seq_len
 class Plan:
     """A run that passed every check. transforms: which transformations the model allows, before anything is measured;
     output: the folder to write; work: where finished blocks wait meanwhile; fitted: the windows' length was cut to the
-    model's context; groups: what was fitted where the user names no group size."""
+    model's context; groups: what was fitted where the user names no group size; strict: see `refuse_taken_back`."""
 
     model: str
     checkpoint: Checkpoint
@@ -50,6 +50,7 @@ class Plan:
     force: bool
     fitted: bool
     groups: str | None = None
+    strict: bool = False
 
     @property
     def work(self) -> Path:
@@ -178,6 +179,7 @@ def plan(
         force=force,
         fitted=fitted,
         groups=groups,
+        strict=bool(run.strict),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from agq.quantization.execute import QuantizeReport, execute
+from agq.quantization.execute import QuantizeReport, execute, refuse_taken_back
 from agq.quantization.plan import plan
 from agq.recipe import Recipe
 from agq.recipe.changes import RecipeChanges, RunOptions
@@ -36,7 +36,10 @@ def quantize(
         AgqError: bad input; UsageError: an unknown option, options that contradict each other.
     """
     changes, run = given_to(quantize, given, RecipeChanges, RunOptions)
-    return execute(plan(str(model), output, changes, run, recipe=recipe, force=force), resume, progress)
+    made = plan(str(model), output, changes, run, recipe=recipe, force=force)
+    report = execute(made, resume, progress)
+    refuse_taken_back(made, report)
+    return report
 
 
 takes(quantize, [*RecipeChanges.options(), *RunOptions.options()])

@@ -8,6 +8,7 @@ stages the linears that read the same input are quantized, so that later ones se
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agq.models.folding import fold_linears
-from agq.models.parts import BlockParts, Linear
+from agq.models.parts import BlockParts
 from agq.numerics.quantizers import Grid, dequantize_weight, weight_grid
 from agq.quantization.clip import search_clip
-from agq.quantization.solvers import FALLBACK, solver
+from agq.quantization.numbers import Numbers
+from agq.quantization.solvers import FALLBACK
 from agq.quantization.solvers.hessian import Hessian, output_energy
-from agq.quantization.solvers.solver import Rounding, Unsolvable
+from agq.quantization.solving import Solving
 from agq.quantization.stages import gather_hessians, run_stages
 from agq.recipe import METHODS, Recipe, Scheme
 from agq.reference.attention import Positions
@@ -49,9 +50,10 @@ class LayerReport:
     act_clip: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON: nan becomes None."""
+        """JSON: what is not finite becomes None."""
         return {
-            key: None if isinstance(value, float) and value != value else value for key, value in asdict(self).items()
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
         }
 
 
@@ -67,7 +69,8 @@ class QuantizedLinear:
 class BlockQuantizer:
     """Quantizes the linears of one block as a recipe says.
 
-    importance: module -> mean square of its input channels, float32 [in], used by the clip search of RTN.
+    importance: module -> mean square of its input channels, float32 [in], used by the clip search of RTN. numbers: is
+        told of what is odd, and of what is rounded to nearest instead.
     """
 
     def __init__(
@@ -76,7 +79,10 @@ class BlockQuantizer:
         scale_dtype: Callable[[str], torch.dtype],
         progress: Progress,
         importance: dict[str, Tensor] | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
+        self.numbers = numbers or Numbers(progress=progress)
+        self.solving = Solving(recipe, self.numbers)
         self.recipe = recipe
         self.scale_dtype = scale_dtype
         self.progress = progress
@@ -136,12 +142,17 @@ class BlockQuantizer:
         reports: list[LayerReport] = []
         if all(scheme is None or not scheme.quantized for scheme in schemes.values()):
             return results, reports
-        matrix = hessian.finish() if hessian is not None else None
-        rounding, fallback = self._rounding([parts.linears[role] for role in roles], hessian)
+        linears = [parts.linears[role] for role in roles]
+        given, hessian = hessian, self.solving.usable(linears, hessian)
+        matrix = hessian.matrix if hessian is not None else None
+        rounding, fallback = self.solving.nearest(None), True
+        if hessian is not None or given is None:
+            rounding, fallback = self.solving.rounding(linears, hessian)
         for role, scheme in schemes.items():
             if scheme is None or not scheme.quantized:
                 continue
             linear, module = block.linears[role], modules[role]
+            self.numbers.weight(module, linear.weight)
             importance = matrix.diagonal() if matrix is not None else self.importance.get(module)
             grid = weight_grid(
                 linear.weight,
@@ -152,36 +163,23 @@ class BlockQuantizer:
                 importance,
                 self.scale_dtype(module),
             )
-            solution = rounding.solve(linear.weight, grid)
             energy = output_energy(linear.weight, matrix) if matrix is not None else float("nan")
+            solution, diverged = self.solving.solved(module, rounding, hessian, linear.weight, grid, energy)
             linear.weight = dequantize_weight(solution.codes, grid)
             results[role] = QuantizedLinear(solution.codes, grid, scheme)
             report = LayerReport(
                 module,
                 scheme.name,
-                FALLBACK if fallback else self.recipe.method,
+                FALLBACK if fallback or diverged else self.recipe.method,
                 solution.loss,
                 solution.loss / energy if energy else 0.0,
                 rounding.damping,
-                fallback,
+                fallback or diverged,
                 self.clip(module),
             )
             reports.append(report)
             self.progress.layer(parts.index, report)
         return results, reports
-
-    def _rounding(self, linears: list[Linear], hessian: Hessian | None) -> tuple[Rounding, bool]:
-        """How `linears`, which share the inputs of `hessian`, are rounded; whether it is the fallback."""
-        fallback = False
-        try:
-            rounding = solver(self.recipe.method)(hessian, self.recipe)
-            note = rounding.note
-        except Unsolvable as error:
-            rounding, fallback = solver(FALLBACK)(hessian, self.recipe), True
-            note = f"{error}; rounded to nearest instead"
-        if note is not None:
-            self.progress.note(f"{fold_linears(linears)}: {note}")
-        return rounding, fallback
 
 
 def quantize_block(
@@ -228,15 +226,17 @@ def walk(
     progress: Progress,
     importance: dict[str, Tensor] | None = None,
     make: Callable[[tuple[int, ...]], Tensor] = lambda shape: torch.empty(shape),
+    numbers: Numbers | None = None,
 ) -> None:
     """Quantizes all decoder blocks in order.
 
     windows: calibration tokens int64 [windows, n], None for methods without calibration; load(i): of a block that an
     earlier run finished the dequantized weights by role, float32 [out, in], and the activation clips by module, or
-    None; save(i, linears by role, reports): stores a finished block; make: see HiddenStates.
+    None; save(i, linears by role, reports): stores a finished block; make: see HiddenStates; numbers: see
+    BlockQuantizer. Raises AgqError where the hidden states are not finite.
     """
     spec, all_parts = parameters.spec, parameters.parts
-    quantizer = BlockQuantizer(recipe, scale_dtype, progress, importance)
+    quantizer = BlockQuantizer(recipe, scale_dtype, progress, importance, numbers)
     progress.start(spec.layers)
     hidden = floats = positions = None
     with torch.inference_mode():
@@ -268,4 +268,6 @@ def walk(
                 stream.advance()
                 if target is not None:
                     target.advance()
+            if hidden is not None:
+                hidden.check_finite(index)
             progress.block(index, time.monotonic() - started, found is not None)

@@ -4,12 +4,16 @@ beside it."""
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agq.checkpoint import Checkpoint
 from agq.checkpoint.compressed_tensors import INT, PACKED, quantization_config
+from agq.checkpoint.finite import count_not_finite
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
 from agq.files import atomic_directory, atomic_write_bytes, atomic_write_text
@@ -18,6 +22,7 @@ from agq.formats.weights import BYTE_CODES
 from agq.models import ONLINE_PREFIX, ModelParts
 from agq.quantization.agile.stage import add_entries, write_arrays
 from agq.quantization.encode import store_float
+from agq.quantization.numbers import BEYOND_FP16, Numbers
 from agq.quantization.state import WorkFolder
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
@@ -127,7 +132,9 @@ def build_config(parameters: TransformedParameters, schemes: dict[str, Scheme], 
     return config
 
 
-def folder_entries(parameters: TransformedParameters, schemes: dict[str, Scheme], work: WorkFolder) -> list[Entry]:
+def folder_entries(
+    parameters: TransformedParameters, schemes: dict[str, Scheme], work: WorkFolder, numbers: Numbers
+) -> list[Entry]:
     """Every tensor of the output folder, in model order: what the finished blocks hold, the rest of the (transformed)
     model in the source's number formats; bit for bit where nothing was transformed."""
     parts = parameters.parts
@@ -138,25 +145,45 @@ def folder_entries(parameters: TransformedParameters, schemes: dict[str, Scheme]
             replaced.setdefault(name.rsplit(".", 1)[0], {})[name] = item
     names = [f"{parts.embed}.weight"]
     names += [name for name in parts.dense_tensors() if name not in names]
-    entries = [_entry(parameters, name) for name in names]
+    entries = [_entry(parameters, name, numbers) for name in names]
     for linear in parts.all_linears():
         if linear.module in schemes:
             if linear.module not in replaced:
                 raise AgqError(f"`{linear.module}` was not quantized: the work folder `{work.path}` is incomplete")
             entries += replaced[linear.module].values()
         elif linear.role != "head" or not parameters.spec.tied:
-            entries.append(_entry(parameters, linear.weight))
+            entries.append(_entry(parameters, linear.weight, numbers))
         if linear.bias:
-            entries.append(_entry(parameters, f"{linear.module}.bias"))
-    return entries
+            entries.append(_entry(parameters, f"{linear.module}.bias", numbers))
+    return [replace(entry, produce=partial(_finite, entry)) for entry in entries]
 
 
-def _entry(parameters: TransformedParameters, name: str) -> Entry:
+def _finite(entry: Entry) -> np.ndarray:
+    """The data of an entry. AgqError for values that are not finite."""
+    values = entry.produce()
+    if bad := count_not_finite(entry.dtype, values):
+        raise AgqError(
+            f"`{entry.name}`: {bad} of {values.size} values that would be written are not finite",
+            hint="quantize again with fewer transformations, or without tuning",
+        )
+    return values
+
+
+def _entry(parameters: TransformedParameters, name: str, numbers: Numbers) -> Entry:
     checkpoint = parameters.checkpoint
     dtype = checkpoint.dtype(name)
     if parameters.plan.empty:
         return Entry(name, dtype, checkpoint.shape(name), lambda: checkpoint.read_raw(name)[1])
-    return Entry(name, dtype, checkpoint.shape(name), lambda: store_float(parameters.tensor(name).cpu().numpy(), dtype))
+
+    def stored() -> np.ndarray:
+        values = parameters.tensor(name).cpu().numpy()
+        if dtype == "F16":
+            largest = np.float32(np.finfo(np.float16).max)
+            numbers.count(BEYOND_FP16, name, int(np.count_nonzero((np.abs(values) > largest) & np.isfinite(values))))
+            values = np.where(np.isfinite(values), np.clip(values, -largest, largest), values)
+        return store_float(values, dtype)
+
+    return Entry(name, dtype, checkpoint.shape(name), stored)
 
 
 def write_folder(
@@ -171,15 +198,18 @@ def write_folder(
     force: bool = False,
     statics: StaticRecord | None = None,
     shard_bytes: int = SHARD_BYTES,
+    numbers: Numbers | None = None,
 ) -> Written:
     """Writes the folder, whole or not at all.
 
     record: what agq.json holds beyond the scheme of the activations (recipe, calibration, report, versions); clips: of
     the activations by module; force: replace a folder that stands at `output`; statics: quantizers of static
-    activations. Raises AgqError when it may not be written.
+    activations; numbers: is told of values that fp16 cannot hold, and its record is kept. Raises AgqError when it may
+    not be written, and for values that are not finite.
     """
     checkpoint, plan = parameters.checkpoint, parameters.plan
-    entries = folder_entries(parameters, schemes, work)
+    numbers = numbers or Numbers()
+    entries = folder_entries(parameters, schemes, work, numbers)
     with atomic_directory(output, overwrite=force) as folder:
         files = write_shards(folder, entries, shard_bytes)
         config = build_config(parameters, schemes, format)
@@ -191,6 +221,8 @@ def write_folder(
         if statics is not None:
             add_entries(activations, statics)
             write_arrays(folder, statics)
+        if found := numbers.record():
+            record = {**record, "report": {**record.get("report", {}), "numbers": found}}
         agq = {
             "format": 1,
             **record,

@@ -113,4 +113,10 @@ class RunOptions(Changes):
         panel=OUTPUT,
         metavar="pack|int",
     )
+    strict: bool | None = option(
+        None,
+        "Exit code 1 when a step was taken back: a linear that the method could not do, a rotation that was learned or "
+        "tuning that made things worse. Default no.",
+        panel=OUTPUT,
+    )
     device: str | None = option(None, "Default cuda where there is one.", panel=OUTPUT, metavar="cpu|cuda")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agq.errors import AgqError
 from agq.reference.attention import Positions
 from agq.reference.block import Block
 from agq.reference.decoder import Embedding
@@ -54,6 +55,14 @@ class HiddenStates:
         if self._contexts is None or self._contexts.shape[-1] != width:
             self._contexts = self._make((*self.states.shape[:2], width))
         return self._contexts
+
+    def check_finite(self, index: int) -> None:
+        """AgqError where they are not finite after block `index`."""
+        if not all(torch.isfinite(self.states[part]).all() for part in self.parts()):
+            raise AgqError(
+                f"the hidden states after block {index + 1} are not finite on the calibration text",
+                hint="the model is damaged, or its activations are too large for float32",
+            )
 
     def advance(self, block: Block, positions: Positions) -> None:
         """Passes all windows through a block."""

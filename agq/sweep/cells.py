@@ -69,14 +69,16 @@ def make_cell(
 
 
 def _quantize(sweep: Sweep, model: ModelEntry, row: Row, source: Path, folder: Path) -> dict[str, Any]:
-    from agq.quantization.execute import execute
+    from agq.quantization.execute import execute, refuse_taken_back
     from agq.quantization.plan import plan
     from agq.recipe import Recipe
     from agq.recipe.resolve import adjust_recipe
 
     recipe = adjust_recipe(Recipe(), sweep.calibration.but(seq_len=model.seq_len))
     changes = row.options.changes.but(preset=row.options.changes.preset or "auto")
-    report = execute(plan(str(source), folder, changes, row.options.run, recipe=recipe, force=True), resume=False)
+    made = plan(str(source), folder, changes, row.options.run, recipe=recipe, force=True)
+    report = execute(made, resume=False)
+    refuse_taken_back(made, report)
     return {"bits_per_weight": report.bits_per_weight, "fallbacks": report.fallbacks}
 
 

@@ -77,7 +77,7 @@ def solve(weight: Tensor, grid: Grid, factor: Factor, block_size: int = 128, dri
 
     weight: float32 [rows, columns]; grid: fixed from the original weight; block_size: columns between two lazy updates
     of the remaining ones; drift: of GPTAQ, float32 [columns, columns] in visiting order: how a weight of 1 in a column
-    changes the columns not yet visited.
+    changes the columns not yet visited. Raises Unsolvable where codes are no numbers.
     """
     rows, columns = weight.shape
     low, high = grid.limits
@@ -112,6 +112,8 @@ def solve(weight: Tensor, grid: Grid, factor: Factor, block_size: int = 128, dri
             work[stop:].addmm_(upper[start:stop, stop:].t(), errors, alpha=-1.0)
             if drift is not None:
                 work[stop:].addmm_(drift[start:stop, stop:].t(), work[start:stop])
+    if not torch.isfinite(codes).all():
+        raise Unsolvable("the errors of rounding grew without bound")
     result = torch.empty(columns, rows, dtype=torch.int8, device=weight.device)
     result[factor.order] = codes.to(torch.int8)
     return result.t().contiguous()

@@ -12,7 +12,8 @@ _PANEL = 1024
 class Hessian:
     """Running sum of x x^T over the inputs of one or several linears that share them.
 
-    matrix: float32 [columns, columns], the mean over tokens once `finish` was called; tokens: how many were added;
+    matrix: float32 [columns, columns], the mean over tokens once `finish` was called; tokens: how many were added,
+    zero_tokens: of them those that are zero in all columns;
     cross: for methods that need the float model, the same of (x~ - x) x^T, where x~ is the input that the float model
     has in place of x; else None.
     """
@@ -20,7 +21,7 @@ class Hessian:
     def __init__(self, columns: int, device: torch.device | str = "cpu", cross: bool = False) -> None:
         self.matrix = torch.zeros(columns, columns, dtype=torch.float32, device=device)
         self.cross = torch.zeros_like(self.matrix) if cross else None
-        self.tokens = 0
+        self.tokens = self.zero_tokens = 0
 
     def add(self, x: Tensor, target: Tensor | None = None) -> None:
         """Adds inputs x, float32 [..., columns]; target: x~ of the same shape, where `cross` is gathered."""
@@ -34,6 +35,7 @@ class Hessian:
             # Rows of the upper triangle; the lower one follows from symmetry in finish().
             self.matrix[start:stop, start:].addmm_(x[:, start:stop].t(), x[:, start:])
         self.tokens += x.shape[0]
+        self.zero_tokens += x.shape[0] - int(x.any(dim=1).sum())
 
     def finish(self) -> Tensor:
         """The mean of x x^T, [columns, columns], both triangles filled."""

@@ -26,8 +26,8 @@ class Solution:
 class Rounding:
     """A solver that has seen the inputs which some linears share.
 
-    solve: weight float32 [rows, columns] and its grid -> Solution; damping: share of the Hessian's mean diagonal that
-    was added to it; note: what the user should know of it.
+    solve: weight float32 [rows, columns] and its grid -> Solution; raises Unsolvable. damping: share of the Hessian's
+    mean diagonal that was added to it; note: what the user should know of it.
     """
 
     solve: Callable[[Tensor, Grid], Solution]

@@ -14,6 +14,7 @@ rotation.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -49,8 +50,10 @@ def ranges(x: Tensor, group: int) -> Tensor:
     return (x.amax(dim=-1).clamp(min=0) - x.amin(dim=-1).clamp(max=0)).square()
 
 
-def learn_residual(samples: list[Tensor], weights: list[float], group: int, steps: int, keep_mean: bool) -> Tensor:
-    """The rotation after R1, float32 [blocks, b, b] of consecutive channels.
+def learn_residual(
+    samples: list[Tensor], weights: list[float], group: int, steps: int, keep_mean: bool
+) -> Tensor | None:
+    """The rotation after R1, float32 [blocks, b, b] of consecutive channels; None where the descent diverged.
 
     samples: what reads the residual stream, already under R1, float32 [tokens, hidden] each; weights: of each sample;
     group: channels of a quantization group; keep_mean: see `cayley`.
@@ -71,9 +74,9 @@ def learn_residual(samples: list[Tensor], weights: list[float], group: int, step
     return _descend(free, loss, samples[0].shape[0], steps, keep_mean)
 
 
-def learn_values(sample: Tensor, group: int, steps: int, kv_heads: int, head_dim: int) -> Tensor:
-    """The rotation after R2 of one block, float32 [kv_heads, head_dim, head_dim]. sample: the input of o, under R2,
-    float32 [tokens, heads * head_dim]."""
+def learn_values(sample: Tensor, group: int, steps: int, kv_heads: int, head_dim: int) -> Tensor | None:
+    """The rotation after R2 of one block, float32 [kv_heads, head_dim, head_dim]; None where the descent diverged.
+    sample: the input of o, under R2, float32 [tokens, heads * head_dim]."""
     scale = float(sample.square().mean()) or 1.0
 
     def loss(rotation: Tensor, pick: Tensor) -> Tensor:
@@ -84,7 +87,12 @@ def learn_values(sample: Tensor, group: int, steps: int, kv_heads: int, head_dim
     return _descend(free, loss, sample.shape[0], steps, keep_mean=False)
 
 
-def _descend(free: Tensor, loss, tokens: int, steps: int, keep_mean: bool) -> Tensor:
+def _descend(
+    free: Tensor, loss: Callable[[Tensor, Tensor], Tensor], tokens: int, steps: int, keep_mean: bool
+) -> Tensor | None:
+    """The rotation with the least loss(rotation, tokens to look at); None where it is no rotation, or worse than the
+    identity."""
+    start = cayley(free, keep_mean)
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():
         free = free.clone().requires_grad_(True)
@@ -93,7 +101,15 @@ def _descend(free: Tensor, loss, tokens: int, steps: int, keep_mean: bool) -> Te
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
             pick = torch.randint(0, tokens, (min(BATCH, tokens),), generator=generator).to(free.device)
             optimizer.zero_grad()
-            loss(cayley(free, keep_mean), pick).backward()
+            try:
+                loss(cayley(free, keep_mean), pick).backward()
+            except torch.linalg.LinAlgError:  # only of a matrix that is not finite, or nearly so
+                return None
             optimizer.step()
     with torch.no_grad():
-        return cayley(free.detach().double().cpu(), keep_mean).float()
+        if not torch.isfinite(free).all():
+            return None
+        found = cayley(free.detach().double().cpu(), keep_mean).float()
+        every = torch.arange(tokens, device=free.device)
+        # A sample of zeros has no loss, and any rotation is as good.
+        return found if float(loss(found.to(free.device), every)) <= float(loss(start, every)) else None

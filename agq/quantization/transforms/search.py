@@ -24,6 +24,7 @@ from agq.checkpoint import Checkpoint
 from agq.formats import Granularity
 from agq.models import ModelSpec
 from agq.numerics.quantizers import dequantize_weight, fake_quantize, quantize_weight, weight_grid
+from agq.quantization.numbers import Numbers
 from agq.quantization.transforms.finer import judge
 from agq.quantization.transforms.inputs import Input, gather
 from agq.quantization.transforms.learn import WHOLE, learn_residual, learn_values
@@ -39,6 +40,8 @@ from agq.reporting.progress import Progress
 ALPHAS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 # Tokens of calibration text that pass through the float model.
 SEARCH_TOKENS = 32768
+# Of a rotation that is learned.
+_DIVERGED = "the learned rotation became worse"
 # Exponents lie between plus and minus this.
 LARGEST_EXPONENT = 15
 
@@ -50,23 +53,29 @@ def make_plan(
     device: torch.device | str = "cpu",
     make: Callable[[tuple[int, ...]], Tensor] = lambda shape: torch.empty(shape),
     progress: Progress | None = None,
+    numbers: Numbers | None = None,
 ) -> TransformPlan:
     """The whole plan of a recipe's transformations.
 
     windows: calibration tokens int64 [windows, n], None where the recipe measures nothing; make: see HiddenStates;
-    progress: a stage of as many steps as blocks. Raises AgqError for options that the model cannot have.
+    progress: a stage of as many steps as blocks; numbers: is told of rotations that are taken back. Raises AgqError for
+    options that the model cannot have, and for activations that are not finite.
     """
     options = recipe.transforms
     plan = feasible(checkpoint, options)
     if not options.measured:
         return plan
     with torch.inference_mode():
-        return _Search(checkpoint, recipe, plan, torch.device(device)).run(windows, make, progress or Progress())
+        progress = progress or Progress()
+        search = _Search(checkpoint, recipe, plan, torch.device(device), numbers or Numbers(progress=progress))
+        return search.run(windows, make, progress)
 
 
 class _Search:
-    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, plan: TransformPlan, device: torch.device) -> None:
-        spec = checkpoint.spec
+    def __init__(
+        self, checkpoint: Checkpoint, recipe: Recipe, plan: TransformPlan, device: torch.device, numbers: Numbers
+    ) -> None:
+        spec, self.numbers = checkpoint.spec, numbers
         self.checkpoint, self.recipe, self.plan, self.device = checkpoint, recipe, plan, device
         options = recipe.transforms
         widths = {"attention": spec.hidden, "o": spec.kv_size, "mlp": spec.hidden, "down": spec.ffn}
@@ -101,6 +110,7 @@ class _Search:
         for index in range(spec.layers):
             block = source.block(index)
             inputs = gather(block, hidden, positions, self.recipe.sink_tokens)
+            hidden.check_finite(index)
             for place in self.shifts:
                 self._choose_shift(index, place, inputs[place])
             for place in self.exponents:
@@ -158,7 +168,7 @@ class _Search:
                 continue
             x = candidate.input(index, place, inputs[place].sample[::thin])
             weights = [source.tensor(f"{module}.weight") for module in self._modules(index, place)]
-            noise = [float(w.square().sum() / (x @ w.t()).square().mean(dim=0).sum()) for w in weights]
+            noise = [_noise(w, x) for w in weights]
             self.residual.append(x.cpu())
             self.weights.append(sum(noise) / len(noise))
 
@@ -171,17 +181,24 @@ class _Search:
         if self.residual:
             samples = [sample.to(self.device) @ rotated.r1 for sample in self.residual]
             turns = learn_residual(samples, self.weights, _group(group, spec.hidden), steps, spec.layer_norm)
-            plan = replace(plan, turns1=turns.numpy())
-            progress.step("rotation of the residual stream learned")
+            if turns is None:
+                self.numbers.take_back("the residual stream", _DIVERGED, "the rotation as its seed makes it")
+            else:
+                plan = replace(plan, turns1=turns.numpy())
+                progress.step("rotation of the residual stream learned")
         if any(value is not None for value in self.values):
-            turns = []
+            rotations = []
             for index, sample in enumerate(self.values):
-                if sample is None:
-                    turns.append(torch.eye(spec.head_dim).expand(spec.kv_heads, -1, -1))
-                    continue
-                x = rotated.turn_values(index, sample.to(self.device))
-                turns.append(learn_values(x, _group(group, x.shape[1]), steps, spec.kv_heads, spec.head_dim))
-            plan = replace(plan, turns2=torch.stack(turns).numpy())
+                turns = None
+                if sample is not None:
+                    x = rotated.turn_values(index, sample.to(self.device))
+                    turns = learn_values(x, _group(group, x.shape[1]), steps, spec.kv_heads, spec.head_dim)
+                    if turns is None:
+                        place = f"the values of block {index + 1}"
+                        self.numbers.take_back(place, _DIVERGED, "the rotation as its seed makes it")
+                identity = torch.eye(spec.head_dim).expand(spec.kv_heads, -1, -1)
+                rotations.append(identity if turns is None else turns)
+            plan = replace(plan, turns2=torch.stack(rotations).numpy())
             progress.step("rotations of the values learned")
         return plan
 
@@ -263,6 +280,13 @@ class _Search:
 
     def _clip(self, scheme: Scheme) -> float:
         return self.recipe.act_clip if scheme.activations.coarse else 1.0
+
+
+def _noise(weight: Tensor, x: Tensor) -> float:
+    """Energy that noise of 1 in the inputs gives the outputs, over their own on a sample x; 0 where they are all
+    zero."""
+    outputs = float((x @ weight.t()).square().mean(dim=0).sum())
+    return float(weight.square().sum()) / outputs if outputs else 0.0
 
 
 def _group(group: Granularity, channels: int) -> int:
