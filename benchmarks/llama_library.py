@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ PACKAGES = {"llama_cpp": "lib/libllama.so", "xllamacpp": "xllamacpp.abi3.so"}
 _WORDS = 256  # of int32: more than any struct of parameters has
 _CONTEXT, _BATCH, _UBATCH = 0, 1, 2  # n_ctx, n_batch, n_ubatch
 _THREADS = 4  # default of n_threads and n_threads_batch, which stand side by side
+# Defaults of type_k and type_v, which stand side by side, too; and what they become.
+_F16, _F32 = 1, 0
 
 
 class _Parameters(ctypes.Structure):
@@ -58,17 +61,29 @@ def find_library(path: str | None = None) -> Path:
     raise FileNotFoundError(f"no libllama: name one, or install one of {', '.join(PACKAGES)}")
 
 
+def _set_pair(words: Any, places: range, default: int, value: int) -> None:
+    """Sets the first two neighbours that both have a default."""
+    for place in places:
+        if words[place] == words[place + 1] == default:
+            words[place] = words[place + 1] = value
+            return
+    raise RuntimeError("this libllama has other parameters than those that are known")
+
+
 class LlamaCpp:
     """A GGUF file in llama.cpp, one sequence.
 
     Args:
         context: most tokens. batch: most tokens that are computed at once. threads: of both phases.
+        float_cache: keys and values are kept in float32, not float16.
 
     Raises:
         RuntimeError: the library cannot open the file, or lacks memory.
     """
 
-    def __init__(self, library: Path, model: Path, context: int, batch: int = 512, threads: int = 1):
+    def __init__(
+        self, library: Path, model: Path, context: int, batch: int = 512, threads: int = 1, float_cache: bool = False
+    ):
         c = ctypes.CDLL(str(library))
         self._c = c
         for name in (
@@ -87,10 +102,9 @@ class LlamaCpp:
         parameters = self._defaults("llama_context_default_params")
         words = parameters.words
         words[_CONTEXT], words[_BATCH], words[_UBATCH] = context, batch, min(batch, words[_UBATCH])
-        places = [i for i in range(3, 16) if words[i] == _THREADS and words[i + 1] == _THREADS]
-        if not places:
-            raise RuntimeError("this libllama has other parameters than those that are known")
-        words[places[0]] = words[places[0] + 1] = threads
+        _set_pair(words, range(3, 16), _THREADS, threads)
+        if float_cache:
+            _set_pair(words, range(16, 40), _F16, _F32)
         self._context = c.llama_init_from_model(ctypes.c_void_p(self._model), parameters)
         if not self._context:
             raise RuntimeError("llama.cpp cannot make a context")

@@ -11,13 +11,14 @@ import pytest
 
 from tests import families
 from tests.benchmarks.test_benchmarks import module, run
-from tests.gguf.gguf_files import types_of, write
+from tests.gguf.gguf_files import gguf, types_of, write
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 VOCAB = 301
-# Parameters as large as llama.cpp's, with numbers where it has them; logits: token t is followed by t + 1.
+# Parameters as large as llama.cpp's, with numbers where it has them; logits: token t is followed by t + 1,
+# with 5, or 6 where the cache is float32.
 LIBRARY = """
 #include <stdint.h>
 #include <stdlib.h>
@@ -25,7 +26,7 @@ LIBRARY = """
 typedef struct { int32_t words[20]; } model_params;
 typedef struct { int32_t words[34]; } context_params;
 typedef struct { int32_t n; int32_t *token; float *embd; int32_t *pos, *n_seq; int32_t **seq; int8_t *logits; } batch;
-static int32_t vocab = VOCAB, used, given[3];
+static int32_t vocab = VOCAB, used, given[4];
 static float *found;
 void llama_log_set(void *f, void *d) { (void)f; (void)d; }
 void llama_backend_init(void) {}
@@ -37,6 +38,7 @@ model_params llama_model_default_params(void) {
 }
 context_params llama_context_default_params(void) {
   context_params p = {{512, 2048, 512, 1, 0, 0, 1, 4, 4, 0, -1}};
+  p.words[26] = p.words[27] = 1;
   return p;
 }
 void *llama_model_load_from_file(const char *path, model_params p) {
@@ -44,7 +46,8 @@ void *llama_model_load_from_file(const char *path, model_params p) {
 }
 void *llama_init_from_model(void *m, context_params p) {
   given[0] = p.words[0], given[1] = p.words[1], given[2] = p.words[7];
-  return p.words[7] == p.words[8] ? m : 0;
+  given[3] = p.words[26];
+  return p.words[7] == p.words[8] && p.words[26] == p.words[27] ? m : 0;
 }
 void *llama_model_get_vocab(void *m) { return m; }
 int32_t llama_vocab_n_tokens(void *v) { return *(int32_t *)v; }
@@ -58,7 +61,7 @@ int32_t llama_decode(void *c, batch b) {
   found = realloc(found, sizeof(float) * (size_t)b.n * VOCAB);
   memset(found, 0, sizeof(float) * (size_t)b.n * VOCAB);
   for (int i = 0; i < b.n; i++)
-    if (b.logits[i]) found[rows++ * VOCAB + (b.token[i] + 1) % VOCAB] = 5;
+    if (b.logits[i]) found[rows++ * VOCAB + (b.token[i] + 1) % VOCAB] = given[3] ? 5 : 6;
   return 0;
 }
 float *llama_get_logits(void *c) { (void)c; return found; }
@@ -94,6 +97,9 @@ def test_calls(library: Path, file: Path) -> None:
         model.forward(ids)  # more than the context
     model.clear()
     assert len(model.forward(ids, "all")) == 20
+    assert model.forward(ids[:1]).max() == 5
+    model.clear()
+    assert peers.LlamaCpp(library, file, context=40, float_cache=True).forward(ids).max() == 6
     with pytest.raises(RuntimeError, match="cannot open"):
         peers.LlamaCpp(library, file.parent / "none", context=40)
     with pytest.raises(FileNotFoundError):
@@ -117,3 +123,30 @@ def test_perplexity(library: Path, file: Path, tmp_path: Path) -> None:
     assert [row["inputs"] for row in rows] == [8, 16]
     assert all(row["llama.cpp"] == pytest.approx(VOCAB - 1 + np.exp(5), rel=1e-5) for row in rows)
     assert all(row["same greedy tokens"] == "0 0" for row in rows)
+
+
+def test_perplexity_in_floats(library: Path, file: Path, tmp_path: Path) -> None:
+    """Both with a float cache, llama.cpp on the twin; where texts part, both tokens are told with their logits."""
+    text = tmp_path / "text.txt"
+    text.write_text("zx" * 200)
+    options = ("--library", library, "--data", text, "--seq-len", 32, "--windows", 1, "--texts", 1, "--tokens", 4)
+    found = run("gguf_perplexity", file, *options, "--floats")
+    assert [(row["weights"], row["inputs"]) for row in found["rows"]] == [("the file", 16), ("its twin", 16)]
+    assert all(row["llama.cpp"] == pytest.approx(VOCAB - 1 + np.exp(6), rel=1e-5) for row in found["rows"])
+    ours, twin = (row["agq"] for row in found["rows"])
+    assert ours == pytest.approx(twin, rel=1e-5)
+    first = found["differences"][0]
+    assert first.startswith("the file: text 1, token 1: ") and first.endswith("0.0000 and 6.0000 in llama.cpp")
+
+
+def test_the_twin_in_floats(file: Path, tmp_path: Path) -> None:
+    """The same metadata and tensors, each as the numbers that its codes mean."""
+    twin = gguf.GGUFReader(module("gguf_floats").write_floats(file, tmp_path / "twin.gguf"))
+    source = gguf.GGUFReader(file)
+    assert {item.tensor_type.name for item in source.tensors} == {"Q8_0", "F32"}
+    for ours, theirs in zip(twin.tensors, source.tensors, strict=True):
+        assert (ours.name, ours.tensor_type.name) == (theirs.name, "F32")
+        assert np.array_equal(ours.data, gguf.quants.dequantize(theirs.data, theirs.tensor_type))
+    fields = {key: field.contents() for key, field in twin.fields.items() if not key.startswith("GGUF.")}
+    assert fields.pop("general.file_type") == gguf.LlamaFileType.ALL_F32
+    assert fields == {key: source.fields[key].contents() for key in source.fields if not key.startswith("GGUF.")}
