@@ -32,9 +32,9 @@ def local_folder(name: str | os.PathLike[str]) -> Path:
         return path
     text = os.fspath(name)
     if text.count("/") != 1 + text.partition("@")[2].count("/") or text.startswith((".", "/", "~")):
-        raise AgqError(
-            f"no such file or folder: `{text}`", hint="MODEL is a Hugging Face folder, a recipe's name or a hub id"
-        )
+        from agq.recipe.models import MEANS
+
+        raise AgqError(f"no such file or folder: `{text}`", hint=MEANS)
     return _download(*text.partition("@")[::2])
 
 

@@ -17,7 +17,7 @@ class Kind:
 
 
 _AGAIN = "download the file again: what came is not the file itself"
-_FOLDER = "agq reads packed files and Hugging Face folders with safetensors weights"
+_FOLDER = "agq reads packed files, GGUF files and Hugging Face folders with safetensors weights"
 _CONVERT = (
     'convert the model once: python -c "from transformers import AutoModelForCausalLM as M; '
     "M.from_pretrained('FOLDER').save_pretrained('model')\""

@@ -67,3 +67,13 @@ def test_one_meaning_of_model(agq_cli, tmp_path: Path, command: str) -> None:
     (tmp_path / "m.agq.safetensors").write_bytes(b"")
     result = agq_cli(command, "m.agq.safetensor", cwd=tmp_path)
     assert result.returncode == 1 and "did you mean `m.agq.safetensors`?" in result.stderr, result.stderr
+
+
+def test_hints_name_every_kind_that_is_read() -> None:
+    from agq.hub import local_folder
+
+    advice = kind_of(b"\x7fELF" + b"\0" * 64)
+    assert advice is not None and all(word in advice.advice for word in ("packed", "GGUF", "Hugging Face"))
+    with pytest.raises(AgqError) as caught:
+        local_folder("./none")
+    assert "GGUF" in str(caught.value.hint)

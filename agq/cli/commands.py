@@ -47,8 +47,8 @@ def help_text() -> str:
     lines += [f"  {names:<18}{text}" for names, text in _GLOBAL_HELP]
     lines += [
         "",
-        "MODEL is a packed file, a model folder, a recipe's name (`llama-7b`) or a",
-        "Hugging Face hub id.",
+        "MODEL is a packed or GGUF file, a model folder, a recipe's name (`llama-7b`) or",
+        "a Hugging Face hub id.",
         "Every option has an environment variable, shown in the command's help.",
         "AGQ_DEBUG=1 shows tracebacks, AGQ_ISA names the instruction set to use,",
         "AGQ_CACHE_DIR the folder for packed files.",

@@ -1,4 +1,4 @@
-"""What MODEL means, for every command: a file, a folder, a recipe's name or a hub id."""
+"""What MODEL means, for every command: a packed or GGUF file, a folder, a recipe's name or a hub id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agq.recipe.files import find_recipe, load_recipe, recipe_names
 from agq.recipe.recipe import Recipe
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
-_MEANS = "MODEL is a packed file, a model folder, a recipe's name or a hub id (owner/name)"
+MEANS = "MODEL is a packed or GGUF file, a model folder, a recipe's name or a hub id (owner/name)"
 # Files that may be meant by a name that is not there.
 _MODEL_FILES = (".safetensors", ".gguf", ".yaml", ".yml")
 
@@ -38,15 +38,15 @@ def resolve_model(name: str) -> tuple[str, Recipe | None]:
     if recipe is not None:
         return _model_of(recipe, name)
     if path.is_dir():
-        raise AgqError(f"folder `{name}` has no config.json", hint=_near(name) or _MEANS)
+        raise AgqError(f"folder `{name}` has no config.json", hint=_near(name) or MEANS)
     near = _near(name)
     if near is None and not name.startswith((".", "/", "~")) and _HUB_ID.fullmatch(name):
         return name, None
     if "/" in name or name.startswith((".", "~")) or Path(name).suffix in _MODEL_FILES:
-        raise AgqError(f"no such file or folder: `{name}`", hint=near or _MEANS)
+        raise AgqError(f"no such file or folder: `{name}`", hint=near or MEANS)
     raise AgqError(
         f"`{name}` is neither a recipe nor a local file or folder nor a hub id",
-        hint=near or f"{_MEANS}; recipes: {', '.join(recipe_names())}",
+        hint=near or f"{MEANS}; recipes: {', '.join(recipe_names())}",
     )
 
 
