@@ -124,6 +124,11 @@ class GgufCheckpoint(Checkpoint):
             raise AgqError(f"`{self.path}` does not fit its metadata: {'; '.join(wrong[:4])}")
         known = {tensor.name for tensor in found.values()} | set(_OTHERS)
         self._left_out = [name for name in self._file.tensors if name not in known]
+        if needed := [name for name in self._left_out if names.computed(name)]:
+            raise AgqError(
+                f"`{self.path}` stores tensors that agq does not compute with: {fold_names(needed, most=12)}",
+                hint="without them the model would be another one",
+            )
         return found
 
     def _schemes(self, activations: ActivationScheme) -> GgufQuantization | None:

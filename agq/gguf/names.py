@@ -2,6 +2,7 @@
 
 import numpy as np
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
+from gguf.constants import MODEL_TENSOR_SKIP, MODEL_TENSORS, TENSOR_NAMES
 
 from agq.gguf.metadata import Architecture
 from agq.models import ModelParts, ModelSpec
@@ -15,13 +16,23 @@ class Names:
 
     def __init__(self, architecture: str, parts: ModelParts):
         kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}
-        self._table = get_tensor_name_map(MODEL_ARCH(kinds[architecture]), parts.spec.layers)
+        kind = MODEL_ARCH(kinds[architecture])
+        self._table = get_tensor_name_map(kind, parts.spec.layers)
+        computed = set(MODEL_TENSORS[kind]) - set(MODEL_TENSOR_SKIP.get(kind, ()))
+        self._computed = {
+            TENSOR_NAMES[tensor].format(bid=layer) for tensor in computed for layer in range(parts.spec.layers)
+        }
         self._prefix = parts.base_prefix
 
     def stored(self, name: str) -> str | None:
         """The name in the file of tensor `name`, such as `model.layers.0.self_attn.q_proj.weight`; None: unknown."""
         found = self._table.get_name(name, _LEAVES) or self._table.get_name(name.removeprefix(self._prefix), _LEAVES)
         return str(found) if found else None
+
+    def computed(self, stored: str) -> bool:
+        """Whether a tensor of the file belongs to what the architecture computes: a weight of its table, or a bias or
+        scale beside one."""
+        return stored.rpartition(".")[0] in self._computed
 
 
 def row_orders(parts: ModelParts, architecture: Architecture) -> dict[str, np.ndarray]:

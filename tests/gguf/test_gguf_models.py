@@ -125,3 +125,18 @@ def test_refused_keys(key: str, value: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "model.gguf", model_of("qwen2"), "qwen2", types_of("F16"), change)
     with pytest.raises(AgqError, match=f"qwen2.{key}"):
         pack(path, tmp_path / "packed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["output.bias", "blk.1.attn_output.bias", "blk.2.attn_q.scale", "blk.0.attn_k.scale"])
+def test_refused_tensors(name: str, tmp_path: Path) -> None:
+    """A bias that the family has not, and scales of whole tensors: llama.cpp computes with them."""
+    path = write(
+        tmp_path / "model.gguf",
+        model_of("qwen2"),
+        "qwen2",
+        types_of("F16"),
+        lambda writer: writer.add_tensor(name, np.ones(1, np.float32)),
+    )
+    with pytest.raises(AgqError, match=f"does not compute with: `{name}`"):
+        pack(path, tmp_path / "packed")
