@@ -86,6 +86,42 @@ def test_same_ids_and_names_as_transformers(files: dict[str, Any], tmp_path: Pat
     assert ours.special_ids() == {index for index, token in theirs.added_tokens_decoder.items() if token.special}
 
 
+# Classes of transformers 5 that build a tokenizer of their own from the vocabulary of tokenizer.json.
+REBUILT = {
+    "LlamaTokenizer": "sentencepiece",
+    "GemmaTokenizer": "sentencepiece",
+    "Qwen2Tokenizer": "byte-level",
+    "GPT2Tokenizer": "byte-level",
+    "GPTNeoXTokenizer": "byte-level",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(REBUILT))
+def test_the_file_counts_where_transformers_takes_the_class(name: str, tmp_path: Path) -> None:
+    """The same ids where the file has its class's own steps. Where it has others, agq follows the file, as `tokenizers`
+    does, and transformers the class (docs/artifact.md)."""
+    import tokenizers
+    from transformers import AutoTokenizer
+
+    document = json.loads(MADE[REBUILT[name]]().to_str())
+    config = {"tokenizer_class": name, "eos_token": "</s>", "bos_token": KNOWN[REBUILT[name]][-2:][0]}
+    first = write(tmp_path / "first", {"tokenizer.json": document, "tokenizer_config.json": config})
+    AutoTokenizer.from_pretrained(first).save_pretrained(tmp_path / "own")
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path / "own"), load_tokenizer(tmp_path / "own")
+    for text in TEXTS:
+        assert ours.encode(text).tolist() == theirs(text)["input_ids"], text
+    own = json.loads((tmp_path / "own" / "tokenizer.json").read_text())
+    steps = [own["normalizer"]] if own["normalizer"] else []
+    other = {"type": "Replace", "pattern": {"String": "h"}, "content": "l"}
+    own["normalizer"] = {"type": "Sequence", "normalizers": [*steps, other]}
+    (tmp_path / "own" / "tokenizer.json").write_text(json.dumps(own))
+    found = load_tokenizer(tmp_path / "own").encode("hello he").tolist()
+    file = tokenizers.Tokenizer.from_file(str(tmp_path / "own" / "tokenizer.json"))
+    assert found == file.encode("hello he").ids != theirs("hello he")["input_ids"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "own")("hello he")["input_ids"] == theirs("hello he")["input_ids"]
+
+
 def read(folder: Path) -> Any:
     return read_tokenizer_files(folder_texts(folder), f"`{folder.name}`")
 
