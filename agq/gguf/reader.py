@@ -19,11 +19,16 @@ from agq.gguf.files import split_parts
 from agq.models.folding import fold_names
 
 _MAX_RANK = 4  # ggml's own limit
+_TYPES = {int(kind) for kind in GGMLQuantizationType}
 _DOWNLOAD = "the download is incomplete or damaged: fetch it again"
 
 
 class _Reader(GGUFReader):
     """The package's reader, with limits. Raises ValueError for what is outside the file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        super().__init__(path)
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> np.ndarray:
         size = np.dtype(dtype).itemsize * int(count)
@@ -67,6 +72,11 @@ class _Reader(GGUFReader):
         for field in fields:
             if not 1 <= len(field.parts[3]) <= _MAX_RANK:
                 raise ValueError(f"a tensor of {len(field.parts[3])} dimensions")
+            if (number := int(field.parts[4][0])) not in _TYPES:
+                raise AgqError(
+                    f"tensor `{field.name}` of `{self.path}` has type {number}, which the `gguf` package does not know",
+                    hint="the file is newer than the package: `pip install -U gguf`, or take a file of another type",
+                )
         super()._build_tensors(start_offs, fields)
 
 

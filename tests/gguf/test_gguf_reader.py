@@ -106,6 +106,18 @@ def test_hostile(name: str, tmp_path: Path) -> None:
     assert "model.gguf" in refused(tmp_path / "model.gguf", HOSTILE[name])
 
 
+def test_a_type_that_the_package_does_not_know(file: Path, tmp_path: Path) -> None:
+    """A newer file, not a damaged one."""
+    data = bytearray(file.read_bytes())
+    tensor = gguf.GGUFReader(file).get_tensor(0).field
+    at = tensor.offset + sum(part.nbytes for part in tensor.parts[:4])
+    data[at : at + 4] = struct.pack("<I", 9999)
+    (tmp_path / "new.gguf").write_bytes(data)
+    with pytest.raises(AgqError, match=rf"`{tensor.name}` of `.*` has type 9999, which the `gguf` package") as error:
+        GgufFile(tmp_path / "new.gguf")
+    assert "newer" in str(error.value.hint)
+
+
 def test_big_endian(tmp_path: Path) -> None:
     message = refused(tmp_path / "model.gguf", b"GGUF" + struct.pack(">IQQ", 3, 0, 0))
     assert "big-endian" in message
