@@ -47,6 +47,9 @@ def random_blocks(kind: Any, blocks: int, seed: int) -> np.ndarray:
     if kind.name == "MXFP4":
         data[:, 0] = rng.integers(118, 124, blocks)
         return data
+    if kind.name == "IQ1_M":  # its float16 is spread over the upper four bits of four words
+        data[:, 55] = data[:, 55] & 0x0F | 0x10
+        return data
     spread = {"IQ4_NL": 1e-3, "IQ4_XS": 3e-5, "Q8_0": 1e-3}.get(kind.name, 2e-4 if kind.name in halves else 2e-3)
     for at in (halves | both).get(kind.name, (0,)):
         values = (rng.normal(0, spread, blocks)).astype("<f2")

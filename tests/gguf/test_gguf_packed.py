@@ -144,7 +144,24 @@ def test_what_the_model_does_not_use_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("type", ["Q2_K", "Q3_K", "Q6_K", "TQ1_0", "TQ2_0", "IQ2_XXS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+@pytest.mark.parametrize(
+    "type",
+    [
+        "Q2_K",
+        "Q3_K",
+        "Q6_K",
+        "TQ1_0",
+        "TQ2_0",
+        "IQ2_XXS",
+        "IQ2_XS",
+        "IQ2_S",
+        "IQ3_XXS",
+        "IQ3_S",
+        "IQ1_S",
+        "IQ1_M",
+        "NVFP4",
+    ],
+)
 def test_types_that_are_rounded(type: str, tmp_path: Path) -> None:
     """Every code is the nearest one: no weight is further than half a step from the file's."""
     path, report = packed(tmp_path, **dict.fromkeys(BLOCKS | FEED, type))
