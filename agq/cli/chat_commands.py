@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -131,6 +133,8 @@ def _save(conversation: Conversation, argument: str) -> str:
         except AgqError as error:
             raise AgqError(f"`{path}` is there, and is no conversation", hint="choose another name") from error
     messages = conversation.session.transcript.messages()
+    if not messages:
+        raise AgqError("nothing was said that could be saved")
     atomic_write_text(path, json.dumps(messages, ensure_ascii=False, indent=1) + "\n")
     return f"{len(messages)} messages saved in `{path}`"
 
@@ -157,16 +161,23 @@ def _stats(conversation: Conversation, argument: str) -> str:
 
 
 def _help(conversation: Conversation, argument: str) -> str:
-    wide = max(len(f"{names_of(row)} {row.takes}") for row in ROWS)
-    lines = [f"  {f'{names_of(row)} {row.takes}':<{wide}}  {row.words}" for row in ROWS]
-    return "\n".join(
-        [
-            *lines,
-            '  Several lines: paste them, end a line with \\, or write """ before and after.',
-            "  A space before the slash makes a message of it.",
-            "  Ctrl-C stops an answer and keeps what was said; Ctrl-D leaves.",
-        ]
+    typed = [f"{names_of(row)} {row.takes}" for row in ROWS]
+    wide = max(map(len, typed))
+    lines = [f"  {name:<{wide}}  {row.words}" for name, row in zip(typed, ROWS, strict=True)]
+    columns = shutil.get_terminal_size().columns
+    if max(map(len, lines)) > columns:
+        lines = [line for name, row in zip(typed, ROWS, strict=True) for line in (name, *_folded(row.words, columns))]
+    more = (
+        'Several lines: paste them, end a line with \\, or write """ before and after.',
+        "A space before the slash makes a message of it.",
+        "Ctrl-C stops an answer and keeps what was said; Ctrl-D leaves.",
     )
+    return "\n".join([*lines, *(line for text in more for line in _folded(text, columns))])
+
+
+def _folded(text: str, columns: int) -> list[str]:
+    """Lines of a terminal, set in."""
+    return textwrap.wrap(text, max(columns, 8), initial_indent="  ", subsequent_indent="  ", break_long_words=False)
 
 
 def _beginning(text: str, most: int = 50) -> str:

@@ -17,9 +17,13 @@ from agq.reporting import console
 
 _SILENT = 1.0  # seconds before progress is shown
 _INTERVAL = 0.25  # seconds between two looks at it
-_SPACES = " \t\r"
+_SPACES = " \t"
 _WIDE = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uff60"  # letters between which a line may break
 _PARTS = re.compile(f"\n|[{_SPACES}]+|[{_WIDE}]|[^{_SPACES}\n{_WIDE}]+")
+_TAB = 8  # columns between two stops
+# What a model writes is text: a sequence that would move the cursor or clear the screen is shown, not obeyed.
+_SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_SHOWN |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)} | {ord("\r"): None}
 _FENCE = "```"  # what stands between two of them is code: its lines stay as they are
 
 
@@ -47,7 +51,7 @@ class WordWrap:
     def push(self, text: str) -> str:
         """What can be shown now."""
         shown = []
-        for part in _PARTS.findall(text):
+        for part in _PARTS.findall(text.translate(_SHOWN)):
             if part == "\n":
                 shown.append(self.finish() + "\n")
                 if self._line == _FENCE:
@@ -70,7 +74,8 @@ class WordWrap:
     def finish(self) -> str:
         """What is still held back."""
         text = self._flush_word() + self._space
-        self._column += width(self._space)
+        for letter in self._space:
+            self._pass(letter)
         self._space = ""
         return text
 
@@ -87,11 +92,21 @@ class WordWrap:
         size = width(space + word)
         if self._column + size > self._width() and self._column and not self._code:
             if space or width(word[0]) > 1:
-                space, size, self._column = "\n", width(word), 0
-        self._column += size
-        while self._column > self._width():  # a word longer than the line: the terminal breaks it
-            self._column -= self._width()
+                space, self._column = "\n", 0
+        for letter in space + word if space != "\n" else word:
+            self._pass(letter)
         return space + word
+
+    def _pass(self, letter: str) -> None:
+        """The cursor behind a letter. Where no room is left for it, as in a word longer than the line, the terminal
+        begins another one: a wide letter leaves a column empty."""
+        columns, size = self._width(), width(letter)
+        if letter == "\t":
+            self._column = min(self._column // _TAB * _TAB + _TAB, columns - 1)
+        elif size and self._column + size > columns:
+            self._column = size
+        else:
+            self._column += size
 
 
 @contextmanager

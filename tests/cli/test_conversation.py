@@ -75,6 +75,9 @@ def test_commands(chat, tmp_path: Path) -> None:
     assert [role for role, _ in saved(terminal, tmp_path / "talk.json")] == ["user", "assistant"]
     terminal.ask("/clear")
     assert "nothing to undo" in terminal.ask("/undo")
+    kept = (tmp_path / "talk.json").read_text()
+    assert "nothing was said" in terminal.ask(f"/save {tmp_path / 'talk.json'}")
+    assert (tmp_path / "talk.json").read_text() == kept
     assert terminal.ask("Where is it?") == first
     terminal.send("/bye\r")
     assert terminal.close() == 0

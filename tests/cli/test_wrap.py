@@ -65,3 +65,27 @@ def test_wide_letters() -> None:
     assert width("日本e\u0301") == 5
     lines = wrapped(list("日本語の文章は空白なしで書かれる。"), 10).split("\n")
     assert len(lines) == 4 and all(width(line) <= 10 for line in lines)
+
+
+def test_wide_letters_at_the_edge() -> None:
+    """Of an odd number of columns the last stays empty: four emoji in each line of 9, two in the third."""
+    emoji = "\U0001f600" * 10
+    assert wrapped([f"{emoji} abcd efg"], 9) == f"{emoji} abcd\nefg"
+    assert wrapped([f"{emoji} abcde f"], 9) == f"{emoji}\nabcde f"
+
+
+def test_a_text_cannot_move_the_cursor() -> None:
+    shown = wrapped(["a\x1b[2Jb\r\n", "c\x07\x9b\x7f\td"], 40)
+    assert shown == "a\u241b[2Jb\nc\u2407\ufffd\u2421\td"
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_the_list_of_commands_fits(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agq.cli.chat_commands import ROWS, command_of
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = command_of("/help").run(None).split("\n")
+    assert max(map(len, lines)) <= columns
+    text = " ".join(" ".join(lines).split())
+    assert all(row.names[0] in text and row.words in text for row in ROWS)
+    assert len(lines) == len(ROWS) + 3 or columns < 80
