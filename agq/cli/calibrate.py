@@ -110,8 +110,7 @@ def calibrate(
         with progress("search", unit="evaluations") as bar:
 
             def report(done: int, total: int) -> None:
-                bar.total = total
-                bar.advance(done - bar.done)
+                bar.reach(done, total)
 
             found = find(
                 model,

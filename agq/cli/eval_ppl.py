@@ -169,8 +169,7 @@ def eval_ppl(
         bar.update(note="reading model and text")
 
         def report(done: int, total: int, ppl: float) -> None:
-            bar.total = total
-            bar.advance(done - bar.done, f"ppl {ppl:.3f}")
+            bar.reach(done, total, f"ppl {ppl:.3f}")
 
         evaluation = evaluate_perplexity(
             path,

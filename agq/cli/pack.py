@@ -104,11 +104,6 @@ def pack(
     if path.exists() and not force:
         raise AgqError(f"`{path}` exists", hint="choose another name with -o, or pass `--force`")
     with progress("pack", unit="MB") as bar:
-
-        def shown(done: int, total: int, name: str) -> None:
-            bar.total = max(1, round(total / 1e6))
-            bar.advance(round(done / 1e6) - bar.done, name)
-
         report = pack_folder(
             source,
             path,
@@ -117,7 +112,7 @@ def pack(
             embed_bits=embed_bits,
             act_bits=act_bits,
             weights=weights,
-            progress=shown,
+            progress=bar.megabytes,
         )
     if json:
         print_json(report.to_dict())

@@ -118,7 +118,8 @@ def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
 
             def advance(self, text: str) -> None:
                 bar.advance(note=text)
-                console.detail(text)
+                if text:
+                    console.detail(text)
 
             def step(self, text: str) -> None:
                 bar.update(note=text)

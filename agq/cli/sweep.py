@@ -69,13 +69,13 @@ def sweep(
     if threads is not None:
         whole = replace(whole, threads=threads)
     chosen = select(whole, model, row)
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"`{output}` is a file", hint="--output names a folder")
     if dry_run:
         for entry in chosen.models:
             for item in chosen.rows_of(entry):
                 print(f"{entry.name}\t{item.name}")
         return
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"`{output}` is a file", hint="--output names a folder")
     from agq.sweep import plot as drawing
 
     if plot:
@@ -91,8 +91,7 @@ def sweep(
     with progress("sweep", unit="entries") as bar:
 
         def report(done: int, total: int, what: str) -> None:
-            bar.total = total
-            bar.advance(done - bar.done, what)
+            bar.reach(done, total, what)
 
         output.mkdir(parents=True, exist_ok=True)
         with exclusive(output / "results", "agq sweep"):

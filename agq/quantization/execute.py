@@ -263,6 +263,7 @@ def _tune(
         return None
     if (done := work.tuned()) is not None:
         return done[1]
+    progress.stage("prepare tuning", None)
     checkpoint = plan.checkpoint
     dtypes = {module: checkpoint.dtype(f"{module}.weight") for module in plan.schemes}
     solved = {}

@@ -127,14 +127,17 @@ class Tuner:
         return block(h, positions)
 
     @torch.no_grad()
-    def teacher(self, windows: Tensor, positions: Positions) -> Tensor:
+    def teacher(self, windows: Tensor, positions: Positions, progress: Progress | None = None) -> Tensor:
         """What the head of the float model reads for all windows: float32 [windows, n, embed_dim]. One block in memory
         at a time."""
+        progress = progress or Progress()
+        progress.stage("original's predictions", self.parameters.spec.layers, "blocks")
         hidden = torch.cat([self.embedding(window[None]) for window in windows])
         for index in range(self.parameters.spec.layers):
             block = self.parameters.block(index)
             for i in range(len(hidden)):
                 hidden[i] = block(hidden[i : i + 1], positions)[0]
+            progress.advance(f"block {index + 1} of the original")
         return torch.cat([finish(h[None], self.final_norm, self.project_out) for h in hidden])
 
     def divergence(self, wanted: Tensor, found: Tensor, temperatures: Sequence[float] = (1.0,)) -> Iterator[Tensor]:
@@ -149,12 +152,14 @@ class Tuner:
         return shaped_logits(hidden @ self.head.t(), self.parameters.spec)
 
     @torch.no_grad()
-    def varied(self, windows: Tensor, positions: Positions, share: float) -> Tensor:
+    def varied(self, windows: Tensor, positions: Positions, share: float, progress: Progress | None = None) -> Tensor:
         """`windows`, int64 [count, n], with a share of the tokens drawn from the float model's predictions for their
         places. The first of each stays."""
         if not share:
             return windows
-        result, wanted = windows.clone(), self.teacher(windows, positions)
+        progress = progress or Progress()
+        result, wanted = windows.clone(), self.teacher(windows, positions, progress)
+        progress.stage("draw tokens", len(windows), "windows")
         for index, (window, hidden) in enumerate(zip(result, wanted, strict=True)):
             draws = random_words(self.recipe.seed, f"tune.draw.{index}", 2 * (len(window) - 1)) / 2.0**64
             replace, draw = torch.from_numpy(draws).to(window.device, torch.float32).chunk(2)
@@ -164,6 +169,7 @@ class Tuner:
                 drawn = torch.searchsorted(total, draw[part, None]).squeeze(-1).clamp_(max=total.shape[-1] - 1)
                 follows = window[part.start + 1 : part.stop + 1]
                 follows.copy_(torch.where(replace[part] < share, drawn, follows))
+            progress.advance(f"tokens of window {index + 1} drawn")
         return result
 
 
@@ -218,14 +224,13 @@ def tune(tuner: Tuner, windows: Tensor, judged: Tensor, progress: Progress | Non
     """
     options, device = tuner.recipe.tune, tuner.parameters.device
     progress = progress or Progress()
-    progress.stage("prepare tuning", None)
     windows, judged = windows.to(device), judged.to(device)
     positions = Positions.of(tuner.parameters.spec, windows.shape[1], device)
     linears = tuner.linears.values()
-    judge = _judge(tuner, judged)
+    judge = _judge(tuner, judged, progress)
     before = judge()
-    windows = tuner.varied(windows, positions, options.drawn)
-    wanted = tuner.teacher(windows, positions)
+    windows = tuner.varied(windows, positions, options.drawn, progress)
+    wanted = tuner.teacher(windows, positions, progress)
     temperatures = (1.0,) if options.temperature == 1 else (1.0, options.temperature)
     groups = [{"params": [linear.log for linear in linears], "rate": options.learning_rate}]
     if options.rounding:
@@ -255,16 +260,18 @@ def tune(tuner: Tuner, windows: Tensor, judged: Tensor, progress: Progress | Non
     return TuneReport(options.steps, before, after, kept, share if kept else 0.0)
 
 
-def _judge(tuner: Tuner, windows: Tensor) -> Callable[[], float]:
+def _judge(tuner: Tuner, windows: Tensor, progress: Progress) -> Callable[[], float]:
     """Mean divergence of the quantized model as it is at each call; the float model is computed once."""
     positions = Positions.of(tuner.parameters.spec, windows.shape[1], tuner.parameters.device)
-    wanted = tuner.teacher(windows, positions)
+    wanted = tuner.teacher(windows, positions, progress)
 
     @torch.no_grad()
     def mean() -> float:
         total = 0.0
+        progress.stage("judge weights", len(windows), "windows")
         for window, target in zip(windows, wanted, strict=True):
             total += sum(float(part) for part in tuner.divergence(target, tuner.student(window[None], positions)[0]))
+            progress.advance(f"divergence after {total / windows.shape[1]:.4f}")
         return total / (windows.shape[0] * windows.shape[1])
 
     return mean

@@ -12,6 +12,7 @@ from typing import Any
 from agq.reporting import console
 
 _LINE_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
+_OVERDUE = 0.1  # of a step's time: what is left of one that should be done
 _NARROW = 60  # columns below which a progress bar is label, count and time left alone
 
 
@@ -27,12 +28,24 @@ class Progress:
         self.done = 0
         self.note = ""
         self.start = self._counted = time.monotonic()
+        self._first = (self.start, 0)  # when the first step was done, and how many that were
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Counts steps; `note` is shown beside the bar."""
-        self.done += steps
+        first, self.done = not self.done, self.done + steps
         self._counted = time.monotonic() if steps else self._counted
+        if first:
+            self._first = (self._counted, self.done)
         self.update(note)
+
+    def reach(self, done: int, total: int, note: str | None = None) -> None:
+        """Counts up to `done` of `total` steps."""
+        self.total = total
+        self.advance(done - self.done, note)
+
+    def megabytes(self, done: int, total: int, note: str | None = None) -> None:
+        """`reach` for counts of bytes."""
+        self.reach(round(done / 1e6), max(1, round(total / 1e6)), note)
 
     def update(self, note: str | None = None, total: int | None = None) -> None:
         """Another note or another total."""
@@ -43,11 +56,19 @@ class Progress:
         self._show()
 
     def eta(self) -> float | None:
-        """Seconds that are left at the pace of the steps so far; None where nothing is known."""
+        """Seconds that are left at the pace of the steps so far; None where nothing is known.
+
+        The first step warms caches up and does not count once there are others. One that takes longer than those before
+        it says that the pace is less: it counts as done now, at the least.
+        """
         if not self.done or self.total is None:
             return None
-        left = (self._counted - self.start) / self.done * max(0, self.total - self.done)
-        return max(0.0, left - (time.monotonic() - self._counted))
+        now, rest = time.monotonic(), self.total - self.done
+        if rest <= 0:
+            return 0.0
+        begun, done = self._first if self.done > self._first[1] else (self.start, 0)
+        pace = max((self._counted - begun) / (self.done - done), (now - begun) / (self.done - done + 1))
+        return max(pace * rest - (now - self._counted), _OVERDUE * pace)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from agq.errors import AgqError
 from agq.files import cache_dir
 from agq.gguf.files import is_gguf, split_parts, stem
 from agq.hub import find_model
+from agq.reporting.progress_bar import progress
 
 _RELEVANT = (".safetensors", ".json", ".jinja")
 
@@ -86,7 +87,8 @@ def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Arti
         raise AgqError(
             f"cannot make the cache folder `{target.parent}`: {error.strerror}", hint="AGQ_CACHE_DIR names another one"
         ) from error
-    report = pack(path, target)
+    with progress("pack", unit="MB") as bar:
+        report = pack(path, target, progress=bar.megabytes)
     say(f"packed in {report.seconds:.1f} s: {report.bytes / 1e6:.0f} MB")
     for note in report.notes:
         say(note)

@@ -175,3 +175,12 @@ def test_alternating_and_ratio() -> None:
     samples = common.alternate({"a": lambda: thing("a"), "b": lambda: thing("b")}, 2)
     assert order == ["a", "b", "b", "a"] and samples == {"a": [1.0, 4.0], "b": [2.0, 3.0]}
     assert common.ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == 2.0
+
+
+def test_times_left(demo_artifact: Path, demo_text: Path) -> None:
+    found = run(
+        "times_left", "--end", 0.0, "eval-ppl", demo_artifact, "-t", 1, "--seq-len", 64, "--max-windows", 8,
+        "--data", demo_text / "heldout.txt",
+    )  # fmt: skip
+    (row,) = found["rows"]
+    assert row["part"] == "eval-ppl" and row["seconds"] > 0 and row["looks"] >= 0

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pty
+import random
 import sys
 
 import numpy as np
@@ -144,13 +145,46 @@ def test_time_left_is_that_of_the_part(monkeypatch):
     now[0] += 50
     bar.advance(5)
     assert bar.eta() == 50
-    now[0] += 20  # a step goes on: the time left runs down
-    assert bar.eta() == 30
+    now[0] += 6  # a step goes on: the time left runs down
+    assert bar.eta() == 44
+    now[0] += 14  # it takes longer than the others did: six steps in 70 seconds, at the best
+    assert bar.eta() == pytest.approx(70 / 6 * 5 - 20)
     bar.begin("tune", 4)
     assert bar.eta() is None and bar.done == 0
     now[0] += 1
     bar.advance()
     assert bar.eta() == 3
+
+
+@pytest.mark.parametrize("kind", ["even", "noisy", "slow start", "alternating"])
+def test_times_left_are_right_within_a_factor(kind, monkeypatch):
+    """After the first tenth of a part, looked at often, until the last step; by a made-up clock."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    draw = random.Random(kind)
+    steps = {
+        "even": [3.0] * 30,
+        "noisy": [draw.uniform(2.4, 3.6) for _ in range(30)],
+        "slow start": [9.0] + [3.0] * 40,
+        "alternating": [2.0, 4.0] * 15,
+    }[kind]
+    bar, whole = progress_bar.Progress("work", len(steps)), sum(steps)
+    for step in steps:
+        for _ in range(10):
+            now[0] += step / 10
+            left = whole - now[0]
+            if now[0] >= whole / 10 and left >= max(steps):
+                assert left / 1.5 <= bar.eta() <= left * 1.5, (now[0], left, bar.eta())
+        bar.advance()
+    assert bar.eta() == 0
+
+
+def test_counts_of_bytes():
+    bar = progress_bar.Progress("pack", unit="MB")
+    bar.megabytes(30_400_000, 99_900_000, "layer")
+    assert (bar.done, bar.total, bar.note) == (30, 100, "layer")
+    bar.megabytes(100, 200)
+    assert (bar.done, bar.total) == (0, 1)
 
 
 def test_narrow_tables_drop_columns(capsys, monkeypatch):

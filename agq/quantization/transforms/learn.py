@@ -51,12 +51,17 @@ def ranges(x: Tensor, group: int) -> Tensor:
 
 
 def learn_residual(
-    samples: list[Tensor], weights: list[float], group: int, steps: int, keep_mean: bool
+    samples: list[Tensor],
+    weights: list[float],
+    group: int,
+    steps: int,
+    keep_mean: bool,
+    told: Callable[[], None] = lambda: None,
 ) -> Tensor | None:
     """The rotation after R1, float32 [blocks, b, b] of consecutive channels; None where the descent diverged.
 
     samples: what reads the residual stream, already under R1, float32 [tokens, hidden] each; weights: of each sample;
-    group: channels of a quantization group; keep_mean: see `cayley`.
+    group: channels of a quantization group; keep_mean: see `cayley`; told: called after each step.
     """
     hidden = samples[0].shape[1]
     size = block_size(hidden)
@@ -71,7 +76,7 @@ def learn_residual(
         )
 
     free = torch.zeros(hidden // size, size, size, device=samples[0].device)
-    return _descend(free, loss, samples[0].shape[0], steps, keep_mean)
+    return _descend(free, loss, samples[0].shape[0], steps, keep_mean, told)
 
 
 def learn_values(sample: Tensor, group: int, steps: int, kv_heads: int, head_dim: int) -> Tensor | None:
@@ -88,7 +93,12 @@ def learn_values(sample: Tensor, group: int, steps: int, kv_heads: int, head_dim
 
 
 def _descend(
-    free: Tensor, loss: Callable[[Tensor, Tensor], Tensor], tokens: int, steps: int, keep_mean: bool
+    free: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    tokens: int,
+    steps: int,
+    keep_mean: bool,
+    told: Callable[[], None] = lambda: None,
 ) -> Tensor | None:
     """The rotation with the least loss(rotation, tokens to look at); None where it is no rotation, or worse than the
     identity."""
@@ -106,6 +116,7 @@ def _descend(
             except torch.linalg.LinAlgError:  # only of a matrix that is not finite, or nearly so
                 return None
             optimizer.step()
+            told()
     with torch.no_grad():
         if not torch.isfinite(free).all():
             return None

@@ -177,10 +177,12 @@ class _Search:
         spec, steps = self.checkpoint.spec, self.recipe.transforms.learn
         rotated = TransformedParameters(self.checkpoint, plan, self.device)
         group = self.recipe.scheme.activations.group_size
-        progress.stage("learn rotations", None)
         if self.residual:
+            progress.stage("learn rotations", steps)
             samples = [sample.to(self.device) @ rotated.r1 for sample in self.residual]
-            turns = learn_residual(samples, self.weights, _group(group, spec.hidden), steps, spec.layer_norm)
+            turns = learn_residual(
+                samples, self.weights, _group(group, spec.hidden), steps, spec.layer_norm, lambda: progress.advance("")
+            )
             if turns is None:
                 self.numbers.take_back("the residual stream", _DIVERGED, "the rotation as its seed makes it")
             else:
@@ -188,6 +190,7 @@ class _Search:
                 progress.step("rotation of the residual stream learned")
         if any(value is not None for value in self.values):
             rotations = []
+            progress.stage("learn value rotations", spec.layers, "blocks")
             for index, sample in enumerate(self.values):
                 turns = None
                 if sample is not None:
@@ -198,6 +201,7 @@ class _Search:
                         self.numbers.take_back(place, _DIVERGED, "the rotation as its seed makes it")
                 identity = torch.eye(spec.head_dim).expand(spec.kv_heads, -1, -1)
                 rotations.append(identity if turns is None else turns)
+                progress.advance(f"rotation of the values of block {index + 1} learned")
             plan = replace(plan, turns2=torch.stack(rotations).numpy())
             progress.step("rotations of the values learned")
         return plan
