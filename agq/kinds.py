@@ -19,8 +19,8 @@ class Kind:
 _AGAIN = "download the file again: what came is not the file itself"
 _FOLDER = "agq reads packed files, GGUF files and Hugging Face folders with safetensors weights"
 _CONVERT = (
-    'convert the model once: python -c "from transformers import AutoModelForCausalLM as M; '
-    "M.from_pretrained('FOLDER').save_pretrained('model')\""
+    'convert the model once: python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+    "[kind.from_pretrained('FOLDER').save_pretrained('model') for kind in (M, T)]\""
 )
 _PICKLE = Kind("a PyTorch checkpoint (pickle)", _CONVERT)
 _ZIP = Kind("a zip archive", f"unpack it; {_FOLDER}")

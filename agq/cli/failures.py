@@ -20,14 +20,13 @@ from agq.reporting import console
 INTERRUPTED = 128 + signal.SIGINT
 NO_READER = 128 + signal.SIGPIPE
 
-# Packages of the extra `quantize`, as the user knows them, and what gets them. agq itself is on no package index.
-_ALL = "in agq's source folder: pip install '.[quantize]'"
+_MEMORY = "close other programs, or use a smaller model, a shorter text or smaller batches"
+# Packages that only some commands need, as the user knows them, and what else there is to do than to install them.
 _OPTIONAL = {
-    "torch": ("PyTorch", f"{_ALL}; `agq pack FOLDER --weights int4` needs none"),
-    "datasets": ("the `datasets` package", "pip install datasets, or name a text file with --data"),
-    "huggingface_hub": ("the `huggingface-hub` package", "pip install huggingface-hub, or pass a local folder"),
-    "transformers": ("the `transformers` package", _ALL),
-    "compressed_tensors": ("the `compressed-tensors` package", _ALL),
+    "torch": ("PyTorch", "; `agq pack FOLDER --weights int4` needs none"),
+    "datasets": ("the `datasets` package", ", or name a text file with --data"),
+    "huggingface_hub": ("the `huggingface-hub` package", ", or pass a local folder"),
+    "transformers": ("the `transformers` package", ""),
 }
 
 
@@ -118,17 +117,21 @@ def _known(exception: Exception) -> tuple[str, str | None] | None:
     if isinstance(exception, ModuleNotFoundError):
         name = (exception.name or "").split(".")[0]
         if name in _OPTIONAL:
-            package, hint = _OPTIONAL[name]
-            return f"this needs {package}, which is not installed", hint
+            package, instead = _OPTIONAL[name]
+            # By the package's own name: agq itself is on no index, and not every installation has its source beside it.
+            return (
+                f"this needs {package}, which is not installed",
+                f"pip install {name.replace('_', '-')}{instead}",
+            )
         return None
     if isinstance(exception, MemoryError) or "can't allocate memory" in str(exception):
-        return "not enough memory", "close other programs, or use a smaller model, --seq-len or --batch"
+        return "not enough memory", _MEMORY
     if isinstance(exception, OSError) and exception.errno is not None:
         return _os_error(exception)
     if isinstance(exception, RuntimeError) and "home directory" in str(exception):  # pathlib's words
         return "a name begins with `~`, and that home folder is not known", "write the whole path"
     if isinstance(exception, UnicodeEncodeError):
-        return "the output's encoding cannot show this text", "set PYTHONUTF8=1 or use a UTF-8 locale"
+        return "the output's encoding cannot show this text", "set PYTHONIOENCODING=utf-8, or use a UTF-8 locale"
     return None
 
 
@@ -150,7 +153,7 @@ def _os_error(exception: OSError) -> tuple[str, str | None] | None:
     if number in (errno.EMFILE, errno.ENFILE):
         return "too many open files", "raise the limit with `ulimit -n`"
     if number == errno.ENOMEM:
-        return "not enough memory", "close other programs, or use a smaller model, --seq-len or --batch"
+        return "not enough memory", _MEMORY
     if number == errno.ENAMETOOLONG:
         return f"name too long:{place}", None
     if number == errno.EIO:

@@ -25,12 +25,12 @@ def open_source(path: str | os.PathLike[str], act_bits: int | None = None, float
     Raises:
         UsageError: another width, or a width for a folder. AgqError: as open_checkpoint and GgufCheckpoint.
     """
-    if act_bits is not None and act_bits not in ACT_BITS:
-        raise UsageError(f"activations of {act_bits} bits: not of GGUF files", hint="`act_bits:` is 8 or 16")
     if not is_gguf(path):
         if act_bits is not None:
             raise UsageError("`act_bits:` is for GGUF files", hint="a folder says itself how its inputs are quantized")
         return open_checkpoint(path)
+    if act_bits is not None and act_bits not in ACT_BITS:
+        raise UsageError(f"activations of {act_bits} bits: not of GGUF files", hint="`act_bits:` is 8 or 16")
     from agq.gguf.checkpoint import ACTIVATIONS, GgufCheckpoint
 
     return GgufCheckpoint(Path(path), FLOAT_INPUT if act_bits == FLOAT.bits else ACTIVATIONS, floats)

@@ -109,7 +109,10 @@ def load_library(isa: str | None = None) -> Library:
                 "the C kernels are not built", hint="run `make kernels` in the source tree, or reinstall agq"
             )
         problems = "; ".join(f"`{item.path.name}` {item.problem or 'needs another CPU'}" for item in found)
-        raise AgqError(f"no C kernel library can be used: {problems}", hint="run `make kernels`, or reinstall agq")
+        raise AgqError(
+            f"no C kernel library can be used: {problems}",
+            hint="run `make kernels` in the source tree, or reinstall agq",
+        )
     found = libraries()
     chosen = next((item for item in found if item.isa == wanted), None)
     if chosen is not None and chosen.usable:

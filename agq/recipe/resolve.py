@@ -148,7 +148,8 @@ def adjust_scheme(scheme: Scheme, changes: RecipeChanges) -> Scheme:
     if changes.act_group is not None or changes.act_symmetric is not None:
         if not activations.quantized:
             raise UsageError(
-                "`act_group:` and `act_symmetric: true` need quantized activations", hint="add `act_bits: 8` or 4"
+                "`act_group:` and `act_symmetric: true` need quantized activations",
+                hint="use `scheme: W4A8`" if changes.scheme is not None else "add `act_bits: 8` or 4",
             )
         activations = ActivationScheme(
             activations.bits,

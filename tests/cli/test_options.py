@@ -94,7 +94,12 @@ def test_options_are_spelled_as_they_are_typed(text: str, typed: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "hint"),
     [
-        (("--scheme", "W4A16", "--act-sym"), "`--act-group` and `--act-sym` need quantized", "add `--act-bits 8` or 4"),
+        (("--scheme", "W4A16", "--act-sym"), "`--act-group` and `--act-sym` need quantized", "use `--scheme W4A8`"),
+        (
+            ("--act-bits", 16, "--act-group", 64),
+            "`--act-group` and `--act-sym` need quantized",
+            "add `--act-bits 8` or 4",
+        ),
         (("--scheme", "W4A8", "--act-bits", 4), "`--scheme` already says the bits", "use either `--scheme` or"),
         (("--act-clip", "x"), "`--act-clip x` is neither", "for example `--act-clip 0.9`"),
         (("--tune", "often"), "`--tune often` is neither", "for example `--tune 200`"),

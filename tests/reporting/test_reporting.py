@@ -160,7 +160,7 @@ def test_time_left_is_that_of_the_part(monkeypatch):
 def test_times_left_are_right_within_a_factor(kind, monkeypatch):
     """After the first tenth of a part, looked at often, until the last step; by a made-up clock."""
     now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
     draw = random.Random(kind)
     steps = {
         "even": [3.0] * 30,
