@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 # Bytes that `kind_of` wants to see.
 LOOKED_AT = 256
@@ -38,6 +39,15 @@ _STARTS = (
     (b"tjgg", Kind("a GGML file", _FOLDER)),
 )
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
+
+
+def kind_of_file(path: Path) -> Kind:
+    """The kind of a file that is no model; "a file", with what a model is, for one that is not known."""
+    with open(path, "rb") as file:
+        start = file.read(LOOKED_AT)
+    if start[8:9] == b"{":
+        return Kind("a safetensors file", "pass the folder that holds config.json; a packed file is quantized already")
+    return kind_of(start) or Kind("a file" if start else "an empty file", f"{_FOLDER}, and GGUF files")
 
 
 def kind_of(start: bytes) -> Kind | None:

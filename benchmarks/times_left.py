@@ -13,6 +13,7 @@ import argparse
 import sys
 import threading
 import time
+from contextlib import redirect_stdout
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -76,7 +77,8 @@ def main() -> int:
     progress_bar.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]  # another clock
     progress_bar._Lines = progress_bar._Bar = Recorded  # type: ignore[misc, assignment]  # neither lines nor bars
     foreign = common.Foreign()
-    code = agq(command)
+    with redirect_stdout(sys.stderr):  # stdout is for the table
+        code = agq(command)
     claim = "times left are right within a factor of 1.5 after the first tenth of a part"
     common.report(args, claim, judged(Recorded.parts, args.end), foreign)
     return code

@@ -49,6 +49,33 @@ def test_every_kind(tmp_path: Path) -> None:
         assert caught.value.hint and len(caught.value.hint) < 300
 
 
+@pytest.mark.parametrize(
+    ("data", "name", "advice"),
+    [
+        (b"", "an empty file", "GGUF files"),
+        (b"The river flows.", "a file", "GGUF files"),
+        (b"PK\x03\x04" + b"\0" * 60, "a zip archive", "unpack it"),
+        ((40).to_bytes(8, "little") + b'{"a": 1}', "a safetensors file", "the folder that holds config.json"),
+    ],
+)
+def test_files_in_the_place_of_folders(tmp_path: Path, data: bytes, name: str, advice: str) -> None:
+    from agq.checkpoint import open_checkpoint
+
+    path = tmp_path / "m.bin"
+    path.write_bytes(data)
+    with pytest.raises(AgqError) as caught:
+        open_checkpoint(path)
+    assert caught.value.message == f"`{path}` is {name}, not a model folder" and advice in str(caught.value.hint)
+
+
+def test_empty_and_short_files(tmp_path: Path) -> None:
+    """A file of another kind is named though its first bytes could be a header's length."""
+    for data, name in ((b"", "an empty file"), (b"PK\x03\x04" + b"\0" * 60, "a zip archive")):
+        (tmp_path / "m.bin").write_bytes(data)
+        with pytest.raises(AgqError, match=name):
+            SafetensorsFile(tmp_path / "m.bin")
+
+
 def test_safetensors_and_noise_are_none() -> None:
     assert kind_of((200).to_bytes(8, "little") + b'{"a": {"dtype": "F32"}}') is None
     assert kind_of(b"") is None and kind_of(b"\x08") is None and kind_of(bytes(range(7, 7 + LOOKED_AT // 2))) is None

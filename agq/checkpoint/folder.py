@@ -19,6 +19,7 @@ from agq.checkpoint.weight_files import INDEX, read_bytes, shard_paths
 from agq.errors import AgqError
 from agq.files import sha256_file
 from agq.formats.weights import BY_STORED
+from agq.kinds import kind_of_file
 from agq.models import parts, spec_from_config, text_part
 from agq.models.folding import fold_names
 from agq.reporting import console
@@ -286,7 +287,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> FolderCheckpoint:
     if not folder.exists():
         raise AgqError(f"model folder `{path}` does not exist", hint="check the path, or download the model first")
     if not folder.is_dir():
-        raise AgqError(f"`{path}` is a file, not a model folder")
+        kind = kind_of_file(folder)
+        raise AgqError(f"`{path}` is {kind.name}, not a model folder", hint=kind.advice)
     if not (folder / "config.json").exists():
         raise AgqError(f"`{path}` has no config.json", hint="is this a Hugging Face model folder?")
     return FolderCheckpoint(folder)

@@ -90,15 +90,13 @@ def pack(
     from agq.formats.activations import WIDE
     from agq.gguf.files import is_gguf, stem
     from agq.hub import find_model
-    from agq.kinds import LOOKED_AT, kind_of
+    from agq.kinds import kind_of_file
     from agq.reporting.output import human_size, print_json, print_pairs
 
     source, _ = find_model(folder)
     if source.is_file() and not is_gguf(source):
-        with open(source, "rb") as file:
-            kind = kind_of(file.read(LOOKED_AT))
-        what, hint = (kind.name, kind.advice) if kind else ("a file", "pass the folder that holds config.json")
-        raise UsageError(f"`{folder}` is {what}, neither a model folder nor a GGUF file", hint=hint)
+        kind = kind_of_file(source)
+        raise UsageError(f"`{folder}` is {kind.name}, neither a model folder nor a GGUF file", hint=kind.advice)
     name = stem(source) if source.is_file() else source.resolve().name
     path = output if output is not None else Path(name + SUFFIX)
     if path.exists() and not force:

@@ -22,7 +22,7 @@ _WIDE = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uff60"  # letters betwee
 _PARTS = re.compile(f"\n|[{_SPACES}]+|[{_WIDE}]|[^{_SPACES}\n{_WIDE}]+")
 _TAB = 8  # columns between two stops
 # What a model writes is text: a sequence that would move the cursor or clear the screen is shown, not obeyed.
-_SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_SHOWN: dict[int, int | None] = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 _SHOWN |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)} | {ord("\r"): None}
 _FENCE = "```"  # what stands between two of them is code: its lines stay as they are
 

@@ -12,6 +12,7 @@ from typing import Any
 from agq.reporting import console
 
 _LINE_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
+_WARM = 10.0  # seconds: a first step that is shorter may be imports and little else
 _OVERDUE = 0.1  # of a step's time: what is left of one that should be done
 _NARROW = 60  # columns below which a progress bar is label, count and time left alone
 
@@ -58,8 +59,8 @@ class Progress:
     def eta(self) -> float | None:
         """Seconds that are left at the pace of the steps so far; None where nothing is known.
 
-        The first step warms caches up and does not count once there are others. One that takes longer than those before
-        it says that the pace is less: it counts as done now, at the least.
+        The first step warms caches up and does not count once there are others; a short one says nothing. One that
+        takes longer than those before it says that the pace is less: it counts as done now, at the least.
         """
         if not self.done or self.total is None:
             return None
@@ -67,6 +68,8 @@ class Progress:
         if rest <= 0:
             return 0.0
         begun, done = self._first if self.done > self._first[1] else (self.start, 0)
+        if not done and self._counted - begun < _WARM:
+            return None
         pace = max((self._counted - begun) / (self.done - done), (now - begun) / (self.done - done + 1))
         return max(pace * rest - (now - self._counted), _OVERDUE * pace)
 

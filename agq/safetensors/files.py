@@ -148,10 +148,12 @@ def parse_header(read: Any, file_size: int, where: str) -> Header:
     """
     broken = "the file is damaged, incompletely downloaded, or not a safetensors file"
     length = int.from_bytes(read(0, min(8, file_size)), "little")
-    if file_size < 8 or length > MAX_HEADER:
+    if file_size < 8 or length > min(MAX_HEADER, file_size):
         other = kind_of(bytes(read(0, min(LOOKED_AT, file_size))))
         if other is not None:
             raise AgqError(f"{where} is {other.name}", hint=other.advice)
+    if not file_size:
+        raise AgqError(f"{where} is an empty file", hint=broken)
     if file_size < 8:
         raise AgqError(f"{where} is too short for a safetensors file ({file_size} bytes)", hint=broken)
     if length > MAX_HEADER:
