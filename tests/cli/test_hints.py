@@ -192,6 +192,11 @@ SLOW = [
         values={"agq calibrate": "agq calibrate model --force -o stats --data text.txt --samples 2 --seq-len 16"},
         shown=False,
     ),
+    row("start afresh with `resume: false`", "quantize model -o damaged --method rtn --tune 0"),
+    row(
+        "repeat that run's settings to resume it, or start afresh with `resume: false`",
+        "quantize model -o changed --method rtn --tune 0",
+    ),
     row("pip install matplotlib, or use `plot: false`", "sweep sweep.yaml -o swept", missing="matplotlib"),
 ]
 
@@ -200,10 +205,6 @@ ELSEWHERE = {
     "/exit or Ctrl-D leaves": "tests/cli/test_conversation.py",
     "/save writes such a file": "tests/cli/test_conversation.py",
     "wait for it, end it, or choose another output with `output:`": "tests/cli/test_messages.py",
-    "start afresh with `resume: false`": "tests/quantization/test_resume.py",
-    "repeat that run's settings to resume it, or start afresh with `resume: false`": (
-        "tests/quantization/test_resume.py"
-    ),
     "`act_bits:` is 8 or 16": "tests/gguf/test_gguf_commands.py",
     "give it to the command itself: `agq run FILE`, `agq pack FILE`": "tests/gguf/test_gguf_commands.py",
     "use either `scheme:` or `weight_bits:` and `act_bits:`": "test_two_ways_to_say_the_bits",
@@ -278,6 +279,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "models: [{name: m, path: model}]\ntexts: [{name: t, data: text.txt}]\n"
         "rows: [{name: rtn, options: {method: rtn}}]\n"
     )
+    for name, state in (("damaged", "{"), ("changed", '{"agq": "0"}')):
+        (folder / f".{name}.agq-work").mkdir()
+        (folder / f".{name}.agq-work" / "state.json").write_text(state)
     (folder / "full").mkdir()
     (folder / "full" / "config.json").write_text("{}")
     return folder

@@ -48,6 +48,9 @@ def test_every_command(file: Path, agq_cli: Callable[..., Any], tmp_path: Path) 
     output = tmp_path / "out.agq.safetensors"
     agq_cli("pack", file, "-o", output, check=True)
     assert open_artifact(output).verify() == []
+    other = ("pack", file, "-o", tmp_path / "other.agq.safetensors", "--act-bits")
+    assert "hint: `--act-bits` is 8 or 16" in agq_cli(*other, 4).stderr
+    agq_cli(*other, 16, check=True)
     texts = [agq_cli("run", model, "he", "-n", "5", "--temp", "0", check=True).stdout for model in (file, output)]
     assert texts[0] == texts[1]
     info = json.loads(agq_cli("info", file, "--json", check=True).stdout)
