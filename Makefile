@@ -43,21 +43,26 @@ install: $(VENV)/.quantize ## install agq with everything into .venv
 	@echo
 	@echo "agq is installed: $(BIN)/agq --help"
 
-# Each set holds the ones before it.
+# Each set holds the ones before it. A wheel needs no more than the first: no PyTorch.
+$(VENV)/.build: $(INSTALL_INPUTS)
+	@scripts/deps.sh --install build
+	@scripts/venv.sh $(VENV) build
+	@touch $@
+
 $(VENV)/.quantize: $(INSTALL_INPUTS)
 	@scripts/deps.sh --install build
 	@scripts/venv.sh $(VENV) quantize
-	@touch $@
+	@touch $(VENV)/.build $@
 
 $(VENV)/.test: $(INSTALL_INPUTS)
 	@scripts/deps.sh --install build
 	@scripts/venv.sh $(VENV) test
-	@touch $(VENV)/.quantize $@
+	@touch $(VENV)/.build $(VENV)/.quantize $@
 
 $(VENV)/.dev: $(INSTALL_INPUTS)
 	@scripts/deps.sh --install build
 	@scripts/venv.sh $(VENV) dev
-	@touch $(VENV)/.quantize $(VENV)/.test $@
+	@touch $(VENV)/.build $(VENV)/.quantize $(VENV)/.test $@
 
 venv-test: $(VENV)/.test
 venv-dev: $(VENV)/.dev
@@ -116,7 +121,8 @@ sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 bench: ## measure the kernels on this machine
 	@$(MAKE) --no-print-directory -C kernels bench
 
-wheel: $(VENV)/.quantize ## build a wheel with compiled kernels into dist/ (CROSS=aarch64-linux-gnu- for a Raspberry Pi)
+wheel: $(VENV)/.build ## build a wheel with compiled kernels into dist/ (CROSS=aarch64-linux-gnu- for a Raspberry Pi)
+	@[ -z "$(CROSS)" ] || CROSS_ARM=$(CROSS) scripts/deps.sh --install cross
 	AGQ_CROSS=$(CROSS) $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
 	@ls -l dist/*.whl
 

@@ -22,6 +22,8 @@ from setuptools.errors import SetupError
 
 ROOT = Path(__file__).resolve().parent
 CROSS = os.environ.get("AGQ_CROSS", "")
+# Debian's packages of the compiler.
+PACKAGES = f"gcc-{CROSS.rstrip('-')}" if CROSS else "gcc libc6-dev"
 ARCHITECTURE = CROSS.split("-")[0] if CROSS else platform.machine()
 
 
@@ -88,7 +90,7 @@ def compile_kernels() -> list[Path]:
         if shutil.which(tool) is None:
             raise SetupError(
                 f"agq compiles its C kernels and needs `{tool}`, which is not on this machine.\n"
-                "hint: on Debian, Ubuntu or Raspberry Pi OS: sudo apt-get install gcc libc6-dev make"
+                f"hint: on Debian, Ubuntu or Raspberry Pi OS: sudo apt-get install {PACKAGES} make"
             )
     command = ["make", "-C", str(ROOT / "kernels"), f"-j{len(os.sched_getaffinity(0))}"]
     if CROSS:

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Looks for the tools that agq is built and tested with. Usage: scripts/deps.sh [--install] build|arm ...
+# Looks for the tools that agq is built and tested with. Usage: scripts/deps.sh [--install] build|cross|arm ...
 #   build   Python 3.11 or newer with venv, a C compiler with its headers, make
-#   arm     an Arm cross compiler with a static C library, and qemu's user emulation
+#   cross   an Arm cross compiler with a static C library
+#   arm     the same, and qemu's user emulation
 # Where something is missing, --install installs it on Debian: as root, or by a sudo that asks for no password. Without
 # --install, or where neither is possible, the command that installs it is shown and the exit code is 1.
 # Environment: PYTHON, CC, CROSS_ARM, QEMU.
@@ -42,13 +43,16 @@ look_for() {
     fi
     links "$CC" || lacks "a C compiler that works ($CC) and the C library's headers" gcc libc6-dev
     ;;
-  arm)
+  cross)
     links "${CROSS_ARM}gcc" -static ||
       lacks "a C compiler for 64-bit Arm (${CROSS_ARM}gcc) and its C library" gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+    ;;
+  arm)
+    look_for cross
     command -v "$QEMU" >/dev/null || lacks "the emulator of Arm processors ($QEMU)" qemu-user
     ;;
   *)
-    echo "usage: $0 [--install] build|arm ..." >&2
+    echo "usage: $0 [--install] build|cross|arm ..." >&2
     exit 2
     ;;
   esac

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes a virtual environment and installs agq there, editable, at the versions of constraints.txt.
-# Usage: scripts/venv.sh FOLDER EXTRA     (EXTRA: quantize or test)
+# Usage: scripts/venv.sh FOLDER build|EXTRA     (build: what builds a wheel, and no agq; EXTRA: quantize, test or dev)
 # Environment: PYTHON, PIP_TORCH_ARGS (further arguments for pip when it installs PyTorch).
 set -eu
 venv=$1
@@ -15,6 +15,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 say "Installing build tools"
 pip setuptools
+[ "$extra" != build ] || exit 0
 
 torch=$(sed -n 's/^torch==//p' constraints.txt)
 if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '$torch')" 2>/dev/null; then

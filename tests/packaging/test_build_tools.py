@@ -43,6 +43,7 @@ def test_make_alone_lists_every_target(repository: Path) -> None:
     [
         ("build", {"CC": "no-such-compiler"}, "no-such-compiler", "gcc libc6-dev"),
         ("build", {"PYTHON": "no-such-python"}, "no-such-python", "python3 python3-venv"),
+        ("cross", {"CROSS_ARM": "no-such-"}, "no-such-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
         ("arm", {"CROSS_ARM": "no-such-"}, "no-such-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
         ("arm", {"QEMU": "no-such-emulator"}, "no-such-emulator", "qemu-user"),
     ],
@@ -54,6 +55,21 @@ def test_missing_tool_is_named_with_the_packages_that_hold_it(
     assert result.returncode == 1
     assert result.stderr.startswith("error: ") and words in result.stderr
     assert f"hint: on Debian, Ubuntu or Raspberry Pi OS: sudo apt-get install {packages}" in result.stderr
+
+
+def test_a_wheel_is_built_without_pytorch(repository: Path, tmp_path: Path) -> None:
+    """The set of tools for it asks pip for setuptools and nothing else."""
+    planned = shell(repository, "make", "-n", "wheel", f"VENV={tmp_path / 'venv'}", "CROSS=aarch64-linux-gnu-")
+    assert planned.returncode == 0, planned.stderr
+    sets = re.findall(r"scripts/venv\.sh \S+ (\w+)", planned.stdout)
+    assert sets == ["build"]
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/log\n')
+    python.chmod(0o755)
+    made = shell(repository, "scripts/venv.sh", str(tmp_path / "venv"), "build")
+    assert made.returncode == 0, made.stderr
+    assert [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()] == ["setuptools"]
 
 
 @pytest.fixture
