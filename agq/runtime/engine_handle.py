@@ -71,7 +71,8 @@ class EngineHandle:
                     names.append(name)
             except self._ffi.error as error:  # cffi's own exception for a symbol that is not there
                 raise AgqError(
-                    f"`{self.library.path.name}` is older than this agq", hint="run `make kernels` in the source tree, or reinstall agq"
+                    f"`{self.library.path.name}` is older than this agq",
+                    hint="run `make kernels` in the source tree, or reinstall agq",
                 ) from error
             seconds = self._ffi.new("double[]", len(names))
             self._c.agq_engine_profile(self._engine, seconds, int(reset))
