@@ -217,13 +217,13 @@ class Worker:
 
     def restore(self, mutant: Mutant, level: str) -> None:
         shutil.copy2(self.base.tree / mutant.file, self.tree / mutant.file)
-        folder = Path("build") / architecture(level) / level
-        for path in (self.tree / folder).rglob("*.o"):
+        folder = self.tree / "build" / architecture(level)
+        for path in [*(folder / level).rglob("*.o"), *(folder / "tests").glob("*.o")]:
             kept = self.base.tree / path.relative_to(self.tree)
             if path.stat().st_mtime_ns != kept.stat().st_mtime_ns:
                 shutil.copy2(kept, path)
         for test in mutant.tests:
-            (self.tree / folder / f"test_{test}").unlink(missing_ok=True)
+            (folder / level / f"test_{test}").unlink(missing_ok=True)
 
 
 def parallel(work, items: list, jobs: int) -> None:
