@@ -28,6 +28,7 @@ from agq.quantization.transforms.search import make_plan
 from agq.quantization.tune import JUDGED, Tuner, apart, training_length, tune
 from agq.quantization.walk import LayerReport, QuantizedLinear, walk
 from agq.quantization.writer import Written, module_schemes, write_folder
+from agq.reporting.output import plain
 from agq.reporting.progress import Progress
 from agq.system.memory import available_memory
 from agq.text.calibration import calibration_windows
@@ -288,9 +289,8 @@ def _judged(report: dict[str, Any], numbers: Numbers) -> dict[str, Any]:
     if not report["kept"] and report["after"] != report["before"]:
         found = "its predictions are not finite" if not math.isfinite(report["after"]) else "it came no nearer"
         numbers.take_back("tuning", found, "the solver's weights")
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in report.items()
-    }
+    told: dict[str, Any] = plain(report)
+    return told
 
 
 def _tuning_text(plan: Plan, windows: Tensor) -> tuple[Tensor, Tensor]:

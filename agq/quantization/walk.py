@@ -8,7 +8,6 @@ stages the linears that read the same input are quantized, so that later ones se
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from agq.reference.block import Block
 from agq.reference.decoder import Embedding, Parameters
 from agq.reference.quantizers import activation_quantizer, kv_quantizer, kv_rotation
 from agq.reference.stream import HiddenStates, Stream
+from agq.reporting.output import plain
 from agq.reporting.progress import Progress
 
 
@@ -51,10 +51,8 @@ class LayerReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON: what is not finite becomes None."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
+        found: dict[str, Any] = plain(asdict(self))
+        return found
 
 
 @dataclass(frozen=True)
@@ -143,11 +141,12 @@ class BlockQuantizer:
         if all(scheme is None or not scheme.quantized for scheme in schemes.values()):
             return results, reports
         linears = [parts.linears[role] for role in roles]
-        given, hessian = hessian, self.solving.usable(linears, hessian)
-        matrix = hessian.matrix if hessian is not None else None
-        rounding, fallback = self.solving.nearest(None), True
-        if hessian is not None or given is None:
-            rounding, fallback = self.solving.rounding(linears, hessian)
+        usable = self.solving.usable(linears, hessian)
+        if usable is None and hessian is not None:
+            rounding, fallback = self.solving.nearest(None), True
+        else:
+            rounding, fallback = self.solving.rounding(linears, usable)
+        matrix = usable.matrix if usable is not None else None
         for role, scheme in schemes.items():
             if scheme is None or not scheme.quantized:
                 continue
@@ -164,7 +163,7 @@ class BlockQuantizer:
                 self.scale_dtype(module),
             )
             energy = output_energy(linear.weight, matrix) if matrix is not None else float("nan")
-            solution, diverged = self.solving.solved(module, rounding, hessian, linear.weight, grid, energy)
+            solution, diverged = self.solving.solved(module, rounding, usable, linear.weight, grid, energy)
             linear.weight = dequantize_weight(solution.codes, grid)
             results[role] = QuantizedLinear(solution.codes, grid, scheme)
             report = LayerReport(
