@@ -33,17 +33,13 @@ void agq_rope_row(const float *x, const float *cosines, const float *sines, floa
 typedef int8_t vb __attribute__((vector_size(VW)));
 
 float agq_quantize_head(const float *x, int8_t *codes, int n, int stride) {
-  vi m = viset(0);
-  int i = 0;
-  for (; i + VW <= n; i += VW) m = vlarger(m, vload(x + i));
-  if (i < n) m = vlarger(m, vload_n(x + i, n - i));
-  const float amax = vlargest(m);
+  const float amax = vlargest_of(x, n);
   if (amax < AGQ_LEAST_RANGE || !isfinite(amax)) {
-    for (i = 0; i < n; i++) codes[(size_t)i * (size_t)stride] = 0;
+    for (int i = 0; i < n; i++) codes[(size_t)i * (size_t)stride] = 0;
     return isfinite(amax) ? 0 : amax;
   }
   const vf inverse = vset(127.0f / amax);
-  for (i = 0; i < n; i += VW) {
+  for (int i = 0; i < n; i += VW) {
     vf v = (n - i < VW ? vload_n(x + i, n - i) : vload(x + i)) * inverse;
     v = vrint(vmax(vmin(v, vset(127.0f)), vset(-127.0f)));
     const vb b = __builtin_convertvector(__builtin_convertvector(v, vi), vb);

@@ -8,13 +8,7 @@
 #include "ops.h"
 #include "vec.h"
 
-int agq_finite_row(const float *x, int n) {
-  vi most = viset(0);
-  int i = 0;
-  for (; i + VW <= n; i += VW) most = vlarger(most, vload(x + i));
-  if (i < n) most = vlarger(most, vload_n(x + i, n - i));
-  return isfinite(vlargest(most));
-}
+int agq_finite_row(const float *x, int n) { return isfinite(vlargest_of(x, n)); }
 
 int agq_float_bytes(int dtype) {
   const agq_format *format = agq_format_of(dtype);

@@ -146,6 +146,15 @@ VINLINE float vlargest(vi bits) {
   return x;
 }
 
+/* The largest |x[i]|: NaN where one is. */
+VINLINE float vlargest_of(const float *x, int n) {
+  vi most = viset(0);
+  int i = 0;
+  for (; i + VW <= n; i += VW) most = vlarger(most, vload(x + i));
+  if (i < n) most = vlarger(most, vload_n(x + i, n - i));
+  return vlargest(most);
+}
+
 /* VW bytes, sign-extended. */
 VINLINE vi vload_i8_int(const int8_t *p) {
 #if VW == 16
