@@ -21,6 +21,7 @@ from agq.checkpoint.base import Checkpoint
 from agq.gguf.opening import open_source
 from agq.runtime.engine import Engine
 from agq.runtime.generation import load_tokenizer
+from tests.benchmarks.test_benchmarks import module
 from tests.gguf.test_gguf_packed import values
 from tests.runtime.test_against_transformers import greedy, reference_greedy
 
@@ -28,18 +29,6 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 NAMES = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
-PROMPTS = [
-    "The capital of France is",
-    "Once upon a time, there was a fox who",
-    "Water boils at a temperature of",
-    "To make bread, first",
-    "The three laws of thermodynamics say that",
-    "def fibonacci(n):\n",
-    "Dear Sir or Madam,\n\nI am writing to",
-    "In 1969, the first",
-    "The difference between a virus and a bacterium is",
-    "Roses are red,",
-]
 TOKENS = 32
 
 
@@ -92,7 +81,7 @@ def test_greedy_text_is_transformers(file: Path, tmp_path: Path) -> None:
     model, tokenizer = as_transformers(source), load_tokenizer(artifact)
     different = []
     with Engine(artifact, threads=1, context=128) as engine:
-        for prompt in PROMPTS:
+        for prompt in module("gguf_perplexity").BEGINNINGS:
             ids = tokenizer.encode(prompt)
             engine.truncate(0, 0)
             ours, theirs = greedy(engine, ids, TOKENS), reference_greedy(model, ids, TOKENS)
