@@ -7,12 +7,14 @@ say so when they skip.
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,6 +115,32 @@ def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
         return result
 
     return call
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., SimpleNamespace]:
+    """`call("info", path, stdin="", env={})` -> .code .out .err: the command line inside the test's own process, fast
+    enough to call often."""
+    from agq.cli import main
+
+    for name in list(os.environ):
+        if name.startswith("AGQ_") and name != "AGQ_SHARED":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AGQ_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cli-cache"))
+
+    def run(*arguments: object, stdin: str = "", env: dict[str, str] | None = None) -> SimpleNamespace:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
+            capsys.readouterr()
+            code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

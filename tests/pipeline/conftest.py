@@ -48,7 +48,7 @@ class Pipeline:
     def options(self, scheme: str, method: str | None = None) -> list[str | int | Path]:
         """Of `quantize`: by default what the scheme's preset does, tuned for fewer steps; with a method that method and
         nothing else."""
-        chosen = ["--method", method] if method else [] if scheme == "W8A8" else ["--tune", 16]
+        chosen = ["--method", method] if method else [] if scheme == "W8A8" else ["--tune", 4]
         return ["--scheme", scheme, *chosen, "--calibration", self.statistics()]
 
     def quantized(self, scheme: str, method: str | None = None) -> Path:
@@ -64,7 +64,7 @@ class Pipeline:
         return path
 
     def evaluate(self, model: Path) -> dict:
-        """The whole object of `eval-ppl --json` on the first 17 windows or so of the held-out text."""
+        """The whole object of `eval-ppl --json` on the first 16 windows of the held-out text."""
         if model not in self._perplexities:
             result = self.cli("eval-ppl", model, "--data", self.heldout, "--seq-len", 1024, "--json", check=True)
             self._perplexities[model] = last_object(result)

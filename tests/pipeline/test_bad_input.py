@@ -1,4 +1,8 @@
-"""Bad input: one clear line, a hint where there is something to do, the right exit code, and nothing half written."""
+"""Bad input: one clear line, a hint where there is something to do, the right exit code, and nothing half written.
+
+Commands run in the test's own process, which has imported torch once; in processes of their own where the system is
+what fails.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,15 +23,15 @@ from tests.support import clean_environment
 pytestmark = pytest.mark.slow
 
 
-def refused(result: subprocess.CompletedProcess[str], *words: str, code: int = 1) -> None:
+def refused(result: SimpleNamespace, *words: str, code: int = 1) -> None:
     """One `error:` line that holds `words` (in any case), no traceback, nothing on stdout."""
-    assert result.returncode == code, f"exit code {result.returncode}\n{result.stderr}"
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.code == code, f"exit code {result.code}\n{result.err}"
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.err
+    assert "Traceback" not in result.err
     for word in words:
-        assert word.lower() in result.stderr.lower(), f"{word!r} is not in:\n{result.stderr}"
-    assert result.stdout == ""
+        assert word.lower() in result.err.lower(), f"{word!r} is not in:\n{result.err}"
+    assert result.out == ""
 
 
 def copy_of_model(source: Path, target: Path, **changes: object) -> Path:
@@ -54,57 +59,52 @@ def leftovers(folder: Path) -> list[str]:
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_missing_model(agq_cli, tmp_path: Path, demo_text: Path, arguments: list[str]) -> None:
+def test_missing_model(call, tmp_path: Path, demo_text: Path, arguments: list[str]) -> None:
     names = {"MISSING": tmp_path / "absent" / "model", "OUT": tmp_path / "out", "TEXT": demo_text / "heldout.txt"}
-    refused(agq_cli(*(names.get(argument, argument) for argument in arguments)), str(names["MISSING"]))
+    refused(call(*(names.get(argument, argument) for argument in arguments)), str(names["MISSING"]))
     assert leftovers(tmp_path) == []
 
 
-def test_missing_text(agq_cli, demo_model: Path, demo_artifact: Path, tmp_path: Path) -> None:
+def test_missing_text(call, demo_model: Path, demo_artifact: Path, tmp_path: Path) -> None:
     absent = tmp_path / "absent.txt"
-    refused(agq_cli("eval-ppl", demo_model, "--data", absent), str(absent))
-    refused(agq_cli("calibrate", demo_model, "--data", absent, "-o", tmp_path / "out"), str(absent))
-    refused(agq_cli("run", demo_artifact, "-f", absent), str(absent))
+    refused(call("eval-ppl", demo_model, "--data", absent), str(absent))
+    refused(call("calibrate", demo_model, "--data", absent, "-o", tmp_path / "out"), str(absent))
+    refused(call("run", demo_artifact, "-f", absent), str(absent))
     assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:99"])
-def test_unknown_or_absent_device(agq_cli, demo_model: Path, demo_text: Path, tmp_path: Path, device: str) -> None:
+def test_unknown_or_absent_device(call, demo_model: Path, demo_text: Path, tmp_path: Path, device: str) -> None:
     code = 1 if device == "cuda:99" else 2
     for command in (
         ["quantize", demo_model, "--scheme", "W4A8", "-o", tmp_path / "out"],
         ["calibrate", demo_model, "-o", tmp_path / "out"],
         ["eval-ppl", demo_model],
     ):
-        result = agq_cli(*command, "--data", demo_text / "heldout.txt", "--device", device)
-        assert (
-            result.returncode == code
-            and device in result.stderr
-            and "hint: " in result.stderr
-            and "internal" not in result.stderr
-        )
+        result = call(*command, "--data", demo_text / "heldout.txt", "--device", device)
+        assert result.code == code and device in result.err and "hint: " in result.err and "internal" not in result.err
     assert leftovers(tmp_path) == []
 
 
-def test_a_packed_file_has_no_device(agq_cli, demo_artifact: Path, demo_text: Path) -> None:
-    packed = agq_cli("eval-ppl", demo_artifact, "--data", demo_text / "heldout.txt", "--device", "cpu")
-    assert packed.returncode == 2 and "on the processor" in packed.stderr
+def test_a_packed_file_has_no_device(call, demo_artifact: Path, demo_text: Path) -> None:
+    packed = call("eval-ppl", demo_artifact, "--data", demo_text / "heldout.txt", "--device", "cpu")
+    assert packed.code == 2 and "on the processor" in packed.err
 
 
-def test_wrong_family(agq_cli, demo_model: Path, tmp_path: Path) -> None:
+def test_wrong_family(call, demo_model: Path, tmp_path: Path) -> None:
     model = copy_of_model(demo_model, tmp_path / "model", model_type="falcon", architectures=["FalconForCausalLM"])
-    result = agq_cli("quantize", model, "--scheme", "W4A8", "--method", "rtn", "-o", tmp_path / "out")
+    result = call("quantize", model, "--scheme", "W4A8", "--method", "rtn", "-o", tmp_path / "out")
     refused(result, "falcon", "llama", "opt", "bloom")
     assert leftovers(tmp_path) == ["model"]
 
 
-def test_pickled_checkpoint_is_refused_with_a_way_out(agq_cli, demo_model: Path, tmp_path: Path) -> None:
+def test_pickled_checkpoint_is_refused_with_a_way_out(call, demo_model: Path, tmp_path: Path) -> None:
     model = copy_of_model(demo_model, tmp_path / "model")
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
-    refused(agq_cli("pack", model, "-o", tmp_path / "out"), "pickle", "hint: ", "save_pretrained")
+    refused(call("pack", model, "-o", tmp_path / "out"), "pickle", "hint: ", "save_pretrained")
 
 
-def test_group_that_does_not_divide_is_one_line_before_any_work(agq_cli, tmp_path: Path, demo_model: Path) -> None:
+def test_group_that_does_not_divide_is_one_line_before_any_work(call, tmp_path: Path, demo_model: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -120,26 +120,23 @@ def test_group_that_does_not_divide_is_one_line_before_any_work(agq_cli, tmp_pat
     model = tmp_path / "model"
     LlamaForCausalLM(config).save_pretrained(model)
     shutil.copy(demo_model / "tokenizer.json", model)
-    result = agq_cli("quantize", model, "--scheme", "W4A8", "-g", "128", "--method", "rtn", "-o", tmp_path / "out")
+    result = call("quantize", model, "--scheme", "W4A8", "-g", "128", "--method", "rtn", "-o", tmp_path / "out")
     refused(result, "group size 128 does not divide the inputs of down of 3 blocks: 352", "hint: use 32")
-    assert "q, k, v" not in result.stderr and "model.layers" not in result.stderr
+    assert "q, k, v" not in result.err and "model.layers" not in result.err
     assert leftovers(tmp_path) == ["model"]
-    assert (
-        agq_cli("quantize", model, "--scheme", "W4A8", "--method", "rtn", "-g", 32, "-o", tmp_path / "out").returncode
-        == 0
-    )
+    assert call("quantize", model, "--scheme", "W4A8", "--method", "rtn", "-g", 32, "-o", tmp_path / "out").code == 0
 
 
 @pytest.mark.parametrize("keep", [0, 7, 1000, 0.5, 0.999], ids=str)
-def test_truncated_artifact(agq_cli, demo_artifact: Path, tmp_path: Path, keep: float) -> None:
+def test_truncated_artifact(call, demo_artifact: Path, tmp_path: Path, keep: float) -> None:
     data = demo_artifact.read_bytes()
     broken = tmp_path / "broken.agq.safetensors"
     broken.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
     for command in (["run", broken, "text", "-n", 2], ["verify", broken], ["info", broken]):
-        refused(agq_cli(*command), broken.name)
+        refused(call(*command), broken.name)
 
 
-def test_flipped_bits(agq_cli, demo_artifact: Path, tmp_path: Path) -> None:
+def test_flipped_bits(call, demo_artifact: Path, tmp_path: Path) -> None:
     data = bytearray(demo_artifact.read_bytes())
     (header,) = struct.unpack("<Q", data[:8])
     broken = tmp_path / "broken.agq.safetensors"
@@ -147,20 +144,20 @@ def test_flipped_bits(agq_cli, demo_artifact: Path, tmp_path: Path) -> None:
         data[position] ^= 0x10
         broken.write_bytes(data)
         data[position] ^= 0x10
-        refused(agq_cli("verify", broken))
-        refused(agq_cli("run", broken, "text", "-n", 2))
+        refused(call("verify", broken))
+        refused(call("run", broken, "text", "-n", 2))
     tensors = {name: value for name, value in json.loads(bytes(data[8 : 8 + header])).items() if name != "__metadata__"}
     for name in ("blocks.2.down.weight", "final_norm.weight", "tokenizer.json"):
         position = 8 + header + tensors[name]["data_offsets"][0] + 5
         data[position] ^= 0x01
         broken.write_bytes(data)
         data[position] ^= 0x01
-        result = agq_cli("verify", broken)
-        assert result.returncode == 1 and name in result.stdout + result.stderr
-    assert agq_cli("verify", demo_artifact).returncode == 0
+        result = call("verify", broken)
+        assert result.code == 1 and name in result.out + result.err
+    assert call("verify", demo_artifact).code == 0
 
 
-def test_not_a_model_at_all(agq_cli, tmp_path: Path) -> None:
+def test_not_a_model_at_all(call, tmp_path: Path) -> None:
     for name, content in (
         ("empty.safetensors", b""),
         ("text.txt", b"hello"),
@@ -169,24 +166,24 @@ def test_not_a_model_at_all(agq_cli, tmp_path: Path) -> None:
     ):
         path = tmp_path / name
         path.write_bytes(content)
-        refused(agq_cli("run", path, "text"), name)
+        refused(call("run", path, "text"), name)
 
 
 @pytest.mark.parametrize("prompt", ["", None], ids=["argument", "stdin"])
-def test_empty_prompt(agq_cli, demo_artifact: Path, prompt: str | None) -> None:
+def test_empty_prompt(call, demo_artifact: Path, prompt: str | None) -> None:
     arguments = ["run", demo_artifact, "-n", 4] + ([] if prompt is None else [prompt])
-    refused(agq_cli(*arguments, stdin=""), "prompt")
+    refused(call(*arguments, stdin=""), "prompt")
 
 
-def test_prompt_longer_than_the_context(agq_cli, demo_artifact: Path, demo_text: Path) -> None:
-    result = agq_cli("run", demo_artifact, "-f", demo_text / "heldout.txt", "-n", 4)
+def test_prompt_longer_than_the_context(call, demo_artifact: Path, demo_text: Path) -> None:
+    result = call("run", demo_artifact, "-f", demo_text / "heldout.txt", "-n", 4)
     refused(result, "1024", "hint: ")
 
 
-def test_more_tokens_than_the_context_holds_end_with_a_reason(agq_cli, demo_artifact: Path) -> None:
-    result = agq_cli("run", demo_artifact, "The red wolf", "-n", 64, "-c", 16, "--temp", 0)
-    assert result.returncode == 1
-    assert "context" in result.stderr and "hint: " in result.stderr
+def test_more_tokens_than_the_context_holds_end_with_a_reason(call, demo_artifact: Path) -> None:
+    result = call("run", demo_artifact, "The red wolf", "-n", 64, "-c", 16, "--temp", 0)
+    assert result.code == 1
+    assert "context" in result.err and "hint: " in result.err
 
 
 @pytest.mark.parametrize(
@@ -208,26 +205,26 @@ def test_more_tokens_than_the_context_holds_end_with_a_reason(agq_cli, demo_arti
     ids=lambda arguments: " ".join(arguments[-4:]),
 )
 def test_wrong_usage(
-    agq_cli, demo_artifact: Path, demo_model: Path, demo_text: Path, tmp_path: Path, arguments: list[str]
+    call, demo_artifact: Path, demo_model: Path, demo_text: Path, tmp_path: Path, arguments: list[str]
 ) -> None:
     names = {"ARTIFACT": demo_artifact, "MODEL": demo_model, "OUT": tmp_path / "out", "TEXT": demo_text / "heldout.txt"}
-    result = agq_cli(*(names.get(argument, argument) for argument in arguments))
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr and "error" in result.stderr.lower() and result.stdout == ""
+    result = call(*(names.get(argument, argument) for argument in arguments))
+    assert result.code == 2, result.err
+    assert "Traceback" not in result.err and "error" in result.err.lower() and result.out == ""
     assert leftovers(tmp_path) == []
 
 
-def test_unknown_key_in_a_recipe_is_named(agq_cli, demo_model: Path, tmp_path: Path) -> None:
+def test_unknown_key_in_a_recipe_is_named(call, demo_model: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("scheme: W4A8\nmethod: rtn\ngroup_sise: 64\n")
-    refused(agq_cli("quantize", demo_model, "--config", recipe, "-o", tmp_path / "out"), "group_sise")
+    refused(call("quantize", demo_model, "--config", recipe, "-o", tmp_path / "out"), "group_sise")
 
 
-def test_full_output_folder_is_kept(agq_cli, demo_model: Path, tmp_path: Path) -> None:
+def test_full_output_folder_is_kept(call, demo_model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     (output / "precious.txt").write_text("do not lose me")
-    refused(agq_cli("quantize", demo_model, "--scheme", "W4A8", "--method", "rtn", "-o", output), str(output), "hint: ")
+    refused(call("quantize", demo_model, "--scheme", "W4A8", "--method", "rtn", "-o", output), str(output), "hint: ")
     assert leftovers(output) == ["precious.txt"]
 
 
@@ -290,7 +287,7 @@ def test_file_size_limit(demo_model: Path, tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
     )
-    refused(result, str(output))
+    refused(SimpleNamespace(code=result.returncode, out=result.stdout, err=result.stderr), str(output))
     assert leftovers(tmp_path) == []
 
 

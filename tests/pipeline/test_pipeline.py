@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 BOUNDS = {"W8A8": (0.997, 1.003), "W4A8": (1.003, 1.045), "W4A4": (1.05, 1.12)}
 # Largest difference of packed file and folder. With 4-bit activations a code that lies next to a tie flips by the last
 # bit of a float: the reference itself, its embeddings changed by 2e-7, gives perplexities 0.25 % apart (standard
-# deviation) on these 17,000 tokens.
+# deviation) on these 16,000 tokens.
 AGREEMENT = {"W8A8": 0.002, "W4A8": 0.002, "W4A4": 0.0075}
 
 
@@ -34,27 +34,27 @@ def test_perplexity_of_the_three_forms(pipeline, scheme: str) -> None:
     assert packed == pytest.approx(folder, rel=AGREEMENT[scheme])
 
 
-def test_original_has_the_perplexity_it_was_published_with(pipeline, agq_cli, shared_data) -> None:
-    """The model's own documentation gives 25.12 on the whole held-out text, computed with transformers."""
-    text = shared_data("wikipedia_heldout.txt")
-    result = agq_cli("eval-ppl", pipeline.model, "--data", text, "--seq-len", 1024, "--json", check=True)
-    assert last_object(result)["ppl"] == pytest.approx(25.12, abs=0.01)
+def test_original_has_the_perplexity_that_transformers_gives(pipeline) -> None:
+    """26.263 is what transformers' own LlamaForCausalLM gives in float32 on these 16 windows; on the whole held-out
+    text it gives the 25.12 of the model's documentation."""
+    assert pipeline.evaluate(pipeline.model)["windows"] == 16
+    assert pipeline.perplexity(pipeline.model) == pytest.approx(26.263, abs=0.001)
 
 
 def test_fewer_bits_cost_more_and_gptq_costs_less_than_rounding(pipeline) -> None:
     w8a8, w4a8, w4a4 = (pipeline.perplexity(pipeline.quantized(scheme)) for scheme in ("W8A8", "W4A8", "W4A4"))
     assert w8a8 < w4a8 < w4a4
-    assert w4a8 < pipeline.perplexity(pipeline.quantized("W4A8", "rtn"))
+    assert w4a8 < pipeline.perplexity(pipeline.packed("W4A8", "rtn"))
 
 
 def test_presets_of_w4a4_beat_plain_gptq(pipeline, agq_cli) -> None:
     """Rotations, scales, sorted channels and clips, all in the weights; the preset `w4a4` with a transform at run time
     loses least."""
     folder, artifact = pipeline.folder / "W4A4-online", pipeline.folder / "W4A4-online.agq.safetensors"
-    options = ("--preset", "w4a4", "--tune", 16, "--calibration", pipeline.statistics(), "-o", folder)
+    options = ("--preset", "w4a4", "--tune", 4, "--calibration", pipeline.statistics(), "-o", folder)
     agq_cli("quantize", pipeline.model, *options, check=True)
     agq_cli("pack", folder, "-o", artifact, check=True)
-    original, plain = pipeline.perplexity(pipeline.model), pipeline.perplexity(pipeline.quantized("W4A4", "gptq"))
+    original, plain = pipeline.perplexity(pipeline.model), pipeline.perplexity(pipeline.packed("W4A4", "gptq"))
     default, online = pipeline.perplexity(pipeline.quantized("W4A4")), pipeline.perplexity(folder)
     assert 1 < min(online, default) / original
     assert max(online, default) / original < 1 + 0.6 * (plain / original - 1)
@@ -103,20 +103,23 @@ def test_pack_is_small_and_says_so(pipeline, agq_cli) -> None:
     info = last_object(agq_cli("info", artifact, "--json", check=True))
     assert info["bits_per_weight"] == pytest.approx(4 + 16 / 128)  # codes, and a 16-bit scale for each group of 128
     assert agq_cli("verify", artifact).returncode == 0
-    plain = pipeline.packed("W4A8", "gptq").stat().st_size
+    plain = pipeline.packed("W4A8", "rtn").stat().st_size
     assert plain < 0.5 * (pipeline.model / "model.safetensors").stat().st_size
     # Rotations untie the output head: the embedding is stored beside it, 8-bit codes and a scale for each token.
     assert info["embed_bits"] == 8
     assert artifact.stat().st_size - plain == pytest.approx(8192 * (256 + 4), rel=0.02)
 
 
-def test_same_input_gives_the_same_bytes(pipeline, agq_cli, tmp_path: Path) -> None:
-    again = tmp_path / pipeline.quantized("W4A8").name  # an artifact keeps the name of the folder that it was made from
-    agq_cli("quantize", pipeline.model, *pipeline.options("W4A8"), "-o", again, check=True)
-    for path in pipeline.quantized("W4A8").glob("*.safetensors"):
-        assert path.read_bytes() == (again / path.name).read_bytes()
-    agq_cli("pack", again, "-o", tmp_path / "again.agq.safetensors", check=True)
-    assert (tmp_path / "again.agq.safetensors").read_bytes() == pipeline.packed("W4A8").read_bytes()
+def test_same_input_gives_the_same_bytes(short_model: Path, pipeline, agq_cli, tmp_path: Path) -> None:
+    """All steps of the preset, on two of the model's six blocks and little text."""
+    options = ("--scheme", "W4A8", "--data", pipeline.calibration, "--samples", 8, "--seq-len", 256, "--tune", 2)
+    folders = [tmp_path / name / "model" for name in ("once", "again")]  # an artifact keeps its folder's name
+    for folder in folders:
+        folder.parent.mkdir()
+        agq_cli("quantize", short_model, *options, "-o", folder, check=True)
+        agq_cli("pack", folder, "-o", folder.with_name("model.agq.safetensors"), check=True)
+    once, again = ([path.read_bytes() for path in sorted(folder.parent.rglob("*.safetensors"))] for folder in folders)
+    assert len(once) >= 2 and once == again
 
 
 def test_run_json(pipeline, agq_cli) -> None:

@@ -68,7 +68,11 @@ def test_scales_and_codes_move_and_nothing_else(folders: tuple[Path, Path]) -> N
 
 @pytest.mark.slow
 def test_without_rounding_codes_stay(short_model: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
-    quantized(short_model, tmp_path / "scales", **RUN | {"recipe": replace(RECIPE, tune=replace(TUNE, rounding=False))})
+    quantized(
+        short_model,
+        tmp_path / "scales",
+        **RUN | {"recipe": replace(RECIPE, tune=replace(TUNE, steps=6, rounding=False))},
+    )
     solved, tuned = open_checkpoint(folders[0]), open_checkpoint(tmp_path / "scales")
     changed = 0
     for linear in solved.parts.block_linears():
@@ -111,7 +115,7 @@ def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple
 
 
 @pytest.mark.slow
-def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, tmp_path: Path) -> None:
     class Stop(Exception):
         pass
 
@@ -120,10 +124,13 @@ def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, folders: tup
             if text.startswith("weights tuned: step 3"):
                 raise Stop
 
+    run = RUN | {"recipe": replace(RECIPE, tune=replace(TUNE, steps=4)), "samples": 8, "seq_len": 128}
     with pytest.raises(Stop):
-        quantized(short_model, tmp_path / "tuned", progress=StopWhileTuning(), **RUN)
-    assert quantized(short_model, tmp_path / "tuned", **RUN).resumed == 2
-    assert contents(tmp_path / "tuned") == contents(folders[1])
+        quantized(short_model, tmp_path / "tuned", progress=StopWhileTuning(), **run)
+    assert quantized(short_model, tmp_path / "tuned", **run).resumed == 2
+    assert quantized(short_model, tmp_path / "whole", **run).resumed == 0
+    assert report(tmp_path / "tuned")["steps"] == 4 and report(tmp_path / "tuned")["kept"]
+    assert contents(tmp_path / "tuned") == contents(tmp_path / "whole")
 
 
 @pytest.mark.slow
