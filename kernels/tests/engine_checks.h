@@ -107,7 +107,11 @@ static inline void invariance(const test_model *t, int n, int kv_bits) {
   const int cuts[][3] = {{1, 1, 1}, {1, 3, 2}, {7, 16, 3}, {n, n, 2}, {64, 5, 4}}; /* step, batch, threads */
   for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
     e = engine(t, cuts[i][2], 2, n + 9, cuts[i][1], kv_bits, 0);
-    append(e, t->s.vocab, tokens, n, cuts[i][0], 1, logits);
+    /* Of a long input only the last tokens come one by one, from before the last key range (512 keys) on. */
+    const int together = n > 512 && cuts[i][0] == 1 ? (n - 1) / 512 * 512 - 14 : 0;
+    append(e, t->s.vocab, tokens, together, 64, 1, logits);
+    append(e, t->s.vocab, tokens + together, n - together, cuts[i][0], 1,
+           logits + (size_t)together * (size_t)t->s.vocab);
     if (!test_expect(!memcmp(first, logits, count * 4), "the same bits for any cut and any number of threads"))
       fprintf(stderr, "  %s: step %d, batch %d, %d threads, kv %d\n", t->s.name, cuts[i][0], cuts[i][1], cuts[i][2],
               kv_bits);

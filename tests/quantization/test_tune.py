@@ -124,12 +124,12 @@ def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, tmp_path: Pa
             if text.startswith("weights tuned: step 3"):
                 raise Stop
 
-    run = RUN | {"recipe": replace(RECIPE, tune=replace(TUNE, steps=4)), "samples": 8, "seq_len": 128}
+    run = {"recipe": replace(RECIPE, tune=replace(TUNE, steps=8)), "samples": 8, "seq_len": 256, "hadamard": 128}
     with pytest.raises(Stop):
         quantized(short_model, tmp_path / "tuned", progress=StopWhileTuning(), **run)
     assert quantized(short_model, tmp_path / "tuned", **run).resumed == 2
     assert quantized(short_model, tmp_path / "whole", **run).resumed == 0
-    assert report(tmp_path / "tuned")["steps"] == 4 and report(tmp_path / "tuned")["kept"]
+    assert report(tmp_path / "tuned")["steps"] == 8 and report(tmp_path / "tuned")["kept"]
     assert contents(tmp_path / "tuned") == contents(tmp_path / "whole")
 
 
