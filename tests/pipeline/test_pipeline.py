@@ -112,7 +112,7 @@ def test_pack_is_small_and_says_so(pipeline, agq_cli) -> None:
 
 def test_same_input_gives_the_same_bytes(short_model: Path, pipeline, agq_cli, tmp_path: Path) -> None:
     """All steps of the preset, on two of the model's six blocks and little text."""
-    options = ("--scheme", "W4A8", "--data", pipeline.calibration, "--samples", 8, "--seq-len", 256, "--tune", 2)
+    options = ("--scheme", "W4A8", "--data", pipeline.calibration, "--samples", 8, "--seq-len", 256, "--tune", 8)
     folders = [tmp_path / name / "model" for name in ("once", "again")]  # an artifact keeps its folder's name
     for folder in folders:
         folder.parent.mkdir()
@@ -120,6 +120,7 @@ def test_same_input_gives_the_same_bytes(short_model: Path, pipeline, agq_cli, t
         agq_cli("pack", folder, "-o", folder.with_name("model.agq.safetensors"), check=True)
     once, again = ([path.read_bytes() for path in sorted(folder.parent.rglob("*.safetensors"))] for folder in folders)
     assert len(once) >= 2 and once == again
+    assert json.loads((folders[0] / "agq.json").read_text())["report"]["tune"]["kept"]  # what tuning did is among it
 
 
 def test_run_json(pipeline, agq_cli) -> None:
