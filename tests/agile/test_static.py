@@ -121,6 +121,7 @@ def test_other_families(
     check_perplexities(folder, packed, demo_text, coarse=softmax_bits == 4)
 
 
+@pytest.mark.slow
 def test_integer_attention_reaches_the_artifact(made: Callable[..., tuple[Path, Path]]) -> None:
     """Calibrated scales of q, k, v: in the folder, in the artifact, in the reference; none with softmax_bits 0."""
     folder, packed = made(four_bits="agile", softmax_bits=4)
@@ -164,6 +165,7 @@ def test_calibration_leaves_pruned_tokens_out(demo_model: Path) -> None:
     assert left[-1] < 65
 
 
+@pytest.mark.slow
 def test_every_linear_equals_the_reference(made: Callable[..., tuple[Path, Path]]) -> None:
     """The packed products against the dequantized weights times the fake-quantized inputs, saturated inputs among
     them."""

@@ -69,6 +69,7 @@ def test_bench_formats(call, demo_artifact: Path) -> None:
     assert len(markdown) == 8 and "tg4 @ d8" in markdown[-1] and "±" in markdown[-1]
 
 
+@pytest.mark.slow
 def test_bench_of_several_kernels_with_profile(call, demo_artifact: Path) -> None:
     names = [item.isa for item in libraries() if item.usable][-2:]
     options = ("bench", demo_artifact, "-p", 8, "-n", 0, "-r", 1, "--no-warmup", "--no-startup", "--profile")
@@ -84,6 +85,7 @@ def test_bench_of_several_kernels_with_profile(call, demo_artifact: Path) -> Non
     assert any(line.startswith("| attention |") for line in lines)
 
 
+@pytest.mark.slow
 def test_bench_of_several_sequences(call, demo_artifact: Path) -> None:
     """Tokens of all sequences are counted; the work's lower bound is that of all of them."""
     options = ("-p", 8, "-n", 2, "-d", 4, "-r", 1, "-t", 1, "--batch", "1,3", "--no-startup", "-o", "json")

@@ -38,6 +38,7 @@ def test_help_is_a_command(agq_cli) -> None:
     assert agq_cli("help", "pakc").returncode == 2
 
 
+@pytest.mark.slow
 def test_eighty_columns(agq_cli) -> None:
     assert max(map(len, help_text().splitlines())) <= 80
     for name in COMMANDS:
@@ -46,6 +47,7 @@ def test_eighty_columns(agq_cli) -> None:
         assert "<int>  More on stderr" not in text
 
 
+@pytest.mark.slow
 def test_cache(agq_cli, demo_model, tmp_path) -> None:
     env = {"AGQ_CACHE_DIR": str(tmp_path)}
     agq_cli("run", demo_model, "a", "-n", 1, env=env, check=True)

@@ -93,6 +93,7 @@ def test_messages_and_system(call, chat_artifact: Path, tmp_path: Path) -> None:
     assert found[2]["prompt_tokens"] > found[0]["prompt_tokens"] and "do not end with the user's" in found[3]["error"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(demo_artifact: Path, prompts: Path, tmp_path: Path, call) -> None:
     """The same command again: half a line is removed, failed prompts are tried again, finished ones are left out."""
     whole = call("run", demo_artifact, "--jsonl", prompts, "-n", 8).out

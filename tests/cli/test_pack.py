@@ -14,6 +14,7 @@ def test_default_name_and_table(agq_cli, demo_quantized, tmp_path):
     assert result.stderr == f"next: agq run {name}\n"
 
 
+@pytest.mark.slow
 def test_existing_file_needs_force(agq_cli, demo_quantized, tmp_path):
     path = tmp_path / "x.agq.safetensors"
     path.write_text("precious")
@@ -23,6 +24,7 @@ def test_existing_file_needs_force(agq_cli, demo_quantized, tmp_path):
     assert path.stat().st_size > 10000
 
 
+@pytest.mark.slow
 def test_options_reach_the_artifact(agq_cli, demo_model, tmp_path):
     path = tmp_path / "x.agq.safetensors"
     result = agq_cli(
@@ -57,6 +59,7 @@ def test_a_file_is_no_folder(agq_cli, demo_artifact):
     assert result.returncode == 2 and "is a safetensors file, neither a model folder nor a GGUF file" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_quick_way_and_its_price(agq_cli, demo_model, tmp_path):
     path = tmp_path / "a.agq.safetensors"
     result = agq_cli("pack", demo_model, "--weights", "int4", "-o", path, check=True)

@@ -186,6 +186,7 @@ def test_too_many_threads_are_lowered_and_said(call, demo_artifact: Path) -> Non
     assert objects(result.out)[-1]["threads"] < 4000
 
 
+@pytest.mark.slow
 def test_default_limits_are_said(call, demo_artifact: Path, chat_artifact: Path) -> None:
     text = call("run", demo_artifact, PROMPT)
     assert text.err == "stopped at 256 tokens (-n)\n"

@@ -133,6 +133,7 @@ def test_the_engine_computes_what_the_reference_does(
     assert agreement(found, expected) > least, agreement(found, expected)
 
 
+@pytest.mark.slow
 def test_the_user_is_told_what_is_left_out(models: dict[str, Path], tmp_path: Path) -> None:
     notes = planned(models["gemma2"], tmp_path / "out", preset="w4a8").notes
     assert any(note.startswith("transformation `r1` is left out: norms with gains") for note in notes)

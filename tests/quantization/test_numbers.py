@@ -70,6 +70,7 @@ def _odd(tensors: dict[str, Tensor]) -> None:
     tensors["model.layers.0.input_layernorm.weight"][:3] = 0
 
 
+@pytest.mark.slow
 def test_zeros_and_constants_are_counted(short_model: Path, tmp_path: Path) -> None:
     """512 tokens: fewer than the 768 inputs of the second feed-forward layers."""
     model = changed(short_model, tmp_path / "m", _odd)
@@ -102,6 +103,7 @@ def test_tokens_of_zeros_and_windows_of_one_token(short_model: Path, tmp_path: P
     assert verify(tmp_path / "q") == ("folder", [])
 
 
+@pytest.mark.slow
 def test_activations_that_overflow(short_model: Path, tmp_path: Path) -> None:
     import agq
 

@@ -70,6 +70,7 @@ def test_what_is_not_positive_definite_is_unsolvable(method: str) -> None:
     assert rounded.codes.unique().tolist() == [7]
 
 
+@pytest.mark.slow
 def test_a_solver_is_one_row_and_one_file(zeros: str, short_model: Path, tmp_path: Path) -> None:
     from agq.checkpoint import open_checkpoint, read_linear
 
@@ -82,6 +83,7 @@ def test_a_solver_is_one_row_and_one_file(zeros: str, short_model: Path, tmp_pat
     assert json.loads((tmp_path / "q" / "agq.json").read_text())["recipe"]["method"] == "zeros"
 
 
+@pytest.mark.slow
 def test_what_it_cannot_solve_is_rounded_to_nearest(zeros: str, short_model: Path, tmp_path: Path) -> None:
     quantized(short_model, tmp_path / "rtn", scheme="W4A8", method="rtn", mse=False)
     recipe = Recipe(method=zeros, seed=1)

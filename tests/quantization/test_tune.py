@@ -167,6 +167,7 @@ def test_nothing_changes_before_the_first_step(bits: int, symmetric: bool) -> No
     assert int(linear.codes.min()) == int(linear.codes.max()) == high
 
 
+@pytest.mark.slow
 def test_codes_follow_the_gradient() -> None:
     """A linear alone, trained towards its unquantized outputs on inputs that prefer one direction, beats rounding to
     nearest."""
