@@ -134,6 +134,7 @@ def _parameters(model: ArtifactModel) -> int:
     """Parameters of the model (a tied embedding counts once)."""
     spec = model.spec
     count = sum(info.out * (info.inputs + (1 if info.bias else 0)) for info in model.linears.values())
+    count -= spec.hidden**2 if spec.head_matrix else 0  # no parameters: rotation and gains
     count += 0 if model.embed_in_head else spec.vocab * spec.embed_dim
     if "position" in model.tables:
         count += (spec.context + spec.position_offset) * spec.hidden

@@ -3,19 +3,22 @@
 from dataclasses import replace
 from typing import Any
 
+from agq.artifact import layout
 from agq.artifact.checks import check_attention, refuse_kv_scheme
 from agq.artifact.documents import read_documents, special_tokens
-from agq.artifact.plan_linears import ROUNDED, plan_linears
+from agq.artifact.linear_info import LinearInfo
+from agq.artifact.plan_linears import ROUNDED, head_width, plan_linears
 from agq.artifact.schema import ArtifactModel, linear_shapes, norm_sizes
 from agq.artifact.sources import float_type
 from agq.artifact.tables import Pieces, array, coded_rows, document, float_rows, row_scales, stored_codes, stored_scales
 from agq.checkpoint.attention_scales import AttentionScales, save_scales
 from agq.checkpoint.base import Checkpoint
+from agq.checkpoint.head_matrix import head_matrix_problem
 from agq.checkpoint.module_scheme import ModuleScheme
 from agq.errors import AgqError, UsageError
 from agq.formats import PER_ROW, TABLES, integer_format
 from agq.formats.cache import DEFAULT_CACHE, FLOAT_CACHE
-from agq.formats.weights import BYTE_CODES
+from agq.formats.weights import BYTE_CODES, EXACT
 from agq.tokenizer.files import read_tokenizer_files
 
 
@@ -46,9 +49,20 @@ class PackPlan:
             kv_bits = checkpoint.record.kv_bits or usual.bits
         if attention is not None:
             check_attention(checkpoint, attention, kv_bits)
-        self._sources = plan_linears(checkpoint, weights, head_bits, integer)
+        self._matrix = None
+        if checkpoint.head_matrix is not None:
+            self._matrix = checkpoint.tying(head_width(checkpoint, weights, head_bits, integer), embed_bits)
+        if problem := head_matrix_problem(checkpoint):
+            raise AgqError(
+                f"`{checkpoint.path}`: the matrix before its head: {problem}", hint="quantize the model again"
+            )
+        self.spec = spec = checkpoint.spec
+        if self._matrix is not None:
+            self.spec = spec = replace(spec, tied=True, head_matrix=True)
+        self._sources = plan_linears(checkpoint, spec, weights, head_bits, integer)
         linears = {source.fused.name: source.info for source in self._sources}
-        spec = checkpoint.spec
+        if self._matrix is not None:
+            linears["project_out"] = LinearInfo(spec.embed_dim, spec.hidden, EXACT)
         head_bits = linears["head"].format.bits
         tables = {}
         embed = None if spec.tied else self._embed_scheme(embed_bits)
@@ -98,7 +112,7 @@ class PackPlan:
 
     def tensors(self) -> dict[str, Pieces]:
         """Tensor name -> function yielding its bytes."""
-        checkpoint, parts, spec = self.checkpoint, self.checkpoint.parts, self.checkpoint.spec
+        checkpoint, parts, spec = self.checkpoint, self.checkpoint.parts, self.spec
         found: dict[str, Pieces] = {name: document(data) for name, data in self.documents.items()}
         for name, module in (("embed", parts.embed), ("position", parts.position or "")):
             dtype = self.model.tables.get(name)
@@ -121,6 +135,8 @@ class PackPlan:
             found[name] = array(values)
         for source in self._sources:
             found.update(source.tensors())
+        if self._matrix is not None:
+            found["project_out.weight"] = array(layout.pack_rows(self._matrix))
         return found
 
     def recipe(self) -> Any:

@@ -16,7 +16,7 @@ from agq.formats.cache import DEFAULT_TABLE
 from agq.formats.groups import Fitted, Granularity, fit
 from agq.formats.limits import CHANNEL_EXPONENT
 from agq.formats.weights import BYTE_CODES, SCALE
-from agq.models import Linear
+from agq.models import Linear, ModelSpec
 from agq.models.folding import fold_linears
 
 # What packing itself rounds the weights of an unquantized folder to.
@@ -24,27 +24,38 @@ ROUNDED = {f"int{row.bits}": row for row in INTEGERS.values()}
 
 
 def plan_linears(
-    checkpoint: Checkpoint, weights: str | None, head_bits: int | None, integer: bool
+    checkpoint: Checkpoint, spec: ModelSpec, weights: str | None, head_bits: int | None, integer: bool
 ) -> list[LinearSource]:
-    """A source of each linear of the artifact, the head last.
+    """A source of each linear of the artifact that the checkpoint stores, the head last.
 
     Args:
+        spec: of the artifact: where it has a matrix before the head, the embedding is packed as the head.
         weights: what float weights of the blocks are packed as (a float type, or a key of ROUNDED); None: their own.
         head_bits: of the head; None: as `pack` says. integer: the weights of the blocks will be codes.
 
     Raises:
         AgqError: all linears that cannot be packed, with the reasons.
     """
-    planner = _Planner(checkpoint, weights)
+    planner = _Planner(checkpoint, spec, weights)
     planner.plan(head_bits, integer)
     if planner.problems:
         raise AgqError("; ".join(f"{what}: {fold_linears(items)}" for what, items in planner.problems.items()))
     return [source.settled() for source in planner.sources]
 
 
+def head_width(checkpoint: Checkpoint, weights: str | None, wanted: int | None, integer: bool) -> int:
+    """Bits of a head that the checkpoint stores in floats; arguments as of `plan_linears`."""
+    bits = wanted or checkpoint.record.head_bits
+    if bits is not None:
+        return bits
+    source = float_type(checkpoint, [f"{checkpoint.parts.head}.weight"])
+    return DEFAULT_TABLE.bits if integer else weight_format(weights or source).bits
+
+
 class _Planner:
-    def __init__(self, checkpoint: Checkpoint, weights: str | None):
+    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec, weights: str | None):
         self.checkpoint = checkpoint
+        self.spec = spec
         self.weights = weights
         self.problems: dict[str, list[Linear]] = {}
         self.sources: list[LinearSource] = []
@@ -61,7 +72,8 @@ class _Planner:
             # Groups are fitted to the blocks' linears; the projections around them stay as they are then.
             inside = item.name.startswith("blocks.")
             self._add(item, self.weights if inside or not grouped else None)
-        self._add_head(Fused("head", (parts.head_linear,)), head_bits, integer)
+        head = replace(parts.head_linear, module=parts.embed) if self.spec.head_matrix else parts.head_linear
+        self._add_head(Fused("head", (head,)), head_bits, integer)
 
     def _add_head(self, fused: Fused, head_bits: int | None, integer: bool) -> None:
         checkpoint = self.checkpoint
@@ -74,13 +86,8 @@ class _Planner:
                     hint="leave `head_bits` out",
                 )
             return
-        if head_bits is None:
-            head_bits = checkpoint.record.head_bits
         source = float_type(checkpoint, [f"{module}.weight"])
-        if head_bits is None:
-            wanted = source if self.weights is None else self.weights
-            head_bits = DEFAULT_TABLE.bits if integer else weight_format(wanted).bits
-        row = TABLES[head_bits]
+        row = TABLES[head_width(checkpoint, self.weights, head_bits, integer)]
         self._add(fused, f"int{row.bits}" if row.integer else row.of(self.weights, source).name)
 
     def _add(self, fused: Fused, weights: str | None) -> LinearInfo:
@@ -111,7 +118,7 @@ class _Planner:
         if hadamard and fused.in_features % hadamard:
             self._problem(f"a Hadamard block of {hadamard} does not divide {fused.in_features} columns", fused)
             hadamard = 0
-        if hadamard and fused.name == "head" and checkpoint.spec.tied:
+        if hadamard and fused.name == "head" and self.spec.tied:
             self._problem("a head tied to the embedding cannot have a Hadamard transform", fused)
         shape["hadamard"] = hadamard
         acts: dict[str, Any] = {"act_bits": activation.format.code}

@@ -268,7 +268,7 @@ def linear_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
         shapes[f"blocks.{index}.out"] = (spec.hidden, spec.q_size)
         shapes[f"blocks.{index}.up"] = (spec.ffn * (2 if spec.gated else 1), spec.hidden)
         shapes[f"blocks.{index}.down"] = (spec.hidden, spec.ffn)
-    if spec.projected:
+    if spec.projected or spec.head_matrix:
         shapes["project_out"] = (spec.embed_dim, spec.hidden)
     shapes["head"] = (spec.vocab, spec.embed_dim)
     return shapes

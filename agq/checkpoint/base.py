@@ -39,6 +39,8 @@ class Checkpoint(ABC):
         quantization: None where all linears are floats.
         record: the validated agq.json (defaults where there is none). agq: agq.json as a dict ({} without one).
         statics: quantizers of static activations (empty where there are none).
+        head_matrix: by which the embedding serves as output head, too, float32 [hidden, hidden] (head_matrix.py); None
+            where there is no such matrix.
         rounded: types that weights which are read as floats have been rounded to before, in words; "" for none.
     """
 
@@ -49,6 +51,7 @@ class Checkpoint(ABC):
     record: AgqRecord
     agq: dict[str, Any]
     statics: StaticRecord
+    head_matrix: np.ndarray | None = None
     rounded: str = ""
 
     @property
@@ -144,6 +147,12 @@ class Checkpoint(ABC):
     def float_dtype(self) -> str:
         """The float type that the source stores its embedding in ("F32", "F16" or "BF16")."""
         return self.dtype(f"{self.parts.embed}.weight")
+
+    def tying(self, head_bits: int, embed_bits: int | None = None) -> np.ndarray | None:
+        """The matrix of a packed form in which the embedding is the output head of `head_bits`, too: `head_matrix`, unless
+        an embedding of another width is wanted (or agq.json says so)."""
+        wanted = embed_bits or self.record.embed_bits
+        return self.head_matrix if wanted in (None, head_bits) else None
 
     def embed_bits(self, head_bits: int, wanted: int | None = None) -> int | None:
         """Width of an embedding that is not tied to the output head of `head_bits`, in packed form: what is wanted,

@@ -11,6 +11,7 @@ import numpy as np
 from agq.checkpoint.base import Checkpoint, Scales
 from agq.checkpoint.compressed_tensors import CompressedTensors, read_codes, read_scales
 from agq.checkpoint.finite import count_not_finite
+from agq.checkpoint.head_matrix import read_head_matrix
 from agq.checkpoint.module_scheme import Stored
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import FILE as STATIC_FILE
@@ -66,6 +67,7 @@ class FolderCheckpoint(Checkpoint):
             self.spec = replace(self.spec, embed_norm=False)
             self.parts = parts(self.spec)
         self.statics = read_statics(folder, self.record.values, self.parts)
+        self.head_matrix = read_head_matrix(folder, self.record.values, self.spec)
         self._check_tensors()
         self._say_left_out()
 

@@ -81,6 +81,12 @@ def _rope(rope: dict[str, Any]) -> str:
     return f"{rope['kind']}, base {rope['theta']:g}" + (f", factor {rope['factor']:g}" if "factor" in rope else "")
 
 
+def _head(values: dict[str, Any]) -> str:
+    if values["tied"]:
+        return "tied to the embedding" + (" through a matrix" if values.get("head_matrix") else "")
+    return "its own" + (", packed as the embedding behind a matrix" if values.get("head_matrix") else "")
+
+
 def _window(values: dict[str, Any]) -> str:
     window, local = values["window"], values.get("rope_local")
     layers = f"{window['tokens']} tokens in {len(window['layers'])} of {values['layers']} layers"
@@ -110,7 +116,7 @@ def _show(values: dict[str, Any]) -> None:
             "positions": values["position"] + (f", {_rope(rope)}" if rope else ""),
             "sliding window": _window(values) if "window" in values else None,
             "norm": values["norm"],
-            "head": "tied to the embedding" if values["tied"] else "its own",
+            "head": _head(values),
             "embedding": f"{values['embed_bits']} bits, {_EMBEDDING.get(values['embedding'], values['embedding'])}"
             if "embedding" in values
             else None,

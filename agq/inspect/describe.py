@@ -30,6 +30,8 @@ def _architecture(spec: Any) -> dict[str, Any]:
         "activation",
     )
     values = {name: getattr(spec, name) for name in names} | {"tied": spec.tied}
+    if spec.head_matrix:
+        values["head_matrix"] = True
     for name in ("rope", "rope_local"):
         rope = getattr(spec, name)
         if rope is not None:
@@ -139,6 +141,7 @@ def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
         "path": str(checkpoint.path),
         "form": "quantized" if quantized and quantized.modules() else "plain",
         **_architecture(checkpoint.spec),
+        **({} if checkpoint.head_matrix is None else {"head_matrix": True}),
         "bytes": checkpoint.weight_bytes(),
         "bits_per_weight": 8 * sum(item["bytes"] for item in inner) / sum(item["out"] * item["in"] for item in inner),
         "kv_bits": checkpoint.record.kv_bits,

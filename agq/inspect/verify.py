@@ -15,6 +15,8 @@ from agq.artifact.reader import open_artifact
 from agq.checkpoint.compressed_tensors import ModuleScheme, activation_scheme, read_codes, read_scales
 from agq.checkpoint.finite import count_not_finite
 from agq.checkpoint.folder import FolderCheckpoint, open_checkpoint
+from agq.checkpoint.head_matrix import NAME as HEAD_MATRIX
+from agq.checkpoint.head_matrix import head_matrix_problem
 from agq.checkpoint.numbers import in_words, numbers_of
 from agq.checkpoint.packing import check_range
 from agq.errors import AgqError
@@ -48,6 +50,8 @@ def problems_of_folder(path: str | os.PathLike) -> list[str]:
     checkpoint = open_checkpoint(path)
     found = [*_config(checkpoint), *_json_files(checkpoint)]
     named: list[tuple[str, str]] = [*_recorded(checkpoint), *_names(checkpoint)]
+    if problem := head_matrix_problem(checkpoint):
+        named.append((HEAD_MATRIX, problem))
     for linear in checkpoint.parts.all_linears():
         scheme = checkpoint.quantization.scheme(linear.module) if checkpoint.quantization else None
         if scheme is not None:

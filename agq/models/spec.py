@@ -55,6 +55,8 @@ class ModelSpec:
         window: a query of a layer in `window_layers` sees this many tokens, itself included; 0: no such layers.
         rope_local: RoPE of the layers with a window, where theirs is another one (Gemma 3).
         unrotated_layers: layers without RoPE (SmolLM3).
+        head_matrix: what the final norm gives goes through a matrix [hidden, hidden] before the head, which is the
+            (rotated) embedding (agq/checkpoint/head_matrix.py).
     """
 
     family: str
@@ -100,6 +102,7 @@ class ModelSpec:
     window_layers: tuple[int, ...] = added((), 5)
     rope_local: RopeSpec | None = added(None, 5)
     unrotated_layers: tuple[int, ...] = added((), 5)
+    head_matrix: bool = added(False, 6)
 
     def __post_init__(self) -> None:
         one_of(self.family, "family", tuple(FAMILIES))
@@ -128,7 +131,7 @@ class ModelSpec:
             integer(token, "eos_ids", 0, self.vocab - 1)
 
     def _check_added(self) -> None:
-        """Values of the fields that came with ABI 5."""
+        """Values of the fields that came with ABI 5 and later."""
         number(self.norm_offset, "norm_offset", -1e3, 1e3)
         for name in ("embed_scale", "residual_scale", "logit_scale"):
             number(getattr(self, name), name, 1e-6, 1e6)
@@ -154,6 +157,8 @@ class ModelSpec:
                 counts = {len(rope.short_factors), len(rope.long_factors)}
                 if counts != {self.frequencies}:
                     raise AgqError(f"model description: rope factors are not {self.frequencies}, one per frequency")
+        if self.head_matrix and (self.projected or not self.tied):
+            raise AgqError("model description: `head_matrix` is for a head that is an embedding as wide as the blocks")
         if not (self.pre_norms or self.post_norms) or (self.norm_after and (self.post_norms or self.parallel)):
             raise AgqError("model description: no such order of norms")
         if self.parallel and (not self.pre_norms or self.post_norms or self.residual_from_norm):

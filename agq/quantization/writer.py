@@ -14,13 +14,14 @@ import numpy as np
 from agq.checkpoint import Checkpoint
 from agq.checkpoint.compressed_tensors import INT, PACKED, quantization_config
 from agq.checkpoint.finite import count_not_finite
-from agq.checkpoint.static import StaticRecord
+from agq.checkpoint.head_matrix import NAME as HEAD_MATRIX
+from agq.checkpoint.static import FILE, StaticRecord
 from agq.errors import AgqError
 from agq.files import atomic_directory, atomic_write_bytes, atomic_write_text
 from agq.formats import cache_format
 from agq.formats.weights import BYTE_CODES
 from agq.models import ONLINE_PREFIX, ModelParts
-from agq.quantization.agile.stage import add_entries, write_arrays
+from agq.quantization.agile.stage import add_entries
 from agq.quantization.encode import store_float
 from agq.quantization.numbers import BEYOND_FP16, Numbers
 from agq.quantization.state import WorkFolder
@@ -29,7 +30,7 @@ from agq.quantization.transforms.plan import TransformPlan
 from agq.recipe import ActivationScheme, Recipe, Scheme, WeightScheme
 from agq.recipe.schemes import FLOAT_INPUT
 from agq.reporting import console
-from agq.safetensors.shards import Entry, write_shards
+from agq.safetensors.shards import Entry, write_arrays, write_shards
 from agq.text.tokenizers import read_files
 
 SHARD_BYTES = 5_000_000_000
@@ -218,9 +219,13 @@ def write_folder(
             atomic_write_bytes(folder / name, checkpoint.text(name) or b"")
         _write_tokenizer(folder, checkpoint)
         activations = activation_entries(parameters, schemes, clips)
+        arrays: dict[str, np.ndarray] = {}
         if statics is not None:
             add_entries(activations, statics)
-            write_arrays(folder, statics)
+            arrays |= statics.arrays()
+        if (matrix := parameters.head_matrix()) is not None:
+            arrays[HEAD_MATRIX] = matrix
+        write_arrays(folder / FILE, arrays)
         if found := numbers.record():
             record = {**record, "report": {**record.get("report", {}), "numbers": found}}
         agq = {
@@ -232,6 +237,8 @@ def write_folder(
         }
         if recipe.sink_tokens:
             agq["sink_tokens"] = recipe.sink_tokens
+        if matrix is not None:
+            agq[HEAD_MATRIX] = True
         if not plan.empty:
             agq["transforms"] = plan.to_dict()
         agq["online"] = [*online_steps(plan), *runtime_formats(recipe, schemes, clips)]

@@ -7,6 +7,7 @@ docs/arithmetic.md (activations, KV cache, output head) simulated in floats. The
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import overload
@@ -178,7 +179,8 @@ class ReferenceModel:
     ) -> None:
         """kv_bits: 4, 8, 16 or 32, head_bits: 8, 16 or 32; None takes what the folder's agq.json says (32, nothing
         quantized, for a plain folder or with fake_quant off). embed_bits: of an embedding that is not the head, 8, 16
-        or 32; None takes what `agq pack` would. parameters: other tensors than the checkpoint's own (a transformed
+        or 32; None takes what `agq pack` would. An embedding whose matrix makes it the head (Checkpoint.tying) is it.
+        parameters: other tensors than the checkpoint's own (a transformed
         model).
         attention: static scales of integer attention, which is computed then (with keys and values of 8 bits); None
         takes the folder's, where it has them and fake_quant is on."""
@@ -191,6 +193,9 @@ class ReferenceModel:
         self.head_bits = int(record.get("head_bits", 32)) if head_bits is None else head_bits
         HEAD.check(self.head_bits)
         parts = parameters.parts
+        matrix = checkpoint.tying(self.head_bits, embed_bits) if fake_quant else None
+        if matrix is not None:
+            self.spec = replace(self.spec, tied=True, head_matrix=True)
         head = None if self.spec.tied else parameters.linear(parts.head)
         table = parameters.tensor(f"{parts.embed}.weight")
         if head is None:
@@ -219,6 +224,8 @@ class ReferenceModel:
             self.blocks[index].scales = scales
         self.final_norm = parameters.norm(parts.final_norm)
         self.project_out = parameters.linear(parts.project_out) if parts.project_out else None
+        if matrix is not None:
+            self.project_out = Linear(torch.tensor(matrix, device=parameters.device))
         self.device = parameters.device
         self._positions: tuple[int, Positions] | None = None
 

@@ -4,7 +4,7 @@ only."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,6 +14,9 @@ import numpy as np
 
 from agq.files import atomic_write_text, atomic_writer
 from agq.safetensors.files import DTYPES, SafetensorsWriter
+
+# numpy dtypes of arrays that are written as they are.
+_ARRAYS = {"float32": "F32", "uint8": "U8"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,15 @@ def write_file(file: IO[bytes], entries: Sequence[Entry], metadata: dict[str, st
     for item in entries:
         writer.write(item.name, np.ascontiguousarray(item.produce()))
     writer.close()
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays by name, float32 and uint8, as one safetensors file; no file where there are none."""
+    if not arrays:
+        return
+    entries = [Entry.of(name, _ARRAYS[array.dtype.name], np.ascontiguousarray(array)) for name, array in arrays.items()]
+    with atomic_writer(path) as file:
+        write_file(file, entries)
 
 
 def write_shards(folder: Path, entries: Iterable[Entry], shard_bytes: int) -> list[str]:

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define AGQ_ABI_VERSION 5
+#define AGQ_ABI_VERSION 6
 /* Most `sink_tokens` of a model. */
 #define AGQ_MAX_SINK_TOKENS 64
 /* Most `steps` of an agq_clip_problem. */
@@ -163,7 +163,7 @@ typedef struct {
   float attention_softcap, logit_softcap;
   /* Token embedding, row-major [vocab][embed_dim], AGQ_F32/F16/BF16, or AGQ_I8: codes times embed_scale[row][group]; or
    * embed_in_head = 1: rows are dequantized from `head`, in layout rl16, without `hadamard`. embed_dim differs from
-   * hidden only with project_in. */
+   * hidden only with project_in. project_out may stand alone: a matrix between final norm and head. */
   int32_t embed_dim, embed_dtype, embed_in_head;
   const void *embed;
   size_t embed_bytes;

@@ -28,6 +28,7 @@ typedef struct {
   int stored;   /* AGQ_F32, AGQ_F16 or AGQ_BF16: of the embedding and of learned positions */
   int no_pre_norms, post_norms, parallel, qk_norm, rotary_dim;
   int window, windowed; /* of the layers whose bits are set */
+  int matrix;           /* 1: what the final norm gives goes through one before the head */
   int local, unrotated; /* layers with local rotary positions, and without any: bits */
   float embed_factor, residual_factor, logit_factor, attention_softcap, logit_softcap;
 } test_shape;
@@ -212,6 +213,9 @@ static inline test_model *model_create(const test_shape *s) {
     random_linear(t, &m->project_in, &t->project_in, s->hidden, s->embed_dim, s->weights, s->act_bits);
     random_linear(t, &m->project_out, &t->project_out, s->embed_dim, s->hidden, s->weights, s->act_bits);
   }
+  t->s.hadamard = 0;
+  if (s->matrix) random_linear(t, &m->project_out, &t->project_out, s->hidden, s->hidden, AGQ_F32, 32);
+  t->s.hadamard = s->hadamard;
   t->s.bias = bias;
   const size_t elements = (size_t)s->vocab * (size_t)s->embed_dim;
   if (s->tied) {

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from agq.checkpoint.static import FILE, StaticRecord
-from agq.files import atomic_writer
+from agq.checkpoint.static import StaticRecord
 from agq.formats import PER_ROW, groups
 from agq.quantization.agile.calibrate import calibrate
 from agq.quantization.encode import decode
 from agq.quantization.state import WorkFolder
 from agq.recipe import Recipe, Scheme
 from agq.reference.decoder import Parameters
-from agq.safetensors.shards import Entry, write_file
-
-_DTYPES = {"float32": "F32", "uint8": "U8"}
 
 
 def static_activations(
@@ -58,13 +52,3 @@ def add_entries(activations: dict[str, dict[str, Any]], statics: StaticRecord) -
             **kept,
             "static": item.entry(),
         }
-
-
-def write_arrays(folder: Path, statics: StaticRecord) -> None:
-    """agq.safetensors of a folder; nothing where there are no static quantizers."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in statics.arrays().items()}
-    if not arrays:
-        return
-    entries = [Entry.of(name, _DTYPES[array.dtype.name], array) for name, array in arrays.items()]
-    with atomic_writer(folder / FILE) as file:
-        write_file(file, entries)

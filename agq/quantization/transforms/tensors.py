@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +50,19 @@ class TransformTensors(Parameters):
         if self.plan.turns1 is not None:
             rotation = rotation @ torch.block_diag(*torch.from_numpy(self.plan.turns1))
         return rotation.to(self.device)
+
+    def head_matrix(self) -> np.ndarray | None:
+        """M = R^T diag(g) R, float32 [hidden, hidden], with which the rotated embedding serves as the head that it was
+        before (agq/checkpoint/head_matrix.py): the transformed head is the transformed embedding times M. None where
+        the head was not the embedding, still is it, or is not that product: LayerNorms center the table, and a norm of
+        the embeddings can be baked into it."""
+        if self.r1 is None or not self.source.tied or self.source.layer_norm or self.plan.bake_embed_norm:
+            return None
+        rotation, norm = self.r1.double().cpu(), self.checkpoint.parts.final_norm
+        gain = torch.ones(len(rotation), dtype=torch.float64)
+        if norm is not None and self.checkpoint.has(f"{norm}.weight"):
+            gain = self._gain(norm).double().cpu()
+        return ((rotation.t() * gain) @ rotation).float().numpy()
 
     def turn_values(self, index: int, x: Tensor) -> Tensor:
         """Attention outputs x of a block, float32 [..., heads * head_dim], under R2."""
