@@ -46,7 +46,7 @@ enum {
 };
 
 /* Element types of stored tensors. */
-enum { AGQ_F32 = 0, AGQ_F16 = 1, AGQ_BF16 = 2, AGQ_I8 = 3, AGQ_U4 = 4 };
+enum { AGQ_F32 = 0, AGQ_F16 = 1, AGQ_BF16 = 2, AGQ_I8 = 3, AGQ_U4 = 4, AGQ_I6 = 5 };
 
 enum { AGQ_NORM_NONE = 0, AGQ_NORM_RMS = 1, AGQ_NORM_LAYER = 2 };
 enum { AGQ_POSITION_ROPE = 0, AGQ_POSITION_LEARNED = 1, AGQ_POSITION_ALIBI = 2 };
@@ -77,13 +77,17 @@ enum { AGQ_ATTENTION_FLOAT = 0, AGQ_ATTENTION_LOG2 = 1 };
  *            high nibble; codes 0..15. Columns of padding hold any code.
  *   AGQ_I8   a unit of 64 bytes = 16 rows x 4 columns: byte 4*r+j holds column 4u+j; codes -127..127 (-128 allowed
  *            with a zero point only).
+ *   AGQ_I6   384 bytes = 16 rows x 32 columns, six lines of 64 bytes. Code + 32 is in 0..63. Line i < 4: byte 4*r+j
+ *            holds the low four bits of columns 8i+j (its low nibble) and 8i+4+j; line 4+h, bits 2b and 2b+1 of byte
+ *            4*r+j the high two bits of column 16h+4b+j.
  *   AGQ_F32, AGQ_F16, AGQ_BF16   [panel][column][16 rows]; columns are not padded.
- * scale: [panel][group][16 rows], F32, F16 or BF16 (U4 and I8 only). zero: [panel][group][16 rows] int8, or NULL for
- * symmetric, which means 8 for U4 and 0 for I8; an U4 zero point is in 0..15. minimum: like scale, or NULL; beside it
- * zero NULL means 0 for U4, too. Dequantized weight = (code - zero) * scale + minimum. */
+ * scale: [panel][group][16 rows], F32, F16 or BF16 (U4, I6 and I8 only). zero: [panel][group][16 rows] int8, or NULL
+ * for symmetric, which means 8 for U4 and 0 for I8 and I6; an U4 zero point is in 0..15, one of I6 in -32..31.
+ * minimum: like scale, or NULL; beside it zero NULL means 0 for U4, too. Dequantized weight = (code - zero) * scale +
+ * minimum. */
 typedef struct {
   int32_t out_features, in_features; /* logical shape; 0 x 0: this linear does not exist */
-  int32_t weight_dtype;              /* AGQ_F32 .. AGQ_U4 */
+  int32_t weight_dtype;              /* AGQ_F32 .. AGQ_I6 */
   int32_t scale_dtype;               /* AGQ_F32, AGQ_F16 or AGQ_BF16, also of `minimum` */
   int32_t group_size;                /* columns that share a scale: a multiple of 32 that divides in_features; 0: the
                                       * whole row */

@@ -16,7 +16,7 @@ typedef struct {
   int norm, position, activation, norm_after, residual_from_norm, embed_norm, final_norm, tied, bias;
   int weights;  /* AGQ_F32, AGQ_U4, AGQ_I8 */
   int act_bits; /* 32, 8, 4 */
-  int head;     /* AGQ_F32 or AGQ_I8 (with 8-bit activations) */
+  int head;     /* AGQ_F32, or AGQ_I8 or AGQ_I6 (with 8-bit activations) */
   int group;    /* of weights and 4-bit activations */
   int hadamard; /* 1: every linear but a tied head has the largest Walsh-Hadamard block that its width allows */
   float clip;   /* of the activations' range; 0: none */
@@ -111,7 +111,10 @@ static inline void random_linear(test_model *t, agq_linear *l, dense *d, int out
   d->bias = t->s.bias ? random_vector(t, (size_t)out, 0, 0.1f) : NULL;
   l->bias = d->bias;
   l->weight_bytes = dtype == AGQ_F32 ? (size_t)panels * 16 * (size_t)in * 4
-                                     : (size_t)panels * 16 * (size_t)padded / (dtype == AGQ_U4 ? 2 : 1);
+                                     : (size_t)panels * 2 * (size_t)padded *
+                                           (dtype == AGQ_U4   ? 4
+                                            : dtype == AGQ_I6 ? 6
+                                                              : 8);
   uint8_t *w = own(t, l->weight_bytes);
   l->weight = w;
   if (dtype != AGQ_F32) {
@@ -135,10 +138,20 @@ static inline void random_linear(test_model *t, agq_linear *l, dense *d, int out
         continue;
       }
       uint16_t *scale = (uint16_t *)l->scale + (panel * (size_t)groups + k / (size_t)group) * 16 + lane;
-      if (c % group == 0) *scale = test_bf16(spread * (1.2f + 0.3f * random_float()) / (dtype == AGQ_U4 ? 8 : 127));
+      if (c % group == 0)
+        *scale = test_bf16(spread * (1.2f + 0.3f * random_float()) /
+                           (dtype == AGQ_U4   ? 8
+                            : dtype == AGQ_I6 ? 32
+                                              : 127));
       if (dtype == AGQ_I8) {
         const int code = random_int(-127, 127);
         ((int8_t *)w)[panel * 16 * (size_t)padded + k / 4 * 64 + lane * 4 + k % 4] = (int8_t)code;
+        *value = (float)code * from_bf16(*scale);
+      } else if (dtype == AGQ_I6) {
+        const int code = random_int(-32, 31), bits = code + 32;
+        uint8_t *lines = w + panel * 12 * (size_t)padded + k / 32 * 384 + lane * 4 + k % 4;
+        lines[k % 32 / 8 * 64] |= (uint8_t)((bits & 15) << (k & 4));
+        lines[256 + k % 32 / 16 * 64] |= (uint8_t)(bits >> 4 << (k % 16 / 4 * 2));
         *value = (float)code * from_bf16(*scale);
       } else {
         const int code = random_int(0, 15);

@@ -35,6 +35,12 @@ static inline int code_at(const agq_linear *l, int row, int c) {
   const uint8_t *w = l->weight;
   const size_t panel = (size_t)(row / 16) * agq_pad32(l->in_features), r = row % 16;
   if (l->weight_dtype == AGQ_U4) return w[panel * 8 + (size_t)(c / 8) * 64 + 4 * r + c % 4] >> (c & 4) & 15;
+  if (l->weight_dtype == AGQ_I6) {
+    const uint8_t *lines = w + panel * 12 + (size_t)(c / 32) * 384 + 4 * r + c % 4;
+    const int low = lines[c % 32 / 8 * 64] >> (c & 4) & 15,
+              high = lines[256 + c % 32 / 16 * 64] >> (c % 16 / 4 * 2) & 3;
+    return (high << 4 | low) - 32;
+  }
   return (int8_t)w[panel * 16 + (size_t)(c / 4) * 64 + 4 * r + c % 4];
 }
 
@@ -64,7 +70,7 @@ static inline double stored_at(const void *values, size_t i, int dtype) {
 static inline void read_back(problem *p) {
   const agq_linear *l = &p->l;
   const int n = l->out_features, k = l->in_features, group = l->group_size ? l->group_size : k, groups = k / group;
-  const int coded = l->weight_dtype == AGQ_U4 || l->weight_dtype == AGQ_I8;
+  const int coded = l->weight_dtype >= AGQ_I8;
   if (coded) {
     p->code = test_alloc((size_t)n * k * sizeof *p->code);
     p->row_scale = test_alloc((size_t)n * groups * sizeof *p->row_scale);
@@ -106,10 +112,10 @@ static inline void make(problem *p, int n, int k, int dtype, int group, int act_
   p->scale = test_alloc(l->scale_bytes);
   p->zero = asymmetric ? test_alloc(l->zero_bytes) : 0;
   p->bias = random_bits() & 1 ? test_alloc((size_t)n * sizeof(float)) : 0;
-  const int u4 = dtype == AGQ_U4, lowest = asymmetric ? -128 : -127;
+  const int u4 = dtype == AGQ_U4, i6 = dtype == AGQ_I6, lowest = asymmetric ? -128 : -127;
   for (size_t i = 0; i < l->weight_bytes; i++) {
     int high = fill == FILL_MAX || (fill == FILL_MIXED && random_bits() & 1), extreme = fill != FILL_RANDOM;
-    if (u4) p->weight[i] = extreme ? (high ? 0xff : 0x00) : (uint8_t)random_bits();
+    if (u4 || i6) p->weight[i] = extreme ? (high ? 0xff : 0x00) : (uint8_t)random_bits();
     else p->weight[i] = (uint8_t)(extreme ? (high ? 127 : lowest) : random_int(lowest, 127));
   }
   for (size_t i = 0; i < l->scale_bytes / (scale_dtype == AGQ_F32 ? 4 : 2); i++) {
@@ -121,6 +127,7 @@ static inline void make(problem *p, int n, int k, int dtype, int group, int act_
   for (size_t i = 0; i < l->zero_bytes; i++) {
     int extreme = fill != FILL_RANDOM;
     p->zero[i] = (int8_t)(u4        ? (extreme ? (int)(random_bits() & 1) * 15 : random_int(0, 15))
+                          : i6      ? (extreme ? (int)(random_bits() & 1) * 63 - 32 : random_int(-32, 31))
                           : extreme ? (random_bits() & 1 ? 127 : -128)
                                     : random_int(-128, 127));
   }

@@ -51,8 +51,8 @@ static const test_shape shapes[] = {
      .norm_after = 1, .final_norm = 1, FLOAT},
     {"opt, projections, bf16 positions", OPT, SIZES(48, 2, 4, 4, 12, 80, 40, 32), .activation = AGQ_ACTIVATION_RELU,
      .final_norm = 1, .stored = AGQ_BF16, FLOAT},
-    {"llama, tied through a matrix, W4A8, 8-bit head", LLAMA, SIZES(128, 2, 8, 2, 16, 192, 50, 128), .tied = 1,
-     .matrix = 1, W4(8)},
+    {"llama, tied through a matrix, W4A8, 6-bit head", LLAMA, SIZES(96, 2, 6, 2, 16, 192, 50, 96), .tied = 1,
+     .matrix = 1, .weights = AGQ_U4, .act_bits = 8, .head = AGQ_I6, .group = 32},
     {"llama, heads of 256, W4A8", LLAMA, SIZES(128, 1, 2, 1, 256, 192, 50, 128), .clip = 0.95f, W4(8)},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };

@@ -35,10 +35,10 @@ static void check_float(const char *kernel, problem *p, int m) {
 }
 
 static void test_float_kernels(unsigned s) {
-  static const int kinds[] = {AGQ_F32, AGQ_F16, AGQ_BF16, AGQ_U4, AGQ_I8};
-  static const char *const names[] = {"f32", "f16", "bf16", "u4 x f32", "i8 x f32"};
+  static const int kinds[] = {AGQ_F32, AGQ_F16, AGQ_BF16, AGQ_U4, AGQ_I8, AGQ_I6};
+  static const char *const names[] = {"f32", "f16", "bf16", "u4 x f32", "i8 x f32", "i6 x f32"};
   static const int widths[] = {1, 2, 3, 5, 8, 13, 33};
-  for (int i = 0; i < 5; i++)
+  for (int i = 0; i < 6; i++)
     for (int variant = 0; variant < 2; variant++) {
       problem p;
       if (i < 3) make_float(&p, shapes[s][0], shapes[s][1] - (variant ? 3 : 0), kinds[i]);

@@ -86,6 +86,12 @@ static int code_at(const agq_format *f, const uint8_t *w, int p, int r, int c) {
   w += (size_t)p * agq_format_bytes(f, K);
   if (f->bits == 8) return (int8_t)w[c / 4 * 64 + 4 * r + c % 4];
   if (f->bits == 4) return w[c / 8 * 64 + 4 * r + c % 4] >> (c & 4) & 15;
+  if (f->bits == 6) {
+    const uint8_t *lines = w + c / 32 * 384 + 4 * r + c % 4;
+    const int low = lines[c % 32 / 8 * 64] >> (c & 4) & 15,
+              high = lines[256 + c % 32 / 16 * 64] >> (c % 16 / 4 * 2) & 3;
+    return (high << 4 | low) - 32;
+  }
   int code = 0;
   for (int b = 0; b < 3; b++) code += (w[c / 32 * 192 + 64 * b + 4 * r + c % 32 / 8] >> (c % 8) & 1) << b;
   return code;
@@ -177,9 +183,11 @@ static void test_unpack(const agq_format *f) {
 
 /* Rows that contradict themselves, and the numbers of agq.h. */
 static void test_rows(void) {
-  test_expect(agq_formats[AGQ_U4].symmetric_zero == 8 && agq_formats[AGQ_I8].symmetric_zero == 0, "as agq.h says");
-  test_expect(agq_format_of(-1) == NULL && agq_format_of(AGQ_U4 + 1) == NULL, "no row for unknown numbers");
-  for (int dtype = AGQ_F32; dtype <= AGQ_U4; dtype++) {
+  test_expect(agq_formats[AGQ_U4].symmetric_zero == 8 && agq_formats[AGQ_I8].symmetric_zero == 0 &&
+                  agq_formats[AGQ_I6].symmetric_zero == 0,
+              "as agq.h says");
+  test_expect(agq_format_of(-1) == NULL && agq_format_of(AGQ_I6 + 1) == NULL, "no row for unknown numbers");
+  for (int dtype = AGQ_F32; dtype <= AGQ_I6; dtype++) {
     const agq_format *f = agq_format_of(dtype);
     if (!test_expect(f && f->name && f->floats, "every number of agq.h has a row with kernels for floats")) continue;
     const agq_linear l = {
@@ -201,6 +209,7 @@ int main(void) {
   test_unpack(&u3);
   test_integers(&agq_formats[AGQ_U4], agq_scalar_u4);
   test_integers(&agq_formats[AGQ_I8], agq_scalar_i8);
+  test_integers(&agq_formats[AGQ_I6], agq_bytes_scalar);
   test_integers(&u3, NULL);
   test_floats(AGQ_U4, agq_scalar_float_u4);
   test_floats(AGQ_I8, agq_scalar_float_i8);

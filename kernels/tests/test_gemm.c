@@ -152,9 +152,10 @@ static void test_long(int dtype, int act_bits) {
 int main(void) {
   if (!test_begin()) return 0;
   for (unsigned s = 0; s < SHAPES; s++)
-    for (int dtype = AGQ_I8; dtype <= AGQ_U4 && test_takes(s); dtype++)
+    for (int dtype = AGQ_I8; dtype <= AGQ_I6 && test_takes(s); dtype++)
       for (int bits = 8; bits >= 4; bits -= 4) test_integer(s, dtype, bits);
   test_long(AGQ_U4, 8);
   test_long(AGQ_I8, 4);
+  test_long(AGQ_I6, 8);
   return test_end("gemm");
 }

@@ -167,10 +167,9 @@ static void test_prepare(void) {
     size_t one, many, eight_one, eight_many; /* slots */
   } rows[] = {
 #define SLOT(name) offsetof(agq_kernel_table, name)
-      {AGQ_U4, 8, SLOT(u4a8_m1), SLOT(u4a8), 0, 0},
-      {AGQ_U4, 4, SLOT(u4a4_m1), SLOT(u4a4), SLOT(u4a8_m1), SLOT(u4a8)},
-      {AGQ_I8, 8, SLOT(i8a8_m1), SLOT(i8a8), 0, 0},
-      {AGQ_I8, 4, SLOT(i8a4_m1), SLOT(i8a4), SLOT(i8a8_m1), SLOT(i8a8)},
+      {AGQ_U4, 8, SLOT(u4a8_m1), SLOT(u4a8), 0, 0}, {AGQ_U4, 4, SLOT(u4a4_m1), SLOT(u4a4), SLOT(u4a8_m1), SLOT(u4a8)},
+      {AGQ_I8, 8, SLOT(i8a8_m1), SLOT(i8a8), 0, 0}, {AGQ_I8, 4, SLOT(i8a4_m1), SLOT(i8a4), SLOT(i8a8_m1), SLOT(i8a8)},
+      {AGQ_I6, 8, SLOT(bytes), SLOT(bytes), 0, 0},
 #undef SLOT
   };
   for (unsigned i = 0; i < sizeof rows / sizeof *rows; i++)

@@ -66,7 +66,7 @@ static void check_table(const agq_kernel_table *kt) {
   } integers[] = {{&kt->u4a8, "u4", "s8", 0},    {&kt->u4a4, "u4", "s4", 0},    {&kt->i8a8, "i8", "s8", 0},
                   {&kt->i8a4, "i8", "s4", 0},    {&kt->u4a8_m1, "u4", "s8", 1}, {&kt->u4a4_m1, "u4", "s4", 1},
                   {&kt->i8a8_m1, "i8", "s8", 1}, {&kt->i8a4_m1, "i8", "s4", 1}, {&kt->packed4, "u4", "u4", 0},
-                  {&kt->any, "any", "s8", 0}};
+                  {&kt->any, "any", "s8", 0},    {&kt->bytes, "bytes", "s8", 0}};
   for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
     const agq_kernel *k = integers[i].kernel;
     check(k->name, integers[i].weights, integers[i].activations, k->mr);

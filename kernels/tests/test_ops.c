@@ -185,7 +185,7 @@ static void panel_rows(void) {
   static const int widths[][2] = {{30, 0}, {33, 0}, {34, 0}, {96, 32}, {128, 64}};
   float y[128];
   for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
-    for (int dtype = AGQ_F32; dtype <= AGQ_U4; dtype++)
+    for (int dtype = AGQ_F32; dtype <= AGQ_I6; dtype++)
       for (int variant = 0; variant < 6; variant++) {
         const int k = widths[w][0], n = 21;
         problem p;

@@ -2,10 +2,10 @@
  * kernels compute it, asks the row.
  *
  * A new integer format is a number in agq.h, a row here and its `unpack`: gemm/scalar/any.c computes from the unpacked
- * bytes on every level, and the row names those kernels (SLOT(any), SLOT(any_float)). Kernels of its own come
- * afterwards: a slot in agq_kernel_table, set by the levels that have one. The seam in gemm/x86/tile.c and
- * gemm/arm/dotprod_wide.c is their `unpack`, which turns a chunk of columns into bytes in L1 in this same order before
- * the products.
+ * bytes on every level, and the row names those kernels (SLOT(any), SLOT(any_float)); with codes of -127..127,
+ * SLOT(bytes) gives them to the level's kernels of AGQ_I8 (gemm/scalar/bytes.c). Kernels of its own come afterwards: a
+ * slot in agq_kernel_table, set by the levels that have one. The seam in gemm/x86/tile.c and gemm/arm/dotprod_wide.c is
+ * their `unpack`, which turns a chunk of columns into bytes in L1 in this same order before the products.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef AGQ_FORMATS_H
@@ -20,6 +20,7 @@
 /* `columns` of a panel, from the start of a unit on, to codes[column / 4][16 rows][4 columns]: the order of AGQ_I8. */
 void agq_unpack_u4(const uint8_t *w, int columns, int8_t *codes);
 void agq_unpack_i8(const uint8_t *w, int columns, int8_t *codes);
+void agq_unpack_i6(const uint8_t *w, int columns, int8_t *codes);
 
 typedef struct agq_format {
   const char *name;
@@ -48,11 +49,14 @@ static const agq_format agq_formats[] = {
                 .most_zero = 15, .unpack = agq_unpack_u4,
                 .many = {SLOT(u4a8), SLOT(u4a4)}, .one = {SLOT(u4a8_m1), SLOT(u4a4_m1)}, .floats = SLOT(u4),
                 .packed = SLOT(packed4)},
+    [AGQ_I6] = {.name = "i6", .bits = 6, .integer = 1, .least = -32, .most = 31, .least_zero = -32, .most_zero = 31,
+                .unpack = agq_unpack_i6,
+                .many = {SLOT(bytes), SLOT(bytes)}, .one = {SLOT(bytes), SLOT(bytes)}, .floats = SLOT(any_float)},
     /* clang-format on */
 };
 #undef SLOT
 
-/* The row of AGQ_F32 .. AGQ_U4; NULL for any other number. */
+/* The row of AGQ_F32 .. AGQ_I6; NULL for any other number. */
 static inline const agq_format *agq_format_of(int dtype) {
   const int count = (int)(sizeof agq_formats / sizeof *agq_formats);
   return dtype >= 0 && dtype < count ? &agq_formats[dtype] : NULL;

@@ -157,6 +157,7 @@ typedef struct {
   agq_float_kernel f32, f16, bf16, u4, i8;       /* float activations */
   agq_kernel any; /* integer formats without kernels of their own, any activations and width */
   agq_float_kernel any_float;
+  agq_kernel bytes; /* integer formats of codes -127..127, by the kernels of AGQ_I8; any activations and width */
   /* One token: x[k] -> codes (plain order, k_padded long, padding 0) and scales; see quantize.h for the formulas. */
   void (*quantize_row)(const float *x, int k, int k_padded, int bits, int group, int symmetric, float clip,
                        int8_t *codes, float *scales);

@@ -17,6 +17,7 @@ AGQ_INHERITS(dotprod, neon)
   .u4a4 = {AGQ_NAME("u4", "s4", "4x12", "dotprod"), agq_dot_u4, 64, AGQ_DOT_PANELS, "int32"},            \
   .i8a8 = {AGQ_NAME("i8", "s8", "8x8", "dotprod"), agq_dot_i8, 64, 1, "int32"},                          \
   .i8a4 = {AGQ_NAME("i8", "s4", "8x8", "dotprod"), agq_dot_i8, 64, 1, "int32"},                          \
+  .bytes = {AGQ_NAME("bytes", "s8", "8x8", "dotprod"), agq_bytes_native, 64, 1, "int32"},                \
   .u4a8_m1 = {AGQ_NAME("u4", "s8", "16x1", "dotprod"), agq_dot_u4_m1, 1, 1, "int32"},                    \
   .u4a4_m1 = {AGQ_NAME("u4", "s4", "16x1", "dotprod"), agq_dot_u4_m1, 1, 1, "int32"},                    \
   .i8a8_m1 = {AGQ_NAME("i8", "s8", "16x1", "dotprod"), agq_dot_i8_m1, 1, 1, "int32"},                    \

@@ -15,6 +15,7 @@ AGQ_INHERITS(i8mm, dotprod)
   .mr = 16, .grain = 0,                                                                 \
   .u4a8 = {AGQ_NAME("u4", "s8", "8x8", "i8mm"), agq_i8mm_u4, 16, 1, "int32"},           \
   .u4a4 = {AGQ_NAME("u4", "s4", "8x8", "i8mm"), agq_i8mm_u4, 16, 1, "int32"},           \
+  .bytes = {AGQ_NAME("bytes", "s8", "8x8", "i8mm"), agq_bytes_native, 16, 1, "int32"},  \
   .i8a8 = {AGQ_NAME("i8", "s8", "8x8", "i8mm"), agq_i8mm_i8, 16, 1, "int32"},           \
   .i8a4 = {AGQ_NAME("i8", "s4", "8x8", "i8mm"), agq_i8mm_i8, 16, 1, "int32"}
 /* clang-format on */

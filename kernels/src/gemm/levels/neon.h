@@ -24,6 +24,7 @@ AGQ_INHERITS(neon, scalar)
   .i8a8_m1 = {AGQ_NAME("i8", "s8", "16x1", "neon"), agq_neon_i8_m1, 1, 1, AGQ_NEON_SUMS("2 products")},           \
   .i8a4_m1 = {AGQ_NAME("i8", "s4", "16x1", "neon"), agq_neon_i8_m1, 1, 1, AGQ_NEON_SUMS("2 products")},           \
   .packed4 = {AGQ_NAME("u4", "u4", "16x2", "neon"), agq_packed4_native, AGQ_MAX_MR, 8, AGQ_PACKED4_SUMS},         \
+  .bytes = {AGQ_NAME("bytes", "s8", "8x4", "neon"), agq_bytes_native, 16, 1, AGQ_NEON_SUMS("2 products")},        \
   .f32 = {AGQ_NAME("f32", "f32", "16x4", "neon"), agq_arm_f32},                                                   \
   .f16 = {AGQ_NAME("f16", "f32", "16x4", "neon"), agq_arm_f16},                                                   \
   .bf16 = {AGQ_NAME("bf16", "f32", "16x4", "neon"), agq_arm_bf16},                                                \

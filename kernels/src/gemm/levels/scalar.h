@@ -31,6 +31,7 @@ AGQ_INHERITS(scalar, none)
   .i8 = {AGQ_NAME("i8", "f32", "16x1", "scalar"), agq_scalar_float_i8},                                           \
   .any = {AGQ_NAME("any", "s8", "16x1", "scalar"), agq_any_tile, AGQ_MAX_MR, 1, "int32"},                         \
   .any_float = {AGQ_NAME("any", "f32", "16x1", "scalar"), agq_any_float},                                         \
+  .bytes = {AGQ_NAME("bytes", "s8", "16x1", "scalar"), agq_bytes_scalar, AGQ_MAX_MR, 1, "int32"},                 \
   .quantize_row = agq_quantize_row_scalar,                                                                       \
   .quantize_static = agq_quantize_static_scalar,                                                                 \
   .sum_blocks = agq_sum_blocks_scalar

@@ -40,6 +40,7 @@ AGQ_INHERITS(sse41, scalar)
   .i8a8_m1 = AGQ_X86_M1("i8", "s8", agq_x86_m1_i8a8, AGQ_X86_PAIRS),                     \
   .i8a4_m1 = AGQ_X86_M1("i8", "s4", agq_x86_m1_i8a4, AGQ_X86_SUMS("16")),                \
   .packed4 = {AGQ_NAME("u4", "u4", "16x2", AGQ_VECTOR_LEVEL), agq_packed4_native, AGQ_MAX_MR, 8, AGQ_PACKED4_SUMS}, \
+  .bytes = AGQ_X86_TILE("bytes", "s8", agq_bytes_native, AGQ_X86_PAIRS),                 \
   .f32 = AGQ_X86_FLOAT("f32", agq_x86_f32),                                              \
   .f16 = AGQ_X86_FLOAT("f16", agq_x86_f16),                                              \
   .bf16 = AGQ_X86_FLOAT("bf16", agq_x86_bf16),                                           \

@@ -16,5 +16,8 @@ void agq_scalar_float_i8(const agq_float_tile *t);
 /* Any integer format (any.c). */
 void agq_any_tile(const agq_tile *t);
 void agq_any_float(const agq_float_tile *t);
+/* Any integer format whose codes are those of AGQ_I8, by the level's kernels for it (bytes.c). */
+void agq_bytes_scalar(const agq_tile *t);
+void agq_bytes_native(const agq_tile *t);
 
 #endif
