@@ -86,6 +86,32 @@ def unpack_i8(data: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return _unlanes(data, rows).view(np.int8)[:rows, :columns]
 
 
+def pack_i6(codes: np.ndarray) -> np.ndarray:
+    """Codes int8 -32..31 [rows, columns] -> flat uint8 of weight_bytes bytes."""
+    codes = _padded(codes, round_up(codes.shape[1], COLUMN_PAD))
+    rows = codes.shape[0]
+    # 32 columns are eight 32-bit words: their low four bits in pairs, their high two bits in fours.
+    words = (codes + np.int8(32)).view(np.uint32).reshape(rows, -1, 8)
+    low, high = words & np.uint32(0x0F0F0F0F), (words >> np.uint32(4)) & np.uint32(0x03030303)
+    units = np.empty((rows, words.shape[1], 6), np.uint32)
+    units[:, :, :4] = low[:, :, 0::2] | low[:, :, 1::2] << np.uint32(4)
+    fours = high.reshape(rows, -1, 2, 4) << np.arange(0, 8, 2, dtype=np.uint32)
+    units[:, :, 4:] = np.bitwise_or.reduce(fours, axis=3)
+    return _lanes(units.reshape(rows, -1).view(np.uint8), rows)
+
+
+def unpack_i6(data: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The inverse of pack_i6: int8 [rows, columns]."""
+    units = _unlanes(data, rows).view(np.uint32)
+    units = units.reshape(len(units), -1, 6)
+    words = np.empty((*units.shape[:2], 8), np.uint32)
+    words[:, :, 0::2] = units[:, :, :4] & np.uint32(0x0F0F0F0F)
+    words[:, :, 1::2] = (units[:, :, :4] >> np.uint32(4)) & np.uint32(0x0F0F0F0F)
+    fours = (units[:, :, 4:, None] >> np.arange(0, 8, 2, dtype=np.uint32)) & np.uint32(0x03030303)
+    words |= fours.reshape(words.shape) << np.uint32(4)
+    return (words.reshape(len(units), -1).view(np.int8) - np.int8(32))[:rows, :columns]
+
+
 def pack_rows(values: np.ndarray) -> np.ndarray:
     """Any element type [rows, columns] -> [panel][column][16 rows], flat: float weights, scales, zero points."""
     values = _padded(values, values.shape[1])
@@ -104,6 +130,7 @@ def unpack_rows(data: np.ndarray, rows: int, columns: int) -> np.ndarray:
 PACKERS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, int, int], np.ndarray]]] = {
     "u4": (pack_u4, unpack_u4),
     "i8": (pack_i8, unpack_i8),
+    "i6": (pack_i6, unpack_i6),
 }
 
 

@@ -25,8 +25,9 @@ from agq.models.fields import added, newest, read, stored
 # Fields that artifacts name otherwise; fields that they write as numbers.
 _KEYS = {"inputs": "in"}
 _GROUPS = ("group", "act_group")
-# Element types of scales that came later.
+# Element types of scales, and of weights, that came later.
 _SINCE: dict[str | None, int] = {"f16": 5}
+_WEIGHTS_SINCE = {"i6": 6}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LinearInfo:
     """A linear as the engine computes it (agq_linear of kernels/include/agq.h).
 
     Attributes:
-        out, inputs: logical shape. dtype: f32, f16, bf16, i8, u4. scale_dtype: f32, bf16 or f16, None for float
+        out, inputs: logical shape. dtype: f32, f16, bf16, i8, i6, u4. scale_dtype: f32, bf16 or f16, None for float
             weights.
         group: what shares a scale. asym: has zero points.
         act_bits: 32 (float), 8 or 4. act_group: what shares a scale. act_symmetric. bias: has one (f32).
@@ -109,7 +110,7 @@ class LinearInfo:
     @property
     def abi(self) -> int:
         """The oldest version that knows it; 0: all do."""
-        return max(newest(self), _SINCE.get(self.scale_dtype, 0))
+        return max(newest(self), _SINCE.get(self.scale_dtype, 0), _WEIGHTS_SINCE.get(self.dtype, 0))
 
     def words(self) -> tuple[str, str]:
         """Weights and activations for people: ("4 g128", "8 per token, hadamard 128")."""

@@ -10,7 +10,7 @@ from agq.checkpoint.compressed_tensors import activation_scheme
 from agq.checkpoint.module_scheme import group_problem
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
-from agq.formats import ACTIVATIONS, INTEGERS, PER_ROW, TABLES, PerGroup, integer_format, weight_format
+from agq.formats import ACTIVATIONS, INTEGERS, PER_ROW, TABLES, WEIGHTS, PerGroup, integer_format, weight_format
 from agq.formats.activations import WIDE
 from agq.formats.cache import DEFAULT_TABLE
 from agq.formats.groups import Fitted, Granularity, fit
@@ -21,6 +21,8 @@ from agq.models.folding import fold_linears
 
 # What packing itself rounds the weights of an unquantized folder to.
 ROUNDED = {f"int{row.bits}": row for row in INTEGERS.values()}
+# The same of heads.
+_ROUNDED_HEADS = {f"int{row.bits}": WEIGHTS[row.types[0]] for row in TABLES.values() if row.integer}
 
 
 def plan_linears(
@@ -80,7 +82,7 @@ class _Planner:
         module = fused.linears[0].module
         if checkpoint.quantization is not None and checkpoint.quantization.scheme(module) is not None:
             info = self._add(fused, None)
-            if head_bits is not None and not (TABLES[head_bits].integer and info.format == BYTE_CODES):
+            if head_bits is not None and info.dtype not in TABLES[head_bits].types:
                 raise AgqError(
                     f"`{module}` is stored quantized: it cannot be packed with {head_bits} bits",
                     hint="leave `head_bits` out",
@@ -131,10 +133,10 @@ class _Planner:
             info = LinearInfo(**shape, **acts, dtype=dtype, scale_dtype=SCALE, group=group)
             if static is not None:
                 info = self._static(info, static, fused)
-        elif row := ROUNDED.get(weights or ""):
+        elif row := (ROUNDED | _ROUNDED_HEADS).get(weights or ""):
             if not activation.quantized:
                 acts = {"act_bits": WIDE.code}
-            group = self._fitted if isinstance(row.group, Fitted) else row.group
+            group = self._fitted(fused) if isinstance(row.group, Fitted) else row.group
             group = PER_ROW if group == whole else group
             info = LinearInfo(**shape, **acts, dtype=row.name, scale_dtype=SCALE, group=group)
         else:
@@ -145,10 +147,11 @@ class _Planner:
         self.sources.append(LinearSource(checkpoint, fused, info, scheme, static if info.act_static else None))
         return info
 
-    @property
-    def _fitted(self) -> Granularity:
-        """Groups where weights are rounded here: the largest that suits all linears of the blocks."""
-        return fit(linear.in_features for linear in self.checkpoint.parts.block_linears())
+    def _fitted(self, fused: Fused) -> Granularity:
+        """Groups where weights are rounded here: the largest that suits all linears of the blocks, or the head."""
+        inside = fused.name.startswith("blocks.")
+        linears = self.checkpoint.parts.block_linears() if inside else fused.linears
+        return fit(linear.in_features for linear in linears)
 
     def _static(self, info: LinearInfo, static: StaticInput, fused: Fused) -> LinearInfo:
         """The linear with static activations. With 8 bits the channels' powers of two go into the weights, which become

@@ -12,7 +12,7 @@ from agq.checkpoint.finite import refuse_not_finite
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
-from agq.formats.cache import DEFAULT_TABLE
+from agq.formats.cache import DEFAULT_TABLE, TABLES
 from agq.models import ModelParts, ModelSpec
 from agq.safetensors.files import bf16_to_f32
 
@@ -149,15 +149,15 @@ class Checkpoint(ABC):
         return self.dtype(f"{self.parts.embed}.weight")
 
     def tying(self, head_bits: int, embed_bits: int | None = None) -> np.ndarray | None:
-        """The matrix of a packed form in which the embedding is the output head of `head_bits`, too: `head_matrix`, unless
-        an embedding of another width is wanted (or agq.json says so)."""
+        """The matrix of a packed form in which the embedding is the output head of `head_bits`, too: `head_matrix`,
+        unless an embedding of another width is wanted (or agq.json says so)."""
         wanted = embed_bits or self.record.embed_bits
         return self.head_matrix if wanted in (None, head_bits) else None
 
     def embed_bits(self, head_bits: int, wanted: int | None = None) -> int | None:
         """Width of an embedding that is not tied to the output head of `head_bits`, in packed form: what is wanted,
-        else what agq.json says, else 8 where the model is quantized and the head has 8. None: as it is stored."""
+        else what agq.json says, else 8 where the model is quantized and the head has 8 or 6. None: as it is stored."""
         wanted = wanted or self.record.embed_bits
         quantized = self.quantization is not None and bool(self.quantization.modules())
-        usual = DEFAULT_TABLE.bits
-        return usual if wanted is None and quantized and head_bits == usual else wanted
+        coded = head_bits in TABLES and TABLES[head_bits].integer
+        return DEFAULT_TABLE.bits if wanted is None and quantized and coded else wanted

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from agq.errors import AgqError, UsageError
+from agq.formats import HEAD
 from agq.reporting import console
 from agq.reporting.progress_bar import progress
 
@@ -55,7 +56,7 @@ def pack(
         int | None,
         typer.Option(
             "--head-bits",
-            metavar="8|16|32",
+            metavar=HEAD.metavar,
             show_default=False,
             help="Output head. Default: as quantized, 8; the weights' type for float weights.",
         ),

@@ -67,7 +67,7 @@ class TableFormat:
 
     @property
     def integer(self) -> bool:
-        """Codes with a scale per row."""
+        """Codes with scales."""
         return WEIGHTS[self.types[0]].integer
 
     def of(self, *preferred: str | None) -> WeightFormat:
@@ -75,9 +75,15 @@ class TableFormat:
         return WEIGHTS[next((name for name in preferred if name in self.types), self.types[0])]
 
 
-_TABLES = (TableFormat(8, ("i8",)), TableFormat(16, ("f16", "bf16")), TableFormat(32, ("f32",)))
+_TABLES = (
+    TableFormat(6, ("i6",)),
+    TableFormat(8, ("i8",)),
+    TableFormat(16, ("f16", "bf16")),
+    TableFormat(32, ("f32",)),
+)
 TABLES = {row.bits: row for row in _TABLES}
 HEAD = Widths("an output head", tuple(TABLES))
-EMBEDDING = Widths("an embedding", tuple(TABLES))
+# A table of its own is read row by row: no codes that share bytes.
+EMBEDDING = Widths("an embedding", tuple(bits for bits in TABLES if bits % 8 == 0))
 # What a quantized model's head has where nobody names a width.
 DEFAULT_TABLE = TABLES[8]

@@ -24,7 +24,7 @@ class WeightFormat:
         pairs: two codes fit one operand of the packed multiplier.
         lowest: its symmetric codes include -2^(bits-1).
         group: granularity where the user names none.
-        activations: bits of the inputs (as in recipes) that it goes with.
+        activations: bits of the inputs (as in recipes) that it goes with; none: only output heads are stored in it.
     """
 
     name: str
@@ -69,12 +69,13 @@ _ROWS = (
         group=FITTED,
         activations=(4, 8, 16),
     ),
+    WeightFormat("i6", 6, "AGQ_I6", integer=True, lowest=True, group=FITTED),
 )
 # By name.
 WEIGHTS = {row.name: row for row in _ROWS}
 FLOATS = {name: row for name, row in WEIGHTS.items() if not row.integer}
 # Integer weights by their bits, narrow ones first: what a recipe's `bits` means.
-INTEGERS = {row.bits: row for row in sorted(_ROWS, key=lambda row: row.bits) if row.integer}
+INTEGERS = {row.bits: row for row in sorted(_ROWS, key=lambda row: row.bits) if row.activations}
 # Element types of scales.
 SCALES = ("f32", "bf16", "f16")
 # That of scales, where it holds them exactly.
@@ -94,6 +95,14 @@ def weight_format(name: str) -> WeightFormat:
     if name not in WEIGHTS:
         raise AgqError(f"unknown element type `{name}`", hint=f"known: {', '.join(WEIGHTS)}")
     return WEIGHTS[name]
+
+
+def code_format(bits: int) -> WeightFormat:
+    """The row of codes of so many bits, those of heads among them. Raises AgqError where there is none."""
+    found = next((row for row in WEIGHTS.values() if row.integer and row.bits == bits), None)
+    if found is None:
+        raise AgqError(f"codes of {bits} bits are not available")
+    return found
 
 
 def integer_format(bits: int) -> WeightFormat:

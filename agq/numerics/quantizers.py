@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agq.formats import integer_format
 from agq.formats.activations import FLOAT, QUANTIZED
 from agq.formats.cache import four_bit_group
 from agq.formats.clips import NORM, SHARES
+from agq.formats.weights import code_format
 from agq.native.clip_search import STEP, clip_search, library
 
 # Ranges of activations below it count as 0 (docs/arithmetic.md): their inverses need not be finite.
@@ -44,7 +44,7 @@ class Grid:
     @property
     def limits(self) -> tuple[int, int]:
         """Smallest and largest code."""
-        return integer_format(self.bits).limits(self.symmetric)
+        return code_format(self.bits).limits(self.symmetric)
 
     def columns(self, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scale and zero of every column, [columns, rows] contiguous; `order` [columns] permutes the columns."""
@@ -71,7 +71,7 @@ def round_scale(scale: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 def _grid_of_range(low: Tensor, high: Tensor, bits: int, symmetric: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Scale and zero (same shape as low and high) that cover [low, high], which contains 0."""
-    smallest, largest = integer_format(bits).limits(symmetric)
+    smallest, largest = code_format(bits).limits(symmetric)
     if symmetric:
         scale = _symmetric_scale(_amax(low, high), bits, dtype)
         return scale, torch.zeros_like(scale)
@@ -86,7 +86,7 @@ def _amax(low: Tensor, high: Tensor) -> Tensor:
 
 def _symmetric_scale(amax: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
     """Scale of codes without zero point that cover [-amax, amax]."""
-    smallest, largest = integer_format(bits).limits(True)
+    smallest, largest = code_format(bits).limits(True)
     # 4 bits have one code more on the negative side. Half of it is given to the range (amax / 7.5, the largest positive
     # value is clipped by half a step), the convention of compressed-tensors; measured better than amax / 7. With 8 bits
     # this is amax / 127.
@@ -161,7 +161,7 @@ def _best_clip(
             scales.numpy(),
             None if zeros is None else zeros.numpy(),
             None if importance is None else importance.numpy(),
-            integer_format(bits).limits(symmetric),
+            code_format(bits).limits(symmetric),
             torch.get_num_threads(),
         )
         chosen = torch.from_numpy(best).long().unsqueeze(1)
@@ -185,7 +185,7 @@ def _clip_search(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """The definition of the search. grouped, importance: [groups, size], low and high: [groups]."""
-    smallest, largest = integer_format(bits).limits(symmetric)
+    smallest, largest = code_format(bits).limits(symmetric)
     best = torch.full_like(low, float("inf"))
     # The whole range where no error is finite: weights near float32's largest.
     best_scale, best_zero = _grid_of_range(low, high, bits, symmetric, dtype)

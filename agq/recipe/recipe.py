@@ -47,8 +47,8 @@ class Recipe:
             on calibration text instead, by the error of the linears' outputs.
         sink_tokens: first positions of every sequence (attention sinks, whose activations are massive) that keep 8-bit
             activations, symmetric and per token, where dynamic activations have 4 bits; 0: none.
-        kv_bits: width of the KV cache at run time, 4, 8 or 32. head_bits: width of the output head in the artifact, 8,
-            16 or 32.
+        kv_bits: width of the KV cache at run time, 4, 8 or 32. head_bits: width of the output head in the artifact, 6,
+            8, 16 or 32.
         seed: of everything random but the choice of calibration windows.
     """
 

@@ -31,11 +31,11 @@ from agq.reference.attention import Positions
 from agq.reference.block import Block, Linear, Norm
 from agq.reference.quantizers import (
     activation_quantizer,
-    eight_bit_rows,
     head_quantizer,
     kv_quantizer,
     kv_rotation,
     static_quantizer,
+    table_rows,
 )
 
 # Rows of the output head that are computed at once, times the vocabulary: bounds the memory of the logits' temporaries.
@@ -177,13 +177,11 @@ class ReferenceModel:
         attention: list[AttentionScales] | None = None,
         embed_bits: int | None = None,
     ) -> None:
-        """kv_bits: 4, 8, 16 or 32, head_bits: 8, 16 or 32; None takes what the folder's agq.json says (32, nothing
-        quantized, for a plain folder or with fake_quant off). embed_bits: of an embedding that is not the head, 8, 16
-        or 32; None takes what `agq pack` would. An embedding whose matrix makes it the head (Checkpoint.tying) is it.
-        parameters: other tensors than the checkpoint's own (a transformed
-        model).
-        attention: static scales of integer attention, which is computed then (with keys and values of 8 bits); None
-        takes the folder's, where it has them and fake_quant is on."""
+        """kv_bits: 4, 8, 16 or 32, head_bits: 6, 8, 16 or 32; None takes what the folder's agq.json says (32, nothing
+        quantized, for a plain folder or with fake_quant off). embed_bits: of an embedding that is not the head (nor is
+        by a matrix, Checkpoint.tying), 8, 16 or 32; None takes what `agq pack` would. parameters: other tensors than
+        the checkpoint's own (a transformed model). attention: static scales of integer attention, which is computed
+        then (with keys and values of 8 bits); None takes the folder's, where it has them and fake_quant is on."""
         parameters = parameters or Parameters(checkpoint, fake_quant, device)
         self.checkpoint = checkpoint
         self.spec: ModelSpec = parameters.spec
@@ -202,7 +200,7 @@ class ReferenceModel:
             head = Linear(table)
         if TABLES[self.head_bits].integer:
             head = Linear(
-                eight_bit_rows(head.weight),
+                table_rows(head.weight, self.head_bits),
                 head.bias,
                 activation_quantizer(ActivationScheme(WIDE.bits, symmetric=True), 1.0, head.hadamard),
                 head.hadamard,
@@ -212,7 +210,7 @@ class ReferenceModel:
         if embed_bits is None and fake_quant:
             embed_bits = checkpoint.embed_bits(_packed_head_bits(checkpoint, self.head_bits))
         if embed_bits is not None and TABLES[embed_bits].integer and not self.spec.tied:
-            table = eight_bit_rows(table)
+            table = table_rows(table, embed_bits)
         self.head = head
         self.embedding = Embedding(parameters, table)
         self.blocks = [parameters.block(i, self.kv_bits) for i in range(self.spec.layers)]

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from agq.checkpoint.static import StaticInput
-from agq.formats import KV_CACHE
+from agq.formats import KV_CACHE, PER_ROW
 from agq.formats.activations import WIDE
 from agq.formats.cache import CACHES
-from agq.formats.weights import BYTE_CODES, FLOAT_BITS
+from agq.formats.groups import Fitted, fit
+from agq.formats.weights import BYTE_CODES, FLOAT_BITS, code_format
 from agq.numerics.hadamard import fwht, largest_power_of_two
 from agq.numerics.quantizers import (
     dequantize_weight,
@@ -87,9 +88,12 @@ def kv_rotation(bits: int, head_dim: int) -> InputTransform:
     return (lambda x: fwht(x, size)) if bits in CACHES and CACHES[bits].rotated else identity
 
 
-def eight_bit_rows(weight: Tensor) -> Tensor:
-    """float32 [rows, columns] as an artifact holds the output head and the embedding with 8 bits: symmetric codes, one
-    scale per row (docs/arithmetic.md). A row that is not finite has no codes and stays NaN."""
-    grid = weight_grid(weight, BYTE_CODES.bits, True, weight.shape[1])
+def table_rows(weight: Tensor, bits: int = BYTE_CODES.bits) -> Tensor:
+    """float32 [rows, columns] as an artifact holds the output head and the embedding with codes of `bits`: symmetric,
+    one scale per row with 8 bits, one per group with fewer, searched (docs/arithmetic.md). A row that is not finite has
+    no codes and stays NaN."""
+    grouped = isinstance(code_format(bits).group, Fitted)
+    group = fit([weight.shape[1]]) if grouped else PER_ROW
+    grid = weight_grid(weight, bits, True, group.columns(weight.shape[1]), mse=grouped)
     values = dequantize_weight(quantize_weight(weight, grid), grid)
     return torch.where(torch.isfinite(weight).all(dim=1, keepdim=True), values, torch.nan)

@@ -47,6 +47,15 @@ FAMILIES = {
     "qwen3-w4a8": ("qwen3", ("--preset", "rtn", "--scheme", "W4A8", "-g", "32"), ("--kv-bits", "4")),
     "llama-q4_1": ("llama.gguf", None, ()),
 }
+# What ABI 6 added: a rotated embedding that is the head behind a matrix, and heads of 6 bits.
+TIED = {
+    "llama-tied-w4a8": ("llama-tied", ("--preset", "rtn", "--scheme", "W4A8", "-g", "32", "--rotate"), ()),
+    "llama-tied-head6": (
+        "llama-tied",
+        ("--preset", "rtn", "--scheme", "W4A8", "-g", "32", "--rotate"),
+        ("--head-bits", "6"),
+    ),
+}
 # What ABI 4 added.
 SINKS = ("--preset", "rtn", "--scheme", "W4A4", "-g", "32", "--act-group", "32", "--sink-tokens", "4")
 FOLDERS = ("llama-w4a8", "opt-w8a8", "bloom-w4a8-asym")
@@ -87,6 +96,7 @@ def write_models(folder: Path) -> None:
         "bloom-small": lambda: BloomForCausalLM(BloomConfig(**bloom, hidden_size=32, n_layer=1, n_head=2)),
     }
     models |= families()
+    models["llama-tied"] = lambda: LlamaForCausalLM(LlamaConfig(**llama.to_dict() | {"tie_word_embeddings": True}))
     words = {"<unk>": 0, **{f"t{index}": index for index in range(1, VOCABULARY)}}
     tokenizer = {
         "version": "1.0",
@@ -190,7 +200,10 @@ def write_artifacts(models: Path, output: Path) -> dict[str, Any]:
     artifacts = {**ARTIFACTS, "llama-sinks": ("llama", SINKS, ())} if ABI >= 4 else ARTIFACTS
     if ABI >= 5:  # a file of what was there before is one of ABI 4
         artifacts = FAMILIES
+    if ABI == 5:
         write_gguf(models)
+    if ABI >= 6:
+        artifacts = TIED
     for name, (model, options, more) in artifacts.items():
         folder = models / model
         if options is not None:

@@ -96,6 +96,26 @@ def test_packed_file_computes_what_the_reference_does(folder: Path, tmp_path: Pa
     assert verify(tmp_path / "packed") == ("packed", [])
 
 
+@pytest.mark.parametrize("isa", LEVELS)
+def test_a_head_of_six_bits(folder: Path, tmp_path: Path, isa: str) -> None:
+    report = pack(folder, tmp_path / "packed", head_bits=6)
+    assert (report.head_bits, report.embed_bits) == (6, 6)
+    head = open_artifact(tmp_path / "packed").linears["head"]
+    assert (head.words()[0], head.scale_dtype, head.act_bits) == ("6 g32", "bf16", 8)
+    expected = ReferenceModel.from_folder(folder, head_bits=6).logits(IDS)
+    assert relative_error(logits(tmp_path / "packed", isa), expected) < 2e-3
+    assert verify(tmp_path / "packed") == ("packed", [])
+
+
+def test_a_head_of_six_bits_of_its_own(untied: Path, tmp_path: Path) -> None:
+    """Its embedding has 8 bits, as beside a head of 8."""
+    report = pack(untied, tmp_path / "packed", head_bits=6)
+    assert (report.head_bits, report.embed_bits) == (6, 8)
+    assert open_artifact(tmp_path / "packed").metadata["agq.abi"] == "6"
+    expected = ReferenceModel.from_folder(untied, head_bits=6).logits(IDS)
+    assert relative_error(logits(tmp_path / "packed"), expected) < 2e-3
+
+
 def _parameters(folder: Path) -> int:
     """Of the source: all tensors of the tied model, the gains among them."""
     checkpoint = open_checkpoint(folder)
