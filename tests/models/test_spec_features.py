@@ -67,6 +67,14 @@ def test_defaults_of_earlier_fields_are_stored() -> None:
     assert stored["position_offset"] == 2 and stored["norm_affine"] is False and stored["embed_norm"] is False
 
 
+def test_a_matrix_before_the_head_is_for_an_embedding_as_wide_as_the_blocks() -> None:
+    spec = spec_from_config({**TINYLLAMA, "tie_word_embeddings": True})
+    assert replace(spec, head_matrix=True).to_dict() == {**spec.to_dict(), "head_matrix": True}
+    for change in ({"tied": False}, {"embed_dim": spec.hidden // 2}):
+        with pytest.raises(AgqError, match="`head_matrix` is for a head that is an embedding as wide as the blocks"):
+            replace(spec, head_matrix=True, **change)
+
+
 def test_a_family_is_one_row_and_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A made-up family: LLaMA's arithmetic under other names."""
     (tmp_path / "agq_test_family.py").write_text(

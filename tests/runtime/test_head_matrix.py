@@ -22,6 +22,8 @@ from agq.native.library import libraries
 from agq.quantization.quantize import quantize
 from agq.reference.decoder import ReferenceModel
 from agq.runtime.engine import Engine
+from agq.runtime.generation import refuse_not_a_number
+from tests.inspect.test_wrong_numbers import damaged, first
 from tests.runtime.runtime_support import relative_error, save_with_tokenizer, sentencepiece_like
 
 LEVELS = [item.isa for item in libraries() if item.usable]
@@ -149,6 +151,29 @@ def test_batches_and_cuts_change_nothing(folder: Path, tmp_path: Path) -> None:
         rest = engine.forward(IDS[7:], logits="all", slot=1)
         assert np.array_equal(np.concatenate([first, rest]), whole)
         assert np.array_equal(engine.forward(IDS)[-1], whole[-1])
+
+
+# Bits of the head; a tensor; what becomes of its first value.
+NOT_FINITE = [
+    *((bits, "project_out.weight", np.nan) for bits in (6, 8, 32)),
+    (8, "project_out.weight", -np.inf),
+    (8, "final_norm.weight", np.nan),
+    (6, "head.scale", 0x7FC0),
+    (8, "head.scale", 0x7F80),
+    (32, "head.weight", np.nan),
+]
+
+
+@pytest.mark.parametrize(("bits", "tensor", "value"), NOT_FINITE)
+def test_what_is_not_finite_reaches_the_logits(
+    folder: Path, tmp_path: Path, bits: int, tensor: str, value: float
+) -> None:
+    pack(folder, tmp_path / "packed", head_bits=bits)
+    refuse_not_a_number(logits(tmp_path / "packed"))
+    path = damaged(tmp_path / "packed", tmp_path / "bad", tensor, first(value))
+    assert verify(path)[1] == [f"tensor `{tensor}`: 1 values that are not finite"]
+    with pytest.raises(AgqError, match="not a number"):
+        refuse_not_a_number(logits(path))
 
 
 def test_info_says_it(folder: Path, untied: Path, tmp_path: Path) -> None:
