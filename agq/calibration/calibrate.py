@@ -19,7 +19,7 @@ from agq.reference.decoder import Parameters
 from agq.reporting.progress import Progress
 from agq.system.devices import torch_device
 from agq.system.memory import available_memory
-from agq.text.calibration import calibration_windows, fit_seq_len
+from agq.text.calibration import calibration_windows, fit_text
 from agq.version import __version__
 
 
@@ -77,7 +77,7 @@ def collect(
         raise AgqError(f"`{folder}` is quantized already", hint="gather statistics on the unquantized model")
     checkpoint.check_finite()
     place = torch_device(device)
-    spec = fit_seq_len(recipe.calibration, checkpoint, explicit=changes.seq_len is not None)
+    spec = fit_text(recipe.calibration, checkpoint, changes.given())
     needed = 4 * spec.samples * spec.seq_len * checkpoint.spec.hidden
     if needed > available_memory():
         raise AgqError(

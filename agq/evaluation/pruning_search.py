@@ -27,7 +27,7 @@ from agq.recipe import Recipe
 from agq.recipe.changes import RecipeChanges
 from agq.recipe.pruning import PruningOptions
 from agq.recipe.resolve import adjust_recipe
-from agq.text.calibration import calibration_windows, fit_seq_len
+from agq.text.calibration import calibration_windows, fit_text
 
 WINDOWS = 8  # of calibration text, where nobody says how many
 _STARTS = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the depth
@@ -164,7 +164,7 @@ def search_pruning(
     scorer = ReferenceScorer(folder, device="cpu")
     try:
         checkpoint = scorer.checkpoint
-        spec = fit_seq_len(recipe.calibration, checkpoint, explicit=changes.seq_len is not None)
+        spec = fit_text(recipe.calibration, checkpoint, changes.given())
         choices = candidates_for(sparsities, spec.seq_len, checkpoint.spec.layers, positions, scores)
         tokens, record = calibration_windows(spec, checkpoint)
         candidates = search(scorer, tokens, choices, report)

@@ -28,7 +28,7 @@ from agq.recipe.declaration import section
 from agq.recipe.resolve import effective_recipe, fit_hadamard
 from agq.system.devices import torch_device
 from agq.system.memory import available_memory
-from agq.text.calibration import fit_seq_len
+from agq.text.calibration import fit_text, mixture_of, settled
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,9 @@ class Plan:
             )
         if self.fitted:
             notes.append(f"calibration windows are {self.recipe.calibration.seq_len} tokens long, the model's context")
+        if self.recipe.calibrated and self.statistics is None:
+            if kinds := mixture_of(self.recipe.calibration, self.checkpoint):
+                notes.append(f"calibration text is a mixture: {kinds}")
         return notes
 
 
@@ -221,8 +224,8 @@ def _calibration(
     """The windows of the run, cut to the model's context, and the statistics file at `path`, which brings its own."""
     if path is None:
         if not recipe.calibrated:
-            return recipe.calibration, None
-        return fit_seq_len(recipe.calibration, checkpoint, explicit="seq_len" in changes.given()), None
+            return settled(recipe.calibration), None
+        return fit_text(recipe.calibration, checkpoint, changes.given()), None
     statistics = open_statistics(path)
     check_model(statistics, checkpoint.fingerprint(), model)
     samples, seq_len = statistics.tokens.shape

@@ -9,17 +9,21 @@ from agq.errors import AgqError
 from agq.recipe.declaration import CALIBRATION, METHOD, TRANSFORMATIONS, option
 from agq.structured import setting
 
+# The text that fits the model.
+AUTO_TEXT = "auto"
+
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """Calibration text. data: wikitext2, c4, random-tokens or a file, or several, separated by commas, which give
-    windows in turn. samples windows of seq_len tokens, cut at random with seed. detached: every second one of the text
-    with detached punctuation, as WikiText has it (agq/text/detached.py).
+    """Calibration text. data: wikitext2, c4, random-tokens, mixture (agq/text/mixture.py) or a file, or several,
+    separated by commas, which give windows in turn (beside the mixture: its encyclopaedia); auto: mixture for a chat
+    model, wikitext2 for others. samples windows of seq_len tokens, cut at random with seed. detached: every second one
+    of the text with detached punctuation, as WikiText has it (agq/text/detached.py).
     """
 
     data: str = option(
-        "wikitext2",
-        "Calibration text, or several, separated by commas. Default wikitext2.",
+        AUTO_TEXT,
+        "Calibration text, or several, separated by commas. Default: mixture for chat models, wikitext2 for others.",
         panel=CALIBRATION,
         env="AGQ_CALIBRATION_DATA",
         metavar="wikitext2|c4|FILE",

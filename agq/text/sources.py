@@ -19,13 +19,18 @@ from typing import Any, NamedTuple
 from agq.errors import AgqError, UsageError
 from agq.reporting import console
 
+WIKITEXT, MIXTURE = "wikitext2", "mixture"
 WIKITEXT2 = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 C4 = "allenai/c4"
 C4_FILES = {"train": "en/c4-train.00000-of-01024.json.gz", "validation": "en/c4-validation.00000-of-00008.json.gz"}
-NAMED = ("wikitext2", "c4", "random-tokens")
+NAMED = (WIKITEXT, MIXTURE, "c4", "random-tokens")
 SPLITS = ("train", "validation", "test")
 JOINT = "\n\n"
 _OFFLINE_HINT = "pass a local text or jsonl file instead, for example `data: FILE`"
+
+
+class Unavailable(AgqError):
+    """A text that is not on this machine and cannot be loaded."""
 
 
 class Text(NamedTuple):
@@ -74,7 +79,7 @@ def load_text(
     name = os.fspath(source)
     if split not in SPLITS:
         raise UsageError(f"unknown split `{split}`", hint=f"splits: {', '.join(SPLITS)}")
-    if is_named(name, "wikitext2"):
+    if is_named(name, WIKITEXT):
         rows = _dataset(WIKITEXT2[0], WIKITEXT2[1], split)["text"]
         text = "".join(row or " \n" for row in rows) if raw else JOINT.join(rows)
         return Text(
@@ -86,6 +91,8 @@ def load_text(
         return load_documents(name, split, text_field).joined()
     if is_named(name, "random-tokens"):
         raise AgqError("`random-tokens` has no text", hint=_OFFLINE_HINT)
+    if is_named(name, MIXTURE):
+        raise AgqError("`mixture` is calibration text alone: it has no single text", hint=_OFFLINE_HINT)
     path = _local(name)
     data = _read(path)
     if is_json_lines(path):
@@ -211,4 +218,4 @@ def _dataset(path: str, name: str | None, split: str, files: dict[str, str] | No
         reason = str(error).strip().split("\n")[0]
         if "OfflineModeIsEnabled" in reason or "Couldn't reach" in reason:
             reason = "it is not in the cache, and the hub cannot be reached"
-        raise AgqError(f"data set `{label}` cannot be loaded: {reason}", hint=_OFFLINE_HINT) from None
+        raise Unavailable(f"data set `{label}` cannot be loaded: {reason}", hint=_OFFLINE_HINT) from None

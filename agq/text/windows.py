@@ -43,12 +43,14 @@ class Windows:
         sha256: of the source's bytes ("random-tokens": of the tokens; several sources: of their hex digests in a row).
         tokens_sha256: of the windows themselves (little-endian int64), which fixes tokenizer, seed and sizes too.
         description: source, number and length of windows, tokens to choose from, seed.
+        parts: of a mixture, what each kind of text is (JSON types).
     """
 
     tokens: np.ndarray
     sha256: str
     tokens_sha256: str
     description: str
+    parts: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The fingerprint that goes into records."""
@@ -59,6 +61,7 @@ class Windows:
             "tokens_sha256": self.tokens_sha256,
             "samples": samples,
             "seq_len": seq_len,
+            **({"parts": list(self.parts)} if self.parts else {}),
         }
 
 
@@ -113,7 +116,7 @@ def token_windows(
         return found[0]
     tokens = np.stack([found[index % len(found)].tokens[index // len(found)] for index in range(samples)])
     sha256 = hashlib.sha256("".join(part.sha256 for part in found).encode()).hexdigest()
-    return _windows(tokens, sha256, "; ".join(part.description for part in found))
+    return windows_of(tokens, sha256, "; ".join(part.description for part in found))
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class _Source:
         if self.documents is not None:
             tokens = random_crops(self.documents.documents, tokenizer, samples, seq_len, seed, self.form)
             description = f"{self.documents.label}{note}, {size} tokens, crops of documents, seed {seed}"
-            return _windows(tokens, self.documents.sha256, description)
+            return windows_of(tokens, self.documents.sha256, description)
         if self.text is None:
             return _random_tokens(tokenizer, samples, seq_len, seed)
         ids = tokenizer.encode(self.form(self.text.text) if self.form else self.text.text)
@@ -153,7 +156,7 @@ class _Source:
         starts = [generator.randint(0, len(ids) - seq_len - 1) for _ in range(samples)]
         tokens = np.stack([ids[start : start + seq_len] for start in starts])
         description = f"{self.text.label}{note}, {size} of {len(ids)} tokens, random crops, seed {seed}"
-        return _windows(tokens, self.text.sha256, description)
+        return windows_of(tokens, self.text.sha256, description)
 
 
 def _source(name: str, text_field: str) -> _Source:
@@ -217,11 +220,12 @@ def _random_tokens(tokenizer: TextTokenizer, samples: int, seq_len: int, seed: i
     tokens = np.random.default_rng(seed).choice(choices, size=(samples, seq_len))
     if tokenizer.adds_bos:
         tokens[:, 0] = tokenizer.bos_id
-    return _windows(tokens, _digest(tokens), f"random-tokens, {samples} x {seq_len} tokens, seed {seed}")
+    return windows_of(tokens, _digest(tokens), f"random-tokens, {samples} x {seq_len} tokens, seed {seed}")
 
 
-def _windows(tokens: np.ndarray, sha256: str, description: str) -> Windows:
-    return Windows(tokens, sha256, _digest(tokens), description)
+def windows_of(tokens: np.ndarray, sha256: str, description: str, parts: tuple[dict[str, Any], ...] = ()) -> Windows:
+    """Windows with the hash of their tokens."""
+    return Windows(tokens, sha256, _digest(tokens), description, parts)
 
 
 def _digest(tokens: np.ndarray) -> str:
