@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,9 @@ import pytest
 
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
+from agq.quantization.plan import plan
 from agq.recipe import CalibrationSpec
+from agq.recipe.changes import RecipeChanges
 from agq.text import mixture
 from agq.text.calibration import calibration_windows, fit_text, settled
 from agq.text.mixture import conversation_windows, deal, mixture_windows, own_conversations
@@ -161,6 +164,21 @@ def test_chat_models_get_the_mixture():
     assert not fit_text(CalibrationSpec("text.txt,mixture", detached=True), base, {}).detached
     assert fit_text(CalibrationSpec(detached=True), chat, {"detached": True}).detached
     assert fit_text(CalibrationSpec(detached=True), base, {}).detached
+
+
+def test_a_run_says_the_mixture_first(demo_model, tmp_path):
+    folder = tmp_path / "chat"
+    shutil.copytree(demo_model, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    text = "calibration text is a mixture: encyclopaedia 40 %, conversations 30 %, code 15 %, other languages 15 %"
+    made = plan(str(folder), tmp_path / "out")
+    assert text in made.notes and (made.recipe.calibration.data, made.recipe.calibration.detached) == ("mixture", False)
+    for planned in (
+        plan(str(demo_model), tmp_path / "out"),
+        plan(str(folder), tmp_path / "out", RecipeChanges(method="rtn")),
+    ):
+        assert not any("mixture" in note for note in planned.notes)
+        assert planned.recipe.calibration.data == "wikitext2"
 
 
 def test_the_record_names_every_part(demo_model, demo_text):
