@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,23 @@ def test_four_against_eight_bits(work: Path) -> None:
         eight, four = row["samples"]["W4A8"], row["samples"]["W4A4"]
         assert len(eight) == len(four) == 2
         assert row["ratio"] == pytest.approx(sum(a / b for a, b in zip(four, eight, strict=True)) / 2)
+
+
+def test_kinds_of_text(demo_model: Path, demo_text: Path, demo_quantized: Path, tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    shutil.copytree(demo_model, original)
+    (original / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }} {% endfor %}")
+    size = ("--seq-len", 64, "--windows", 2, "--prompts", 2, "--answer", 8)
+    found = run(
+        "kinds_of_text", original, demo_quantized, demo_model, "--encyclopaedia", demo_text / "heldout.txt", *size
+    )
+    quantized, same = found["rows"][:3], found["rows"][3:]
+    assert [row["kind"] for row in quantized] == ["encyclopaedia", "code", "chat answers"]
+    assert [row["tokens"] for row in quantized] == [126, 126, 16] and found["prose"] == "left out"
+    assert all(row["kl"] > 0.001 and row["top1_percent"] < 100 for row in quantized[:2])
+    assert all((row["loss_percent"], row["kl"], row["top1_percent"]) == (0, 0, 100) for row in same)
+    # Answers are what the original finds likeliest: it is surer of them than of any text.
+    assert same[2]["ppl"] < same[0]["ppl"] / 2
 
 
 def test_against_torch(work: Path) -> None:
