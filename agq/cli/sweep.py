@@ -72,9 +72,9 @@ def sweep(
     if output.exists() and not output.is_dir():
         raise UsageError(f"`{output}` is a file", hint="--output names a folder")
     if dry_run:
-        for entry in chosen.models:
-            for item in chosen.rows_of(entry):
-                print(f"{entry.name}\t{item.name}")
+        _print_entries(
+            [(entry.name, item.name) for entry in chosen.models for item in chosen.rows_of(entry)], json_output
+        )
         return
     from agq.sweep import plot as drawing
 
@@ -113,6 +113,18 @@ def sweep(
     failed = [f"{record['model']} / {record['row']}" for record in records if "error" in record]
     if failed:
         console.warning(f"{len(failed)} entries could not be made: {', '.join(failed)}; results.md says why")
+
+
+def _print_entries(entries: list[tuple[str, str]], json_output: bool) -> None:
+    """What a sweep would make, as (model, row): a table for a terminal, else lines with a tab."""
+    from agq.reporting.output import print_json, print_table
+
+    if json_output:
+        print_json({"entries": [{"model": model, "row": row} for model, row in entries]})
+    elif console.is_terminal(sys.stdout):
+        print_table(("model", "row"), entries)
+    else:
+        print("".join(f"{model}\t{row}\n" for model, row in entries), end="")
 
 
 def _print_results(sweep: Sweep, records: list[dict[str, Any]]) -> None:

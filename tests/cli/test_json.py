@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +26,100 @@ def documented(heading: str) -> set[str]:
     return set(re.findall(r"`(\w+)`", " ".join(rows)))
 
 
-def printed(agq_cli: Any, *arguments: object) -> dict[str, Any]:
-    lines = agq_cli(*arguments, "--json", check=True).stdout.splitlines()
-    assert len(lines) == 1
-    return json.loads(lines[0])
+def lines(*arguments: object) -> list[Any]:
+    """The JSON lines that a command prints. It runs in this process, which loads PyTorch once for all of them."""
+    from agq.cli import main
+
+    with redirect_stdout(io.StringIO()) as out:
+        assert main([str(argument) for argument in (*arguments, "--json")]) == 0
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def printed(*arguments: object) -> dict[str, Any]:
+    """Of a command that prints one object."""
+    (found,) = lines(*arguments)
+    return found
+
+
+SWEEP = """\
+models:
+  - {{name: demo, path: {model}, seq_len: 32}}
+texts:
+  - {{name: words, data: {data}, windows: 1}}
+divergence_windows: 1
+reference_windows: 0
+prefill: 8
+decode: 2
+threads: 1
+rows:
+  - {{name: bf16}}
+"""
+# Headings that name only the keys that come to those of another one.
+ADDITIONS = {
+    "agq info, a packed file": "agq info",
+    "agq eval-ppl --baseline": "agq eval-ppl",
+    "agq eval-ppl --method lm-eval": "agq eval-ppl",
+    "agq eval-ppl --prune": "agq eval-ppl",
+}
 
 
 @pytest.fixture(scope="module")
-def made(agq_cli: Any, demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def made(
+    demo_model: Path, demo_text: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, dict[str, Any]]]:
+    """What each command printed, by its heading in the page. An addition such as `agq info, a packed file` is there
+    without the keys of the heading before it."""
     folder = tmp_path_factory.mktemp("json")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AGQ_CACHE_DIR", str(folder / "cache"))
     options = ("--method", "rtn", "-o", folder / "q")
-    return {
-        "agq quantize --dry-run": printed(agq_cli, "quantize", demo_model, *options, "--dry-run"),
-        "agq quantize": printed(agq_cli, "quantize", demo_model, *options),
-        "agq pack": printed(agq_cli, "pack", folder / "q", "-o", folder / "m.agq.safetensors"),
-        "agq verify": printed(agq_cli, "verify", folder / "m.agq.safetensors"),
-        "agq cache": printed(agq_cli, "cache"),
+    packed, data = folder / "m.agq.safetensors", demo_text / "heldout.txt"
+    (folder / "short.txt").write_text(data.read_text(encoding="utf-8")[:2000], encoding="utf-8")
+    (folder / "sweep.yaml").write_text(SWEEP.format(model=demo_model, data=data))
+    windows = ("--data", demo_text / "calibration.txt", "--samples", 1, "--seq-len", 32)
+    found = {
+        "agq quantize --dry-run": printed("quantize", demo_model, *options, "--dry-run"),
+        "agq quantize": printed("quantize", demo_model, *options),
+        "agq pack": printed("pack", folder / "q", "-o", packed),
+        "agq verify": printed("verify", packed),
+        "agq cache": printed("cache"),
+        "agq calibrate": printed("calibrate", demo_model, *windows, "-o", folder / "s"),
+        "agq calibrate --search-pruning": printed(
+            "calibrate", demo_model, *windows, "-o", folder / "p", "--search-pruning"
+        ),
+        "agq info": printed("info", folder / "q"),
+        "agq info, a packed file": printed("info", packed),
+        "agq env": printed("env"),
+        "agq sweep --dry-run": printed("sweep", folder / "sweep.yaml", "--dry-run"),
+        "agq sweep": printed("sweep", folder / "sweep.yaml", "-o", folder / "sweep", "--no-plot"),
     }
+    found["agq run, a token"], _, found["agq run"] = lines("run", packed, "hello", "-n", 2)
+    quick = ("-p", 8, "-n", 2, "-r", 1, "--no-limits", "--no-startup", "--profile")
+    found["agq bench"] = lines("bench", packed, *quick)[0][0]
+    text = (packed, "--data", folder / "short.txt", "--seq-len", 32, "--max-windows", 2)
+    found["agq eval-ppl"] = printed("eval-ppl", *text)
+    found["agq eval-ppl --baseline"] = printed("eval-ppl", *text, "--baseline", packed)
+    found["agq eval-ppl --method lm-eval"] = printed("eval-ppl", *text, "--method", "lm-eval")
+    found["agq eval-ppl --prune"] = printed("eval-ppl", *text, "--prune", "3-5:0.3")
+    for name, base in ADDITIONS.items():
+        assert documented(base) <= set(found[name])
+        found[name] = {key: value for key, value in found[name].items() if key not in documented(base)}
+    yield found
+    patch.undo()
 
 
-@pytest.mark.parametrize("heading", ["agq quantize", "agq quantize --dry-run", "agq pack", "agq verify", "agq cache"])
+HEADINGS = [line[3:] for line in PAGE.splitlines() if line.startswith("## ")]
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
 def test_keys(made: dict[str, dict[str, Any]], heading: str) -> None:
     assert set(made[heading]) == documented(heading)
+
+
+def test_keys_of_what_is_inside(made: dict[str, dict[str, Any]]) -> None:
+    assert made["agq sweep --dry-run"]["entries"] == [{"model": "demo", "row": "bf16"}]
+    assert [record["row"] for record in made["agq sweep"]["records"]] == ["bf16"]
+    assert made["agq cache"]["files"] == []
 
 
 def test_every_command_has_it(made: dict[str, dict[str, Any]]) -> None:
@@ -53,7 +128,7 @@ def test_every_command_has_it(made: dict[str, dict[str, Any]]) -> None:
 
     for name in COMMANDS:
         assert any("--json" in item.opts for item in load_command(name).params), name
-        assert f"agq {name}" in PAGE
+        assert f"\n## agq {name}\n" in PAGE
 
 
 def test_a_rough_time(made: dict[str, dict[str, Any]]) -> None:
