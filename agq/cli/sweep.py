@@ -159,5 +159,5 @@ def _print_results(sweep: Sweep, records: list[dict[str, Any]]) -> None:
             rows,
             title=model.name,
             right=range(1, 8),
-            least=("quantize s", "prefill tok/s", "KL"),
+            least=("quantize s", "prefill tok/s", "KL", "decode tok/s", "bits", "ratio"),
         )

@@ -12,6 +12,9 @@ from typing import Any
 from agq.reporting.console import rich_console
 
 
+_LEAST = 8  # columns of the terminal for a cell whose words can go on in the next line
+
+
 def plain(value: Any) -> Any:
     """JSON types only: NaN and infinities become None (JSON has no word for them), numpy scalars and arrays plain
     numbers.
@@ -59,24 +62,26 @@ def print_table(
     least: Sequence[str] = (),
 ) -> None:
     """A table on stdout. `right`: indices of the columns to align right; None in a cell is shown as "-". `least`:
-    columns that a terminal which is too narrow goes without, the first of them first; a line below names them."""
+    columns that a terminal which is too narrow goes without, where there are such, the first of them first; a line
+    below names them. The first column, which names the rows, is broken last."""
     from rich import box
     from rich.table import Table
 
     cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     console = rich_console(sys.stdout)
     kept = list(range(len(columns)))
-    for name in least:
+    for name in (name for name in least if name in columns):
         if _table_width([columns[index] for index in kept], [[row[index] for index in kept] for row in cells]) > (
             console.width
         ):
             kept.remove(columns.index(name))
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    narrow = [[row[i] if i in {0, *right} else row[i][:_LEAST] for i in kept] for row in cells]
+    first_whole = _table_width([""] * len(kept), narrow) <= console.width
     for index in kept:
         # "fold": on a narrow terminal a long word goes on in the next line; by default its end would be cut off.
-        table.add_column(
-            columns[index], justify="right" if index in right else "left", no_wrap=index in right, overflow="fold"
-        )
+        whole = first_whole if index == 0 else index in right
+        table.add_column(columns[index], justify="right" if index in right else "left", no_wrap=whole, overflow="fold")
     for row in cells:
         table.add_row(*(_escaped(row[index]) for index in kept))
     console.print(table)
