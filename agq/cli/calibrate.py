@@ -55,7 +55,10 @@ def calibrate(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", metavar="FILE", show_default=False, help="Recipe (YAML); options on the command line win."
+            "--config",
+            metavar="FILE",
+            show_default=False,
+            help="Recipe (YAML); options on the command line win. Default: none.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,

@@ -76,7 +76,7 @@ def eval_ppl(
             "--max-windows",
             min=1,
             show_default=False,
-            help="Compute only the first so many windows (lm-eval: whole documents).",
+            help="Compute only the first so many windows (lm-eval: whole documents). Default: all.",
         ),
     ] = None,
     baseline: Annotated[
@@ -84,7 +84,7 @@ def eval_ppl(
         typer.Option(
             "--baseline",
             show_default=False,
-            help="Another form of the same model: ratio, KL divergence, same likeliest token.",
+            help="Another form of the same model: ratio, KL divergence, same likeliest token. Takes the time of both. Default: none.",
         ),
     ] = None,
     max_ppl: Annotated[
@@ -93,7 +93,7 @@ def eval_ppl(
             "--max-ppl",
             min=0,
             show_default=False,
-            help="Exit with 1 if the perplexity (with --prune that of all tokens) is higher.",
+            help="Exit with 1 if the perplexity (with --prune that of all tokens) is higher. Default: no limit.",
         ),
     ] = None,
     max_ratio: Annotated[
@@ -102,7 +102,7 @@ def eval_ppl(
             "--max-ratio",
             min=0,
             show_default=False,
-            help="Exit with 1 if it is more than so many times the baseline's.",
+            help="Exit with 1 if it is more than so many times the baseline's. Default: no limit.",
         ),
     ] = None,
     split: Annotated[
@@ -147,8 +147,7 @@ def eval_ppl(
     """Measure perplexity of a model, a quantized folder or a packed file.
 
     A folder is computed by the torch reference in float32 (with its activation quantizers, if it is quantized), a
-    packed file by the C kernels. WikiText-2 by the protocol of the GPTQ paper: agq eval-ppl MODEL --data wikitext2
-    --seq-len 2048
+    packed file by the C kernels. The default is WikiText-2 by the protocol of the GPTQ paper.
 
     With --prune three perplexities are given: of the surviving tokens, of the unpruned model on the same tokens, and
     of all tokens. Only the first two compare with each other, and only the last with other perplexities.

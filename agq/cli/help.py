@@ -1,5 +1,5 @@
 """What the help of a command shows beside its options: which of them come first, and examples. Tests read every example
-as the command line does."""
+as the command line does, and runs it on a small model named FOLDER."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ COMMON = {
 }
 EXAMPLES = {
     "calibrate": (
-        "agq calibrate llama-7b -o llama-7b.stats.safetensors",
+        "agq calibrate FOLDER --data text.txt -o statistics.safetensors",
         "agq calibrate FOLDER --data text.txt --samples 16 --seq-len 512",
-        "agq quantize FOLDER --calibration FOLDER-calibration.safetensors",
+        "agq calibrate FOLDER --data text.txt --search-pruning --sparsity 0.2",
     ),
     "quantize": (
-        "agq quantize FOLDER",
+        "agq quantize FOLDER --data text.txt",
         "agq quantize FOLDER --data text.txt --samples 16 --seq-len 512 --tune 0",
         "agq quantize FOLDER --method rtn --scheme W4A8 -o FOLDER-rtn",
     ),
@@ -36,16 +36,16 @@ EXAMPLES = {
         "agq pack FOLDER-W4A8 --kv-bits 4 --force",
     ),
     "run": (
-        "agq run model.agq.safetensors --chat",
+        "agq run model.agq.safetensors",
         'agq run model.agq.safetensors "Once upon a time" -n 100',
-        "agq run FOLDER -f prompt.txt --json",
+        "agq run FOLDER --jsonl prompts.jsonl",
     ),
     "eval-ppl": (
         "agq eval-ppl model.agq.safetensors --data text.txt",
-        "agq eval-ppl FOLDER --data wikitext2 --seq-len 2048",
+        "agq eval-ppl FOLDER --data text.txt --seq-len 512 --max-windows 8",
         "agq eval-ppl model.agq.safetensors --data text.txt --baseline FOLDER --max-ratio 1.1",
     ),
-    "info": ("agq info model.agq.safetensors", "agq info FOLDER --json", "agq info llama-7b"),
+    "info": ("agq info model.agq.safetensors", "agq info FOLDER", "agq info FOLDER --json"),
     "verify": ("agq verify model.agq.safetensors", "agq verify FOLDER", "agq verify FOLDER --json"),
     "sweep": (
         "agq sweep configs/sweeps/demo.yaml",

@@ -32,7 +32,8 @@ def quantize(
     changes: RecipeChanges,
     run: RunOptions,
     config: Annotated[
-        Path | None, _option("--config", metavar="FILE", help="Recipe (YAML); options on the command line win.")
+        Path | None,
+        _option("--config", metavar="FILE", help="Recipe (YAML); options on the command line win. Default: none."),
     ] = None,
     output: Annotated[
         Path | None,

@@ -62,7 +62,8 @@ def run(
         ),
     ] = None,
     system: Annotated[
-        str | None, typer.Option("--system", metavar="TEXT", help="System message of the conversation.")
+        str | None,
+        typer.Option("--system", metavar="TEXT", help="System message of the conversation. Default: the model's own."),
     ] = None,
     file: Annotated[
         str | None,
@@ -71,7 +72,7 @@ def run(
             "-f",
             envvar="AGQ_PROMPT_FILE",
             metavar="FILE",
-            help="Read the prompt from a file (`-`: stdin); one newline at its end is dropped.",
+            help="Read the prompt from a file (`-`: stdin); a newline at its end is left out. Default: PROMPT.",
         ),
     ] = None,
     chat: Annotated[
@@ -85,11 +86,18 @@ def run(
     json_output: Annotated[
         bool, typer.Option("--json", help="One JSON object per token, then one with statistics.")
     ] = False,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="Stop before this text. Repeatable.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="Stop before this text. May be repeated. Default: none.")
+    ] = None,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt before its continuation.")] = False,
     top_k: Annotated[
         int | None,
-        typer.Option("--top-k", min=0, rich_help_panel=_SAMPLING, help="Choose among the K likeliest; 0: off."),
+        typer.Option(
+            "--top-k",
+            min=0,
+            rich_help_panel=_SAMPLING,
+            help="Choose among the K likeliest; 0: off. Default: the model's, else off.",
+        ),
     ] = None,
     top_p: Annotated[
         float | None,
@@ -98,7 +106,7 @@ def run(
             min=0,
             max=1,
             rich_help_panel=_SAMPLING,
-            help="Choose among the likeliest that together reach P; 1: off.",
+            help="Choose among the likeliest that together reach P; 1: off. Default: as --temp's.",
         ),
     ] = None,
     min_p: Annotated[
@@ -108,7 +116,7 @@ def run(
             min=0,
             max=1,
             rich_help_panel=_SAMPLING,
-            help="Choose among those at least P times as likely as the likeliest; 0: off.",
+            help="Choose among those at least P times as likely as the likeliest; 0: off. Default: the model's, else off.",
         ),
     ] = None,
     repeat_penalty: Annotated[
@@ -117,7 +125,7 @@ def run(
             "--repeat-penalty",
             min=0.001,
             rich_help_panel=_SAMPLING,
-            help="Make tokens of the text so far less likely; 1: off.",
+            help="Make tokens of the text so far less likely; 1: off. Default: the model's, else off.",
         ),
     ] = None,
     seed: Annotated[
@@ -136,7 +144,7 @@ def run(
             metavar="FILE",
             rich_help_panel=_MANY,
             help='Answer each line of a file (`-`: stdin), {"prompt": TEXT} or {"messages": [...]}, with one JSON '
-            "line, in order.",
+            "line, in order. Default: one prompt.",
         ),
     ] = None,
     skip_done: Annotated[
@@ -145,7 +153,7 @@ def run(
             "--skip-done",
             metavar="OUT",
             rich_help_panel=_MANY,
-            help="With --jsonl: leave out prompts that OUT, written by an earlier run, answers.",
+            help="With --jsonl: leave out prompts that OUT, written by an earlier run, answers. Default: none.",
         ),
     ] = None,
     parallel: Annotated[

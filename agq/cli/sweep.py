@@ -34,10 +34,13 @@ def sweep(
     ] = Path("sweep"),
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", show_default=False, help="Only this model of the sweep. May be repeated."),
+        typer.Option(
+            "--model", show_default=False, help="Only this model of the sweep. May be repeated. Default: all."
+        ),
     ] = None,
     row: Annotated[
-        list[str] | None, typer.Option("--row", show_default=False, help="Only this row of the sweep. May be repeated.")
+        list[str] | None,
+        typer.Option("--row", show_default=False, help="Only this row of the sweep. May be repeated. Default: all."),
     ] = None,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw results.svg (needs matplotlib).")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the entries and stop.")] = False,

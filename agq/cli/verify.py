@@ -21,8 +21,8 @@ def verify(
 ) -> None:
     """Check a folder or packed file for damage and inconsistencies.
 
-    A packed file: every byte against its SHA-256. A folder: tensors, shapes, schemes and values. Exit code 1 names
-        each problem.
+    A packed file: every byte against its SHA-256. A folder: tensors, shapes, schemes and values. With exit
+    code 1 each problem is named.
     """
     from agq.hub import find_model
     from agq.inspect.verify import told

@@ -57,11 +57,48 @@ def test_cache(agq_cli, demo_model, tmp_path) -> None:
     assert not list((tmp_path / "packed").iterdir())
 
 
-def test_every_option_of_quantize_states_its_default() -> None:
-    for item in load_command("quantize").params:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_states_its_default(name: str) -> None:
+    """Flags are off by default, and the counters and colours of all commands tell of themselves."""
+    for item in load_command(name).params:
         if item.param_type_name != "option" or (item.is_flag and not item.secondary_opts) or item.name == "help":
             continue
-        assert "efault" in (item.help or "") or item.name in ("verbose", "quiet", "color", "config"), item.opts
+        if item.name not in ("verbose", "quiet", "color"):
+            assert "efault" in (item.help or "") or (item.show_default and item.default is not None), item.opts
+
+
+SWEEP = """\
+models: [{name: demo, path: ../../FOLDER, seq_len: 64}]
+texts: [{name: words, data: ../../text.txt, windows: 1}]
+divergence_windows: 1
+reference_windows: 0
+prefill: 8
+decode: 2
+threads: 1
+rows: [{name: W4A8, options: {preset: rtn, scheme: W4A8}}]
+"""
+# What makes the examples quick; what an example names itself wins.
+QUICK = {
+    "AGQ_CALIBRATION_SAMPLES": "1", "AGQ_CALIBRATION_SEQ_LEN": "64", "AGQ_TUNE": "0", "AGQ_FORCE": "1",
+    "AGQ_MAX_TOKENS": "4", "AGQ_MAX_WINDOWS": "1", "AGQ_REPETITIONS": "1", "AGQ_LIMITS": "0", "AGQ_STARTUP": "0",
+    "AGQ_THREADS": "1", "AGQ_PLOT": "0", "AGQ_NO_PROGRESS": "1", "AGQ_PPL_SEQ_LEN": "64",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_examples_run(call, short_model, demo_text, tmp_path, monkeypatch) -> None:
+    """In the order of the commands: what quantize makes is packed, and what pack makes is run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").symlink_to(short_model)
+    (tmp_path / "text.txt").symlink_to(demo_text / "calibration.txt")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "hello"}\n')
+    (tmp_path / "configs" / "sweeps").mkdir(parents=True)
+    (tmp_path / "configs" / "sweeps" / "demo.yaml").write_text(SWEEP)
+    for line in (line for name in COMMANDS for line in EXAMPLES[name]):
+        env = {name: value for name, value in QUICK.items() if "rtn" not in line or "CALIBRATION" not in name}
+        done = call(*shlex.split(line)[1:], stdin="hello", env=env | {"AGQ_CACHE_DIR": str(tmp_path / "cache")})
+        gate = "--max-ratio" in line and "is above the limit" in done.err
+        assert done.code == 0 or gate, f"{line}: {done.err}"
 
 
 @pytest.mark.parametrize(("option", "begun", "wanted"), [("scheme", "W4", "W4A8"), ("method", "g", "gptq"),
