@@ -15,7 +15,7 @@ PAGES = [
     *(REPOSITORY / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "demo/README.md")),
 ]
 _FENCE = re.compile(r"^```(\w*)$")
-_MARK = re.compile(r"^<!-- (not run|file): (.+) -->$")
+_MARK = re.compile(r"^<!-- (not run|file|fetched): (.+) -->$")
 SHELL = ("console", "sh")
 
 
@@ -27,7 +27,8 @@ def name_of(page: Path) -> str:
 @dataclass(frozen=True)
 class Block:
     """A fenced block. line: of the fence, from 1. language: after the fence. mark, words: of the comment before it,
-    "not run" and the reason, or "file" and its name; None without."""
+    "not run" and the reason, "file" and its name, or
+    "fetched" and the file that its commands fetch by pip; None without."""
 
     page: Path
     line: int
@@ -39,19 +40,27 @@ class Block:
     @property
     def commands(self) -> list[str]:
         """Shell commands: of `console` the lines behind `$ `, of `sh` all lines; a backslash joins lines."""
+        return [command for command, _ in self.runs]
+
+    @property
+    def runs(self) -> list[tuple[str, list[str]]]:
+        """Each command, with the lines that follow it: what it prints."""
         if self.language not in SHELL:
             return []
         console = self.language == "console"
-        found: list[str] = []
+        found: list[tuple[str, list[str]]] = []
         going_on = False
         for line in self.lines:
             if going_on:
-                found[-1] = found[-1].removesuffix("\\") + line.strip()
+                command, printed = found[-1]
+                found[-1] = (command.removesuffix("\\") + line.strip(), printed)
             elif console and line.startswith("$ "):
-                found.append(line[2:])
+                found.append((line[2:], []))
             elif not console and line.strip() and not line.startswith("#"):
-                found.append(line)
+                found.append((line, []))
             else:
+                if found:
+                    found[-1][1].append(line)
                 continue
             going_on = line.endswith("\\")
         return found

