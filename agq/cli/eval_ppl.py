@@ -84,7 +84,8 @@ def eval_ppl(
         typer.Option(
             "--baseline",
             show_default=False,
-            help="Another form of the same model: ratio, KL divergence, same likeliest token. Takes the time of both. Default: none.",
+            help="Another form of the same model: ratio, KL divergence, same likeliest token. Takes the time of both. "
+            "Default: none.",
         ),
     ] = None,
     max_ppl: Annotated[

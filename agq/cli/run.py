@@ -116,7 +116,8 @@ def run(
             min=0,
             max=1,
             rich_help_panel=_SAMPLING,
-            help="Choose among those at least P times as likely as the likeliest; 0: off. Default: the model's, else off.",
+            help="Choose among those at least P times as likely as the likeliest; 0: off. Default: the model's, else "
+            "off.",
         ),
     ] = None,
     repeat_penalty: Annotated[

@@ -11,7 +11,6 @@ from typing import Any
 
 from agq.reporting.console import rich_console
 
-
 _LEAST = 8  # columns of the terminal for a cell whose words can go on in the next line
 
 
