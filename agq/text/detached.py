@@ -3,7 +3,7 @@ spaces around punctuation and mark what was joined: `a well @-@ known 1 @,@ 000 
 
 A model meets both forms: most text is written as people write, the usual perplexity is measured on WikiText. What 4
 bits lose on a form that calibration lacks is several times what they lose on the other, and half the windows of each
-cost nothing on either (docs/results.md).
+cost nothing on either (docs/results-small-models.md).
 """
 
 from __future__ import annotations

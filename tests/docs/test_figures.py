@@ -1,0 +1,67 @@
+"""Figures of the real model: they stand in the large table of docs/results.md; all other tables round them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import prose
+from tests.support import REPOSITORY
+
+RESULTS = REPOSITORY / "docs" / "results.md"
+# A scheme as the short tables call it, and as the large one does.
+SCHEMES = {
+    "the GGUF file": "GGUF Q4_1, as it is",
+    "GGUF Q4_1, as it is": "GGUF Q4_1, as it is",
+    "W8A8": "W8A8",
+    "W4A8": "W4A8",
+    "W4A8, the default": "W4A8",
+    "W4A8, rounded only": "W4A8, rounded",
+    "W4A4": "W4A4, 4.58 activation bits",
+    "W4A16": "W4A16",
+}
+
+
+def table(page: Path, *columns: str) -> list[dict[str, str]]:
+    """The rows of the page's only table that has these columns, by column; without asterisks."""
+    text = "\n".join(line for _, line in prose(page))
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("| ")]
+    found = []
+    for lines in tables:
+        header, _, *rows = [[cell.strip() for cell in line.replace("*", "").split("|")[1:-1]] for line in lines]
+        if set(columns) <= set(header):
+            found.append([dict(zip(header, row, strict=True)) for row in rows])
+    (rows_by_column,) = found
+    return rows_by_column
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, dict[str, str]]:
+    """The rows of the large table, by file."""
+    return {row["file"]: row for row in table(RESULTS, "file", "r, wt2", "MB")}
+
+
+def test_five_rows(measured: dict[str, dict[str, str]]) -> None:
+    rows = table(RESULTS, "file", "perplexity, times that of the unquantized model", "MB")
+    assert len(rows) == 5
+    for row in rows:
+        source = measured[SCHEMES[row["file"]]]
+        wanted = [f"{float(source['r, wt2']):.3f}", source["MB"]]
+        assert list(row.values())[1:] == wanted, f"docs/results.md, {row['file']}: write {wanted}"
+
+
+def test_readme(measured: dict[str, dict[str, str]]) -> None:
+    rows = table(REPOSITORY / "README.md", "scheme", "take it when")
+    assert len(rows) == 6
+    for row in rows:
+        source = measured[SCHEMES[row["scheme"]]]
+        wanted = {
+            "file": f"{float(source['MB']):.0f} MB",
+            "perplexity": f"x {float(source['r, wt2']):.3f}",
+            "prompt, tokens/s": source["prompt, tokens/s"],
+            "text, tokens/s": source["text, tokens/s"],
+        }
+        if source["quantize s"] != "-":
+            wanted |= {"made in": f"{source['quantize s']} s", "memory for that": source["memory"]}
+        assert {name: row[name] for name in wanted} == wanted, f"README.md, {row['scheme']}: write {wanted}"
