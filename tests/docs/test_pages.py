@@ -68,10 +68,29 @@ def test_every_page_is_in_the_index() -> None:
     assert {page.name for page in RUN[1:] if page != index} <= linked
 
 
-def test_words_of_the_glossary_stand_in_order() -> None:
-    rows = [line for _, line in prose(REPOSITORY / "docs" / "glossary.md") if line.startswith("| ")][1:]
-    words = [row.split(" | ")[0][2:].lower() for row in rows]
-    assert len(words) > 50 and words == sorted(words)
+def glossary() -> tuple[list[str], list[str]]:
+    """The words of the glossary's two tables, in small letters."""
+    text = (REPOSITORY / "docs" / "glossary.md").read_text(encoding="utf-8")
+    tables = [re.findall(r"^\| (.+?) \|", part, re.MULTILINE)[1:] for part in text.split("\n## ")[1:]]
+    first, others = [[word.lower() for word in words] for words in tables]
+    return first, others
+
+
+def test_words_of_the_glossary() -> None:
+    """Twenty to begin with, all others in order, none twice."""
+    first, others = glossary()
+    assert len(first) == 20 and len(others) > 50
+    assert others == sorted(others) and not set(first) & set(others)
+
+
+@pytest.mark.parametrize("name", ["faq.md", "glossary.md"])
+def test_words_in_italics_are_explained(name: str) -> None:
+    first, others = glossary()
+    known = {re.sub(r" \(.*", "", word) for word in (*first, *others)}
+    text = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
+    used = {re.sub("'s$", "", word.lower()) for word in re.findall(r"(?<!\*)\*([A-Za-z][^*\n]*)\*(?!\*)", text)}
+    unknown = {word for word in used if not {word, word.removesuffix("s")} & known}
+    assert unknown <= {"italics"} and len(used) > 8
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
