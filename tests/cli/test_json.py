@@ -1,4 +1,4 @@
-"""docs/json.md names exactly the keys that the commands print."""
+"""docs/json.md names exactly the keys that the commands print, and their types; docs/json.schema.json says the same."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tests.support import REPOSITORY
 pytestmark = pytest.mark.slow
 
 PAGE = (REPOSITORY / "docs" / "json.md").read_text(encoding="utf-8")
+
+SCHEMA = json.loads((REPOSITORY / "docs" / "json.schema.json").read_text(encoding="utf-8"))
 
 
 def documented(heading: str) -> set[str]:
@@ -114,6 +116,28 @@ HEADINGS = [line[3:] for line in PAGE.splitlines() if line.startswith("## ")]
 @pytest.mark.parametrize("heading", HEADINGS)
 def test_keys(made: dict[str, dict[str, Any]], heading: str) -> None:
     assert set(made[heading]) == documented(heading)
+
+
+KINDS = {"string": str, "number": (int, float), "boolean": bool, "object": dict, "array": list, "null": type(None)}
+
+
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    """A value is one that a part of the schema without properties describes."""
+    kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+    wanted = [
+        kind for kind in kinds if isinstance(value, KINDS[kind]) and (kind == "boolean") == isinstance(value, bool)
+    ]
+    return bool(wanted) and (
+        "items" not in schema or value is None or all(fits(item, schema["items"]) for item in value)
+    )
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_types(made: dict[str, dict[str, Any]], heading: str) -> None:
+    definition = SCHEMA["$defs"][heading]
+    properties = definition.get("items", definition)["properties"]
+    wrong = {key: value for key, value in made[heading].items() if not fits(value, properties[key])}
+    assert not wrong
 
 
 def test_keys_of_what_is_inside(made: dict[str, dict[str, Any]]) -> None:
