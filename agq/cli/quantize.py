@@ -26,7 +26,9 @@ def _option(*names: str, **more: Any) -> Any:
 def quantize(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", show_default=False, help="Recipe name (`llama-7b`), local folder or hub id."),
+        typer.Argument(
+            metavar="MODEL", show_default=False, help="Folder, GGUF file, hub id or recipe name (`llama-7b`)."
+        ),
     ] = None,
     *,
     changes: RecipeChanges,

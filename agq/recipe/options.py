@@ -28,7 +28,9 @@ class CalibrationSpec:
         env="AGQ_CALIBRATION_DATA",
         metavar="wikitext2|c4|FILE",
     )
-    samples: int = option(128, "Windows. Default 128.", panel=CALIBRATION, env="AGQ_CALIBRATION_SAMPLES", least=1)
+    samples: int = option(
+        128, "Windows; time grows with them. Default 128.", panel=CALIBRATION, env="AGQ_CALIBRATION_SAMPLES", least=1
+    )
     seq_len: int = option(
         2048,
         "Tokens per window. Default 2048, at most the model's context.",
@@ -160,7 +162,7 @@ class TransformOptions:
     seed: int = option(0, "Of the rotations. Default 0.", name="rot_seed", panel=TRANSFORMATIONS, least=0)
     seeds: int = option(
         1,
-        "Seeds to try; the best on calibration text is taken. Default 1.",
+        "Seeds to try; the best on calibration text is taken. Each takes as long as the first. Default 1.",
         name="rot_seeds",
         panel=TRANSFORMATIONS,
         least=1,
