@@ -9,6 +9,7 @@ So a program that keeps codes exactly and computes in floats gives the logits th
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import common  # noqa: F401 (finds the agq of this checkout)
@@ -16,11 +17,17 @@ import numpy as np
 from gguf import GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize
 
-from agq.gguf.reader import GgufFile
+from agq.gguf.reader import GgufFile, Tensor
 
 
-def write_floats(source: Path, target: Path) -> Path:
-    """Writes the twin of a GGUF file, or of all parts of a split one."""
+def meaning(tensor: Tensor) -> np.ndarray:
+    """The numbers that a tensor's codes mean, of its shape."""
+    return dequantize(tensor.data, tensor.kind)
+
+
+def write_floats(source: Path, target: Path, values: Callable[[Tensor], np.ndarray] = meaning) -> Path:
+    """Writes the twin of a GGUF file, or of all parts of a split one. values: of each tensor, of its shape, its rows in
+    the file's order."""
     file = GgufFile(source)
     writer = GGUFWriter(target, file.get("general.architecture"))
     for key, field in GGUFReader(file.files[0]).fields.items():
@@ -35,7 +42,7 @@ def write_floats(source: Path, target: Path) -> Path:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor in file.tensors.values():
-        writer.write_tensor_data(np.ascontiguousarray(dequantize(tensor.data, tensor.kind), np.float32))
+        writer.write_tensor_data(np.ascontiguousarray(values(tensor), np.float32))
     writer.close()
     return target
 
