@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from gguf_floats import meaning, write_floats
 
 from agq.checkpoint import open_checkpoint
-from agq.files import atomic_directory
+from agq.files import atomic_directory, sha256_file
 from agq.gguf.checkpoint import GgufCheckpoint
 from agq.gguf.metadata import architecture
 from agq.gguf.names import Names, row_orders
@@ -77,6 +78,11 @@ class Source:
         self._names = Names(metadata.architecture, self.checkpoint.parts)
         self._orders = row_orders(self.checkpoint.parts, self._architecture)
 
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Name -> hex SHA-256 of the file, or of all its parts."""
+        return {path.name: sha256_file(path) for path in self.file.files}
+
     def stored(self, name: str) -> str:
         """The file's name of a tensor of the folder."""
         found = self._names.stored(name)
@@ -96,12 +102,11 @@ class Source:
         return moved
 
     def origin(self, seed: int | None) -> dict[str, Any]:
-        """What origin.json says: the file, its SHA-256, how many tensors and weights of which types are moved."""
+        """What origin.json says: the file and its SHA-256, how many tensors and weights of which types are moved."""
         coarse = [name for name in self.checkpoint.names() if self._tensor(name).type in COARSE]
         moved = coarse if seed is not None else []
         return {
-            "source": self.checkpoint.path.name,
-            "sha256": self.checkpoint.fingerprint(),
+            "source": self.files,
             "seed": seed,
             "moved": {
                 "types": sorted({self._tensor(name).type for name in moved}),

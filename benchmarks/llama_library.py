@@ -1,4 +1,5 @@
-"""llama.cpp as a library: a GGUF file's logits, for perplexities, texts and times of the same file in both programs.
+"""llama.cpp as a library: a GGUF file's logits, for perplexities, texts and times of the same file in both programs;
+and its quantization of one GGUF file to another.
 
 Any build of libllama will do that exports its C API: a path, or an installed Python package that carries one
 (`llama-cpp-python`, `xllamacpp`). Its structs of parameters are taken as they come from its own functions of defaults;
@@ -21,6 +22,10 @@ _CONTEXT, _BATCH, _UBATCH = 0, 1, 2  # n_ctx, n_batch, n_ubatch
 _THREADS = 4  # default of n_threads and n_threads_batch, which stand side by side
 # Defaults of type_k and type_v, which stand side by side, too; and what they become.
 _F16, _F32 = 1, 0
+# Of the parameters of quantization: threads, file type (Q8_0 by default), two types that are usually left open; behind
+# them flags, and the pointer to the importance matrix.
+_QUANTIZE_THREADS, _FILE_TYPE, _OPEN_TYPES, _IMATRIX = 0, 1, (2, 3), 6
+_Q8_0 = 7
 
 
 class _Parameters(ctypes.Structure):
@@ -41,6 +46,12 @@ class _Batch(ctypes.Structure):
         ("seq_id", ctypes.c_void_p),
         ("logits", ctypes.c_void_p),
     ]
+
+
+class _Importance(ctypes.Structure):
+    """`llama_model_imatrix_data`: one tensor's."""
+
+    _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("size", ctypes.c_size_t)]
 
 
 _Log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -70,6 +81,54 @@ def _set_pair(words: Any, places: range, default: int, value: int) -> None:
     raise RuntimeError("this libllama has other parameters than those that are known")
 
 
+def _defaults(library: ctypes.CDLL, name: str) -> _Parameters:
+    """What one of the library's functions of defaults returns."""
+    function = getattr(library, name)
+    function.restype = _Parameters
+    found: _Parameters = function()
+    return found
+
+
+def quantize(
+    library: Path,
+    source: Path,
+    target: Path,
+    file_type: int,
+    importance: dict[str, np.ndarray] | None = None,
+    threads: int = 1,
+) -> None:
+    """Quantizes a GGUF file of floats as llama.cpp's own tool does: each tensor by the rules of the file type.
+
+    Args:
+        file_type: `gguf.LlamaFileType`. importance: name in the file -> float32 [columns], mean square of the inputs
+            of each column ("importance matrix"); tensors that it leaves out are rounded without.
+
+    Raises:
+        RuntimeError: the library does not export its quantization, is of another version (known: that of
+            llama-cpp-python 0.3.36), or fails.
+    """
+    c = ctypes.CDLL(str(library))
+    if not hasattr(c, "llama_model_quantize"):
+        raise RuntimeError(f"`{library}` cannot quantize: take that of the package llama-cpp-python")
+    c.llama_log_set(_silent, None)
+    c.llama_backend_init()
+    parameters = _defaults(c, "llama_model_quantize_default_params")
+    words = parameters.words
+    if words[_FILE_TYPE] != _Q8_0 or len({words[place] for place in _OPEN_TYPES}) != 1 or any(words[_IMATRIX:][:2]):
+        raise RuntimeError("this libllama has other parameters of quantization than those that are known")
+    words[_QUANTIZE_THREADS], words[_FILE_TYPE] = threads, file_type
+    arrays = {name: np.ascontiguousarray(values, np.float32) for name, values in (importance or {}).items()}
+    rows = (_Importance * (len(arrays) + 1))()  # the last one is empty, which ends the list
+    for row, (name, values) in zip(rows, arrays.items(), strict=False):
+        row.name, row.data, row.size = name.encode(), values.ctypes.data, values.size
+    if arrays:
+        pointer = ctypes.addressof(rows)
+        ctypes.memmove(ctypes.addressof(parameters) + 4 * _IMATRIX, ctypes.byref(ctypes.c_uint64(pointer)), 8)
+    status = c.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(parameters))
+    if status != 0:
+        raise RuntimeError(f"llama.cpp cannot quantize `{source}`")
+
+
 class LlamaCpp:
     """A GGUF file in llama.cpp, one sequence.
 
@@ -96,10 +155,10 @@ class LlamaCpp:
         c.llama_get_logits.restype = ctypes.POINTER(ctypes.c_float)
         c.llama_log_set(_silent, None)
         c.llama_backend_init()
-        self._model = c.llama_model_load_from_file(str(model).encode(), self._defaults("llama_model_default_params"))
+        self._model = c.llama_model_load_from_file(str(model).encode(), _defaults(c, "llama_model_default_params"))
         if not self._model:
             raise RuntimeError(f"llama.cpp cannot open `{model}`")
-        parameters = self._defaults("llama_context_default_params")
+        parameters = _defaults(c, "llama_context_default_params")
         words = parameters.words
         words[_CONTEXT], words[_BATCH], words[_UBATCH] = context, batch, min(batch, words[_UBATCH])
         _set_pair(words, range(3, 16), _THREADS, threads)
@@ -111,12 +170,6 @@ class LlamaCpp:
         self._batch = batch
         vocabulary = ctypes.c_void_p(c.llama_model_get_vocab(ctypes.c_void_p(self._model)))
         self.vocab = int(c.llama_vocab_n_tokens(vocabulary))
-
-    def _defaults(self, name: str) -> _Parameters:
-        function = getattr(self._c, name)
-        function.restype = _Parameters
-        found: _Parameters = function()
-        return found
 
     def clear(self) -> None:
         """Forgets the sequence."""

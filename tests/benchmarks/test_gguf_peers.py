@@ -3,12 +3,14 @@ that are known."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import agq
 from tests import families
 from tests.benchmarks.test_benchmarks import module, run
 from tests.gguf.gguf_files import gguf, types_of, write
@@ -21,10 +23,13 @@ VOCAB = 301
 # with 5, or 6 where the cache is float32.
 LIBRARY = """
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 typedef struct { int32_t words[20]; } model_params;
 typedef struct { int32_t words[34]; } context_params;
+typedef struct { const char *name; const float *data; size_t size; } importance;
+typedef struct { int32_t words[6]; const importance *matrix; void *more[4]; } quantize_params;
 typedef struct { int32_t n; int32_t *token; float *embd; int32_t *pos, *n_seq; int32_t **seq; int8_t *logits; } batch;
 static int32_t vocab = VOCAB, used, given[4];
 static float *found;
@@ -65,6 +70,20 @@ int32_t llama_decode(void *c, batch b) {
   return 0;
 }
 float *llama_get_logits(void *c) { (void)c; return found; }
+quantize_params llama_model_quantize_default_params(void) {
+  quantize_params p = {{0, 7, 43, 43, 256, 0}, 0, {0, 0, 0, 0}};
+  return p;
+}
+// What it was asked for, behind the file itself.
+uint32_t llama_model_quantize(const char *source, const char *target, const quantize_params *p) {
+  FILE *in = fopen(source, "rb"), *out = fopen(target, "wb");
+  if (!in || !out) return 1;
+  for (int c = getc(in); c != EOF; c = getc(in)) putc(c, out);
+  fprintf(out, "\\nASKED %d %d", p->words[0], p->words[1]);
+  for (const importance *m = p->matrix; m && m->name; m++)
+    fprintf(out, " %s:%zu:%g", m->name, m->size, m->data[m->size - 1]);
+  return fclose(in) || fclose(out);
+}
 void llama_free(void *c) { (void)c; }
 void llama_model_free(void *m) { (void)m; }
 """
@@ -150,3 +169,53 @@ def test_the_twin_in_floats(file: Path, tmp_path: Path) -> None:
     fields = {key: field.contents() for key, field in twin.fields.items() if not key.startswith("GGUF.")}
     assert fields.pop("general.file_type") == gguf.LlamaFileType.ALL_F32
     assert fields == {key: source.fields[key].contents() for key in source.fields if not key.startswith("GGUF.")}
+
+
+def test_quantizing(library: Path, file: Path, tmp_path: Path) -> None:
+    """Threads, type and importance matrix arrive; a library without quantization, and one that fails, are told."""
+    peers, types = module("llama_library"), module("llama_types")
+    matrix = {"blk.0.attn_q.weight": np.array([1, 2.5], np.float32), "blk.1.ffn_up.weight": np.full(3, 7.0)}
+    peers.quantize(library, file, tmp_path / "made.gguf", types.file_type("Q4_K_M"), matrix, threads=3)
+    asked = (tmp_path / "made.gguf").read_bytes().rpartition(b"\nASKED ")[2].decode()
+    assert asked == "3 15 blk.0.attn_q.weight:2:2.5 blk.1.ffn_up.weight:3:7"
+    peers.quantize(library, file, tmp_path / "made.gguf", types.file_type("F32"))
+    assert (tmp_path / "made.gguf").read_bytes().endswith(b"\nASKED 1 0")
+    with pytest.raises(RuntimeError, match="cannot quantize"):
+        peers.quantize(library, tmp_path / "none.gguf", tmp_path / "made.gguf", 7)
+    with pytest.raises(ValueError, match="Q9_9"):
+        types.file_type("Q9_9")
+    (tmp_path / "empty.c").write_text("int nothing;")
+    subprocess.run(["gcc", "-shared", "-o", str(tmp_path / "empty.so"), str(tmp_path / "empty.c")], check=True)
+    with pytest.raises(RuntimeError, match="llama-cpp-python"):
+        peers.quantize(tmp_path / "empty.so", file, tmp_path / "made.gguf", 7)
+
+
+def test_real_models(library: Path, tmp_path: Path) -> None:
+    """Both models, with and without importance matrix, beside a packed file; a second call measures nothing again."""
+    model = families.make(families.Case("llama", {"vocab_size": VOCAB, "max_position_embeddings": 512}))
+    source = write(tmp_path / "small.gguf", model, "llama", types_of("Q4_1"))
+    text = tmp_path / "text.txt"
+    text.write_text("zx" * 3000)
+    work = tmp_path / "work"
+    options = [source, "--work", work, "--text", f"zx={text}", "--windows", 2, "--seq-len", 32, "--library", library]
+    options += ["--types", "Q8_0,Q4_K_M", "--calibration", text]
+    found = run("real_models", *options)
+    packed = tmp_path / "small.agq.safetensors"
+    agq.pack(work / "twin", packed, weights="int8")
+    found = run("real_models", *options, "--twin-agq", f"W8A8={packed}")
+    assert found["windows"] == "first 2 of 32 tokens, no BOS" and list(found["source"]) == ["small.gguf"]
+    rows = {row["type"]: row for row in found["rows"]}
+    assert sorted(rows) == ["F32", "Q4_K_M", "Q4_K_M +i", "Q8_0", "W8A8"]
+    floats = f"{VOCAB - 1 + np.exp(5):.3f}"
+    assert rows["F32"]["zx, as it is"] == rows["F32"]["zx, twin"] == floats
+    assert rows["Q4_K_M +i"]["zx, twin"] == "1.0000" and rows["W8A8"]["zx, as it is"] == "-"
+    stored = json.loads((work / "rows.json").read_text())
+    ours = next(row for row in stored["rows"] if row["name"] == "W8A8")
+    expected = agq.evaluate_perplexity(packed, text, 32, add_bos=False, max_windows=2)
+    assert ours["ppl"]["zx"] == expected.ppl and ours["bytes"] == packed.stat().st_size
+    better = {key.split(" than ")[1].split(" (")[0]: value for key, value in found.items() if " than " in key}
+    assert set(better) == {"Q8_0", "Q4_K_M", "Q4_K_M +i"} and better["Q8_0"].startswith(("W8A8 (", "none"))
+    stored["rows"][0]["ppl"]["zx"] = 1.0
+    (work / "rows.json").write_text(json.dumps(stored))
+    again = run("real_models", *options)
+    assert {row["type"] for row in again["rows"]} == set(rows) and again["rows"] != found["rows"]
