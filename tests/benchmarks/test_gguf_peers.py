@@ -211,7 +211,7 @@ def test_real_models(library: Path, tmp_path: Path) -> None:
     assert rows["Q4_K_M +i"]["zx, twin"] == "1.0000" and rows["W8A8"]["zx, as it is"] == "-"
     stored = json.loads((work / "rows.json").read_text())
     ours = next(row for row in stored["rows"] if row["name"] == "W8A8")
-    expected = agq.evaluate_perplexity(packed, text, 32, add_bos=False, max_windows=2)
+    expected = agq.evaluate_perplexity(packed, text, 32, add_bos=False, max_windows=2, threads=1)
     assert ours["ppl"]["zx"] == expected.ppl and ours["bytes"] == packed.stat().st_size
     better = {key.split(" than ")[1].split(" (")[0]: value for key, value in found.items() if " than " in key}
     assert set(better) == {"Q8_0", "Q4_K_M", "Q4_K_M +i"} and better["Q8_0"].startswith(("W8A8 (", "none"))
