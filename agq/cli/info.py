@@ -83,12 +83,12 @@ def _rope(rope: dict[str, Any]) -> str:
 
 def _head(values: dict[str, Any]) -> str:
     if values["tied"]:
-        return "tied to the embedding" + (" through a matrix" if values.get("head_matrix") else "")
-    return "its own" + (", packed as the embedding behind a matrix" if values.get("head_matrix") else "")
+        return "tied to the embedding" + (" through a matrix" if values["head_matrix"] else "")
+    return "its own" + (", packed as the embedding behind a matrix" if values["head_matrix"] else "")
 
 
 def _window(values: dict[str, Any]) -> str:
-    window, local = values["window"], values.get("rope_local")
+    window, local = values["window"], values["rope_local"]
     layers = f"{window['tokens']} tokens in {len(window['layers'])} of {values['layers']} layers"
     return layers + (f", rope {_rope(local)}" if local else "")
 
@@ -102,7 +102,7 @@ def _show(values: dict[str, Any]) -> None:
         f" ({values['kv_heads']} for keys and values)" if values["kv_heads"] != values["heads"] else ""
     )
     source = values.get("source") or {}
-    rope = values.get("rope")
+    rope = values["rope"]
     print_pairs(
         {
             "file": values["path"],
@@ -114,7 +114,7 @@ def _show(values: dict[str, Any]) -> None:
             "vocabulary": values["vocab"],
             "context": values["context"],
             "positions": values["position"] + (f", {_rope(rope)}" if rope else ""),
-            "sliding window": _window(values) if "window" in values else None,
+            "sliding window": _window(values) if values["window"] else None,
             "norm": values["norm"],
             "head": _head(values),
             "embedding": f"{values['embed_bits']} bits, {_EMBEDDING.get(values['embedding'], values['embedding'])}"

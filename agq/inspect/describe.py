@@ -29,17 +29,13 @@ def _architecture(spec: Any) -> dict[str, Any]:
         "position",
         "activation",
     )
-    values = {name: getattr(spec, name) for name in names} | {"tied": spec.tied}
-    if spec.head_matrix:
-        values["head_matrix"] = True
+    values = {name: getattr(spec, name) for name in names} | {"tied": spec.tied, "head_matrix": spec.head_matrix}
     for name in ("rope", "rope_local"):
         rope = getattr(spec, name)
-        if rope is not None:
-            values[name] = {"kind": rope.kind, "theta": rope.theta}
-            if rope.kind != "default":
-                values[name]["factor"] = rope.factor
-    if spec.window:
-        values["window"] = {"tokens": spec.window, "layers": list(spec.window_layers)}
+        values[name] = None if rope is None else {"kind": rope.kind, "theta": rope.theta}
+        if rope is not None and rope.kind != "default":
+            values[name]["factor"] = rope.factor
+    values["window"] = {"tokens": spec.window, "layers": list(spec.window_layers)} if spec.window else None
     return values
 
 
@@ -141,7 +137,7 @@ def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
         "path": str(checkpoint.path),
         "form": "quantized" if quantized and quantized.modules() else "plain",
         **_architecture(checkpoint.spec),
-        **({} if checkpoint.head_matrix is None else {"head_matrix": True}),
+        "head_matrix": checkpoint.head_matrix is not None,
         "bytes": checkpoint.weight_bytes(),
         "bits_per_weight": 8 * sum(item["bytes"] for item in inner) / sum(item["out"] * item["in"] for item in inner),
         "kv_bits": checkpoint.record.kv_bits,
