@@ -42,6 +42,10 @@ class Numbers:
             self.counts.setdefault(kind, {})[place] = number
             self._keep()
 
+    def counted(self, kind: str, *places: str) -> bool:
+        """Something of a kind was found at one of the places."""
+        return any(place in self.counts.get(kind, {}) for place in places)
+
     def take_back(self, place: str, problem: str, instead: str) -> None:
         """Notes, and tells in one line, that a step's result is not used. problem: a step and what was wrong."""
         self.taken_back[f"{place}: {problem}"] = instead

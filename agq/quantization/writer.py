@@ -223,7 +223,11 @@ def write_folder(
         if statics is not None:
             add_entries(activations, statics)
             arrays |= statics.arrays()
-        if (matrix := parameters.head_matrix()) is not None:
+        parts, matrix = checkpoint.parts, None
+        # Where fp16 cut a table, one is not the other times the matrix.
+        if not numbers.counted(BEYOND_FP16, f"{parts.embed}.weight", f"{parts.head}.weight"):
+            matrix = parameters.head_matrix()
+        if matrix is not None:
             arrays[HEAD_MATRIX] = matrix
         write_arrays(folder / FILE, arrays)
         if found := numbers.record():
