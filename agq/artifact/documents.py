@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agq.artifact.schema import OTHERS, SPECIAL_FLAGS, SPECIAL_TEXTS
+from agq.artifact.special import OTHERS, SPECIAL_FLAGS, SPECIAL_TEXTS
 from agq.checkpoint.base import Checkpoint
 from agq.models.config import Config
 from agq.tokenizer.files import TokenizerFiles, read_object

@@ -1,18 +1,13 @@
 """A GGUF file as a checkpoint: its tensors under Hugging Face's names, codes and scales as they stand in the file."""
 
 import hashlib
-import json
-from collections import Counter
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gguf.quants import dequantize
 
 from agq.checkpoint.base import Checkpoint, Scales
-from agq.checkpoint.module_scheme import ModuleScheme
 from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
@@ -24,9 +19,10 @@ from agq.gguf.finite import not_finite
 from agq.gguf.forms import FLOAT, Form, settle
 from agq.gguf.metadata import architecture, to_config
 from agq.gguf.names import Names, row_orders
+from agq.gguf.quantization import GgufQuantization, quantization
 from agq.gguf.reader import GgufFile, Tensor
 from agq.gguf.rounding import DAMAGED, RoundedTensors
-from agq.gguf.tokenizer import read_tokenizer
+from agq.gguf.texts import folder_texts
 from agq.gguf.types import BLOCKS, FLOATS, GROUP
 from agq.gguf.values import Metadata
 from agq.models import parts, spec_from_config
@@ -35,26 +31,8 @@ from agq.recipe import ActivationScheme
 
 # Of the inputs of linears, unless the user says otherwise: as llama.cpp quantizes them for its products.
 ACTIVATIONS = ActivationScheme(WIDE.bits, True, PerGroup(GROUP))
-# What scales may be in a packed file: GGUF's own are f16, or products of them and integers.
-_SCALE_TYPES = ("f16", "bf16")
 # Tensors that this module reads otherwise than by a name of Hugging Face's, or that mean nothing without training.
 _OTHERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-
-
-@dataclass(frozen=True)
-class GgufQuantization:
-    """Which linears of a file are codes. `config`: for records."""
-
-    schemes: dict[str, ModuleScheme]
-    config: dict[str, Any]
-
-    def scheme(self, module: str) -> ModuleScheme | None:
-        """How a linear is stored; None: as floats."""
-        return self.schemes.get(module)
-
-    def modules(self) -> list[str]:
-        """The linears that are codes."""
-        return list(self.schemes)
 
 
 class GgufCheckpoint(Checkpoint):
@@ -84,7 +62,7 @@ class GgufCheckpoint(Checkpoint):
         self._forms = {} if floats else settle(self.parts, self._types)
         if not floats and not self.spec.tied and self._table_of_codes():
             self._forms[self.parts.embed] = Form(True, BYTE_CODES.bits)
-        self._quantization = self._schemes(activations)
+        self._quantization = quantization(self._forms, activations, self._file)
         if floats:
             self.rounded = ", ".join(dict.fromkeys(type for type in self._types.values() if type not in FLOATS))
         self._settle_widths()
@@ -130,19 +108,6 @@ class GgufCheckpoint(Checkpoint):
                 hint="without them the model would be another one",
             )
         return found
-
-    def _schemes(self, activations: ActivationScheme) -> GgufQuantization | None:
-        schemes = {
-            module: ModuleScheme(
-                form.bits, True, PerGroup(GROUP), "group", "gguf", activations, form.minimum, _SCALE_TYPES
-            )
-            for module, form in self._forms.items()
-            if form.bits
-        }
-        if not schemes:
-            return None
-        counts = Counter(tensor.type for tensor in self._file.tensors.values())
-        return GgufQuantization(schemes, {"quant_method": "gguf", "types": dict(counts.most_common())})
 
     def _table_of_codes(self) -> bool:
         """Whether the embedding, which is not the head, can be packed as codes with scales: the engine has no minima
@@ -292,24 +257,8 @@ class GgufCheckpoint(Checkpoint):
 
     @cached_property
     def _texts(self) -> dict[str, bytes]:
-        """The files of a Hugging Face folder that the metadata stand for."""
-        file = self._file
-        keys = [key for key in file.keys() if key.startswith("tokenizer.") or key == "general.name"]
-        try:
-            found = read_tokenizer({key: file.get(key) for key in keys})
-        except AgqError as error:
-            raise AgqError(f"`{self.path}`: {error.message}", hint=error.hint) from error
-        except (TypeError, ValueError, KeyError) as error:
-            raise AgqError(f"`{self.path}`: its tokenizer cannot be read: {error}", hint=DAMAGED) from error
-        self._tokenizer_notes = list(found.notes)
-        generation = {"bos_token_id": found.bos_id, "eos_token_id": list(found.eos_ids)}
-        texts = {
-            "tokenizer_config.json": found.config,
-            "generation_config.json": {name: value for name, value in generation.items() if value not in (None, [])},
-            "config.json": self.config,
-        }
-        written = {name: json.dumps(value, indent=2, ensure_ascii=False).encode() for name, value in texts.items()}
-        return {"tokenizer.json": found.tokenizer.encode(), **written}
+        texts, self._tokenizer_notes = folder_texts(self._file, self.config, self.path)
+        return texts
 
     def texts(self) -> list[str]:
         return [name for name in self._texts if name != "config.json"]

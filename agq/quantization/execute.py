@@ -13,10 +13,11 @@ from torch import Tensor
 
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
-from agq.files import ensure_free_space, exclusive
+from agq.files import exclusive
 from agq.quantization.agile.stage import static_activations
 from agq.quantization.checks import check_memory
 from agq.quantization.encode import TORCH_DTYPES, decode, decode_codes, encode
+from agq.quantization.hidden_files import FileTensors
 from agq.quantization.numbers import NAME as NUMBERS
 from agq.quantization.numbers import Numbers
 from agq.quantization.plan import Plan
@@ -67,31 +68,6 @@ def refuse_taken_back(plan: Plan, report: QuantizeReport) -> None:
         )
 
 
-class _FileTensors:
-    """Allocates the hidden states: on the device if they take less than a quarter of its free memory, else in memory,
-    or in files of the work folder where memory is short."""
-
-    def __init__(self, folder: Path, in_memory: bool, device: torch.device) -> None:
-        self.folder = folder
-        self.in_memory = in_memory
-        self.device = device
-        self.count = 0
-
-    def __call__(self, shape: tuple[int, ...]) -> Tensor:
-        if self.device.type == "cuda" and 4 * int(np.prod(shape)) < torch.cuda.mem_get_info(self.device)[0] // 4:
-            return torch.empty(shape, device=self.device)
-        if self.in_memory:
-            return torch.empty(shape)
-        self.count += 1
-        path = self.folder / f"hidden-{self.count}.tmp"
-        ensure_free_space(path, 4 * int(np.prod(shape)))
-        return torch.from_numpy(np.memmap(path, dtype=np.float32, mode="w+", shape=shape))
-
-    def remove(self) -> None:
-        for path in self.folder.glob("hidden-*.tmp"):
-            path.unlink(missing_ok=True)
-
-
 def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -> QuantizeReport:
     """Runs a plan. An interrupted run is continued unless `resume` is False.
 
@@ -123,7 +99,7 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
     work = WorkFolder.open(plan.work, key, resume)
     resumed = len(work.finished())
     numbers = Numbers(work.path / NUMBERS, progress)
-    make = _FileTensors(work.path, check_memory(plan.needs, available_memory()), plan.device)
+    make = FileTensors(work.path, check_memory(plan.needs, available_memory()), plan.device)
     try:
         transforms = _transforms(plan, work, windows, make, progress, numbers)
         plan = _finer(plan, transforms)
@@ -181,7 +157,7 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
 
 
 def _transforms(
-    plan: Plan, work: WorkFolder, windows: Tensor | None, make: _FileTensors, progress: Progress, numbers: Numbers
+    plan: Plan, work: WorkFolder, windows: Tensor | None, make: FileTensors, progress: Progress, numbers: Numbers
 ) -> TransformPlan:
     """The transformations of the run: those of an interrupted one, else newly decided and stored for the next."""
     path = work.path / TRANSFORMS
@@ -207,7 +183,7 @@ def _walk(
     parameters: TransformedParameters,
     work: WorkFolder,
     windows: Tensor | None,
-    make: _FileTensors,
+    make: FileTensors,
     progress: Progress,
     numbers: Numbers,
 ) -> None:

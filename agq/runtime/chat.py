@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agq.artifact.reader import Artifact
-from agq.artifact.schema import special_texts
+from agq.artifact.special import special_texts
 from agq.errors import AgqError
 from agq.runtime.tokenizer import Tokenizer
 from agq.tokenizer.chat_template import Message, render

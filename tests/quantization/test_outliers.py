@@ -12,8 +12,9 @@ from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
 from agq.formats import PerGroup
 from agq.quantization.outliers import STRENGTHS, inject_outliers
+from agq.quantization.transforms.channels import channel_exponents, zigzag
 from agq.quantization.transforms.parameters import TransformedParameters
-from agq.quantization.transforms.search import channel_exponents, make_plan, zigzag
+from agq.quantization.transforms.search import make_plan
 from agq.recipe import Recipe, Scheme, TransformOptions
 from agq.reference.decoder import ReferenceModel
 from agq.text.tokenizers import load_tokenizer

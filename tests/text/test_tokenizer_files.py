@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agq.artifact.schema import special_texts
+from agq.artifact.special import special_texts
 from agq.errors import AgqError
 from agq.text.tokenizers import load_tokenizer
 from agq.tokenizer.files import folder_texts, read_tokenizer_files

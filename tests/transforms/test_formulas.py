@@ -12,11 +12,12 @@ import torch
 from agq.checkpoint import open_checkpoint
 from agq.formats import PER_ROW, PerGroup
 from agq.numerics.quantizers import fake_quantize
+from agq.quantization.transforms.channels import by_value_channel, channel_exponents, zigzag
 from agq.quantization.transforms.finer import judge, score_noise
 from agq.quantization.transforms.learn import block_size, cayley, ranges
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
-from agq.quantization.transforms.search import _by_value_channel, _group, channel_exponents, zigzag
+from agq.quantization.transforms.search import _group
 from agq.recipe import ActivationScheme
 from tests.transforms.transform_support import random_model
 
@@ -49,7 +50,7 @@ def test_groups_that_divide() -> None:
 def test_value_channels_of_query_heads() -> None:
     """Six query heads of two values: heads 0 to 2 read the first key/value head."""
     spec = SimpleNamespace(kv_heads=2, heads=6, head_dim=2)
-    found = _by_value_channel(torch.arange(12), spec)
+    found = by_value_channel(torch.arange(12), spec)
     assert found.tolist() == [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]]
 
 

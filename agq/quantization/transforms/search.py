@@ -5,10 +5,7 @@ The float model is passed through once, one block in memory at a time; what is d
 the next ones, because transformations keep the function. Candidates are compared by the error of the linears' outputs
 on a sample of their inputs (inputs.py), with weights rounded to nearest and activations quantized as the recipe says.
 
-Exponents: the channel scale s_j = rms(x_j)^a / rms(w_j)^(1 - a), rounded to a power of two, with x_j the channel's
-values and w_j the columns that read it. a = 1/2 is the optimum of a diagonal transformation for weights and activations
-of equal precision (arXiv 2603.04359); larger a move more of the difference into the weights. A factor c between two
-linears (x_j c, w_j / c) is undone by every member of the family, whatever c is.
+What is computed for the channels of one input stands in channels.py.
 """
 
 from __future__ import annotations
@@ -22,9 +19,9 @@ from torch import Tensor
 
 from agq.checkpoint import Checkpoint
 from agq.formats import Granularity
-from agq.models import ModelSpec
 from agq.numerics.quantizers import dequantize_weight, fake_quantize, quantize_weight, weight_grid
 from agq.quantization.numbers import Numbers
+from agq.quantization.transforms.channels import by_value_channel, channel_exponents, zigzag
 from agq.quantization.transforms.finer import judge
 from agq.quantization.transforms.inputs import Input, gather
 from agq.quantization.transforms.learn import WHOLE, learn_residual, learn_values
@@ -42,8 +39,6 @@ ALPHAS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 SEARCH_TOKENS = 32768
 # Of a rotation that is learned.
 _DIVERGED = "the learned rotation became worse"
-# Exponents lie between plus and minus this.
-LARGEST_EXPONENT = 15
 
 
 def make_plan(
@@ -218,8 +213,8 @@ class _Search:
             energy = (energy - 2 * shift * found.mean + shift.square()).clamp(min=0)
         columns = weights.square().sum(dim=0, dtype=torch.float64)
         if place == "o":
-            energy = _by_value_channel(energy, spec).mean(dim=1).reshape(-1)
-            columns = _by_value_channel(columns, spec).sum(dim=1).reshape(-1)
+            energy = by_value_channel(energy, spec).mean(dim=1).reshape(-1)
+            columns = by_value_channel(columns, spec).sum(dim=1).reshape(-1)
         best, least = self.exponents[place][index].copy(), self._error(source, index, place, found, self._tried(None))
         for alpha in ALPHAS:
             self.exponents[place][index] = channel_exponents(energy, columns, alpha)
@@ -231,7 +226,7 @@ class _Search:
     def _choose_shift(self, index: int, place: str, found: Input) -> None:
         mean = found.mean
         if place == "o":
-            mean = _by_value_channel(mean, self.checkpoint.spec).mean(dim=1).reshape(-1)
+            mean = by_value_channel(mean, self.checkpoint.spec).mean(dim=1).reshape(-1)
         self.shifts[place][index] = mean.float().cpu().numpy()
 
     def _permutation_of(self, index: int, energy: Tensor) -> np.ndarray:
@@ -296,30 +291,3 @@ def _noise(weight: Tensor, x: Tensor) -> float:
 def _group(group: Granularity, channels: int) -> int:
     """Channels that share a scale; all of them where the groups do not divide these."""
     return channels if group.problem(channels) else group.columns(channels)
-
-
-def _by_value_channel(channels: Tensor, spec: ModelSpec) -> Tensor:
-    """[heads * head_dim] -> [kv_heads, query heads of a group, head_dim]."""
-    return channels.reshape(spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
-
-
-def channel_exponents(energy: Tensor, columns: Tensor, alpha: float) -> np.ndarray:
-    """log2 of rms(x)^alpha / rms(w)^(1 - alpha) with its median taken out, rounded: int8 [channels].
-
-    energy: mean of x^2 of each channel; columns: sum of the squares of the weights that read it, both float64
-    [channels]. Channels without values or without weights get 0.
-    """
-    alive = (energy > 0) & (columns > 0)
-    log = torch.zeros_like(energy)
-    log[alive] = 0.5 * alpha * torch.log2(energy[alive]) - 0.5 * (1 - alpha) * torch.log2(columns[alive])
-    if bool(alive.any()):
-        log[alive] -= log[alive].median()
-    return log.round().clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT).to(torch.int8).cpu().numpy()
-
-
-def zigzag(sizes: np.ndarray, block: int) -> np.ndarray:
-    """A permutation int32 [channels] that gives each block of `block` channels its share of large and small ones."""
-    blocks = len(sizes) // block
-    order = np.argsort(-sizes, kind="stable").reshape(block, blocks)
-    order[1::2] = order[1::2, ::-1].copy()
-    return np.ascontiguousarray(order.T).reshape(-1).astype(np.int32)
