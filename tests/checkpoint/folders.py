@@ -186,3 +186,11 @@ def write_quantized(
         "pack-quantized" if packed else "int-quantized",
     )
     return write_folder(path, {**settings, "quantization_config": {**table, **changes}}, tensors)
+
+
+WEIGHTS = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32, "dynamic": False}
+TOKENS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+
+
+def group(targets: list[str], **weights: Any) -> dict[str, Any]:
+    return {"targets": targets, "weights": {**WEIGHTS, **weights}}
