@@ -229,7 +229,7 @@ def demo_steps() -> list[Step]:
         steps += [
             Step(f"{scheme} folder", ("quantize", model, *options, "-o", folder), folder),
             Step(f"{scheme} perplexity of the folder", ("eval-ppl", folder, *heldout)),
-            Step(f"{scheme} packed file", ("pack", folder, "-o", packed), packed),
+            Step(f"{scheme} packed file", ("pack", folder, "-o", packed, "--json"), packed),
             Step(f"{scheme} perplexity", ("eval-ppl", packed, *heldout)),
             Step(f"{scheme} tokens", ("run", packed, PROMPT, "-n", "80", "-t", "1", "--json")),
         ]
