@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from agq.formats.weights import BYTE_CODES
 from agq.reporting import console
 
 # Where an artifact's embedding is, by element type.
-_EMBEDDING = {"in the head": "in the head", "i8": "a scale per row"}
+_EMBEDDING = {"in the head": "in the head", BYTE_CODES.name: "a scale per row"}
 
 
 def register(app: typer.Typer) -> None:

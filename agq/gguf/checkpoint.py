@@ -12,7 +12,7 @@ from agq.checkpoint.record import AgqRecord
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
 from agq.files import sha256_file
-from agq.formats import PerGroup
+from agq.formats import PerGroup, integer_format
 from agq.formats.activations import WIDE
 from agq.formats.weights import BY_STORED, BYTE_CODES
 from agq.gguf.finite import not_finite
@@ -206,8 +206,8 @@ class GgufCheckpoint(Checkpoint):
         row = BLOCKS[tensor.type]
         data = self._sorted(f"{module}.weight", tensor.data, rows)
         codes = row.codes(np.ascontiguousarray(data).reshape(-1, row.bytes)).reshape(len(data), -1)
-        if form.bits == 4 and form.minimum:
-            codes = codes - np.uint8(8)  # signed, as codes of 4 bits are everywhere but in packed files
+        if form.minimum and (offset := integer_format(form.bits).offset):
+            codes = codes - np.uint8(offset)  # signed, as such codes are everywhere but in packed files
         return codes.view(np.int8)
 
     def scales(self, module: str) -> Scales:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from agq.formats import integer_format
+from agq.formats.weights import BYTE_CODES
 from agq.gguf.types import BLOCKS, FLOATS
 from agq.models import ModelParts
 
@@ -21,7 +23,7 @@ class Form:
     minimum: bool = False
 
 
-FLOAT, ROUNDED = Form(True, 0), Form(False, 8)
+FLOAT, ROUNDED = Form(True, 0), Form(False, BYTE_CODES.bits)
 
 
 def form_of(type: str) -> Form:
@@ -42,9 +44,9 @@ def together(types: Iterable[str]) -> dict[str, Form]:
     if not coded:
         return forms
     bits, minimum = max(form.bits for form in coded), any(form.minimum for form in coded)
-    signed = {form.minimum for form in coded if form.bits == 4}
-    if bits == 4 and len(signed) > 1:
-        bits = 8  # codes -8..7 and 0..15 have no common form of 4 bits
+    signed = {form.minimum for form in coded if form.bits == bits}
+    if integer_format(bits).offset and len(signed) > 1:
+        bits = BYTE_CODES.bits  # codes -8..7 and 0..15 have no common form of 4 bits
     return {type: Form(form.exact and bool(form.bits), bits, minimum) for type, form in forms.items()}
 
 

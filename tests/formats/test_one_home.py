@@ -17,7 +17,7 @@ PATTERNS = {
     "an element type compared by its name": r"""(==|!=)\s*["'](u4|i8|f16|bf16|f32|int8)["']|["'](u4|i8)["']\s*[,)]""",
     "the rule of groups": r"%\s*32\b",
     "a whole row as a number": r"group(_size)?\s*(==|!=|>|<|<=|>=)\s*-?[01]\b|group(_size)?\s*=\s*-1\b",
-    "a width that is compared": r"(weights|activations|scheme|kv|act|head|embed)(\.|_)bits\s*(==|!=|<|>)\s*\d",
+    "a width that is compared": r"(\b|(weights|activations|scheme|kv|act|head|embed)_)bits\s*(==|!=|<|>)\s*\d",
 }
 
 
@@ -59,6 +59,7 @@ def test_no_file_outside_formats_holds_a_copy() -> None:
         "if scheme.group_size > 0:",
         "if scheme.weights.bits == 16:",
         "if self.kv_bits != 8:",
+        "if form.bits == 4 and form.minimum:",
     ],
 )
 def test_it_sees_what_it_should(tmp_path: Path, line: str) -> None:
