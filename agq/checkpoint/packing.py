@@ -73,11 +73,6 @@ def _of_bytes(data: np.ndarray, bits: int) -> np.ndarray:
     return values
 
 
-def pack_int4(codes: np.ndarray) -> np.ndarray:
-    """Signed 4-bit codes int8 [out, in] -> `weight_packed` int32 [out, ceil(in/8)]."""
-    return pack_int(codes, 4)
-
-
 def pack_zero_points(zero: np.ndarray, bits: int) -> np.ndarray:
     """Signed zero points int8 [out, groups] -> `weight_zero_point` int32 [ceil(out * bits / 32), groups]."""
     return np.ascontiguousarray(pack_int(np.asarray(zero).T, bits).T)

@@ -8,7 +8,6 @@ import pytest
 from agq.checkpoint.packing import (
     check_range,
     pack_int,
-    pack_int4,
     pack_zero_points,
     packed_words,
     unpack_int,
@@ -27,7 +26,6 @@ def test_eight_codes_of_four_bits_fill_a_word_from_its_low_end() -> None:
     words = pack_int(codes, 4)
     assert words.dtype == np.int32 and words.flags.c_contiguous
     assert hexes(words) == [["fea98210", "00000003"], ["ffffffff", "0000000f"]]
-    assert np.array_equal(pack_int4(codes), words)
     found = unpack_int(words, 4, 9)
     assert found.dtype == np.int8 and np.array_equal(found, codes)
 
