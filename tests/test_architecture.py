@@ -42,6 +42,16 @@ LIGHT = (
     "runtime",
     "inspect",
 )
+# The only functions that take keywords without naming them. Names of the first two and of `agq.cli` come from the
+# declarations of options (agq.recipe.declaration.takes); the others hand them to a dataclass, which knows its fields.
+COLLECTING = {
+    "agq.calibration.calibrate": ["calibrate"],
+    "agq.quantization.quantize": ["quantize"],
+    "agq.cli.options": ["with_options", "command"],
+    "agq.cli.quantize": ["_option"],
+    "agq.recipe.changes": ["__init__"],
+    "agq.recipe.declaration": ["but"],
+}
 # Two modules of `system` tell torch its device and its threads; only commands that compute with torch import them.
 FOR_TORCH = ("agq.system.devices", "agq.system.torch_threads")
 HEAVY = ("torch", "transformers", "datasets", "compressed_tensors", "numerics", "reference", "quantization")
@@ -138,6 +148,17 @@ def test_what_a_pi_runs_needs_no_torch(graph: dict[str, set[str]]) -> None:
     assert heavy == []
 
 
+def collecting(path: Path) -> list[str]:
+    """Functions of a file that have a parameter `**name`."""
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node.name for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.args.kwarg]
+
+
+def test_options_travel_by_name() -> None:
+    """A keyword that is passed on without a name can be lost on its way, and no reader can follow it."""
+    assert {name: found for name, path in modules().items() if (found := collecting(path))} == COLLECTING
+
+
 def test_it_sees_what_it_should(tmp_path: Path) -> None:
     """The reader and the two checks on a made-up package: a circle, an arrow up, an import inside a function."""
     source = tmp_path / "file.py"
@@ -154,6 +175,8 @@ def test_it_sees_what_it_should(tmp_path: Path) -> None:
         "agq.files",
         "agq.recipe.files",
     }
+    source.write_text("def plan(model, **options):\n    return lambda **more: more\ndef other(*values): ...\n")
+    assert collecting(source) == ["plan"]
     tied = {"agq.files": {"agq.errors"}, "agq.errors": {"agq.version"}, "agq.version": {"agq.files"}}
     assert circles(tied) == [("agq.errors", "agq.files", "agq.version")]
     assert circles({"agq.files": {"agq.errors"}, "agq.errors": set()}) == []
