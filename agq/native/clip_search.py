@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 from agq.errors import AgqError
@@ -18,11 +20,16 @@ STEP = 32
 
 def library() -> Library | None:
     """The library that searches; None where there is none (agq runs from a source tree without kernels)."""
+    return _library(os.environ.get("AGQ_ISA"))
+
+
+@cache
+def _library(isa: str | None) -> Library | None:
+    """Looked for once, not for every matrix."""
     try:
-        found = load_library()
+        return load_library(isa)
     except AgqError:
         return None
-    return found
 
 
 def clip_search(

@@ -23,6 +23,8 @@ from agq.native.clip_search import STEP, clip_search, library
 LEAST_RANGE = 2.0**-120
 # Elements per chunk of the element-wise passes: about 1 MB of float32, so that a chunk stays in a core's cache.
 _CHUNK = 1 << 18
+# Elements that torch does not divide between threads (at::internal::GRAIN_SIZE).
+_SERIAL = 1 << 15
 # Groups per call of the library's clip search: 1 MB of scales.
 _SEARCHED = 1 << 12
 
@@ -189,20 +191,37 @@ def _clip_search(
     best = torch.full_like(low, float("inf"))
     # The whole range where no error is finite: weights near float32's largest.
     best_scale, best_zero = _grid_of_range(low, high, bits, symmetric, dtype)
-    buffer = torch.empty_like(grouped)
-    for share in SHARES:
-        scale, zero = _grid_of_range(low * share, high * share, bits, symmetric, dtype)
-        scale2, zero2 = scale.unsqueeze(-1), zero.unsqueeze(-1)
-        torch.div(grouped, scale2, out=buffer)
-        buffer.round_().add_(zero2).clamp_(smallest, largest).sub_(zero2).mul_(scale2).sub_(grouped).abs_().pow_(NORM)
+    at_once = _shares_at_once(grouped)
+    rows = grouped.repeat_interleave(at_once, dim=0) if at_once > 1 else grouped
+    buffer = torch.empty_like(rows)
+    for shares in torch.tensor(SHARES, device=grouped.device).split(at_once):
+        scale, zero = _grid_of_range(low[:, None] * shares, high[:, None] * shares, bits, symmetric, dtype)
+        scale2, zero2 = scale.reshape(-1, 1), zero.reshape(-1, 1)
+        if len(rows) != len(scale2):  # the last shares
+            rows = grouped.repeat_interleave(len(shares), dim=0)
+            buffer = torch.empty_like(rows)
+        torch.div(rows, scale2, out=buffer)
+        buffer.round_().add_(zero2).clamp_(smallest, largest).sub_(zero2).mul_(scale2).sub_(rows).abs_().pow_(NORM)
         if importance is not None:
-            buffer.mul_(importance)
-        error = buffer.sum(dim=-1)
-        better = error < best
-        best = torch.where(better, error, best)
-        best_scale = torch.where(better, scale, best_scale)
-        best_zero = torch.where(better, zero, best_zero)
+            buffer.view(len(grouped), len(shares), -1).mul_(importance[:, None])
+        error = buffer.sum(dim=-1).view(len(grouped), len(shares))
+        error, first = torch.where(error.isnan(), float("inf"), error).min(dim=1, keepdim=True)
+        better = error.squeeze(1) < best
+        best = torch.where(better, error.squeeze(1), best)
+        best_scale = torch.where(better, scale.gather(1, first).squeeze(1), best_scale)
+        best_zero = torch.where(better, zero.gather(1, first).squeeze(1), best_zero)
     return best_scale, best_zero
+
+
+def _shares_at_once(grouped: Tensor) -> int:
+    """How many ranges of the groups [groups, size] are tried in one pass: as many as torch computes in one thread, so
+    that a few groups do not take as long as many. Each element and each row's sum are computed as in a pass of one
+    range, on every processor: rows are whole vectors, and a pass is not divided between threads within one.
+    """
+    size = grouped.shape[1]
+    if grouped.device.type != "cpu" or size % STEP:
+        return 1
+    return min(len(SHARES), max(1, _SERIAL // grouped.numel()))
 
 
 def quantize_weight(weight: Tensor, grid: Grid) -> Tensor:

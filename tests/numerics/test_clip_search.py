@@ -82,3 +82,27 @@ def test_what_it_is_not_sure_of_is_the_definitions(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(quantizers, "clip_search", unsure)
     assert torch.equal(weight_grid(weight, 4, True, 32, True).scale, wanted.scale)
     assert not torch.equal(weight_grid(weight, 4, True, 32).scale, wanted.scale)
+
+
+@pytest.mark.parametrize(("size", "groups"), [(32, 1), (32, 7), (64, 12), (160, 5), (576, 3), (48, 4), (1536, 40)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_shares_tried_together_have_the_errors_of_shares_tried_alone(
+    monkeypatch: pytest.MonkeyPatch, size: int, groups: int, symmetric: bool
+) -> None:
+    """Bit for bit: which share is chosen must not depend on how many groups are left open."""
+
+    def errors(at_once: int | None) -> Tensor:
+        found: list[Tensor] = []
+        with monkeypatch.context() as patch:
+            if at_once is not None:
+                patch.setattr(quantizers, "_shares_at_once", lambda grouped: at_once)
+            patch.setattr(Tensor, "isnan", lambda error: found.append(error.clone()) or torch.isnan(error))
+            low, high = weight.amin(1).clamp(max=0), weight.amax(1).clamp(min=0)
+            chosen = quantizers._clip_search(weight, low, high, 4, symmetric, importance, torch.bfloat16)
+        return torch.cat([*found, *(part.unsqueeze(1) for part in chosen)], dim=1)
+
+    draw = torch.Generator().manual_seed(size)
+    weight, importance = torch.randn(groups, size, generator=draw), torch.rand(groups, size, generator=draw)
+    assert torch.equal(errors(None), errors(1))
+    together = quantizers._shares_at_once(weight)
+    assert (together > 1) == (size % 32 == 0 and groups * size < 1 << 14) and together <= len(SHARES)

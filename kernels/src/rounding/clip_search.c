@@ -12,6 +12,9 @@
 
 enum { MOST = AGQ_MAX_CLIP_STEPS, CHUNK = 64 /* groups that a thread takes at a time */ };
 
+/* More than the relative errors of two bounds in float32. */
+#define ROUNDING 1e-4f
+
 typedef struct {
   const agq_clip_problem *problem;
   int32_t *best;
@@ -77,12 +80,18 @@ static void search_group(const search *s, int group) {
     top = vselect(larger, v, top);
     if (importance) weight = vselect(larger, vload(importance + i), weight);
   }
-  float least = __builtin_inff(), second = least;
+  float least = __builtin_inff(), second = least, cut = 0;
   int best = 0;
   for (int i = 0; i < steps; i++) {
+    /* What lies outside of a range lies farther outside of a narrower one around the same zero. */
+    if (scale[i] <= cut) continue;
     const float inverse = 1.0f / scale[i], z = zero ? zero[i] : 0;
     const float low = p->lowest - z, high = p->highest - z;
-    if (cut_off(top, weight, inverse, low, high) * powers[i] > least * (1 + p->margin)) continue;
+    const float bound = cut_off(top, weight, inverse, low, high) * powers[i];
+    if (bound > least * (1 + p->margin)) {
+      if (!zero && bound > least * (1 + p->margin) * (1 + ROUNDING)) cut = scale[i];
+      continue;
+    }
     const float e = error(w, importance, size, inverse, low, high) * powers[i];
     if (e < least) {
       second = least;
