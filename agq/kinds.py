@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ _STARTS = (
     (b"GGUF", Kind("a GGUF file", "give it to the command itself: `agq run FILE`, `agq pack FILE`")),
     (
         b"version https://git-lfs",
-        Kind("a Git LFS pointer, not the file that it stands for", "run `git lfs pull` there"),
+        Kind("a Git LFS pointer", "it stands for the file: run `git lfs pull` there"),
     ),
     (b"\x89HDF", Kind("an HDF5 file", _CONVERT)),
     (b"\x1f\x8b", Kind("a gzip archive", f"unpack it; {_FOLDER}")),
@@ -47,7 +48,7 @@ def kind_of_file(path: Path) -> Kind:
         start = file.read(LOOKED_AT)
     if start[8:9] == b"{":
         return Kind("a safetensors file", "pass the folder that holds config.json; a packed file is quantized already")
-    return kind_of(start) or Kind("a file" if start else "an empty file", f"{_FOLDER}, and GGUF files")
+    return kind_of(start) or Kind("a file" if start else "an empty file", _FOLDER)
 
 
 def kind_of(start: bytes) -> Kind | None:
@@ -66,4 +67,12 @@ def kind_of(start: bytes) -> Kind | None:
         return Kind("a web page", _AGAIN)
     if text[:1] in (b"{", b"["):
         return Kind("a JSON file", f"{_FOLDER}: pass the folder that the file is in")
+    if _is_text(start):
+        return Kind("a text file", _FOLDER)
     return None
+
+
+def _is_text(start: bytes) -> bool:
+    """UTF-8 without control characters; the last character may be cut."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(start)
+    return bool(text) and all(letter.isprintable() or letter in "\t\r\n\f\ufeff" for letter in text)

@@ -97,7 +97,7 @@ def pack(
     source, _ = find_model(folder)
     if source.is_file() and not is_gguf(source):
         kind = kind_of_file(source)
-        raise UsageError(f"`{folder}` is {kind.name}, neither a model folder nor a GGUF file", hint=kind.advice)
+        raise UsageError(f"`{folder}` is {kind.name}, no model folder or GGUF file", hint=kind.advice)
     name = stem(source) if source.is_file() else source.resolve().name
     path = output if output is not None else Path(name + SUFFIX)
     if path.exists() and not force:

@@ -250,17 +250,17 @@ def run(
 
     # numpy's BLAS computes nothing here: its threads and their memory are not needed. Settled before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from agq.hub import find_model
-    from agq.runtime.cache import open_model
+    from agq.runtime.cache import find_source, open_model
+    from agq.runtime.session import wanted_pruning
 
-    path, _ = find_model(model)
+    path, packed = find_source(model)
     piped = jsonl is not None or from_stdin(prompt, file)
     text_given = None if jsonl is not None else read_prompt(prompt, file)
     talking = jsonl is None and text_given is None
     if talking and (json_output or echo):
         name = "--json" if json_output else "--echo"
         raise UsageError(f"{name} needs a prompt", hint="a conversation on a terminal is plain text")
-    artifact = open_model(path, console.say)
+    artifact = packed or open_model(path, console.say)
     templated = artifact.has("chat_template")
     if system is not None and not templated:
         raise UsageError(
@@ -271,6 +271,8 @@ def run(
         raise UsageError("--echo goes with plain text only", hint="leave it out, or continue the text with --no-chat")
     watched = talking or (not piped and not json_output and console.is_terminal(sys.stdout))
     given = {"temperature": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": repeat_penalty}
+    if no_prune and not wanted_pruning(artifact, None):
+        console.warning("--no-prune has no effect: the model prunes no tokens")
     sampler = sampler_for(artifact, watched and not speculate, given, seed)
     if stop and "" in stop:
         console.warning("--stop has no effect where it is empty")

@@ -40,9 +40,10 @@ def resolve_model(name: str) -> tuple[str, Recipe | None]:
     if path.is_dir():
         raise AgqError(f"folder `{name}` has no config.json", hint=_near(name) or MEANS)
     near = _near(name)
-    if near is None and not name.startswith((".", "/", "~")) and _HUB_ID.fullmatch(name):
+    a_file = path.suffix in _MODEL_FILES
+    if near is None and not a_file and not name.startswith((".", "/", "~")) and _HUB_ID.fullmatch(name):
         return name, None
-    if "/" in name or name.startswith((".", "~")) or Path(name).suffix in _MODEL_FILES:
+    if "/" in name or name.startswith((".", "~")) or a_file:
         raise AgqError(f"no such file or folder: `{name}`", hint=near or MEANS)
     raise AgqError(
         f"`{name}` is neither a recipe nor a local file or folder nor a hub id",

@@ -59,6 +59,16 @@ def packed_gguf(path: Path, say: Callable[[str], None]) -> Path:
     return Path(open_model(path, say).path) if is_gguf(path) else path
 
 
+def find_source(name: str | os.PathLike[str]) -> tuple[Path, Artifact | None]:
+    """The file or folder of MODEL; the artifact, where it is one: what it is, is said before anything else is done.
+
+    Raises:
+        AgqError: no such model; a file that is neither a GGUF file nor an artifact.
+    """
+    path, _ = find_model(name)
+    return path, None if path.is_dir() or is_gguf(path) else open_artifact(path)
+
+
 def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Artifact:
     """Opens an artifact; a model folder or GGUF file is packed into the cache first, unless it has not changed since.
 
@@ -69,9 +79,9 @@ def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Arti
     Raises:
         AgqError: no such model, and whatever open_artifact and pack raise.
     """
-    path, _ = find_model(path)
-    if not path.is_dir() and not is_gguf(path):
-        return open_artifact(path)
+    path, packed = find_source(path)
+    if packed is not None:
+        return packed
     target = packed_path(path)
     if target.exists():
         try:

@@ -56,7 +56,7 @@ def test_what_is_refused(agq_cli, demo_model, tmp_path, arguments, code, message
 
 def test_a_file_is_no_folder(agq_cli, demo_artifact):
     result = agq_cli("pack", demo_artifact)
-    assert result.returncode == 2 and "is a safetensors file, neither a model folder nor a GGUF file" in result.stderr
+    assert result.returncode == 2 and "is a safetensors file, no model folder or GGUF file" in result.stderr
 
 
 @pytest.mark.slow
