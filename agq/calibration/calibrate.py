@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from agq.calibration.statistics import CalibrationResult, gather, save
-from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
+from agq.gguf.files import is_gguf, stem
+from agq.gguf.opening import open_source
 from agq.hub import find_model
 from agq.recipe import Recipe
 from agq.recipe.changes import RecipeChanges
@@ -36,7 +37,8 @@ def calibrate(
     """Gathers the statistics of every linear's input on the unquantized model and writes them (layout: statistics.py).
 
     Args:
-        model: a recipe's name, a local folder or a hub id. output: by default `<model>-calibration.safetensors`.
+        model: a recipe's name, a local folder, a GGUF file or a hub id.
+        output: by default `<model>-calibration.safetensors`.
         recipe: whose calibration section is used; by default that of the recipe that `model` names.
         force: replace an existing file. device: "cpu" or "cuda"; by default CUDA where there is one.
 
@@ -65,14 +67,15 @@ def collect(
     changes = changes or RecipeChanges()
     folder, named = find_model(str(model))
     recipe = adjust_recipe(recipe or named or Recipe(), changes)
-    path = Path(output) if output is not None else Path(f"{Path(model).name.partition('@')[0]}-calibration.safetensors")
+    name = stem(folder) if is_gguf(folder) else Path(model).name.partition("@")[0]
+    path = Path(output) if output is not None else Path(f"{name}-calibration.safetensors")
     if path.is_dir():
         raise AgqError(f"`{path}` is a folder", hint="name a file, such as stats.safetensors")
     if path.exists() and not force:
         raise AgqError(f"`{path}` exists already", hint="choose another path, or pass `force: true`")
     if not path.parent.is_dir():
         raise AgqError(f"`{path.parent}` is not a folder", hint="create it first")
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_source(folder, floats=True)
     if checkpoint.quantization is not None:
         raise AgqError(f"`{folder}` is quantized already", hint="gather statistics on the unquantized model")
     checkpoint.check_finite()
