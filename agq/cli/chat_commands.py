@@ -126,7 +126,7 @@ def _system(conversation: Conversation, argument: str) -> str:
 
 
 def _save(conversation: Conversation, argument: str) -> str:
-    path = Path(argument).expanduser()
+    path = _path(argument)
     if path.exists():
         try:
             split_messages(_read(path))
@@ -136,13 +136,27 @@ def _save(conversation: Conversation, argument: str) -> str:
     if not messages:
         raise AgqError("nothing was said that could be saved")
     atomic_write_text(path, json.dumps(messages, ensure_ascii=False, indent=1) + "\n")
-    return f"{len(messages)} messages saved in `{path}`"
+    return f"{_counted(len(messages))} saved in `{path}`"
 
 
 def _load(conversation: Conversation, argument: str) -> str:
     transcript = conversation.session.transcript
-    transcript.load(_read(Path(argument).expanduser()))
-    return f"{len(transcript.messages())} messages loaded"
+    transcript.load(_read(_path(argument)))
+    return f"{_counted(len(transcript.messages()))} loaded"
+
+
+def _counted(messages: int) -> str:
+    return f"{messages} message{'s' if messages != 1 else ''}"
+
+
+def _path(argument: str) -> Path:
+    """The file that is meant: AgqError where it can be none, so that the conversation goes on."""
+    if "\0" in argument:
+        raise AgqError("the name of a file has no zero byte")
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError as error:
+        raise AgqError(f"the home folder of `{argument}` is not known", hint="write the whole path") from error
 
 
 def _read(path: Path) -> Any:

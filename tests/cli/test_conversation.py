@@ -65,6 +65,8 @@ def test_commands(chat, tmp_path: Path) -> None:
     assert "error: unknown command `/undu`: did you mean `/undo`?" in (wrong := terminal.ask("/undu"))
     listed = "/exit /bye /clear /undo /retry /system /save /load /stats /help"
     assert f"hint: {listed}" in wrong
+    for name in ("/save", "/load"):
+        assert "the home folder of `~nobody-there/talk`" in terminal.ask(f"{name} ~nobody-there/talk")
     assert "takes nothing" in terminal.ask("/undo twice") and "needs a file" in terminal.ask("/save")
     assert "/exit or Ctrl-D leaves" in terminal.ask("exit")
     assert all(name in terminal.ask("/help") for name in listed.split())
