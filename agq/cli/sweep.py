@@ -43,7 +43,9 @@ def sweep(
         typer.Option("--row", show_default=False, help="Only this row of the sweep. May be repeated. Default: all."),
     ] = None,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw results.svg (needs matplotlib).")] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the entries and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the entries, if models and texts are there, and stop.")
+    ] = False,
     jobs: Annotated[
         int,
         typer.Option(
@@ -66,7 +68,7 @@ def sweep(
     """
     from dataclasses import replace
 
-    from agq.sweep.definition import load_sweep, select
+    from agq.sweep.definition import check_reachable, load_sweep, select
 
     whole = load_sweep(definition)
     if threads is not None:
@@ -75,6 +77,7 @@ def sweep(
     if output.exists() and not output.is_dir():
         raise UsageError(f"`{output}` is a file", hint="--output names a folder")
     if dry_run:
+        check_reachable(chosen)
         _print_entries(
             [(entry.name, item.name) for entry in chosen.models for item in chosen.rows_of(entry)], json_output
         )

@@ -16,12 +16,14 @@ from typing import Any
 from agq import structured
 from agq.errors import AgqError
 from agq.files import sha256_file
+from agq.hub import find_model
 from agq.recipe import Recipe
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import section
 from agq.recipe.files import located, not_yaml, split_sources
 from agq.recipe.resolve import adjust_recipe
 from agq.structured import setting
+from agq.text.sources import NAMED, is_named, local_text
 
 BASELINE = "bf16"
 
@@ -224,6 +226,15 @@ def parse_sweep(data: Any, folder: Path) -> Sweep:
 
 def _located(changes: RecipeChanges, folder: Path) -> RecipeChanges:
     return changes if changes.data is None else changes.but(data=located(changes.data, folder))
+
+
+def check_reachable(sweep: Sweep) -> None:
+    """AgqError for a model that is nowhere (a hub id is downloaded), or a text file that is not there."""
+    for model in sweep.models:
+        find_model(model.path)
+    for text in sweep.texts:
+        if not is_named(text.data, *NAMED, "c4-new"):
+            local_text(text.data)
 
 
 def select(sweep: Sweep, models: list[str] | None, rows: list[str] | None) -> Sweep:

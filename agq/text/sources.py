@@ -93,7 +93,7 @@ def load_text(
         raise AgqError("`random-tokens` has no text", hint=_OFFLINE_HINT)
     if is_named(name, MIXTURE):
         raise AgqError("`mixture` is calibration text alone: it has no single text", hint=_OFFLINE_HINT)
-    path = _local(name)
+    path = local_text(name)
     data = _read(path)
     if is_json_lines(path):
         documents = list(_json_lines(data, path, text_field))
@@ -117,7 +117,7 @@ def load_documents(source: str | os.PathLike[str], split: str = "train", text_fi
         return Documents(documents, digest.hexdigest(), f"c4 ({C4_FILES[part]})")
     path = Path(name).expanduser()
     if not is_named(name, *NAMED) and is_json_lines(path):
-        path = _local(name)
+        path = local_text(name)
         data = _read(path)
         documents = list(_json_lines(data, path, text_field))
         label = f"{path.name} (field `{text_field}` of {len(documents)} lines)"
@@ -143,7 +143,8 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _local(name: str) -> Path:
+def local_text(name: str) -> Path:
+    """The path of a text file. AgqError: there is none."""
     path = Path(name).expanduser()
     if path.is_dir():
         raise AgqError(f"`{name}` is a folder, not a text file")
