@@ -81,6 +81,8 @@ def bench(
     The share of the limit is the least time that the machine's memory bandwidth and integer peak allow over the time
     measured. With several sequences their tokens are counted together.
     """
+    if json_output and output not in ("md", "json"):
+        raise UsageError(f"--json and --output {output} exclude each other")
     output = "json" if json_output else output
     if output not in FORMATS:
         raise UsageError(f"unknown output `{output}`", hint=f"one of {', '.join(FORMATS)}")

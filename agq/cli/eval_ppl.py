@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -107,11 +109,22 @@ def eval_ppl(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", envvar="AGQ_PPL_SPLIT", help="Of a named data set: train, validation, test.")
-    ] = "test",
+        str | None,
+        typer.Option(
+            "--split",
+            envvar="AGQ_PPL_SPLIT",
+            show_default=False,
+            help="Of a named data set: train, validation, test. Default test.",
+        ),
+    ] = None,
     text_field: Annotated[
-        str, typer.Option("--text-field", help="The field of a jsonl file's objects that holds the text.")
-    ] = "text",
+        str | None,
+        typer.Option(
+            "--text-field",
+            show_default=False,
+            help="The field of a jsonl file's objects that holds the text. Default text.",
+        ),
+    ] = None,
     weights_only: Annotated[
         bool,
         typer.Option(
@@ -165,6 +178,8 @@ def eval_ppl(
     base = find_model(baseline)[0] if baseline is not None else None
     if device is not None and not any(item is not None and item.is_dir() for item in (path, base)):
         raise UsageError("`--device` is for folders: a packed file is computed by the kernels, on the processor")
+    for option, why in _without_effect(data, split, text_field, add_bos, weights_only, (path, base)):
+        console.warning(f"{option} has no effect: {why}")
     with progress("eval-ppl", unit="windows") as bar:
         bar.update(note="reading model and text")
 
@@ -180,8 +195,8 @@ def eval_ppl(
             add_bos=add_bos,
             max_windows=max_windows,
             baseline=base,
-            split=split,
-            text_field=text_field,
+            split=split or "test",
+            text_field=text_field or "text",
             threads=threads,
             batch=batch,
             fake_quant=not weights_only,
@@ -197,6 +212,28 @@ def eval_ppl(
     else:
         _show(evaluation, model)
     _gate(evaluation, max_ppl, max_ratio)
+
+
+def _without_effect(
+    data: str,
+    split: str | None,
+    text_field: str | None,
+    add_bos: bool | None,
+    weights_only: bool,
+    models: tuple[Path | None, ...],
+) -> Iterator[tuple[str, str]]:
+    """(option, why) of what was given and changes nothing."""
+    from agq.text.sources import is_json_lines, is_named
+
+    crops, named = is_named(data, "c4", "c4-new"), is_named(data, "wikitext2")
+    if split is not None and not named:
+        yield "--split", f"the protocol of `{data}` names one" if crops else f"`{data}` is a file"
+    if text_field is not None and (crops or named or not is_json_lines(Path(data))):
+        yield "--text-field", f"`{data}` is no jsonl file"
+    if add_bos is not None and crops:
+        yield "--add-bos" if add_bos else "--no-add-bos", f"the protocol of `{data}` has no BOS"
+    if weights_only and not any(model is not None and model.is_dir() for model in models):
+        yield "--weights-only", "a packed file is computed as it is packed"
 
 
 def _gate(evaluation: Evaluation, max_ppl: float | None, max_ratio: float | None) -> None:

@@ -74,6 +74,8 @@ def quantize(
             "no MODEL given",
             hint="`agq quantize llama-7b`, `agq quantize FOLDER`, or a recipe with `model:` by `--config`",
         )
+    if print_config and (dry_run or json_output):
+        raise UsageError(f"--print-config and {'--dry-run' if dry_run else '--json'} exclude each other")
     if print_config:
         automatic = recipe is None and not model.endswith((".yaml", ".yml"))
         if recipe is None:

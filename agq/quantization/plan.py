@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from agq.quantization.writer import choose_format, module_schemes, online_steps
 from agq.recipe import CalibrationSpec, Recipe, Scheme, no_sinks
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import section
+from agq.recipe.effects import without_effect
 from agq.recipe.resolve import effective_recipe, fit_hadamard
 from agq.system.devices import torch_device
 from agq.system.memory import available_memory
@@ -35,7 +37,8 @@ from agq.text.calibration import fit_text, mixture_of, settled
 class Plan:
     """A run that passed every check. transforms: which transformations the model allows, before anything is measured;
     output: the folder to write; work: where finished blocks wait meanwhile; fitted: the windows' length was cut to the
-    model's context; groups: what was fitted where the user names no group size; strict: see `refuse_taken_back`."""
+    model's context; groups: what was fitted where the user names no group size; strict: see `refuse_taken_back`; idle:
+    options that were given and have no effect, with the reason."""
 
     model: str
     checkpoint: Checkpoint
@@ -51,6 +54,7 @@ class Plan:
     fitted: bool
     groups: str | None = None
     strict: bool = False
+    idle: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def work(self) -> Path:
@@ -60,6 +64,7 @@ class Plan:
     def notes(self) -> list[str]:
         """What the user should know of the result, in plain sentences."""
         notes = [self.groups] if self.groups else []
+        notes += [f"`{name}:` has no effect: {why}" for name, why in self.idle.items()]
         if rounded := self.checkpoint.rounded:
             notes.append(
                 f"the weights of `{self.checkpoint.path.name}` are quantized already ({rounded}): both errors add up, "
@@ -183,6 +188,7 @@ def plan(
         fitted=fitted,
         groups=groups,
         strict=bool(run.strict),
+        idle=without_effect(recipe, changes, checkpoint.spec),
     )
 
 

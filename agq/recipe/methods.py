@@ -19,29 +19,35 @@ class Method:
         calibrated: it reads the layers' inputs on calibration text, as a Hessian (the mean of x x^T).
         float_model: the unquantized model's inputs are computed beside the quantized model's.
         working_bytes: columns of the widest linear -> bytes that solving it takes, the Hessian itself apart.
+        options: those of a recipe's section `gptq` that change its result.
     """
 
     words: str
     calibrated: bool = True
     float_model: bool = False
     working_bytes: Callable[[int], int] = lambda columns: 0
+    options: tuple[str, ...] = ()
 
 
 # GPTQ's float64 work: the damped Hessian, its Cholesky factor, the inverse, and that one's factor.
 _FACTORS = 4 * 8
 
+_GPTQ = ("damping", "block_size", "act_order", "mse", "true_sequential", "quantized_activations")
+
 METHODS: dict[str, Method] = {
     "gptq": Method(
         "GPTQ (default)",
         working_bytes=lambda columns: _FACTORS * columns**2,
+        options=_GPTQ,
     ),
     "gptaq": Method(
         "GPTAQ, which corrects the drift of earlier layers too",
         float_model=True,
         # The float32 mean of (x~ - x) x^T, and the correction that is made of it.
         working_bytes=lambda columns: (_FACTORS + 2 * 4) * columns**2,
+        options=(*_GPTQ, "alpha"),
     ),
-    "rtn": Method("round to nearest, which needs no calibration", calibrated=False),
+    "rtn": Method("round to nearest, which needs no calibration", calibrated=False, options=("mse",)),
 }
 
 
