@@ -90,13 +90,13 @@ def quantize(
     from agq.quantization.execute import refuse_taken_back
     from agq.quantization.plan import plan as make_plan
 
-    plan = make_plan(model, output, changes, run, recipe=recipe, force=force or dry_run, check_space=not dry_run)
+    plan = make_plan(model, output, changes, run, recipe=recipe, force=force, check_space=not dry_run)
     if dry_run:
         from agq.quantization.rehearsal import rehearse
         from agq.reporting.output import print_json
 
         try:
-            seconds = rehearse(plan)
+            seconds = rehearse(plan, resume)
         except AgqError:
             if not json_output:
                 show_plan(plan)

@@ -80,23 +80,9 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
 
 def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
     checkpoint, recipe = plan.checkpoint, plan.recipe
-    windows, record = None, None
-    if recipe.calibrated:
-        tokens, record = calibration_tokens(plan)
-        windows = torch.from_numpy(tokens)
-    elif plan.statistics is not None:
-        record = dict(plan.statistics.calibration)
-    keyed = recipe.to_dict()
-    del keyed["model"]
-    key = {
-        "agq": __version__,
-        "model": checkpoint.fingerprint(),
-        "recipe": keyed,
-        "format": plan.format,
-        "device": plan.device.type,
-        "calibration": record,
-    }
-    work = WorkFolder.open(plan.work, key, resume)
+    tokens, record = text_of_run(plan)
+    windows = torch.from_numpy(tokens) if tokens is not None else None
+    work = WorkFolder.open(plan.work, run_key(plan, record), resume)
     resumed = len(work.finished())
     numbers = Numbers(work.path / NUMBERS, progress)
     make = FileTensors(work.path, check_memory(plan.needs, available_memory()), plan.device)
@@ -154,6 +140,27 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
         tuned,
         numbers.record(),
     )
+
+
+def run_key(plan: Plan, record: dict[str, Any] | None) -> dict[str, Any]:
+    """What must be the same for an interrupted run to be continued. record: what agq.json says of the windows."""
+    keyed = plan.recipe.to_dict()
+    del keyed["model"]
+    return {
+        "agq": __version__,
+        "model": plan.checkpoint.fingerprint(),
+        "recipe": keyed,
+        "format": plan.format,
+        "device": plan.device.type,
+        "calibration": record,
+    }
+
+
+def text_of_run(plan: Plan) -> tuple[np.ndarray | None, dict[str, Any] | None]:
+    """Token windows int64 [windows, n] of a plan, None where none are read, and what agq.json says of the text."""
+    if plan.recipe.calibrated:
+        return calibration_tokens(plan)
+    return None, dict(plan.statistics.calibration) if plan.statistics is not None else None
 
 
 def _transforms(

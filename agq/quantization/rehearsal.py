@@ -9,8 +9,9 @@ import torch
 
 from agq.files import ensure_free_space
 from agq.quantization.checks import check_memory
-from agq.quantization.execute import calibration_tokens
+from agq.quantization.execute import run_key, text_of_run
 from agq.quantization.plan import Plan
+from agq.quantization.state import WorkFolder
 from agq.quantization.transforms.search import SEARCH_TOKENS
 from agq.quantization.tune import training_length
 from agq.system.memory import available_memory
@@ -23,11 +24,13 @@ _FIXED = 5.0
 _SIZE = 768
 
 
-def rehearse(plan: Plan) -> float:
-    """Raises AgqError for everything that would end the run and can be known; else the seconds that it will take, a
-    rough figure: the operations of its products at the rate of one product of this machine."""
-    if plan.recipe.calibrated:
-        calibration_tokens(plan)
+def rehearse(plan: Plan, resume: bool = True) -> float:
+    """Raises AgqError for everything that would end the run and can be known, an interrupted run of other settings
+    among it, unless `resume` is False; else the seconds that it will take, a rough figure: the operations of its
+    products at the rate of one product of this machine."""
+    _, record = text_of_run(plan)
+    if resume:
+        WorkFolder.check(plan.work, run_key(plan, record))
     in_memory = check_memory(plan.needs, available_memory())
     ensure_free_space(plan.output, plan.needs.output + (0 if in_memory else plan.needs.hidden))
     return _FIXED + _OVERHEAD * operations(plan) / _rate(plan.device)

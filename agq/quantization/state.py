@@ -58,14 +58,7 @@ class WorkFolder:
         if path.exists() and not resume:
             shutil.rmtree(path)
         if state.exists():
-            try:
-                found = json.loads(state.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise AgqError(
-                    f"the state file `{state}` of an interrupted run cannot be read: {error}",
-                    hint="start afresh with `resume: false`",
-                ) from error
-            _check_same(flatten(found), flatten(key), path)
+            cls.check(path, key)
         else:
             try:
                 path.mkdir(parents=True, exist_ok=True)
@@ -73,6 +66,21 @@ class WorkFolder:
                 raise AgqError(f"cannot make the work folder `{path}`: {error.strerror}") from error
             atomic_write_text(state, json.dumps(key, indent=2, sort_keys=True) + "\n")
         return cls(path)
+
+    @staticmethod
+    def check(path: Path, key: Mapping[str, Any]) -> None:
+        """AgqError where `path` is the work folder of another run than that of `key`, or its state cannot be read."""
+        state = path / "state.json"
+        if not state.exists():
+            return
+        try:
+            found = json.loads(state.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise AgqError(
+                f"the state file `{state}` of an interrupted run cannot be read: {error}",
+                hint="start afresh with `resume: false`",
+            ) from error
+        _check_same(flatten(found), flatten(json.loads(json.dumps(key))), path)
 
     def _file(self, index: int) -> Path:
         return self.path / _BLOCK_FILE.format(index)

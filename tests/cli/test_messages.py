@@ -11,6 +11,7 @@ from agq.errors import AgqError
 from agq.files import cache_dir, exclusive
 from agq.quantization import rehearsal
 from agq.quantization.plan import plan
+from agq.quantization.state import WorkFolder
 from agq.recipe.changes import RecipeChanges
 from agq.reporting import console
 
@@ -68,6 +69,20 @@ def test_a_dry_run_counts_memory(monkeypatch: pytest.MonkeyPatch, demo_model: Pa
     monkeypatch.setattr(rehearsal, "available_memory", lambda: 1000)
     with pytest.raises(AgqError, match="not enough memory"):
         rehearsal.rehearse(made)
+
+
+def test_a_dry_run_sees_what_stands_at_the_output(call, demo_model: Path, tmp_path: Path) -> None:
+    """A model that would be replaced, or the blocks of an interrupted run of other settings."""
+    made = plan(str(demo_model), tmp_path / "out", RecipeChanges(method="rtn"))
+    WorkFolder.open(made.work, rehearsal.run_key(made, None) | {"format": "other"})
+    line = ("quantize", demo_model, "--method", "rtn", "-o", tmp_path / "out", "--dry-run")
+    refused = call(*line)
+    assert refused.code == 1 and "other settings" in refused.err, refused.err
+    assert call(*line, "--no-resume").code == 0 and (made.work / "state.json").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    assert "is not empty" in call(*line, "--no-resume").err
+    assert call(*line, "--no-resume", "--force").code == 0
 
 
 def test_operations_grow_with_the_work(demo_model: Path, tmp_path: Path) -> None:
