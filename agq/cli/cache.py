@@ -36,4 +36,4 @@ def cache(
     for path, size in found:
         print(f"{human_size(size):>9}  {path.name}")
     verb = "removed" if clear else "in all"
-    print_pairs({"folder": folder, verb: f"{human_size(total)}, {len(found)} files"})
+    print_pairs({"folder": folder, verb: f"{human_size(total)}, {len(found)} file{'s' if len(found) != 1 else ''}"})
