@@ -4,9 +4,11 @@ disk are, and roughly how long the run takes."""
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import torch
 
+from agq.checkpoint import Checkpoint
 from agq.files import ensure_free_space
 from agq.quantization.checks import check_memory
 from agq.quantization.execute import run_key, text_of_run
@@ -14,6 +16,7 @@ from agq.quantization.plan import Plan
 from agq.quantization.state import WorkFolder
 from agq.quantization.transforms.search import SEARCH_TOKENS
 from agq.quantization.tune import training_length
+from agq.recipe import Recipe
 from agq.system.memory import available_memory
 
 # Seconds of a run over those that its matrix products take at the rate of a large one: small products, attention,
@@ -33,12 +36,22 @@ def rehearse(plan: Plan, resume: bool = True) -> float:
         WorkFolder.check(plan.work, run_key(plan, record))
     in_memory = check_memory(plan.needs, available_memory())
     ensure_free_space(plan.output, plan.needs.output + (0 if in_memory else plan.needs.hidden))
-    return _FIXED + _OVERHEAD * operations(plan) / _rate(plan.device)
+    return seconds(operations(plan), plan.device)
+
+
+def seconds(work: float, device: torch.device) -> float:
+    """What so many operations take on the device, with all that surrounds them."""
+    return _FIXED + _OVERHEAD * work / _rate(device.type)
 
 
 def operations(plan: Plan) -> float:
     """Multiplications and additions of the products of a run."""
-    recipe, spec, parts = plan.recipe, plan.checkpoint.spec, plan.checkpoint.parts
+    return operations_of(plan.checkpoint, plan.recipe, not plan.transforms.empty)
+
+
+def operations_of(checkpoint: Checkpoint, recipe: Recipe, transformed: bool) -> float:
+    """`operations` of a recipe that is not planned. transformed: anything is."""
+    spec, parts = checkpoint.spec, checkpoint.parts
     linears = list(parts.block_linears())
     weights = float(sum(linear.in_features * linear.out_features for linear in linears))
     total = 60.0 * weights  # the clip search
@@ -47,7 +60,7 @@ def operations(plan: Plan) -> float:
     length = recipe.calibration.seq_len
     tokens = recipe.calibration.samples * length
     passes = 0.0
-    if not plan.transforms.empty:
+    if transformed:
         searched = min(tokens, SEARCH_TOKENS)
         passes += 2.0 * searched + 50.0 * searched * recipe.transforms.finer
     if recipe.solver:
@@ -62,7 +75,8 @@ def operations(plan: Plan) -> float:
     return total + 2.0 * passes * weights
 
 
-def _rate(device: torch.device) -> float:
+@cache
+def _rate(device: str) -> float:
     """Operations a second of a float32 product on the device."""
     a = torch.ones(_SIZE, _SIZE, device=device)
     best = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ class Progress:
         """Another part of the work: counting begins anew, and with it the pace."""
         self.label, self.total, self.unit = label, total, unit
         self.done = 0
+        self.costs: Sequence[float] = ()
         self.note = ""
         self.start = self._counted = time.monotonic()
         self._first = (self.start, 0)  # when the first step was done, and how many that were
@@ -43,6 +44,14 @@ class Progress:
         """Counts up to `done` of `total` steps."""
         self.total = total
         self.advance(done - self.done, note)
+
+    def weigh(self, costs: Sequence[float]) -> None:
+        """What each step costs in proportion to the others; without it they are alike. 0: it is done already."""
+        self.costs = costs
+
+    def _cost(self, steps: int) -> float:
+        """Of the first so many steps."""
+        return sum(self.costs[:steps]) if self.costs else steps
 
     def megabytes(self, done: int, total: int, note: str | None = None) -> None:
         """`reach` for counts of bytes."""
@@ -64,14 +73,18 @@ class Progress:
         """
         if not self.done or self.total is None:
             return None
-        now, rest = time.monotonic(), self.total - self.done
-        if rest <= 0:
+        now = time.monotonic()
+        if self.done >= self.total:
             return 0.0
         begun, done = self._first if self.done > self._first[1] else (self.start, 0)
         if not done and self._counted - begun < _WARM:
             return None
-        pace = max((self._counted - begun) / (self.done - done), (now - begun) / (self.done - done + 1))
-        return max(pace * rest - (now - self._counted), _OVERDUE * pace)
+        behind, here, ahead = (self._cost(steps) for steps in (done, self.done, self.done + 1))
+        if here <= behind:
+            return None
+        pace = max((self._counted - begun) / (here - behind), (now - begun) / (ahead - behind))
+        rest = self._cost(self.total) - here
+        return max(pace * rest - (now - self._counted), _OVERDUE * pace * (ahead - here))
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -69,13 +69,20 @@ class _Place:
         atomic_write_text(self.cell, json.dumps(record, indent=1) + "\n")
 
 
-def run_sweep(sweep: Sweep, output: Path, report: Report | None = None, jobs: int = 1) -> list[dict[str, Any]]:
+def run_sweep(
+    sweep: Sweep,
+    output: Path,
+    report: Report | None = None,
+    jobs: int = 1,
+    weigh: Callable[[list[float]], None] | None = None,
+) -> list[dict[str, Any]]:
     """Makes what is missing and returns the records of all entries, in the order of models and rows.
 
     output: folder for `cells/*.json` (finished entries), `work/` (artifacts of unquantized models, twins) and the
     results. An entry is made again when anything that its numbers depend on has changed. jobs: entries that are made at
     the same time, each in a process of its own (on the CUDA devices in turn); speeds are measured afterwards, one after
-    the other.
+    the other. weigh: is told what each entry is expected to cost, in the order in which they are made, 0 where it is
+    there; not where several are made at the same time.
 
     Raises:
         AgqError: a model or text that cannot be read, disk full. An entry that cannot be made is a record with `error`.
@@ -91,6 +98,8 @@ def run_sweep(sweep: Sweep, output: Path, report: Report | None = None, jobs: in
             report(done, len(places), f"{of}: {what}" if of else what)
 
     say("")
+    if weigh is not None and jobs == 1:
+        weigh([0.0] * done + [_expected(sweep, place) for place in due])
     if jobs == 1:
         for place in due:
             _make(sweep, place, sweep.threads, partial(say, of=place.name))
@@ -153,6 +162,16 @@ def _places(sweep: Sweep, output: Path, report: Report | None) -> list[_Place]:
                 _Place(model, row, source, work, cell, sweep.key(model, row, fingerprint, texts, __version__))
             )
     return places
+
+
+def _expected(sweep: Sweep, place: _Place) -> float:
+    from agq.checkpoint import open_checkpoint
+    from agq.sweep.cost import expected_seconds
+
+    try:
+        return expected_seconds(sweep, place.model, place.row, open_checkpoint(place.source))
+    except AgqError:  # the entry will say so
+        return 0.0
 
 
 def _due(places: list[_Place]) -> list[_Place]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,18 @@ def definition(tmp_path: Path, demo_model: Path, demo_text: Path) -> Path:
         text = text.replace(word, str(value))
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def call_sweep(capsys: pytest.CaptureFixture[str]):
+    """A dry run in this process: .code .err"""
+    from agq.cli import main
+
+    def run(path: Path) -> SimpleNamespace:
+        code = main(["sweep", str(path), "--dry-run"])
+        return SimpleNamespace(code=code, err=capsys.readouterr().err)
+
+    return run
 
 
 @pytest.mark.slow
@@ -269,3 +282,25 @@ def test_a_part_keeps_what_was_finished(definition: Path, tmp_path: Path) -> Non
 def test_a_recipe_is_named_for_what_it_is(repository: Path) -> None:
     with pytest.raises(AgqError, match="a recipe of one model, not a sweep"):
         load_sweep(repository / "configs" / "demo.yaml")
+
+
+def test_entries_are_expected_to_cost_what_they_do(repository: Path) -> None:
+    """Tuned ones many times what rounded ones cost; the unquantized model the least."""
+    from agq.checkpoint import open_checkpoint
+    from agq.sweep.cost import expected_seconds
+
+    sweep = load_sweep(repository / "configs" / "sweeps" / "demo.yaml")
+    model = sweep.models[0]
+    checkpoint = open_checkpoint(model.path)
+    cost = {row.name: expected_seconds(sweep, model, row, checkpoint) for row in sweep.rows_of(model)}
+    assert list(cost) == sorted(cost, key=cost.__getitem__)
+    assert cost["W4A8"] > 3 * cost["GPTQ W4A8"]
+
+
+def test_a_dry_run_needs_models_and_texts(call_sweep, definition: Path, demo_model: Path, tmp_path: Path) -> None:
+    assert call_sweep(definition).code == 0
+    whole = definition.read_text()
+    definition.write_text(whole.replace("heldout.txt", "nothing.txt"))
+    assert "no such text file" in call_sweep(definition).err
+    definition.write_text(whole.replace(str(demo_model), str(tmp_path / "none")))
+    assert "no such file or folder" in call_sweep(definition).err
