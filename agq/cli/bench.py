@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 def bench(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Packed file; a folder, recipe name or hub id is packed into the cache."),
+        typer.Argument(
+            metavar="MODEL", help="Packed file; a folder, GGUF file, recipe name or hub id is packed into the cache."
+        ),
     ],
     prefill: Annotated[
         str, typer.Option("--prefill", "-p", help="Tokens of the prompt; several by comma, 0 for none.")

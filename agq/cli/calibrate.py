@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 @with_options(changes=_WINDOWS)
 def calibrate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", show_default=False, help="Recipe name, local folder or hub id.")
+        str, typer.Argument(metavar="MODEL", show_default=False, help="Folder, GGUF file, hub id or recipe name.")
     ],
     output: Annotated[
         Path | None,

@@ -30,7 +30,7 @@ def eval_ppl(
         typer.Argument(
             metavar="MODEL",
             show_default=False,
-            help="Recipe name, folder (quantized or not), hub id, or packed file.",
+            help="Packed file, folder (quantized or not), GGUF file, hub id or recipe name.",
         ),
     ],
     data: Annotated[
