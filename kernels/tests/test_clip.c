@@ -93,6 +93,17 @@ static void against_double(int size, int bits, int asymmetric, int important) {
   free(values), free(scale), free(zero), free(importance), free(twice), free(near);
 }
 
+/* Behind a range that cuts everything off a narrower one is the best, because it lies elsewhere. */
+static void zero_points(void) {
+  float values[32];
+  for (int i = 0; i < 32; i++) values[i] = 10;
+  const float scale[3] = {1.5f, 1.0f, 0.5f}, zero[3] = {0, 0, -13};
+  int32_t best[1];
+  uint8_t sure[1];
+  const agq_clip_problem p = {values, scale, zero, NULL, 1, 32, 3, 0, -8, 7, 0};
+  test_expect(agq_clip_search(&p, best, sure, 1) == AGQ_OK && best[0] == 2 && sure[0], "a range that lies elsewhere");
+}
+
 static void refusals(void) {
   float values[32] = {1}, scale[1] = {1};
   int32_t best[1];
@@ -115,6 +126,7 @@ int main(void) {
   for (unsigned i = 0; i < 12; i++)
     if (test_takes(i / 3 + i)) against_double(problems[i % 3][0], problems[i % 3][1], i / 3 & 1, i / 6);
   if (test_takes(0)) against_double(2048, 4, 0, 1);
+  zero_points();
   refusals();
   return test_end("clip");
 }
