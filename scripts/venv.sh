@@ -1,6 +1,9 @@
 #!/bin/sh
 # Makes a virtual environment and installs agq there, editable, at the versions of constraints.txt.
-# Usage: scripts/venv.sh FOLDER build|EXTRA     (build: what builds a wheel, and no agq; EXTRA: quantize, test or dev)
+# Usage: scripts/venv.sh FOLDER build|run|EXTRA
+#   build   what builds a wheel, and no agq
+#   run     agq without PyTorch: packs and runs, does not quantize
+#   EXTRA   quantize, test or dev
 # Environment: PYTHON, PIP_TORCH_ARGS (further arguments for pip when it installs PyTorch).
 set -eu
 venv=$1
@@ -16,6 +19,12 @@ say() { printf '\n== %s\n' "$*"; }
 say "Installing build tools"
 pip setuptools
 [ "$extra" != build ] || exit 0
+
+if [ "$extra" = run ]; then
+  say "Installing agq without PyTorch, compiling its kernels"
+  pip --no-build-isolation -e .
+  exit
+fi
 
 torch=$(sed -n 's/^torch==//p' constraints.txt)
 if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '$torch')" 2>/dev/null; then

@@ -57,19 +57,25 @@ def test_missing_tool_is_named_with_the_packages_that_hold_it(
     assert f"hint: on Debian, Ubuntu or Raspberry Pi OS: sudo apt-get install {packages}" in result.stderr
 
 
-def test_a_wheel_is_built_without_pytorch(repository: Path, tmp_path: Path) -> None:
-    """The set of tools for it asks pip for setuptools and nothing else."""
-    planned = shell(repository, "make", "-n", "wheel", f"VENV={tmp_path / 'venv'}", "CROSS=aarch64-linux-gnu-")
+@pytest.mark.parametrize(
+    ("target", "wanted", "installed"),
+    [("wheel", "build", ["setuptools"]), ("chat", "run", ["setuptools", "."])],
+)
+def test_wheels_and_ready_models_need_no_pytorch(
+    repository: Path, tmp_path: Path, target: str, wanted: str, installed: list[str]
+) -> None:
+    """What pip is asked for: setuptools, and agq without extras."""
+    planned = shell(repository, "make", "-n", target, f"VENV={tmp_path / 'venv'}", "CROSS=aarch64-linux-gnu-")
     assert planned.returncode == 0, planned.stderr
     sets = re.findall(r"scripts/venv\.sh \S+ (\w+)", planned.stdout)
-    assert sets == ["build"]
+    assert sets == [wanted]
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/log\n')
     python.chmod(0o755)
-    made = shell(repository, "scripts/venv.sh", str(tmp_path / "venv"), "build")
+    made = shell(repository, "scripts/venv.sh", str(tmp_path / "venv"), wanted)
     assert made.returncode == 0, made.stderr
-    assert [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()] == ["setuptools"]
+    assert [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()] == installed
 
 
 @pytest.fixture
