@@ -20,7 +20,7 @@ export PYTHON PIP_TORCH_ARGS
 
 .DEFAULT_GOAL := help
 .PHONY: help demo chat demo-clean install venv-test venv-dev kernels kernels-arm test test-c test-arm test-py coverage check lint mutants \
-        types format sanitize bench wheel deps clean
+        types format sanitize bench wheel pi deps clean
 
 help: ## list the targets
 	@echo "agq: quantize language models to INT4 and run them on CPUs."
@@ -132,9 +132,13 @@ wheel: $(VENV)/.build ## build a wheel with compiled kernels into dist/ (CROSS=a
 	AGQ_CROSS=$(CROSS) $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
 	@ls -l dist/*.whl
 
+pi: $(VENV)/.run ## type README's lines for a Raspberry Pi, in an emulated one (as root)
+	@scripts/deps.sh --install build cross pi
+	@VENV=$(VENV) scripts/pi.sh
+
 deps: ## install the Debian packages that building and testing need, where they are missing (as root, or by sudo)
 	@scripts/deps.sh --install build arm
 
 clean: ## remove everything that was built, the virtual environment included
-	rm -rf $(VENV) .demo .coverage .mypy_cache build dist kernels/build* *.egg-info
+	rm -rf $(VENV) .demo .pi .coverage .mypy_cache build dist kernels/build* *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

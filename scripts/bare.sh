@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs commands in a fresh clone on a bare Debian 12: what a newcomer meets. As root, with debootstrap.
 set -euo pipefail
+# shellcheck source=scripts/root.sh
+. "$(dirname "$0")/root.sh"
 usage="Usage: scripts/bare.sh [--as root|sudo|plain] [--commit C] [--mirror URL] [--bind FOLDER] [--keep FOLDER] [COMMAND ...]
   --as      who runs the commands: root (the default), a user whose sudo asks for no password, a user without sudo
   --commit  what is cloned; default HEAD
@@ -26,14 +28,10 @@ done
 [ $# -gt 0 ] || set -- "make demo" "make test"
 case $user in root | sudo | plain) ;; *) echo "$usage" >&2 && exit 2 ;; esac
 
-stop() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2 && exit 1; }
-[ "$(id -u)" = 0 ] || stop "a new root can only be made by root" "sudo scripts/bare.sh ..."
-command -v debootstrap >/dev/null || stop "debootstrap is missing" "apt-get install debootstrap"
+needs_root bare.sh
 repository=$(realpath "$(dirname "$0")/..")
 commit=$(git -C "$repository" rev-parse --verify "$commit^{commit}")
-# shellcheck disable=SC2016  # apt-get's own variable
-[ -n "$mirror" ] || mirror=$(apt-get indextargets --format '$(REPO_URI)' | head -n 1)
-[ -n "$mirror" ] || stop "this machine's apt sources name no mirror" "--mirror URL"
+[ -n "$mirror" ] || mirror=$(mirror_of_this_machine)
 
 # Mounts are made in a name space of this script's own: they are gone when it ends, however it ends.
 if [ -z "${AGQ_BARE_INSIDE:-}" ]; then
@@ -51,12 +49,7 @@ if [ ! -f "$root/etc/bare" ]; then
   debootstrap --variant=minbase --include=ca-certificates,gcc,git,make,python3 bookworm "$root" "$mirror" >&2
   touch "$root/etc/bare"
 fi
-for path in /etc/resolv.conf /etc/pip.conf /etc/xdg/pip /etc/ssl/certs /etc/apt/apt.conf.d /etc/apt/sources.list.d; do
-  [ -e "$path" ] || continue
-  mkdir -p "$root$(dirname "$path")"
-  rm -rf "${root:?}$path"
-  cp -rL "$path" "$root$path"
-done
+copy_settings "$root" /etc/apt/sources.list.d
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 for folder in "${binds[@]}"; do
@@ -83,17 +76,10 @@ git clone -q --no-hardlinks "$repository" "$root$home/agq"
 git -C "$root$home/agq" checkout -q "$commit"
 [ "$user" = root ] || chroot "$root" chown -R "$account:" "$home"
 
-# A login's environment, and of this one what pip and TLS go by.
-kept=()
-while IFS='=' read -r name value; do
-  case $name in PIP_* | SSL_CERT_* | REQUESTS_CA_BUNDLE | *_proxy) kept+=("$name=$value") ;; esac
-done < <(env)
 for command in "$@"; do
   printf '\n== %s: %s\n' "$user" "$command"
   start=$SECONDS status=0
-  chroot "$root" su "$account" -c \
-    "cd '$home/agq' && exec env -i HOME='$home' USER='$account' LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
-     $(printf '%q ' "${kept[@]}") sh -c $(printf '%q' "$command")" || status=$?
+  type_line "$root" "$account" "$home" "$home/agq" "$command" || status=$?
   printf '== exit code %s after %s s\n' "$status" $((SECONDS - start))
   [ "$status" = 0 ] || exit "$status"
 done

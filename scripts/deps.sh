@@ -1,11 +1,12 @@
 #!/bin/sh
-# Looks for the tools that agq is built and tested with. Usage: scripts/deps.sh [--install] build|cross|arm ...
+# Looks for the tools that agq is built and tested with. Usage: scripts/deps.sh [--install] build|cross|arm|pi ...
 #   build   Python 3.11 or newer with venv, a C compiler with its headers, make
 #   cross   an Arm cross compiler with a static C library
 #   arm     the same, and qemu's user emulation
+#   pi      what makes and runs an emulated Raspberry Pi: debootstrap and a static qemu
 # Where something is missing, --install installs it on Debian: as root, or by a sudo that asks for no password. Without
 # --install, or where neither is possible, the command that installs it is shown and the exit code is 1.
-# Environment: PYTHON, CC, CROSS_ARM, QEMU.
+# Environment: PYTHON, CC, CROSS_ARM, QEMU, QEMU_STATIC.
 set -u
 install=""
 [ "${1:-}" = --install ] && install=yes && shift
@@ -14,6 +15,7 @@ PYTHON=${PYTHON:-python3}
 CC=${CC:-gcc}
 CROSS_ARM=${CROSS_ARM:-aarch64-linux-gnu-}
 QEMU=${QEMU:-qemu-aarch64}
+QEMU_STATIC=${QEMU_STATIC:-qemu-aarch64-static}
 
 missing=""   # what is missing, in words
 packages=""  # the Debian packages that hold it
@@ -51,8 +53,13 @@ look_for() {
     look_for cross
     command -v "$QEMU" >/dev/null || lacks "the emulator of Arm processors ($QEMU)" qemu-user
     ;;
+  pi)
+    command -v debootstrap >/dev/null || lacks "the program that makes a Debian root (debootstrap)" debootstrap
+    command -v "$QEMU_STATIC" >/dev/null ||
+      lacks "the emulator of Arm processors as one static file ($QEMU_STATIC)" qemu-user-static
+    ;;
   *)
-    echo "usage: $0 [--install] build|cross|arm ..." >&2
+    echo "usage: $0 [--install] build|cross|arm|pi ..." >&2
     exit 2
     ;;
   esac
