@@ -96,7 +96,12 @@ rows:
   - {name: rounded, options: {method: rtn, scheme: W4A8, preset: rtn}}
 """
 _SWEEPS = [
-    Case("sweep-dry-run", "agq sweep mine.yaml --dry-run", texts={"mine.yaml": _SWEEP}),
+    Case(
+        "sweep-dry-run",
+        "agq sweep mine.yaml --dry-run",
+        texts={"mine.yaml": _SWEEP},
+        files=("llama-short", "words.txt"),
+    ),
     Case("sweep-file-missing", "agq sweep absent.yaml"),
     Case("sweep-row-unknown", "agq sweep mine.yaml --dry-run --row best", texts={"mine.yaml": _SWEEP}),
     Case("sweep-output-is-a-file", "agq sweep mine.yaml -o mine.yaml", texts={"mine.yaml": _SWEEP}),
