@@ -42,6 +42,8 @@ agq_prepared agq_linear_slice(const agq_prepared *p, int begin, int end);
 agq_linear agq_eight_bits(const agq_linear *l);
 static inline int agq_dynamic_four_bits(const agq_linear *l) { return l->act_bits == 4 && !l->act_static; }
 
+/* ---- activations (activations.c) */
+
 /* Bytes of workspace (64-byte aligned parts) for the activations of up to m tokens of this linear. Float activations:
  * the transformed rows and sums of groups, 0 without `hadamard` and minima. */
 size_t agq_act_workspace(const agq_prepared *p, int m);
@@ -50,8 +52,14 @@ size_t agq_act_scratch(const agq_prepared *p);
 
 /* Lays `a` out in `workspace` for m tokens. */
 void agq_act_init(agq_act *a, const agq_prepared *p, int m, void *workspace);
-int agq_act_token_panels(const agq_act *a);
-agq_token_panel agq_act_panel(const agq_act *a, int panel);
+static inline int agq_act_token_panels(const agq_act *a) {
+  return a->panels ? a->panel_count : (a->m + a->mr - 1) / a->mr;
+}
+static inline agq_token_panel agq_act_panel(const agq_act *a, int panel) {
+  if (a->panels) return a->panels[panel];
+  const int first = panel * a->mr, rest = a->m - first;
+  return (agq_token_panel){first, rest < a->mr ? rest : a->mr, 0};
+}
 /* After agq_act_init, for a linear prepared with `sinks` that has dynamic 4-bit activations: tokens whose position[m]
  * is below `sinks` will have 8 bits. Uses panels[m] if there are any. Needs no more workspace: blocks do not get
  * shorter with one scale per token. */

@@ -12,6 +12,7 @@
 
 #include "common.h"
 #include "kernels.h"
+#include "m1.h"
 
 /* Four columns of 4*NV rows for NT tokens (1, or a multiple of 4). */
 AGQ_INLINE void columns4(int32x4_t (*c)[4], const int8x16_t *w, const int8_t *a, const int NV, const int NT) {

@@ -17,7 +17,7 @@ void agq_arm_quantize_row(const float *x, int k, int k_padded, int bits, int gro
 void agq_arm_quantize_static(const float *x, int k, int k_padded, const agq_static *s, int8_t *codes);
 void agq_arm_sum_blocks(const int8_t *codes, int block, int blocks, int32_t *sums, int stride);
 
-/* Integers with SMLAL (neon.c). */
+/* Integers with SMLAL (neon.c, neon_m1.c). */
 void agq_neon_u4a8(const agq_tile *t);
 void agq_neon_u4a4(const agq_tile *t);
 void agq_neon_i8(const agq_tile *t);
