@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-_HEAD = re.compile(r"^([0-9a-f]+) <(.+)>:$")
+_HEAD = re.compile(r"^([0-9a-f]+) <(.*)>:$")  # an empty name ends a file
 _LINE = re.compile(r"^\s*([0-9a-f]+):\s+(\S.*)$")
 _RELOCATION = re.compile(r"^\s*[0-9a-f]+: (R_\S+)\s+(\S+)$")
 _TARGET = re.compile(r"\b([0-9a-f]+) <([^>+]+)(?:\+0x[0-9a-f]+)?>")
