@@ -188,7 +188,7 @@ def plan(
         fitted=fitted,
         groups=groups,
         strict=bool(run.strict),
-        idle=without_effect(recipe, changes, checkpoint.spec),
+        idle=without_effect(recipe, changes, checkpoint.spec, transforms.r1 is not None),
     )
 
 

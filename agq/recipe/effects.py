@@ -13,12 +13,14 @@ _COARSE = ("act_clip", "finer")
 _ROTATIONS = ("rot_seed", "rot_seeds", "rot_steps")
 
 
-def without_effect(recipe: Recipe, changes: RecipeChanges, spec: ModelSpec) -> dict[str, str]:
+def without_effect(recipe: Recipe, changes: RecipeChanges, spec: ModelSpec, rotated: bool) -> dict[str, str]:
     """Names of options that were given and have no effect -> why, in the order of the options.
 
-    recipe: what came out of `changes`. spec: of the model.
+    recipe: what came out of `changes`. spec: of the model. rotated: its residual stream is, as far as the model allows.
     """
     found = dict(_idle(recipe, spec))
+    if rotated:
+        found["scale_norms"] = "the residual stream is rotated"
     off = (None, False, 0)  # what is off is off
     return {name: found[name] for name, value in changes.given().items() if name in found and value not in off}
 

@@ -29,6 +29,7 @@ IDLE: list[tuple[dict[str, Any], str, Any, str]] = [
     (UNROTATED, "rot_seed", 3, "nothing is rotated"),
     (UNROTATED, "rot_seeds", 3, "nothing is rotated"),
     (UNROTATED, "rot_steps", 3, "nothing is rotated"),
+    ({"scheme": "W4A8"}, "scale_norms", True, "the residual stream is rotated"),
     ({"method": "gptq"}, "bake_embed_norm", True, "the model has no norm of the embeddings"),
 ]
 # Options that are refused where they can do nothing.
@@ -47,14 +48,15 @@ ALWAYS = {
     *("scheme", "group_size", "asym", "overrides", "ignore", "preset", "method", "kv_bits", "head_bits", "mse"),
     *("tune", "pruning"),
     *("data", "samples", "seq_len", "seed", "detached"),
-    *("transforms", "rotate", "r1", "r2", "scale", "scale_norms", "shift", "permute", "hadamard"),
+    *("transforms", "rotate", "r1", "r2", "scale", "shift", "permute", "hadamard"),
 }
 
 
 @pytest.mark.parametrize(("others", "name", "value", "why"), IDLE, ids=[row[1] for row in IDLE])
 def test_it_is_said(others: dict[str, Any], name: str, value: object, why: str) -> None:
     changes = RecipeChanges(**others, **{name: value})
-    assert without_effect(effective_recipe(None, changes), changes, LLAMA) == {name: why}
+    recipe = effective_recipe(None, changes)
+    assert without_effect(recipe, changes, LLAMA, recipe.transforms.r1) == {name: why}
 
 
 @pytest.mark.parametrize("options", REFUSED, ids=[list(row)[-1] for row in REFUSED])
@@ -70,8 +72,11 @@ def test_every_option_is_thought_of() -> None:
 
 def test_nothing_is_said_of_what_counts_or_was_not_given() -> None:
     given = RecipeChanges(damping=0.1, rot_seeds=2, rotate=True, scheme="W4A4", act_clip=0.9, finer=True, alpha=0.5)
-    assert without_effect(effective_recipe(None, given), given, LLAMA) == {"alpha": "`method: gptq` does not use it"}
+    recipe = effective_recipe(None, given)
+    assert without_effect(recipe, given, LLAMA, True) == {"alpha": "`method: gptq` does not use it"}
     baked = RecipeChanges(rotate=True, bake_embed_norm=True)
-    assert without_effect(effective_recipe(None, baked), baked, BLOOM) == {}
+    assert without_effect(effective_recipe(None, baked), baked, BLOOM, True) == {}
     off = RecipeChanges(method="rtn", act_order=False, rot_steps=0)
-    assert without_effect(Recipe(method="rtn"), off, LLAMA) == {}
+    assert without_effect(Recipe(method="rtn"), off, LLAMA, False) == {}
+    apart = RecipeChanges(rotate=False, scale_norms=True)
+    assert without_effect(effective_recipe(None, apart), apart, LLAMA, False) == {}
