@@ -222,7 +222,7 @@ ELSEWHERE = {
     "`samples:` and `seq_len:` are at least 1": "for callers of the library: the command line has these limits",
     "close other programs, or use `method: {}`, which needs less": "needs a machine with little memory",
     "run `make kernels` in the source tree, or reinstall agq": "needs an agq without its kernels",
-    "run `git lfs pull` there": "needs the network",
+    "it stands for the file: run `git lfs pull` there": "needs the network",
     "check the name; a private model needs HF_TOKEN": "needs the network",
     "accept it at https://huggingface.co/{} and set HF_TOKEN, or pass a local folder": "needs the network",
 }
