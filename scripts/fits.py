@@ -84,8 +84,8 @@ class Shape:
         last; the tokenizer."""
         group = fit((self.hidden, self.heads * self.head_dim, self.ffn)).columns(self.hidden)
         blocks = self.layers * self.block * (4 + 16 / group) / 8
-        tables = self.vocab * (self.hidden + 4)
-        tables += 4 * self.hidden**2 if self.one_table else self.vocab * (self.hidden + 2)
+        tables = self.vocab * (self.hidden + 2)
+        tables += 4 * self.hidden**2 if self.one_table else self.vocab * (self.hidden + 4)
         return round(blocks) + tables + 4 * self.hidden * (2 * self.layers + 1) + TOKENIZER * self.vocab
 
     @property
