@@ -146,6 +146,12 @@ def _methods() -> list[str]:
     return sorted(METHODS)
 
 
+def _efforts() -> list[str]:
+    from agq.recipe.changes import EFFORT_NAMES
+
+    return list(EFFORT_NAMES)
+
+
 def _beginning(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
     """What Typer asks when Tab is pressed: the names that begin with what stands there."""
 
@@ -156,7 +162,12 @@ def _beginning(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
 
 
 # Options whose values the shell completes.
-_COMPLETED = {"scheme": _beginning(_schemes), "preset": _beginning(_presets), "method": _beginning(_methods)}
+_COMPLETED = {
+    "scheme": _beginning(_schemes),
+    "preset": _beginning(_presets),
+    "method": _beginning(_methods),
+    "effort": _beginning(_efforts),
+}
 
 
 def _typed(kind: Any) -> Any:

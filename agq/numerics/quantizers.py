@@ -256,7 +256,7 @@ def fake_quantize(x: Tensor, bits: int, symmetric: bool, group_size: int = -1, c
         raise ValueError(f"activation group size {size} does not divide {channels} channels")
     rows = x.reshape(-1, size)
     out = torch.empty_like(rows)
-    step = max(1, _CHUNK // size)
+    step = max(1, _CHUNK // size) if x.device.type == "cpu" else rows.shape[0]
     quantizer = _fake_symmetric if symmetric else _fake_asymmetric
     for start in range(0, rows.shape[0], step):
         quantizer(rows[start : start + step], out[start : start + step], bits, clip)

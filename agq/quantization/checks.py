@@ -11,7 +11,7 @@ from agq.formats.weights import FLOAT_BITS
 from agq.models import Linear, ModelParts
 from agq.models.folding import fold_linears
 from agq.quantization.solvers import FALLBACK
-from agq.quantization.tune import KEPT_ACTIVATIONS
+from agq.quantization.tuning.student import KEPT_ACTIVATIONS
 from agq.recipe import METHODS, Recipe, Scheme, TuneOptions
 from agq.reference.stream import BATCH_TOKENS
 
@@ -147,8 +147,7 @@ def tuning_bytes(parts: ModelParts, options: TuneOptions, length: int) -> int:
     keeps; one block's weights and activations with their gradients, the embeddings and head, what the head reads of all
     windows."""
     spec = parts.spec
-    block = sum(linear.out_features * linear.in_features for linear in parts.block(0).linears.values())
-    activations = length * (12 * spec.hidden + 6 * spec.ffn + spec.heads * length)
+    block, activations = _block_sizes(parts, options, length)
     return (
         (9 + 16 * options.rounding) * block * spec.layers
         + 4
@@ -157,10 +156,27 @@ def tuning_bytes(parts: ModelParts, options: TuneOptions, length: int) -> int:
             + 3 * activations
             + 2 * spec.vocab * spec.embed_dim
             + 4 * 512 * spec.vocab
-            + (spec.layers * length + options.steps * length) * spec.hidden
+            + (spec.layers * length + options.steps * length) * options.batch * spec.hidden
         )
         + KEPT_ACTIVATIONS
     )
+
+
+def block_tuning_bytes(parts: ModelParts, options: TuneOptions, length: int) -> int:
+    """What tuning block by block takes beside its hidden states: of one block what `tuning_bytes` counts, and the
+    original's."""
+    block, activations = _block_sizes(parts, options, length)
+    spec = parts.spec
+    return (17 + 20 * options.rounding) * block + 4 * (
+        3 * activations + 2 * spec.vocab * spec.embed_dim + 4 * 512 * spec.vocab
+    )
+
+
+def _block_sizes(parts: ModelParts, options: TuneOptions, length: int) -> tuple[int, int]:
+    """Weights of a block, and elements of its activations in a step."""
+    spec = parts.spec
+    block = sum(linear.out_features * linear.in_features for linear in parts.block(0).linears.values())
+    return block, options.batch * length * (12 * spec.hidden + 6 * spec.ffn + spec.heads * length)
 
 
 def check_memory(needs: Needs, free: int) -> bool:

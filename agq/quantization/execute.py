@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from agq.errors import AgqError
 from agq.files import exclusive
 from agq.quantization.agile.stage import static_activations
 from agq.quantization.checks import check_memory
-from agq.quantization.encode import TORCH_DTYPES, decode, decode_codes, encode
+from agq.quantization.encode import TORCH_DTYPES, decode, encode
 from agq.quantization.hidden_files import FileTensors
 from agq.quantization.numbers import NAME as NUMBERS
 from agq.quantization.numbers import Numbers
@@ -26,10 +26,9 @@ from agq.quantization.transforms.finer import finer_recipe
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
 from agq.quantization.transforms.search import make_plan
-from agq.quantization.tune import JUDGED, Tuner, apart, training_length, tune
+from agq.quantization.tuning.stage import TuningStage
 from agq.quantization.walk import LayerReport, QuantizedLinear, walk
 from agq.quantization.writer import Written, module_schemes, write_folder
-from agq.reporting.output import plain
 from agq.reporting.progress import Progress
 from agq.system.memory import available_memory
 from agq.text.calibration import calibration_windows
@@ -79,6 +78,7 @@ def execute(plan: Plan, resume: bool = True, progress: Progress | None = None) -
 
 
 def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
+    started = time.monotonic()
     checkpoint, recipe = plan.checkpoint, plan.recipe
     tokens, record = text_of_run(plan)
     windows = torch.from_numpy(tokens) if tokens is not None else None
@@ -100,7 +100,15 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
         make.remove()
     layers = [report for index in work.finished() for report in work.read(index)[1]]
     clips = {report["module"]: report["act_clip"] for report in layers}
-    tuned = _tune(plan, parameters, work, windows, clips, progress, numbers)
+    tuned = None
+    if recipe.tune.active and windows is not None:
+        stage = TuningStage(plan, parameters, work, windows, clips, progress, numbers, make, started)
+        try:
+            tuned = stage.run()
+        finally:
+            make.remove()
+    steps = {"steps": tuned["steps"], "batch": tuned["batch"]} if tuned is not None else {}
+    recipe = replace(recipe, tune=replace(recipe.tune, auto=False, **steps))
     fallbacks = sum(bool(report["fallback"]) for report in layers)
     report: dict[str, Any] = {"layers": layers, "fallbacks": fallbacks}
     if tuned is not None:
@@ -231,66 +239,6 @@ def _walk(
         make,
         numbers,
     )
-
-
-def _tune(
-    plan: Plan,
-    parameters: TransformedParameters,
-    work: WorkFolder,
-    windows: Tensor | None,
-    clips: dict[str, float],
-    progress: Progress,
-    numbers: Numbers,
-) -> dict[str, Any] | None:
-    """Tunes the finished blocks, if the recipe says so, and stores the result beside them; what agq.json says of it."""
-    if not plan.recipe.tune.steps:
-        return None
-    if (done := work.tuned()) is not None:
-        return done[1]
-    progress.stage("prepare tuning", None)
-    checkpoint = plan.checkpoint
-    dtypes = {module: checkpoint.dtype(f"{module}.weight") for module in plan.schemes}
-    solved = {}
-    for block in checkpoint.parts.blocks():
-        tensors, _ = work.read(block.index)
-        for linear in block.linears.values():
-            if scheme := plan.schemes.get(linear.module):
-                solved[linear.module] = decode_codes(linear.module, tensors, scheme, linear.in_features)
-    scale_dtypes = {module: TORCH_DTYPES[dtype] for module, dtype in dtypes.items()}
-    tuner = Tuner(parameters, plan.recipe, solved, scale_dtypes, clips)
-    report = _judged(asdict(tune(tuner, *_tuning_text(plan, windows), progress)), numbers)
-    tensors = {}
-    for module, trained in tuner.linears.items():
-        quantized = QuantizedLinear(trained.codes.cpu(), trained.grid, plan.schemes[module])
-        tensors.update(encode(module, quantized, plan.format, dtypes[module]))
-    work.write_tuned(tensors, report)
-    return report
-
-
-def _judged(report: dict[str, Any], numbers: Numbers) -> dict[str, Any]:
-    """A report of tuning in which what is not finite is None; numbers: is told of tuning that is not used."""
-    if not report["kept"] and report["after"] != report["before"]:
-        found = "its predictions are not finite" if not math.isfinite(report["after"]) else "it came no nearer"
-        numbers.take_back("tuning", found, "the solver's weights")
-    told: dict[str, Any] = plain(report)
-    return told
-
-
-def _tuning_text(plan: Plan, windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Windows to train on and to judge by. Trained on is text that the solver has not seen, on which its error is what
-    it will be; a statistics file has no more text than its windows."""
-    steps, spec = plan.recipe.tune.steps, plan.recipe.calibration
-    length = training_length(plan.checkpoint.spec, windows.shape[1])
-    judged = windows[:JUDGED]
-    if plan.statistics is None:
-        more = replace(spec, samples=steps, seq_len=length, seed=spec.seed + 1)
-        drawn = calibration_windows(more, plan.checkpoint, plan.recipe.scheme)[0]
-    else:
-        pieces = windows.shape[1] // length
-        drawn = windows[:, : pieces * length].reshape(-1, length).numpy()
-    found = apart(drawn, judged.numpy())
-    # Of a short text all but what is judged would be too little to learn from.
-    return torch.from_numpy(found if 4 * len(found) >= steps else drawn), judged
 
 
 def calibration_tokens(plan: Plan) -> tuple[np.ndarray, dict[str, Any]]:

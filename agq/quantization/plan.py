@@ -19,9 +19,18 @@ from agq.formats.weights import BYTE_CODES
 from agq.gguf.files import is_gguf, stem
 from agq.gguf.opening import open_source
 from agq.hub import find_model
-from agq.quantization.checks import Needs, check_memory, check_schemes, estimate, fit_groups, tuning_bytes
+from agq.quantization.checks import (
+    Needs,
+    block_tuning_bytes,
+    check_memory,
+    check_schemes,
+    estimate,
+    fit_groups,
+    tuning_bytes,
+)
 from agq.quantization.transforms.plan import TransformPlan, feasible
-from agq.quantization.tune import steps_worth, training_length
+from agq.quantization.tuning.effort import BATCH, Budget, budget
+from agq.quantization.tuning.text import training_length
 from agq.quantization.writer import choose_format, module_schemes, online_steps
 from agq.recipe import CalibrationSpec, Recipe, Scheme, no_sinks
 from agq.recipe.changes import RecipeChanges, RunOptions
@@ -38,7 +47,8 @@ class Plan:
     """A run that passed every check. transforms: which transformations the model allows, before anything is measured;
     output: the folder to write; work: where finished blocks wait meanwhile; fitted: the windows' length was cut to the
     model's context; groups: what was fitted where the user names no group size; strict: see `refuse_taken_back`; idle:
-    options that were given and have no effect, with the reason."""
+    options that were given and have no effect, with the reason; budget: the run's time where the steps of tuning depend
+    on it."""
 
     model: str
     checkpoint: Checkpoint
@@ -55,6 +65,7 @@ class Plan:
     groups: str | None = None
     strict: bool = False
     idle: Mapping[str, str] = field(default_factory=dict)
+    budget: Budget | None = None
 
     @property
     def work(self) -> Path:
@@ -101,6 +112,8 @@ class Plan:
             notes.append(
                 "static activations, calibrated after the weights: other software quantizes them per token instead"
             )
+        if self.recipe.tune.blocks:
+            notes.append("tuned block by block: the whole model does not fit into memory for it")
         if self.fitted:
             notes.append(f"calibration windows are {self.recipe.calibration.seq_len} tokens long, the model's context")
         if self.recipe.calibrated and self.statistics is None:
@@ -164,12 +177,11 @@ def plan(
     calibration, statistics = _calibration(model, checkpoint, recipe, changes, run.calibration)
     fitted = statistics is None and calibration.seq_len != recipe.calibration.seq_len
     recipe = replace(recipe, calibration=calibration)
-    if recipe.tune.auto:
-        steps = steps_worth(checkpoint.parts, calibration.samples, calibration.seq_len)
-        recipe = replace(recipe, tune=replace(recipe.tune, steps=steps, auto=False))
+    device = torch_device(run.device)
+    recipe, found = _budget(recipe, run, device)
     target = Path(output) if output is not None else default_output(str(model), recipe)
     _check_target(target, Path(folder), force)
-    needs = _needs(checkpoint, recipe, schemes, not transforms.empty)
+    recipe, needs = _needs(checkpoint, recipe, schemes, not transforms.empty, device, found)
     if check_space:
         check_memory(needs, available_memory())
         ensure_free_space(target, needs.output)
@@ -183,13 +195,30 @@ def plan(
         statistics=statistics,
         output=target,
         needs=needs,
-        device=torch_device(run.device),
+        device=device,
         force=force,
         fitted=fitted,
         groups=groups,
         strict=bool(run.strict),
         idle=without_effect(recipe, changes, checkpoint.spec, transforms.r1 is not None),
+        budget=found,
     )
+
+
+def _budget(recipe: Recipe, run: RunOptions, device: torch.device) -> tuple[Recipe, Budget | None]:
+    """The recipe with the batch of its tuning, and the run's time where the number of steps depends on it. UsageError:
+    a time that changes nothing."""
+    if not recipe.tune.auto:
+        if given := [f"`{name}:`" for name in ("effort", "time") if getattr(run, name) is not None]:
+            raise UsageError(
+                f"{given[0]} says how long tuning takes, but there is none, or its steps are given",
+                hint="add `tune: auto`, or leave it out",
+            )
+        return recipe, None
+    found = budget(run.effort, run.time, device.type, recipe.calibration.samples)
+    if not found.most:
+        return replace(recipe, tune=replace(recipe.tune, steps=0, auto=False)), None
+    return replace(recipe, tune=replace(recipe.tune, batch=BATCH[device.type])), found
 
 
 def _check_calibration_options(recipe: Recipe, changes: RecipeChanges, statistics: str | Path | None) -> None:
@@ -258,14 +287,32 @@ def _check_target(target: Path, folder: Path, force: bool) -> None:
         raise AgqError(f"`{target.parent}` is not a folder", hint="create it first")
 
 
-def _needs(checkpoint: Checkpoint, recipe: Recipe, schemes: dict[str, Scheme], transformed: bool) -> Needs:
-    """Bytes that the run takes, tuning included."""
+def _needs(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    schemes: dict[str, Scheme],
+    transformed: bool,
+    device: torch.device,
+    found: Budget | None,
+) -> tuple[Recipe, Needs]:
+    """Bytes that the run takes, tuning included. The recipe tunes block by block where the whole model does not fit
+    into the device's memory and its steps are not given."""
     windows = (recipe.calibration.samples, recipe.calibration.seq_len) if recipe.calibrated else None
     needs = estimate(checkpoint.parts, schemes, recipe.method, windows, checkpoint.weight_bytes(), transformed)
-    if recipe.tune.steps:
-        length = training_length(checkpoint.spec, recipe.calibration.seq_len)
-        needs = replace(needs, working=needs.working + tuning_bytes(checkpoint.parts, recipe.tune, length))
-    return needs
+    if not recipe.tune.active:
+        return recipe, needs
+    length = training_length(checkpoint.spec, recipe.calibration.seq_len)
+    tune = replace(recipe.tune, steps=found.most) if found is not None else recipe.tune
+    whole = tuning_bytes(checkpoint.parts, tune, length)
+    if found is not None and not tune.blocks and needs.working + whole > _free(device):
+        recipe = replace(recipe, tune=replace(recipe.tune, blocks=True))
+    if recipe.tune.blocks:
+        whole = block_tuning_bytes(checkpoint.parts, tune, length)
+    return recipe, replace(needs, working=needs.working + whole)
+
+
+def _free(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
 
 
 def _check_overrides(checkpoint: Checkpoint, recipe: Recipe) -> None:

@@ -4,6 +4,7 @@ disk are, and roughly how long the run takes."""
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -15,16 +16,18 @@ from agq.quantization.execute import run_key, text_of_run
 from agq.quantization.plan import Plan
 from agq.quantization.state import WorkFolder
 from agq.quantization.transforms.search import SEARCH_TOKENS
-from agq.quantization.tune import training_length
+from agq.quantization.tuning.effort import Budget
+from agq.quantization.tuning.text import training_length
 from agq.recipe import Recipe
 from agq.system.memory import available_memory
 
 # Seconds of a run over those that its matrix products take at the rate of a large one: small products, attention,
 # element-wise work, files. Measured on models of 30 to 135 million parameters.
 _OVERHEAD = 2.0
-# Seconds before the first block and after the last one: imports, reading, writing.
-_FIXED = 5.0
-_SIZE = 768
+# Seconds before the first block and after the last one: imports, reading, writing; and what a GPU waits for being told
+# what to do, in models of some 30 blocks.
+_FIXED = {"cpu": 5.0, "cuda": 40.0}
+_SIZE = {"cpu": 768, "cuda": 8192}
 
 
 def rehearse(plan: Plan, resume: bool = True) -> float:
@@ -36,22 +39,31 @@ def rehearse(plan: Plan, resume: bool = True) -> float:
         WorkFolder.check(plan.work, run_key(plan, record))
     in_memory = check_memory(plan.needs, available_memory())
     ensure_free_space(plan.output, plan.needs.output + (0 if in_memory else plan.needs.hidden))
-    return seconds(operations(plan), plan.device)
+    recipe, transformed = plan.recipe, not plan.transforms.empty
+    if plan.budget is not None:
+        recipe = with_steps(plan.checkpoint, recipe, transformed, plan.budget, plan.device)
+    return seconds(operations_of(plan.checkpoint, recipe, transformed), plan.device)
+
+
+def with_steps(
+    checkpoint: Checkpoint, recipe: Recipe, transformed: bool, budget: Budget, device: torch.device
+) -> Recipe:
+    """The recipe with as many steps of tuning as the run's time is expected to allow."""
+    untuned = replace(recipe, tune=replace(recipe.tune, steps=0, auto=False))
+    other = seconds(operations_of(checkpoint, untuned, transformed), device)
+    step = seconds(step_operations(checkpoint, recipe), device) - seconds(0.0, device)
+    steps = budget.steps(budget.left(other), step)
+    return replace(recipe, tune=replace(recipe.tune, steps=steps, auto=False))
 
 
 def seconds(work: float, device: torch.device) -> float:
     """What so many operations take on the device, with all that surrounds them."""
-    return _FIXED + _OVERHEAD * work / _rate(device.type)
-
-
-def operations(plan: Plan) -> float:
-    """Multiplications and additions of the products of a run."""
-    return operations_of(plan.checkpoint, plan.recipe, not plan.transforms.empty)
+    return _FIXED[device.type] + _OVERHEAD * work / _rate(device.type)
 
 
 def operations_of(checkpoint: Checkpoint, recipe: Recipe, transformed: bool) -> float:
-    """`operations` of a recipe that is not planned. transformed: anything is."""
-    spec, parts = checkpoint.spec, checkpoint.parts
+    """Multiplications and additions of the products of a run. transformed: anything is."""
+    parts = checkpoint.parts
     linears = list(parts.block_linears())
     weights = float(sum(linear.in_features * linear.out_features for linear in linears))
     total = 60.0 * weights  # the clip search
@@ -68,20 +80,26 @@ def operations_of(checkpoint: Checkpoint, recipe: Recipe, transformed: bool) -> 
         columns = [block.linears[roles[0]].in_features for block in parts.blocks() for roles in block.groups]
         total += 2.0 * tokens * sum(size * size for size in columns)  # the Hessians
         total += 4.0 * sum(linear.out_features * linear.in_features**2 for linear in linears)
-    if recipe.tune.steps:
-        # The original's pass, the quantized model's, and twice as much backwards.
-        head = spec.vocab * spec.embed_dim
-        passes += 4.0 * recipe.tune.steps * training_length(spec, length) * (1 + head / weights)
-    return total + 2.0 * passes * weights
+    return total + 2.0 * passes * weights + recipe.tune.steps * step_operations(checkpoint, recipe)
+
+
+def step_operations(checkpoint: Checkpoint, recipe: Recipe) -> float:
+    """Of one step of tuning: the original's pass, the quantized model's, and twice as much backwards; block by block
+    the windows' passes are as much again, and there is no head."""
+    spec = checkpoint.spec
+    weights = float(sum(linear.in_features * linear.out_features for linear in checkpoint.parts.block_linears()))
+    tokens = recipe.tune.batch * training_length(spec, recipe.calibration.seq_len)
+    return 8.0 * tokens * (2.0 * weights if recipe.tune.blocks else weights + spec.vocab * spec.embed_dim)
 
 
 @cache
 def _rate(device: str) -> float:
     """Operations a second of a float32 product on the device."""
-    a = torch.ones(_SIZE, _SIZE, device=device)
+    size = _SIZE[device]
+    a = torch.ones(size, size, device=device)
     best = 0.0
     for _ in range(4):
         start = time.perf_counter()
         float((a @ a)[0, 0])
-        best = max(best, 2.0 * _SIZE**3 / (time.perf_counter() - start))
+        best = max(best, 2.0 * size**3 / (time.perf_counter() - start))
     return best

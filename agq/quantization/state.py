@@ -25,6 +25,7 @@ from agq.safetensors.shards import Entry, write_file
 
 _BLOCK_FILE = "block-{:05d}.safetensors"
 _TUNED_FILE = "tuned.safetensors"
+_TUNED_BLOCK_FILE = "tuned-{:05d}.safetensors"
 
 # Tensors of a block as they will be written: name -> (safetensors dtype, array; bits for BF16).
 RawTensors = dict[str, tuple[str, np.ndarray]]
@@ -96,13 +97,38 @@ class WorkFolder:
         with atomic_writer(self.path / _TUNED_FILE) as file:
             write_file(file, entries, {"report": json.dumps(report)})
 
+    def write_tuned_block(self, index: int, tensors: RawTensors, report: dict[str, Any]) -> None:
+        """Stores tensors that replace those of block `index`, whole or not at all."""
+        entries = [Entry.of(name, dtype, array) for name, (dtype, array) in tensors.items()]
+        with atomic_writer(self.path / _TUNED_BLOCK_FILE.format(index)) as file:
+            write_file(file, entries, {"report": json.dumps(report)})
+
+    def tuned_block(self, index: int) -> tuple[RawTensors, dict[str, Any]] | None:
+        """What `write_tuned_block` stored; None before that."""
+        path = self.path / _TUNED_BLOCK_FILE.format(index)
+        if not path.exists():
+            return None
+        file = _open(path)
+        return {name: (info.dtype, file.raw(name)) for name, info in file.tensors.items()}, json.loads(
+            file.header.metadata["report"]
+        )
+
+    def finish_tuned_blocks(self, report: dict[str, Any], used: bool) -> None:
+        """Tuning block by block is done; used: its blocks replace the solver's."""
+        for path in () if used else self.path.glob(_TUNED_BLOCK_FILE.format(0).replace("00000", "*")):
+            path.unlink()
+        self.write_tuned({}, report)
+
     def tuned(self) -> tuple[dict[str, Entry], dict[str, Any]] | None:
-        """What `write_tuned` stored: tensors by name, and the report; None before that."""
+        """What tuning stored, whole or block by block: tensors by name, and the report; None before that."""
         path = self.path / _TUNED_FILE
         if not path.exists():
             return None
         file = _open(path)
-        return _entries(file), json.loads(file.header.metadata["report"])
+        entries = _entries(file)
+        for block in sorted(self.path.glob(_TUNED_BLOCK_FILE.format(0).replace("00000", "*"))):
+            entries.update(_entries(_open(block)))
+        return entries, json.loads(file.header.metadata["report"])
 
     def write(self, index: int, tensors: RawTensors, reports: list[dict[str, Any]]) -> None:
         """Writes block `index`, whole or not at all."""

@@ -73,10 +73,8 @@ class RecipeChanges(Changes):
     )
     tune: int | str | None = option(
         None,
-        "Steps, each on one window of calibration text, that train scales and rounding towards the original model's "
-        "predictions after the solver. Holds the whole model in memory. 0: none. Default `auto`, with most "
-        "presets: up to 512, "
-        "none for large models.",
+        "Steps that train scales and rounding towards the original model's predictions after the solver. 0: none. "
+        "Default `auto`, with most presets: as many as {effort} allows.",
         panel=METHOD,
         metavar="STEPS|auto",
         last=True,
@@ -97,6 +95,10 @@ class RecipeChanges(Changes):
         def __getattr__(self, name: str) -> Any: ...
 
 
+# How much time tuning may take (agq/quantization/tuning/effort.py).
+EFFORT_NAMES = ("quick", "normal", "best")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Changes):
     """How a model is quantized and written, beside the recipe."""
@@ -106,6 +108,16 @@ class RunOptions(Changes):
         "Statistics file of `agq calibrate`: its windows are used. Default: {data}.",
         panel=CALIBRATION,
         metavar="FILE",
+    )
+    effort: str | None = option(
+        None,
+        "How long tuning may take: quick does none; normal ends within about half an hour on a CPU and 5 minutes on a "
+        "GPU, best within 3 hours and 30 minutes, where the other steps allow it. Default normal.",
+        panel=METHOD,
+        metavar="quick|normal|best",
+    )
+    time: str | None = option(
+        None, "Time of the whole run instead of {effort}: `20m`, `1h30m`.", panel=METHOD, metavar="TIME"
     )
     ct_format: str | None = option(
         None,

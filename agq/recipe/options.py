@@ -212,8 +212,9 @@ class TuneOptions:
     to the float model's (KL divergence) on calibration text.
 
     Attributes:
-        steps: windows of text, one for each step of Adam, 0: no tuning. auto: as many as a model of its size is worth,
-            none for large ones.
+        steps: of Adam, 0: no tuning. batch: windows of text in each. auto: as many as the run's time allows.
+        blocks: block by block, `steps` each, towards the float model's hidden states, for models that do not fit into
+            memory whole.
         rounding: codes are trained too, not only scales.
         learning_rate: of the scales, relative to each. rounding_rate: of the codes, in steps between two codes.
         temperature: of the predictions in the second half of the loss; 1: no such half. drawn: share of the text's
@@ -221,7 +222,9 @@ class TuneOptions:
     """
 
     steps: int = setting(0, least=0)
+    batch: int = setting(1, least=1, most=1024)
     auto: bool = False
+    blocks: bool = False
     rounding: bool = True
     learning_rate: float = 1e-3
     rounding_rate: float = 2e-3

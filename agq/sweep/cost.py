@@ -3,12 +3,11 @@ and the time left must know."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from agq.checkpoint import Checkpoint
-from agq.quantization.rehearsal import operations_of, seconds
-from agq.quantization.tune import steps_worth
+from agq.quantization.rehearsal import operations_of, seconds, with_steps
+from agq.quantization.tuning.effort import budget
 from agq.recipe import Recipe
 from agq.recipe.resolve import adjust_recipe, effective_recipe
 from agq.sweep.definition import ModelEntry, Row, Sweep, TextEntry
@@ -22,15 +21,17 @@ _RUNS = 4  # of the speed test: one to warm up, three that count
 def expected_seconds(sweep: Sweep, model: ModelEntry, row: Row, checkpoint: Checkpoint) -> float:
     """Seconds that an entry will take, a rough figure. checkpoint: of the model's folder."""
     parts, spec = checkpoint.parts, checkpoint.spec
+    run = row.options.run
+    device = torch_device(run.device)
     weights = sum(linear.in_features * linear.out_features for linear in parts.block_linears())
     work = 2.0 * _scored(sweep, model, row) * (weights + spec.vocab * spec.embed_dim)
     if row.options:
         recipe = _recipe(sweep, model, row)
         if recipe.tune.auto:
-            steps = steps_worth(parts, recipe.calibration.samples, recipe.calibration.seq_len)
-            recipe = replace(recipe, tune=replace(recipe.tune, steps=steps, auto=False))
+            found = budget(run.effort, run.time, device.type, recipe.calibration.samples)
+            recipe = with_steps(checkpoint, recipe, recipe.transforms.any, found, device)
         work += operations_of(checkpoint, recipe, recipe.transforms.any)
-    return seconds(work, torch_device(row.options.run.device))
+    return seconds(work, device)
 
 
 def _recipe(sweep: Sweep, model: ModelEntry, row: Row) -> Recipe:

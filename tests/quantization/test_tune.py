@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from agq.quantization.trained import TrainedLinear
+from agq.quantization.tune import Tuner, _divergence, apart, steps_worth
 
 from agq.checkpoint import open_checkpoint, read_linear
 from agq.errors import AgqError, UsageError
@@ -17,10 +19,8 @@ from agq.models import parts
 from agq.models.spec import ModelSpec
 from agq.numerics.quantizers import quantize_weight, weight_grid
 from agq.quantization.plan import plan
-from agq.quantization.trained import TrainedLinear
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
-from agq.quantization.tune import Tuner, _divergence, apart, steps_worth
 from agq.recipe import CalibrationSpec, Recipe, Scheme, TuneOptions
 from agq.recipe.changes import RecipeChanges
 from agq.recipe.files import apply_preset

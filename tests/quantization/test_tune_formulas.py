@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-from agq.numerics.quantizers import Grid
 from agq.quantization.trained import TrainedLinear
 from agq.quantization.tune import _divergence, apart, steps_worth, training_length
+
+from agq.numerics.quantizers import Grid
 
 
 def tuned(rounding: bool = True) -> TrainedLinear:

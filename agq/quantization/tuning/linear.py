@@ -50,6 +50,10 @@ class TrainedLinear:
         steps = self.steps + (self._rounded() - self.steps.detach()) if self.rounding else self.steps
         return (steps * (self.scale * self.log.exp()).unsqueeze(-1)).reshape(self.codes.shape)
 
+    def values(self) -> list[Tensor]:
+        """What is trained."""
+        return [self.log, self.steps] if self.rounding else [self.log]
+
     def settle(self) -> tuple[Tensor, Grid]:
         """Makes what was trained the codes and scales, rounded as they will be stored; the codes and grid from
         before."""

@@ -1,0 +1,58 @@
+"""The text of tuning: what is trained on, and what the result is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agq.models import ModelSpec
+
+# Windows on which the result is judged.
+JUDGED = 4
+# Most tokens of a window that is trained on.
+_PIECE = 512
+# Tokens that make a passage: two windows that share one overlap.
+_PASSAGE = 32
+
+
+def training_length(spec: ModelSpec, length: int) -> int:
+    """Tokens of a window that is trained on, where calibration windows have `length`. More steps of fewer tokens train
+    better, but learned positions have to be met to be served."""
+    return length if spec.position == "learned" else min(length, _PIECE)
+
+
+def apart(windows: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    """Those of `windows` (tokens, int64 [count, n]) that share no passage of text with `judged` ([count, m])."""
+    if windows.shape[1] < 2 * _PASSAGE:
+        return windows
+
+    def passages(rows: np.ndarray, stride: int) -> np.ndarray:
+        return np.lib.stride_tricks.sliding_window_view(rows, _PASSAGE, axis=1)[:, ::stride]
+
+    known = {passage.tobytes() for row in passages(judged, 1) for passage in row}
+    shared = [any(passage.tobytes() in known for passage in row) for row in passages(windows, _PASSAGE)]
+    return windows[~np.array(shared, dtype=bool)]
+
+
+class TuningText:
+    """windows: of the calibration, tokens int64 [count, n]; draw(count, length): so many windows of other text, int64
+    [count, length]; None: there is no other text."""
+
+    def __init__(self, windows: Tensor, draw: Callable[[int, int], np.ndarray] | None, length: int) -> None:
+        self._windows, self._draw, self.length = windows, draw, length
+        self.judged = windows[:JUDGED]
+
+    def trained(self, count: int) -> Tensor:
+        """int64 [at most count, length]. Trained on is text that the solver has not seen, on which its error is what it
+        will be; a statistics file has no more text than its windows."""
+        if self._draw is not None:
+            drawn = self._draw(count, self.length)
+        else:
+            pieces = self._windows.shape[1] // self.length
+            drawn = self._windows[:, : pieces * self.length].reshape(-1, self.length).numpy()
+        found = apart(drawn, self.judged.numpy())
+        # Of a short text all but what is judged would be too little to learn from.
+        return torch.from_numpy(found if 4 * len(found) >= count else drawn)
