@@ -40,7 +40,7 @@ def show_plan(plan: Plan, seconds: float | None = None) -> None:
             "model": plan.model,
             "method": plan.recipe.method,
             "transformations": _transforms_text(plan),
-            "tuning": f"{plan.recipe.tune.steps} steps" if plan.recipe.tune.steps else None,
+            "tuning": _tuning_text(plan),
             "calibration": source if plan.recipe.calibrated else None,
             "output": plan.output,
             "format": plan.format,
@@ -70,6 +70,17 @@ def plan_object(plan: Plan, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds),
         "notes": [in_flags(note) for note in plan.notes],
     }
+
+
+def _tuning_text(plan: Plan) -> str | None:
+    """What tuning will do; None: nothing."""
+    tune = plan.recipe.tune
+    if not tune.active:
+        return None
+    way = ", block by block" if tune.blocks else ""
+    if plan.budget is None or not tune.auto:
+        return f"{tune.steps} steps{way}"
+    return f"up to {plan.budget.most} steps, as many as end the run in about {console.clock(plan.budget.seconds)}{way}"
 
 
 def _transforms_text(plan: Plan) -> str | None:
@@ -110,6 +121,8 @@ def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
     console.say(f"quantizing `{plan.model}` with {plan.recipe.method.upper()}: {plan.recipe.scheme.describe()}")
     for note in plan.notes:
         console.say(f"note: {in_flags(note)}")
+    if (tuning := _tuning_text(plan)) is not None and plan.budget is not None:
+        console.say(f"tuning: {tuning}; other times by {in_flags('`effort:`')} or {in_flags('`time:`')}")
     with progress("read", unit="blocks") as bar:
 
         class Shown(Progress):
@@ -169,7 +182,8 @@ def show_report(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
     if tuned := report.tuned:
         change = f"divergence from the original's predictions {tuned['before']:.4f} -> {tuned['after']:.4f}"
         console.say(
-            f"tuned in {tuned['steps']} steps: {change}"
+            f"tuned in {tuned['stopped'] or tuned['steps']} steps{' a block' if tuned['blocks'] else ''}: {change}"
+            + ("; ended there, held-out text got worse" if tuned["stopped"] else "")
             + ("" if tuned["kept"] else ", so the solver's weights are kept")
         )
     size = human_size(report.total_bytes)

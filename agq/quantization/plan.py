@@ -178,6 +178,8 @@ def plan(
     fitted = statistics is None and calibration.seq_len != recipe.calibration.seq_len
     recipe = replace(recipe, calibration=calibration)
     device = torch_device(run.device)
+    if changes.tune is not None and recipe.tune.steps:
+        recipe = replace(recipe, tune=replace(recipe.tune, batch=BATCH[device.type]))
     recipe, found = _budget(recipe, run, device)
     target = Path(output) if output is not None else default_output(str(model), recipe)
     _check_target(target, Path(folder), force)

@@ -117,7 +117,7 @@ class RunOptions(Changes):
         metavar="quick|normal|best",
     )
     time: str | None = option(
-        None, "Time of the whole run instead of {effort}: `20m`, `1h30m`.", panel=METHOD, metavar="TIME"
+        None, "Time of the whole run: `20m`, `1h30m`. Default: what {effort} says.", panel=METHOD, metavar="TIME"
     )
     ct_format: str | None = option(
         None,

@@ -20,13 +20,13 @@ from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
 from agq.inspect.verify import verify
 from agq.numerics.quantizers import Grid, fake_quantize, weight_grid
-from agq.quantization.execute import _judged
 from agq.quantization.numbers import DEAD_CHANNELS, Numbers
 from agq.quantization.solvers import gptq
 from agq.quantization.solvers.hessian import Hessian
 from agq.quantization.solvers.solver import Rounding, Solution, Unsolvable
 from agq.quantization.solving import Solving
 from agq.quantization.transforms import learn
+from agq.quantization.tuning.stage import judged
 from agq.recipe import Recipe, TuneOptions
 from agq.reporting.progress import Progress
 from agq.runtime.engine import Engine
@@ -228,12 +228,12 @@ def test_tuning_that_is_not_used() -> None:
     cases = [(0.5, 0.7, "it came no nearer"), (0.5, float("nan"), "its predictions are not finite")]
     for before, after, problem in cases:
         found = Numbers()
-        kept = _judged({"steps": 3, "before": before, "after": after, "kept": False, "changed": 0.0}, found)
+        kept = judged({"steps": 3, "before": before, "after": after, "kept": False, "changed": 0.0}, found)
         assert found.taken_back == {f"tuning: {problem}": "the solver's weights"}
         json.dumps(kept, allow_nan=False)
     for report in ({"before": 0.5, "after": 0.4, "kept": True}, {"before": 0.5, "after": 0.5, "kept": False}):
         found = Numbers()
-        _judged(report, found)
+        judged(report, found)
         assert found.record() is None
 
 

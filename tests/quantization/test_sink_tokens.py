@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from agq.quantization.tune import _input
 
 import agq
 from agq.artifact import open_artifact
@@ -19,6 +18,7 @@ from agq.formats import PerGroup
 from agq.numerics.hadamard import fwht
 from agq.numerics.quantizers import fake_quantize
 from agq.quantization.transforms.inputs import gather
+from agq.quantization.tuning.student import _input
 from agq.quantization.walk import BlockQuantizer
 from agq.recipe import ActivationScheme, Recipe, Scheme
 from agq.recipe.agile import AgileOptions

@@ -9,20 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from agq.quantization.trained import TrainedLinear
-from agq.quantization.tune import Tuner, _divergence, apart, steps_worth
 
 from agq.checkpoint import open_checkpoint, read_linear
 from agq.errors import AgqError, UsageError
 from agq.formats import PerGroup
-from agq.models import parts
-from agq.models.spec import ModelSpec
 from agq.numerics.quantizers import quantize_weight, weight_grid
-from agq.quantization.plan import plan
+from agq.quantization.plan import Plan, plan
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
+from agq.quantization.tuning.effort import Budget
+from agq.quantization.tuning.linear import TrainedLinear
+from agq.quantization.tuning.student import Tuner, _divergence
+from agq.quantization.tuning.text import apart
+from agq.quantization.tuning.whole import Lesson
 from agq.recipe import CalibrationSpec, Recipe, Scheme, TuneOptions
-from agq.recipe.changes import RecipeChanges
+from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.files import apply_preset
 from agq.recipe.resolve import effective_recipe
 from agq.reference.attention import Positions
@@ -249,27 +250,133 @@ def test_judged_text_is_not_trained_on() -> None:
     assert len(kept) == 1 and np.array_equal(kept[0], rows[0])
 
 
-def test_automatic_steps_follow_size_and_text(demo_model: Path) -> None:
-    """All of them for the demo model, fewer for little text or a larger one, none for one of 7 billion weights."""
-    small = open_checkpoint(demo_model).parts
-    large = parts(
-        replace(small.spec, hidden=4096, ffn=11008, layers=32, heads=32, kv_heads=32, head_dim=128, vocab=32000)
-    )
-    middle = parts(replace(small.spec, hidden=512, ffn=1408, layers=8, heads=8, kv_heads=8, head_dim=64))
-    assert isinstance(small.spec, ModelSpec)
-    assert (
-        steps_worth(small, 128, 2048) == 512 and steps_worth(small, 16, 512) == 64 and steps_worth(small, 8, 512) == 0
-    )
-    assert 48 < steps_worth(middle, 128, 2048) < 512
-    assert steps_worth(large, 128, 2048) == 0
+def test_presets_tune_by_time(demo_model: Path, tmp_path: Path) -> None:
+    """A preset's steps are found in the run; `quick` and `tune: 0` have none; a time without tuning is refused."""
 
+    def made(run: RunOptions | None = None, **changes: object) -> Plan:
+        text = {"data": str(TEXT), "samples": 16, "seq_len": 256}
+        return plan(str(demo_model), tmp_path / "out", RecipeChanges(**text, **changes), run)
 
-def test_presets_tune_small_models(demo_model: Path, tmp_path: Path) -> None:
-    made = plan(str(demo_model), tmp_path / "out", RecipeChanges(data=str(TEXT), samples=16, seq_len=256))
-    assert made.recipe.tune == TuneOptions(steps=64)
-    declined = plan(str(demo_model), tmp_path / "out", RecipeChanges(data=str(TEXT), samples=16, seq_len=256, tune="0"))
-    assert declined.recipe.tune.steps == 0
+    chosen = made(RunOptions(device="cpu"))
+    assert chosen.recipe.tune == TuneOptions(auto=True, batch=1) and chosen.budget == Budget(1800, 64)
+    for declined in (made(tune="0"), made(RunOptions(effort="quick")), made(tune="7")):
+        assert declined.recipe.tune.steps in (0, 7) and not declined.recipe.tune.auto and declined.budget is None
     assert effective_recipe(None, RecipeChanges(method="gptq")).tune == TuneOptions()
+    for run in (RunOptions(effort="best"), RunOptions(time="5m")):
+        with pytest.raises(UsageError, match="says how long tuning takes"):
+            made(run, tune="0")
+
+
+def test_models_that_do_not_fit_are_tuned_block_by_block(
+    demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agq.quantization.plan._free", lambda device: 10**9)
+    found = plan(str(demo_model), tmp_path / "out", RecipeChanges(data=str(TEXT)), RunOptions(device="cpu"))
+    assert found.recipe.tune.blocks and any("block by block" in note for note in found.notes)
+    monkeypatch.setattr("agq.quantization.plan._free", lambda device: 10**12)
+    whole = plan(str(demo_model), tmp_path / "out", RecipeChanges(data=str(TEXT)), RunOptions(device="cpu"))
+    assert not whole.recipe.tune.blocks and found.needs.working < whole.needs.working
+
+
+@pytest.mark.slow
+def test_steps_are_found_in_the_run_and_repeat_it(short_model: Path, tmp_path: Path) -> None:
+    """The record names the steps that the time allowed, and so many give the same weights."""
+    run = {"scheme": "W4A8", "samples": 16, "seq_len": 64, "device": "cpu"}
+    timed = quantized(short_model, tmp_path / "timed", **run, method="gptq", tune="auto", time="10m")
+    assert timed.tuned["steps"] == 256 and not timed.tuned["blocks"]  # 2048 for 128 windows; it may end earlier
+    recipe = json.loads((tmp_path / "timed" / "agq.json").read_text())["recipe"]
+    assert recipe["tune"]["steps"] == 256 and recipe["tune"]["auto"] is False
+    quantized(short_model, tmp_path / "again", **run, method="gptq", tune=256)
+    names = ("timed", "again")
+    assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in names}) == 1
+
+
+BLOCKS = Recipe(
+    scheme=Scheme.parse("W4A8").fit(PerGroup(128)),
+    tune=TuneOptions(steps=24, batch=2, blocks=True),
+)
+
+
+@pytest.mark.slow
+def test_block_by_block(short_model: Path, tmp_path: Path) -> None:
+    """Predictions come closer; a run that ends between two blocks goes on, to the same bytes."""
+
+    class Stop(Exception):
+        pass
+
+    class StopAfterABlock(Progress):
+        def advance(self, text: str) -> None:
+            if text.startswith("block 1 of 2 tuned"):
+                raise Stop
+
+    run = {"recipe": BLOCKS, "samples": 16, "seq_len": 256}
+    found = quantized(short_model, tmp_path / "whole", **run).tuned
+    assert found["blocks"] and found["kept"] and found["batch"] == 2
+    assert found["after"] < 0.992 * found["before"]
+    with pytest.raises(Stop):
+        quantized(short_model, tmp_path / "stopped", progress=StopAfterABlock(), **run)
+    stored = tmp_path / ".stopped.agq-work" / "tuned-00000.safetensors"
+    before = stored.stat().st_mtime_ns
+    seen = []
+
+    class Watch(Progress):
+        def advance(self, text: str) -> None:
+            if text.startswith("block 1 of 2 tuned"):
+                seen.append(stored.stat().st_mtime_ns)
+
+    quantized(short_model, tmp_path / "stopped", progress=Watch(), **run)
+    assert seen == [before]  # not done again
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_block_that_gets_worse_is_not_kept(short_model: Path, tmp_path: Path) -> None:
+    wild = replace(BLOCKS, tune=replace(BLOCKS.tune, steps=2, learning_rate=1.0, rounding_rate=1.0))
+    found = quantized(short_model, tmp_path / "wild", recipe=wild, samples=8, seq_len=128)
+    quantized(short_model, tmp_path / "solved", recipe=wild, samples=8, seq_len=128, tune=0)
+    assert found.tuned["changed"] == 0
+    weights = {(tmp_path / name / "model.safetensors").read_bytes() for name in ("wild", "solved")}
+    assert len(weights) == 1
+
+
+@pytest.mark.slow
+def test_interrupted_descent_goes_on(short_model: Path, tmp_path: Path) -> None:
+    """64 steps, stopped after the look at the 32nd: the last half is done, to the same bytes."""
+
+    class Stop(Exception):
+        pass
+
+    class StopAt(Progress):
+        def __init__(self, step: int) -> None:
+            self.step_, self.first = step, None
+
+        def advance(self, text: str) -> None:
+            if text.startswith("weights tuned: step"):
+                self.first = self.first or text
+                if text.startswith(f"weights tuned: step {self.step_} "):
+                    raise Stop
+
+    run = {"recipe": replace(RECIPE, tune=TuneOptions(steps=64, drawn=0.0)), "samples": 8, "seq_len": 64}
+    quantized(short_model, tmp_path / "whole", **run)
+    with pytest.raises(Stop):
+        quantized(short_model, tmp_path / "stopped", progress=StopAt(40), **run)
+    again = StopAt(100)
+    quantized(short_model, tmp_path / "stopped", progress=again, **run)
+    assert again.first.startswith("weights tuned: step 33 ")
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_a_step_of_two_windows_is_their_mean(short_model: Path) -> None:
+    parameters = TransformedParameters(open_checkpoint(short_model), TransformPlan(), "cpu")
+    tuner = Tuner(parameters, Recipe(), {}, {}, {})
+    windows = torch.randint(0, 1000, (2, 24), generator=torch.Generator().manual_seed(5))
+    wanted = torch.randn(2, 24, parameters.spec.embed_dim, generator=torch.Generator().manual_seed(6))
+    found = []
+    for rows in ([0, 1], [0], [1]):
+        lesson = Lesson(tuner, len(rows), 24)
+        lesson.fill(windows[rows], wanted[rows])
+        found.append(float(lesson.loss()))
+    assert found[0] == pytest.approx((found[1] + found[2]) / 2, rel=1e-5) and found[1] != pytest.approx(found[2])
 
 
 def test_other_words_than_numbers_are_refused() -> None:

@@ -1,16 +1,26 @@
-"""Tuning's parts by hand: where codes start, what is settled, gradients, the divergence, and automatic steps."""
+"""Tuning's parts by hand: where codes start, what is settled, gradients, the divergence, how long, and
+when it ends."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from agq.quantization.trained import TrainedLinear
-from agq.quantization.tune import _divergence, apart, steps_worth, training_length
 
+from agq.errors import UsageError
 from agq.numerics.quantizers import Grid
+from agq.quantization.tuning.blocks import _relative
+from agq.quantization.tuning.descent import Descent
+from agq.quantization.tuning.effort import Budget, budget, seconds
+from agq.quantization.tuning.linear import TrainedLinear
+from agq.quantization.tuning.student import _divergence
+from agq.quantization.tuning.text import apart, training_length
+from agq.quantization.tuning.whole import _Course
+from agq.recipe import TuneOptions
+from agq.reporting.progress import Progress
 
 
 def tuned(rounding: bool = True) -> TrainedLinear:
@@ -77,18 +87,115 @@ def test_passages_are_found_wherever_they_begin() -> None:
     assert len(apart(windows[:, :63], judged)) == len(windows)  # too short to have two passages
 
 
-def test_automatic_steps_by_hand() -> None:
-    """4e12 weights times tokens, 4 for a window, 512 in all, none below 48."""
+def test_training_lengths() -> None:
+    lengths = [training_length(SimpleNamespace(position=kind), 2048) for kind in ("rope", "alibi", "learned")]
+    assert lengths == [512, 512, 2048]
 
-    def parts(weights: int, position: str = "rope") -> SimpleNamespace:
-        linear = SimpleNamespace(out_features=weights - 1000, in_features=1)
-        return SimpleNamespace(
-            spec=SimpleNamespace(vocab=100, embed_dim=10, position=position), block_linears=lambda: [linear]
-        )
 
-    assert steps_worth(parts(10**6), 12, 512) == 48 and steps_worth(parts(10**6), 11, 512) == 0
-    assert steps_worth(parts(10**6), 1000, 512) == 512
-    assert steps_worth(parts(4 * 10**7), 1000, 1000) == 195  # 4e12 / (4e7 * 512)
-    assert steps_worth(parts(4 * 10**7), 1000, 256) == 390
-    assert steps_worth(parts(4 * 10**7, "learned"), 1000, 1000) == 100
-    assert [training_length(parts(1, kind).spec, 2048) for kind in ("rope", "alibi", "learned")] == [512, 512, 2048]
+def test_times_by_hand() -> None:
+    assert [seconds(text) for text in ("90", "90s", "20m", "1h30m", "0.5h", " 2M ")] == [90, 90, 1200, 5400, 1800, 120]
+    for text in ("", "soon", "20 minutes", "m", "1h30", "-5", "0", "9999h"):
+        with pytest.raises(UsageError, match="time"):
+            seconds(text)
+
+
+def test_budgets_by_hand() -> None:
+    """The efforts' times; fewer steps for fewer windows than 128; a time has the most steps."""
+    assert budget(None, None, "cpu", 128) == Budget(1800, 512) == budget("normal", None, "cpu", 500)
+    assert budget(None, None, "cuda", 128) == Budget(300, 1024)
+    assert budget("normal", None, "cpu", 16) == Budget(1800, 64)
+    assert budget("quick", None, "cpu", 128) == Budget(0, 0)
+    assert budget(None, "20m", "cpu", 64) == Budget(1200, 1024)
+    for effort, time, message in (("hard", None, "not known"), ("best", "1h", "both say how long")):
+        with pytest.raises(UsageError, match=message):
+            budget(effort, time, "cpu", 128)
+
+
+def test_steps_of_a_budget_by_hand() -> None:
+    """What is left but a quarter at least; three significant bits, the most exactly, none below 48."""
+    found = Budget(1000, 512)
+    assert found.left(300) == 700 and found.left(900) == 250
+    assert found.steps(700, 1) == 512
+    assert found.steps(700, 2) == 320  # 350 = 0b101011110
+    assert found.steps(700, 10) == 64 and found.steps(700, 14) == 48 and found.steps(700, 15) == 0
+    assert Budget(1000, 40).steps(1000, 1) == 0 and Budget(1000, 50).steps(1000, 1) == 50
+
+
+def test_error_of_a_token_is_relative_to_it() -> None:
+    wanted = torch.tensor([[3.0, 4.0], [0.0, 100.0], [0.0, 0.0]])
+    found = wanted + torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    assert _relative(found, wanted).tolist() == pytest.approx([1 / 25, 1e-4, 0.0])
+
+
+def descent(steps: int) -> tuple[TrainedLinear, Descent]:
+    """Of the linear's weights towards 0."""
+    linear = tuned()
+    return linear, Descent([linear], TuneOptions(), steps, lambda: linear.weight().square().sum(), torch.device("cpu"))
+
+
+def test_rates_fall_as_a_half_cosine() -> None:
+    """From the rate itself to a tenth of it, half way in the middle."""
+    _, found = descent(4)
+    rates = []
+    for _ in range(4):
+        found.step()
+        rates.append([group["lr"] for group in found.optimizer.param_groups])
+    shares = [0.1 + 0.9 * (1 + np.cos(np.pi * step / 4)) / 2 for step in range(4)]
+    assert rates == [pytest.approx([1e-3 * share, 2e-3 * share]) for share in shares]
+
+
+def test_stored_descent_goes_on(tmp_path: Path) -> None:
+    """Six steps at once, and three, stored, and three of another descent: the same bits."""
+    whole, course = descent(6)
+    for _ in range(6):
+        course.step()
+    _, first = descent(6)
+    for _ in range(3):
+        first.step()
+    first.save(tmp_path / "state", {"best": 0.5})
+    linear, second = descent(6)
+    assert second.load(tmp_path / "state")["best"] == 0.5 and second.done == 3
+    for _ in range(3):
+        second.step()
+    assert torch.equal(linear.steps, whole.steps) and torch.equal(linear.log, whole.log)
+
+
+def course(judgements: list[float], before: float) -> tuple[TrainedLinear, _Course]:
+    """Of a descent of 100 steps whose held-out divergences are given."""
+    linear, found = descent(100)
+    judged = iter(judgements)
+    tuner = SimpleNamespace(linears={"a": linear})
+    return linear, _Course(tuner, found, TuneOptions(steps=100), before, lambda: next(judged), None)
+
+
+def test_tuning_ends_where_held_out_text_gets_worse() -> None:
+    """Looked at after 25, 50 and 75 of 100 steps; more than 2 % above the best ends it, and so does what is no number;
+    short descents are not looked at."""
+    _, found = course([0.9, 0.91, 0.95], 1.0)
+    assert found.at == {25, 50, 75}
+    for done, stopped in ((25, None), (50, None), (75, 75)):
+        found.descent.done = done
+        found.look(Progress())
+        assert found.stopped == stopped and found.best == 0.9
+    _, broken = course([float("nan")], 1.0)
+    broken.look(Progress())
+    assert broken.stopped is not None
+    _, short = descent(63)
+    assert not _Course(SimpleNamespace(linears={}), short, TuneOptions(steps=63), 1.0, lambda: 1.0, None).at
+
+
+def test_best_weights_are_restored() -> None:
+    """The last ones are worse than those of a look: the linear has the look's codes and scales."""
+    linear, found = course([0.5, 0.5], 1.0)
+    with torch.no_grad():
+        linear.log.fill_(0.25)
+    found.look(Progress())
+    with torch.no_grad():
+        linear.log.fill_(0.5)
+    linear.settle()
+    assert found.judged_best(0.8) == 0.5
+    expected = torch.tensor([[0.5, 2.0]]) * np.exp(0.25)
+    torch.testing.assert_close(linear.grid.scale, expected.to(torch.bfloat16).float())
+    linear, found = course([0.5], 1.0)
+    found.look(Progress())
+    assert found.judged_best(0.4) == 0.4  # the last ones are better

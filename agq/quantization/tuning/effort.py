@@ -19,25 +19,23 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True)
 class Effort:
-    """seconds: of the whole run, by kind of device. steps: at most; and at most `each` for a calibration window: who
-    calibrates by little text wants to wait for little."""
+    """seconds: of the whole run; steps: at most, where there are 128 calibration windows, and in proportion for fewer:
+    who calibrates by little text wants to wait for little. Both by kind of device."""
 
     seconds: dict[str, float]
-    steps: int
-    each: int
+    steps: dict[str, int]
+
+    def most(self, device: str, windows: int) -> int:
+        return self.steps[device] * min(windows, _WINDOWS) // _WINDOWS
 
 
-EFFORTS = dict(
-    zip(
-        EFFORT_NAMES,
-        (
-            Effort({"cpu": 0.0, "cuda": 0.0}, 0, 0),
-            Effort({"cpu": 1800.0, "cuda": 300.0}, 512, 4),
-            Effort({"cpu": 10800.0, "cuda": 1800.0}, 4096, 32),
-        ),
-        strict=True,
-    )
+_WINDOWS = 128
+_EFFORTS = (
+    Effort({"cpu": 0.0, "cuda": 0.0}, {"cpu": 0, "cuda": 0}),
+    Effort({"cpu": 1800.0, "cuda": 300.0}, {"cpu": 512, "cuda": 1024}),
+    Effort({"cpu": 10800.0, "cuda": 1800.0}, {"cpu": 2048, "cuda": 8192}),
 )
+EFFORTS = dict(zip(EFFORT_NAMES, _EFFORTS, strict=True))
 DEFAULT = "normal"
 
 
@@ -71,8 +69,10 @@ class Budget:
         """Steps of `each` seconds in `left` seconds, 0 where they are too few. Of three significant bits, so that two
         runs on one machine mostly do the same."""
         count = min(self.most, int(left / each))
-        if count == self.most or count < LEAST:
-            return count if count >= min(LEAST, self.most) else 0
+        if count < LEAST:
+            return 0
+        if count == self.most:
+            return count
         unit = 1 << max(0, count.bit_length() - 3)
         return count // unit * unit
 
@@ -85,7 +85,6 @@ def budget(effort: str | None, time: str | None, device: str, windows: int) -> B
     if effort is not None and effort not in EFFORTS:
         raise UsageError(f"`effort: {effort}` is not known", hint=f"one of {', '.join(EFFORTS)}")
     if time is not None:
-        found = EFFORTS["best"]
-        return Budget(seconds(time), min(found.steps, found.each * windows))
+        return Budget(seconds(time), EFFORTS[EFFORT_NAMES[-1]].most(device, windows))
     found = EFFORTS[effort or DEFAULT]
-    return Budget(found.seconds[device], min(found.steps, found.each * windows))
+    return Budget(found.seconds[device], found.most(device, windows))

@@ -22,7 +22,7 @@ from agq.quantization.tuning.blocks import BlockReport, BlockTuner, Solved
 from agq.quantization.tuning.linear import TrainedLinear
 from agq.quantization.tuning.student import Make, Tuner
 from agq.quantization.tuning.text import TuningText, training_length
-from agq.quantization.tuning.whole import TuneReport, seconds_per_step, tune
+from agq.quantization.tuning.whole import seconds_per_step, tune
 from agq.quantization.walk import QuantizedLinear
 from agq.recipe import TuneOptions
 from agq.reporting.output import plain
@@ -83,7 +83,7 @@ class TuningStage:
         tuner.recipe = replace(tuner.recipe, tune=options)
         state = self.work.path / _STATE
         windows = text.trained(options.steps * options.batch)
-        report = self._judged(tune(tuner, windows, text.judged, self.progress, self.make, state))
+        report = judged(asdict(tune(tuner, windows, text.judged, self.progress, self.make, state)), self.numbers)
         tensors: RawTensors = {}
         for module, trained in tuner.linears.items():
             tensors.update(self._encoded(module, trained))
@@ -111,7 +111,7 @@ class TuningStage:
         tuner.recipe = replace(tuner.recipe, tune=options)
         # A block passes over its windows again, rather than have all of them in memory.
         count = min(options.steps * options.batch, self.plan.recipe.calibration.samples * 4)
-        report = self._judged(tuner.tune(text.trained(count), text.judged, self.progress, self.make))
+        report = judged(asdict(tuner.tune(text.trained(count), text.judged, self.progress, self.make)), self.numbers)
         self.work.finish_tuned_blocks(report, used=report["kept"])
         return report
 
@@ -149,11 +149,11 @@ class TuningStage:
         quantized = QuantizedLinear(trained.codes.cpu(), trained.grid, self.plan.schemes[module])
         return encode(module, quantized, self.plan.format, self.stored_dtypes[module])
 
-    def _judged(self, tuned: TuneReport) -> dict[str, Any]:
-        """A report of tuning in which what is not finite is None; tuning that is not used is told."""
-        report = asdict(tuned)
-        if not tuned.kept and tuned.after != tuned.before:
-            found = "its predictions are not finite" if not math.isfinite(tuned.after) else "it came no nearer"
-            self.numbers.take_back("tuning", found, "the solver's weights")
-        told: dict[str, Any] = plain(report)
-        return told
+
+def judged(report: dict[str, Any], numbers: Numbers) -> dict[str, Any]:
+    """A report of tuning in which what is not finite is None; numbers: is told of tuning that is not used."""
+    if not report["kept"] and report["after"] != report["before"]:
+        found = "its predictions are not finite" if not math.isfinite(report["after"]) else "it came no nearer"
+        numbers.take_back("tuning", found, "the solver's weights")
+    told: dict[str, Any] = plain(report)
+    return told

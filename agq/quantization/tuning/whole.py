@@ -31,10 +31,10 @@ _TEACHER = 0.4
 
 @dataclass(frozen=True)
 class TuneReport:
-    """steps: done, each on `batch` windows. before, after: mean KL divergence from the float model, nats per token, on
-    windows that were not trained on where there are such; kept: the tuned model is better there and is used; changed:
-    share of the codes that are not the solver's; blocks: block by block; stopped: the step after which held-out text
-    got worse, None where it did not."""
+    """steps: that were to be done, each on `batch` windows. before, after: mean KL divergence from the float model,
+    nats per token, on windows that were not trained on where there are such; kept: the tuned model is better there and
+    is used; changed: share of the codes that are not the solver's; blocks: block by block; stopped: the step after
+    which held-out text got worse, None where it did not."""
 
     steps: int
     before: float
@@ -158,7 +158,7 @@ def tune(
     if not kept:
         for linear, before_tuning in zip(linears, solved, strict=True):
             linear.codes, linear.grid = before_tuning
-    return TuneReport(descent.done, before, after, kept, share if kept else 0.0, options.batch, stopped=course.stopped)
+    return TuneReport(options.steps, before, after, kept, share if kept else 0.0, options.batch, stopped=course.stopped)
 
 
 class _Course:
