@@ -126,6 +126,13 @@ def test_a_head_of_six_bits_of_its_own(untied: Path, tmp_path: Path) -> None:
     assert relative_error(logits(tmp_path / "packed"), expected) < 2e-3
 
 
+def test_groups_of_a_head_are_as_wide_as_it_allows(tmp_path: Path) -> None:
+    """Not those that fit the blocks' linears too, which have 96 columns among theirs."""
+    source = model(tmp_path / "source", "llama", hidden_size=256, intermediate_size=96)
+    pack(source, tmp_path / "packed", weights="int8", head_bits=6)
+    assert open_artifact(tmp_path / "packed").linears["head"].words()[0] == "6 g128"
+
+
 def _parameters(folder: Path) -> int:
     """Of the source: all tensors of the tied model, the gains among them."""
     checkpoint = open_checkpoint(folder)
