@@ -69,8 +69,8 @@ def pack(
         source: a compressed-tensors folder, an unquantized one, or a GGUF file.
         kv_bits: KV cache of the runs to come, 4, 8 or 32; default agq.json's, else 8, or 32 where all weights are
             floats.
-        head_bits: output head (and embedding, when tied) in 6 (a scale per group), 8 (per row), 16 or 32 bits; default
-            agq.json's, else 8, or the weights' own type where all weights are floats.
+        head_bits: output head (and embedding, when tied) in 4 or 6 (a scale per group), 8 (per row), 16 or 32 bits;
+            default agq.json's, else 8, or the weights' own type where all weights are floats.
         weights: for unquantized folders: "f32", "f16", "bf16", "int8" (rounded to nearest, one scale per row) or "int4"
             (a scale per group, agq/artifact/rounding.py), both with activations of 8 bits per token; default the
             folder's own float type.

@@ -76,6 +76,7 @@ class TableFormat:
 
 
 _TABLES = (
+    TableFormat(4, ("u4",)),
     TableFormat(6, ("i6",)),
     TableFormat(8, ("i8",)),
     TableFormat(16, ("f16", "bf16")),
@@ -87,3 +88,5 @@ HEAD = Widths("an output head", tuple(TABLES))
 EMBEDDING = Widths("an embedding", tuple(bits for bits in TABLES if bits % 8 == 0))
 # What a quantized model's head has where nobody names a width.
 DEFAULT_TABLE = TABLES[8]
+# Instead of a width: the one that measuring finds.
+AUTO = "auto"

@@ -24,7 +24,7 @@ class Widths:
     def __contains__(self, bits: object) -> bool:
         return type(bits) is int and bits in self.bits
 
-    def check(self, bits: int | None, error: type[AgqError] = AgqError) -> None:
+    def check(self, bits: int | str | None, error: type[AgqError] = AgqError) -> None:
         """Raises `error` for a width that is not there. None (not said) is allowed."""
         if bits is not None and bits not in self:
             raise error(f"{self.what} of {bits} bits is not available", hint=f"use {any_of(self.bits)}")

@@ -14,9 +14,11 @@ from torch import Tensor
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
 from agq.files import exclusive
+from agq.formats.cache import AUTO
 from agq.quantization.agile.stage import static_activations
 from agq.quantization.checks import check_memory
 from agq.quantization.encode import TORCH_DTYPES, decode, encode
+from agq.quantization.head import fit_head
 from agq.quantization.hidden_files import FileTensors
 from agq.quantization.numbers import NAME as NUMBERS
 from agq.quantization.numbers import Numbers
@@ -29,6 +31,7 @@ from agq.quantization.transforms.search import make_plan
 from agq.quantization.tuning.stage import TuningStage
 from agq.quantization.walk import LayerReport, QuantizedLinear, walk
 from agq.quantization.writer import Written, module_schemes, write_folder
+from agq.recipe import Recipe
 from agq.reporting.progress import Progress
 from agq.system.memory import available_memory
 from agq.text.calibration import calibration_windows
@@ -113,28 +116,26 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
     report: dict[str, Any] = {"layers": layers, "fallbacks": fallbacks}
     if tuned is not None:
         report["tune"] = tuned
-    document = {
-        "version": __version__,
-        "model_fingerprint": checkpoint.fingerprint(),
-        "recipe": recipe.to_dict(),
-        "scheme": recipe.scheme.to_dict(),
-        "calibration": record,
-        "report": report,
-    }
+
+    def write(output: Path, recipe: Recipe) -> Written:
+        document = {
+            "version": __version__,
+            "model_fingerprint": checkpoint.fingerprint(),
+            "recipe": recipe.to_dict(),
+            "scheme": recipe.scheme.to_dict(),
+            "calibration": record,
+            "report": report,
+        }
+        schemes, force = plan.schemes, plan.force
+        return write_folder(
+            output, parameters, recipe, schemes, plan.format, work, document, clips, force, statics, numbers=numbers
+        )
+
+    if recipe.head_bits == AUTO:
+        assert windows is not None  # such a recipe is calibrated
+        recipe, report["head"] = fit_head(recipe, write, work.path / "head.tmp", windows.numpy(), plan.device, progress)
     progress.stage("write", None)
-    written: Written = write_folder(
-        plan.output,
-        parameters,
-        recipe,
-        plan.schemes,
-        plan.format,
-        work,
-        document,
-        clips,
-        plan.force,
-        statics,
-        numbers=numbers,
-    )
+    written = write(plan.output, recipe)
     open_checkpoint(written.path)  # the reader's checks: names, shapes, config
     work.remove()
     return QuantizeReport(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agq.formats import HEAD
+from agq.formats.cache import AUTO, DEFAULT_TABLE
 from agq.recipe.declaration import (
     CALIBRATION,
     METHOD,
@@ -78,6 +80,12 @@ class RecipeChanges(Changes):
         panel=METHOD,
         metavar="STEPS|auto",
         last=True,
+    )
+    head_bits: int | str | None = option(
+        None,
+        f"Output head at run time. `{AUTO}`: the narrowest that costs less than 0.2 % on calibration text; measuring "
+        f"holds the whole model in memory. Default {DEFAULT_TABLE.bits}.",
+        metavar=f"{HEAD.metavar}|{AUTO}",
     )
     pruning: str | PruningOptions | None = option(
         None,

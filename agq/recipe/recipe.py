@@ -9,7 +9,7 @@ from agq import structured
 from agq.errors import AgqError
 from agq.formats import HEAD, KV_CACHE, cache_format
 from agq.formats.activations import WIDE
-from agq.formats.cache import DEFAULT_CACHE, DEFAULT_TABLE, LOG2_CACHE
+from agq.formats.cache import AUTO, DEFAULT_CACHE, DEFAULT_TABLE, LOG2_CACHE
 from agq.formats.limits import MAX_SINK_TOKENS
 from agq.recipe.agile import AgileOptions
 from agq.recipe.declaration import METHOD, option
@@ -47,8 +47,8 @@ class Recipe:
             on calibration text instead, by the error of the linears' outputs.
         sink_tokens: first positions of every sequence (attention sinks, whose activations are massive) that keep 8-bit
             activations, symmetric and per token, where dynamic activations have 4 bits; 0: none.
-        kv_bits: width of the KV cache at run time, 4, 8 or 32. head_bits: width of the output head in the artifact, 6,
-            8, 16 or 32.
+        kv_bits: width of the KV cache at run time, 4, 8 or 32. head_bits: width of the output head in the artifact, 4,
+            6, 8, 16, 32, or "auto": measured (agq/quantization/head.py).
         seed: of everything random but the choice of calibration windows.
     """
 
@@ -80,7 +80,7 @@ class Recipe:
         most=MAX_SINK_TOKENS,
     )
     kv_bits: int = option(DEFAULT_CACHE.bits, f"KV cache at run time: {KV_CACHE.words}. Default {DEFAULT_CACHE.bits}.")
-    head_bits: int = option(DEFAULT_TABLE.bits, f"Output head at run time: {HEAD.words}. Default {DEFAULT_TABLE.bits}.")
+    head_bits: int | str = DEFAULT_TABLE.bits
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -88,7 +88,8 @@ class Recipe:
         if self.method not in METHODS:
             raise AgqError(f"unknown method `{self.method}`", hint=f"methods: {', '.join(METHODS)}")
         KV_CACHE.check(self.kv_bits)
-        HEAD.check(self.head_bits)
+        if self.head_bits != AUTO:
+            HEAD.check(self.head_bits)
         if not self.scheme.quantized:
             raise AgqError("scheme W16A16 quantizes nothing", hint=f"schemes: {', '.join(SCHEMES)}")
         for pattern in self.ignore:
@@ -135,7 +136,14 @@ class Recipe:
     @property
     def calibrated(self) -> bool:
         """Calibration text is read."""
-        return self.solver or self.transforms.measured or self.act_clip_search or self.tune.active or self.agile.active
+        return (
+            self.solver
+            or self.transforms.measured
+            or self.act_clip_search
+            or self.tune.active
+            or self.agile.active
+            or self.head_bits == AUTO
+        )
 
     def scheme_for(self, module: str) -> Scheme | None:
         """The scheme of a linear by its module name; None: it stays in floating point."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from agq.errors import AgqError, UsageError
 from agq.formats import groups, words
+from agq.formats.cache import AUTO, TABLES
+from agq.formats.choices import any_of
 from agq.recipe.changes import RecipeChanges
 from agq.recipe.files import apply_preset
 from agq.recipe.options import TransformOptions, TuneOptions
@@ -107,6 +109,7 @@ def adjust_recipe(recipe: Recipe, changes: RecipeChanges) -> Recipe:
         "tune": adjust_tuning(recipe.tune, changes.tune),
         "pruning": _pruning(recipe.pruning, changes),
         **_clip(changes.act_clip),
+        **_head(changes.head_bits),
     }
     given = changes.given()
     sections: dict[str, dict[str, Any]] = {}
@@ -181,6 +184,18 @@ def _clip(act_clip: str | float | None) -> dict[str, Any]:
     except ValueError:
         raise UsageError(
             f"`act_clip: {act_clip}` is neither a number nor `search`", hint="for example `act_clip: 0.9`"
+        ) from None
+
+
+def _head(bits: int | str | None) -> dict[str, Any]:
+    """head_bits: a width, or AUTO. Raises UsageError for anything else."""
+    if bits is None or bits == AUTO:
+        return {} if bits is None else {"head_bits": AUTO}
+    try:
+        return {"head_bits": int(bits)}
+    except ValueError:
+        raise UsageError(
+            f"`head_bits: {bits}` is neither a number nor `{AUTO}`", hint=f"use {any_of((*TABLES, AUTO))}"
         ) from None
 
 

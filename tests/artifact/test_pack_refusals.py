@@ -77,7 +77,7 @@ def test_kv_cache_scheme_of_others(tmp_path: Path) -> None:
     assert pack(folder, tmp_path / "a.safetensors", kv_bits=32).kv_bits == 32
 
 
-@pytest.mark.parametrize("options", [{"weights": "int5"}, {"kv_bits": 6}, {"head_bits": 4}])
+@pytest.mark.parametrize("options", [{"weights": "int5"}, {"kv_bits": 6}, {"head_bits": 5}])
 def test_wrong_options(tmp_path: Path, options: dict) -> None:
     folder = write_folder(tmp_path / "m", config("llama"))
     with pytest.raises(UsageError):

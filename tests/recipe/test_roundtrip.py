@@ -112,7 +112,7 @@ RECIPES = fields(
     act_clip_search=st.booleans(),
     sink_tokens=st.integers(0, 64),
     kv_bits=st.sampled_from((4, 8, 32)),
-    head_bits=st.sampled_from((8, 16, 32)),
+    head_bits=st.sampled_from((4, 6, 8, 16, 32, "auto")),
     seed=st.integers(0, 2**40),
 )
 
