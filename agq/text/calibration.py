@@ -75,12 +75,14 @@ def calibration_windows(
     """
     from agq.text.mixture import mixture_windows
     from agq.text.tokenizers import load_tokenizer, read_files
-    from agq.text.windows import token_windows
+    from agq.text.windows import check_source, token_windows
 
     tokenizer = load_tokenizer(checkpoint)
     size = (spec.samples, spec.seq_len, spec.seed)
     if is_mixture(spec):
         texts = [name for name in split_sources(spec.data) if not is_named(name, MIXTURE)]
+        for name in texts:
+            check_source(name, scheme, spec.detached)
         windows = mixture_windows(texts, tokenizer, read_files(checkpoint), *size, detached=spec.detached)
     else:
         windows = token_windows(spec.data, tokenizer, *size, scheme=scheme, detached=spec.detached)

@@ -86,7 +86,8 @@ def mixture_windows(
             template. detached: of the encyclopaedia, as of `token_windows`.
 
     A kind that cannot be had is left out, with a warning: WikiText-2 without a network, conversations where the
-    template refuses them. Raises AgqError: a text that is named and unreadable, or too short for a window.
+    template refuses them, an own text that is shorter than a window. Raises AgqError: a text that is named and
+    unreadable, or too short for a window.
     """
     cuts: dict[Kind, _Cut] = {}
     for kind in kinds_of(files.template is not None):
@@ -132,6 +133,8 @@ def _cut(
         source, apart = ",".join(texts or (WIKITEXT,)), detached
     else:
         source, apart = str(_OWN / (kind.file or "")), False
+        if (count := len(tokenizer.encode(Path(source).read_text(encoding="utf-8")))) <= seq_len:
+            raise Unavailable(f"{kind.file} has {count} tokens, a window {seq_len}")
     return lambda samples: token_windows(source, tokenizer, samples, seq_len, seed, detached=apart)
 
 
@@ -156,6 +159,8 @@ def conversation_ids(tokenizer: TextTokenizer, files: TokenizerFiles) -> list[np
             raise Unavailable(error.message) from None
         # The template writes BOS where the model wants one.
         found.append(tokenizer.encode(text, add_bos=False))
+    if not all(len(ids) for ids in found):
+        raise Unavailable("the chat template writes nothing for them")
     return found
 
 

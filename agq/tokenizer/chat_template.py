@@ -93,5 +93,5 @@ def render(
         return prompt
     except TemplateError as error:
         raise AgqError(f"the chat template refuses this conversation: {error}") from error
-    except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+    except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise AgqError(f"the chat template fails: {type(error).__name__}: {error}") from error

@@ -118,7 +118,14 @@ def test_what_cannot_be_had_is_left_out_and_said(articles, monkeypatch, capsys):
         ("code", 3),
         ("other languages", 3),
     ]
+    for silent in ("", "{% if false %}{{ messages }}{% endif %}"):
+        found = mixture_windows([articles], Bytes(), files(silent), 14, 64, seed=0)
+        assert "conversations" not in [part["kind"] for part in found.parts]
+    Path(articles).write_text("The heron stands in shallow water and waits. " * 2000)
+    wide = mixture_windows([articles], Bytes(), files(), 8, 50_000, seed=0)
+    assert "other languages" not in [part["kind"] for part in wide.parts]
     said = capsys.readouterr().err
+    assert "the chat template writes nothing for them" in said and "has 29064 tokens, a window 50000" in said
     assert "has no conversations: the chat template refuses this conversation: no talk today" in said
     assert "has no encyclopaedia: the hub cannot be reached" in said
     with pytest.raises(AgqError, match="no such text file"):
