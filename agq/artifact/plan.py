@@ -49,13 +49,13 @@ class PackPlan:
             kv_bits = checkpoint.record.kv_bits or usual.bits
         if attention is not None:
             check_attention(checkpoint, attention, kv_bits)
-        self._matrix = None
-        if checkpoint.head_matrix is not None:
-            self._matrix = checkpoint.tying(head_width(checkpoint, weights, head_bits, integer), embed_bits)
         if problem := head_matrix_problem(checkpoint):
             raise AgqError(
                 f"`{checkpoint.path}`: the matrix before its head: {problem}", hint="quantize the model again"
             )
+        self._matrix = None
+        if checkpoint.head_matrix is not None:
+            self._matrix = checkpoint.tying(head_width(checkpoint, weights, head_bits, integer), embed_bits)
         self.spec = spec = checkpoint.spec
         if self._matrix is not None:
             self.spec = spec = replace(spec, tied=True, head_matrix=True)
