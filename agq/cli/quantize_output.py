@@ -154,7 +154,7 @@ def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
                     bar.advance(note=f"block {index} {console.clock(seconds)}")
 
             def note(self, text: str) -> None:
-                console.warning(text)
+                console.warning(in_flags(text))
 
         try:
             return execute(plan, resume, Shown())
@@ -180,7 +180,8 @@ def show_report(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
         inputs = fold_roles((place, int(block)) for block, place in names)
         console.say(f"4-bit inputs in {format} instead: {inputs}")
     if tuned := report.tuned:
-        change = f"divergence from the original's predictions {tuned['before']:.4f} -> {tuned['after']:.4f}"
+        values = ("not finite" if value is None else f"{value:.4f}" for value in (tuned["before"], tuned["after"]))
+        change = f"divergence from the original's predictions {' -> '.join(values)}"
         console.say(
             f"tuned in {tuned['stopped'] or tuned['steps']} steps{' a block' if tuned['blocks'] else ''}: {change}"
             + ("; ended there, held-out text got worse" if tuned["stopped"] else "")

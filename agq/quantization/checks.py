@@ -12,8 +12,12 @@ from agq.models import Linear, ModelParts
 from agq.models.folding import fold_linears
 from agq.quantization.solvers import FALLBACK
 from agq.quantization.tuning.student import KEPT_ACTIVATIONS
-from agq.recipe import METHODS, Recipe, Scheme, TuneOptions
+from agq.quantization.tuning.text import JUDGED, block_windows, training_length, window_count
+from agq.recipe import METHODS, CalibrationSpec, Recipe, Scheme, TuneOptions
 from agq.reference.stream import BATCH_TOKENS
+
+# Of the interpreter and the libraries.
+PROCESS_BYTES = 300_000_000
 
 
 def fit_groups(parts: ModelParts, recipe: Recipe) -> tuple[Recipe, str | None]:
@@ -115,7 +119,7 @@ def estimate(
     block = sum(linear.out_features * linear.in_features for linear in linears)
     largest = max(linear.out_features * linear.in_features for linear in linears)
     widest = max(linear.in_features for linear in linears)
-    working = 300_000_000 + 4 * block + 4 * 5 * largest
+    working = PROCESS_BYTES + 4 * block + 4 * 5 * largest
     hidden = 0
     if windows is not None:
         count, length = windows
@@ -144,8 +148,8 @@ def estimate(
 
 def tuning_bytes(parts: ModelParts, options: TuneOptions, length: int) -> int:
     """What tuning by windows of `length` tokens takes: of every weight its code and, where codes are trained, what Adam
-    keeps; one block's weights and activations with their gradients, the embeddings and head, what the head reads of all
-    windows."""
+    keeps; one block's weights and activations with their gradients, the embeddings and head, what the head reads of the
+    judged windows. Beside it stand the predictions of the windows that are trained on (`tuning_states`)."""
     spec = parts.spec
     block, activations = _block_sizes(parts, options, length)
     return (
@@ -156,9 +160,21 @@ def tuning_bytes(parts: ModelParts, options: TuneOptions, length: int) -> int:
             + 3 * activations
             + 2 * spec.vocab * spec.embed_dim
             + 4 * 512 * spec.vocab
-            + (spec.layers * length + options.steps * length) * options.batch * spec.hidden
+            + (spec.layers * options.batch + JUDGED * 4) * length * spec.hidden
         )
         + KEPT_ACTIVATIONS
+    )
+
+
+def tuning_states(parts: ModelParts, options: TuneOptions, calibration: CalibrationSpec) -> int:
+    """Bytes of hidden states that tuning keeps, in files where memory is short: the float model's of the windows that
+    are trained on, block by block also the quantized model's, and three times those of the judged windows."""
+    spec = parts.spec
+    length = training_length(spec, calibration.seq_len)
+    if not options.blocks:
+        return 4 * window_count(spec, options, length) * length * spec.hidden
+    return 8 * block_windows(options, calibration, length) * length * spec.hidden + (
+        12 * JUDGED * calibration.seq_len * spec.hidden
     )
 
 

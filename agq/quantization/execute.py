@@ -110,8 +110,8 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
             tuned = stage.run()
         finally:
             make.remove()
-    steps = {"steps": tuned["steps"], "batch": tuned["batch"]} if tuned is not None else {}
-    recipe = replace(recipe, tune=replace(recipe.tune, auto=False, **steps))
+    steps, blocks = (tuned["steps"], tuned["blocks"]) if tuned is not None else (0, False)
+    recipe = replace(recipe, tune=replace(recipe.tune, auto=False, steps=steps, blocks=blocks))
     fallbacks = sum(bool(report["fallback"]) for report in layers)
     report: dict[str, Any] = {"layers": layers, "fallbacks": fallbacks}
     if tuned is not None:
@@ -155,6 +155,7 @@ def run_key(plan: Plan, record: dict[str, Any] | None) -> dict[str, Any]:
     """What must be the same for an interrupted run to be continued. record: what agq.json says of the windows."""
     keyed = plan.recipe.to_dict()
     del keyed["model"]
+    del keyed["tune"]["blocks"]  # as memory allows; the stage looks whether it is the same
     return {
         "agq": __version__,
         "model": plan.checkpoint.fingerprint(),

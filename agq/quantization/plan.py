@@ -20,6 +20,7 @@ from agq.gguf.files import is_gguf, stem
 from agq.gguf.opening import open_source
 from agq.hub import find_model
 from agq.quantization.checks import (
+    PROCESS_BYTES,
     Needs,
     block_tuning_bytes,
     check_memory,
@@ -27,13 +28,14 @@ from agq.quantization.checks import (
     estimate,
     fit_groups,
     tuning_bytes,
+    tuning_states,
 )
 from agq.quantization.transforms.plan import TransformPlan, feasible
 from agq.quantization.tuning.effort import BATCH, Budget, budget
 from agq.quantization.tuning.text import training_length
 from agq.quantization.writer import choose_format, module_schemes, online_steps
 from agq.recipe import CalibrationSpec, Recipe, Scheme, no_sinks
-from agq.recipe.changes import RecipeChanges, RunOptions
+from agq.recipe.changes import EFFORT_NAMES, RecipeChanges, RunOptions
 from agq.recipe.declaration import section
 from agq.recipe.effects import without_effect
 from agq.recipe.resolve import effective_recipe, fit_hadamard
@@ -48,7 +50,7 @@ class Plan:
     output: the folder to write; work: where finished blocks wait meanwhile; fitted: the windows' length was cut to the
     model's context; groups: what was fitted where the user names no group size; strict: see `refuse_taken_back`; idle:
     options that were given and have no effect, with the reason; budget: the run's time where the steps of tuning depend
-    on it."""
+    on it; left_out: tuning, for want of memory."""
 
     model: str
     checkpoint: Checkpoint
@@ -66,6 +68,7 @@ class Plan:
     strict: bool = False
     idle: Mapping[str, str] = field(default_factory=dict)
     budget: Budget | None = None
+    left_out: bool = False
 
     @property
     def work(self) -> Path:
@@ -113,7 +116,9 @@ class Plan:
                 "static activations, calibrated after the weights: other software quantizes them per token instead"
             )
         if self.recipe.tune.blocks:
-            notes.append("tuned block by block: the whole model does not fit into memory for it")
+            notes.append("tuned block by block, not whole: that takes less memory")
+        if self.left_out:
+            notes.append("no tuning: there is too little memory for it, even block by block")
         if self.fitted:
             notes.append(f"calibration windows are {self.recipe.calibration.seq_len} tokens long, the model's context")
         if self.recipe.calibrated and self.statistics is None:
@@ -184,6 +189,7 @@ def plan(
     target = Path(output) if output is not None else default_output(str(model), recipe)
     _check_target(target, Path(folder), force)
     recipe, needs = _needs(checkpoint, recipe, schemes, not transforms.empty, device, found)
+    left_out = found is not None and not recipe.tune.active
     if check_space:
         check_memory(needs, available_memory())
         ensure_free_space(target, needs.output)
@@ -203,7 +209,8 @@ def plan(
         groups=groups,
         strict=bool(run.strict),
         idle=without_effect(recipe, changes, checkpoint.spec, transforms.r1 is not None),
-        budget=found,
+        budget=None if left_out else found,
+        left_out=left_out,
     )
 
 
@@ -211,16 +218,17 @@ def _budget(recipe: Recipe, run: RunOptions, device: torch.device) -> tuple[Reci
     """The recipe with the batch of its tuning, and the run's time where the number of steps depends on it. UsageError:
     a time that changes nothing."""
     if not recipe.tune.auto:
-        if given := [f"`{name}:`" for name in ("effort", "time") if getattr(run, name) is not None]:
+        if given := [f"`{name}:`" for name in ("effort", "time") if getattr(run, name) not in (None, EFFORT_NAMES[0])]:
             raise UsageError(
                 f"{given[0]} says how long tuning takes, but there is none, or its steps are given",
-                hint="add `tune: auto`, or leave it out",
+                hint="leave it out, or leave `tune:` to the preset",
             )
         return recipe, None
     found = budget(run.effort, run.time, device.type, recipe.calibration.samples)
     if not found.most:
         return replace(recipe, tune=replace(recipe.tune, steps=0, auto=False)), None
-    return replace(recipe, tune=replace(recipe.tune, batch=BATCH[device.type])), found
+    batch = recipe.tune.batch if recipe.tune.batch > 1 else BATCH[device.type]
+    return replace(recipe, tune=replace(recipe.tune, batch=batch)), found
 
 
 def _check_calibration_options(recipe: Recipe, changes: RecipeChanges, statistics: str | Path | None) -> None:
@@ -298,19 +306,24 @@ def _needs(
     found: Budget | None,
 ) -> tuple[Recipe, Needs]:
     """Bytes that the run takes, tuning included. The recipe tunes block by block where the whole model does not fit
-    into the device's memory and its steps are not given."""
+    into the device's memory, and not at all where a block does not and its steps are not given."""
     windows = (recipe.calibration.samples, recipe.calibration.seq_len) if recipe.calibrated else None
     needs = estimate(checkpoint.parts, schemes, recipe.method, windows, checkpoint.weight_bytes(), transformed)
     if not recipe.tune.active:
         return recipe, needs
-    length = training_length(checkpoint.spec, recipe.calibration.seq_len)
+    parts, length = checkpoint.parts, training_length(checkpoint.spec, recipe.calibration.seq_len)
     tune = replace(recipe.tune, steps=found.most) if found is not None else recipe.tune
-    whole = tuning_bytes(checkpoint.parts, tune, length)
-    if found is not None and not tune.blocks and needs.working + whole > _free(device):
-        recipe = replace(recipe, tune=replace(recipe.tune, blocks=True))
-    if recipe.tune.blocks:
-        whole = block_tuning_bytes(checkpoint.parts, tune, length)
-    return recipe, replace(needs, working=needs.working + whole)
+    taken = PROCESS_BYTES + tuning_bytes(parts, tune, length)
+    if tune.blocks or taken > _free(device):
+        tune, recipe = replace(tune, blocks=True), replace(recipe, tune=replace(recipe.tune, blocks=True))
+        taken = PROCESS_BYTES + block_tuning_bytes(parts, tune, length)
+        if found is not None and taken > _free(device):
+            return replace(recipe, tune=replace(recipe.tune, steps=0, auto=False, blocks=False)), needs
+    # What the solver took is free again.
+    working = max(needs.working, taken if device.type == "cpu" else 0)
+    return recipe, replace(
+        needs, working=working, hidden=max(needs.hidden, tuning_states(parts, tune, recipe.calibration))
+    )
 
 
 def _free(device: torch.device) -> int:

@@ -115,9 +115,17 @@ class WorkFolder:
 
     def finish_tuned_blocks(self, report: dict[str, Any], used: bool) -> None:
         """Tuning block by block is done; used: its blocks replace the solver's."""
-        for path in () if used else self.path.glob(_TUNED_BLOCK_FILE.format(0).replace("00000", "*")):
-            path.unlink()
+        if not used:
+            self.forget_tuned_blocks()
         self.write_tuned({}, report)
+
+    def forget_tuned_blocks(self) -> None:
+        """Removes what `write_tuned_block` stored."""
+        for path in self._tuned_blocks():
+            path.unlink()
+
+    def _tuned_blocks(self) -> list[Path]:
+        return sorted(self.path.glob(_TUNED_BLOCK_FILE.format(0).replace("00000", "*")))
 
     def tuned(self) -> tuple[dict[str, Entry], dict[str, Any]] | None:
         """What tuning stored, whole or block by block: tensors by name, and the report; None before that."""
@@ -126,7 +134,7 @@ class WorkFolder:
             return None
         file = _open(path)
         entries = _entries(file)
-        for block in sorted(self.path.glob(_TUNED_BLOCK_FILE.format(0).replace("00000", "*"))):
+        for block in self._tuned_blocks():
             entries.update(_entries(_open(block)))
         return entries, json.loads(file.header.metadata["report"])
 

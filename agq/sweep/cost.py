@@ -3,11 +3,12 @@ and the time left must know."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from agq.checkpoint import Checkpoint
 from agq.quantization.rehearsal import operations_of, seconds, with_steps
-from agq.quantization.tuning.effort import budget
+from agq.quantization.tuning.effort import BATCH, budget
 from agq.recipe import Recipe
 from agq.recipe.resolve import adjust_recipe, effective_recipe
 from agq.sweep.definition import ModelEntry, Row, Sweep, TextEntry
@@ -29,6 +30,7 @@ def expected_seconds(sweep: Sweep, model: ModelEntry, row: Row, checkpoint: Chec
         recipe = _recipe(sweep, model, row)
         if recipe.tune.auto:
             found = budget(run.effort, run.time, device.type, recipe.calibration.samples)
+            recipe = replace(recipe, tune=replace(recipe.tune, batch=BATCH[device.type]))
             recipe = with_steps(checkpoint, recipe, recipe.transforms.any, found, device)
         work += operations_of(checkpoint, recipe, recipe.transforms.any)
     return seconds(work, device)

@@ -170,7 +170,7 @@ def _expected(sweep: Sweep, place: _Place) -> float:
 
     try:
         return expected_seconds(sweep, place.model, place.row, open_checkpoint(place.source))
-    except AgqError:  # the entry will say so
+    except (AgqError, RuntimeError):  # the entry will say so; a busy GPU cannot be timed
         return 0.0
 
 

@@ -276,6 +276,14 @@ def test_models_that_do_not_fit_are_tuned_block_by_block(
     monkeypatch.setattr("agq.quantization.plan._free", lambda device: 10**12)
     whole = plan(str(demo_model), tmp_path / "out", RecipeChanges(data=str(TEXT)), RunOptions(device="cpu"))
     assert not whole.recipe.tune.blocks and found.needs.working < whole.needs.working
+    given = plan(str(demo_model), tmp_path / "out", RecipeChanges(data=str(TEXT), tune=9), RunOptions(device="cpu"))
+    assert not given.recipe.tune.blocks
+    monkeypatch.setattr("agq.quantization.plan._free", lambda device: 10**8)
+    none = plan(str(demo_model), tmp_path / "out", RecipeChanges(data=str(TEXT)), RunOptions(device="cpu"))
+    assert not none.recipe.tune.active and none.budget is None and any("no tuning" in note for note in none.notes)
+    assert none.needs.working < found.needs.working
+    given = plan(str(demo_model), tmp_path / "out", RecipeChanges(data=str(TEXT), tune=9), RunOptions(device="cpu"))
+    assert given.recipe.tune.steps == 9 and given.recipe.tune.blocks
 
 
 @pytest.mark.slow
@@ -327,6 +335,29 @@ def test_block_by_block(short_model: Path, tmp_path: Path) -> None:
     quantized(short_model, tmp_path / "stopped", progress=Watch(), **run)
     assert seen == [before]  # not done again
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_first_block_may_be_left_as_it_is(short_model: Path, tmp_path: Path) -> None:
+    """Steps are timed on the first block that is quantized; those of another time are found anew."""
+    recipe = replace(BLOCKS, method="rtn", tune=replace(BLOCKS.tune, auto=True, steps=0), ignore=("re:.*layers.0.*",))
+    run = {"recipe": recipe, "data": str(TEXT), "samples": 16, "seq_len": 32, "device": "cpu"}
+
+    class Stop(Exception):
+        pass
+
+    class StopAt(Progress):
+        def advance(self, text: str) -> None:
+            if text.startswith("block 2 of 2 tuned"):
+                raise Stop
+
+    with pytest.raises(Stop):
+        quantized(short_model, tmp_path / "made", **run, time="4h", progress=StopAt())
+    work = tmp_path / ".made.agq-work"
+    assert json.loads((work / "tuning.json").read_text())["steps"] == 256
+    assert (work / "tuned-00001.safetensors").exists() and not (work / "tuned-00000.safetensors").exists()
+    found = quantized(short_model, tmp_path / "made", **run, effort="normal").tuned
+    assert found["blocks"] and found["steps"] == 64
 
 
 @pytest.mark.slow

@@ -199,3 +199,6 @@ def test_best_weights_are_restored() -> None:
     linear, found = course([0.5], 1.0)
     found.look(Progress())
     assert found.judged_best(0.4) == 0.4  # the last ones are better
+    _, found = course([0.5, 0.5], 1.0)
+    found.look(Progress())
+    assert found.judged_best(float("nan")) == 0.5

@@ -80,9 +80,11 @@ class BlockTuner:
         self.solved, self.dtypes, self.clips, self.stored, self.store = solved, dtypes, clips, stored, store
 
     def seconds_per_step(self, windows: Tensor, batch: int) -> float:
-        """Seconds of a step of the first block, the passes of its windows included."""
-        parameters, part = self.parameters, self.parameters.parts.block(0)
-        block, linears = self._block(part, self.solved(0))
+        """Seconds of a step of the first block that is trained, the passes of its windows included."""
+        parameters = self.parameters
+        index = next(index for index in range(parameters.spec.layers) if self.solved(index))
+        part = parameters.parts.block(index)
+        block, linears = self._block(part, self.solved(index))
         tokens = windows[torch.arange(batch) % len(windows)]
         positions = Positions.of(parameters.spec, windows.shape[1], parameters.device)
         hidden = Embedding(parameters)(tokens.to(parameters.device))
@@ -90,6 +92,10 @@ class BlockTuner:
         lesson.inputs.copy_(hidden)
         lesson.wanted.copy_(hidden)
         return 2.0 * seconds_of(linears, self.recipe.tune, lesson.loss, parameters.device)
+
+    def trained_blocks(self) -> int:
+        """Blocks that have quantized linears."""
+        return sum(bool(self.solved(index)) for index in range(self.parameters.spec.layers))
 
     def _block(self, part: BlockParts, solved: Solved) -> tuple[Block, dict[str, TrainedLinear]]:
         return trained_block(self.parameters, self.recipe, part, solved, self.dtypes, self.clips)

@@ -127,5 +127,8 @@ class Descent:
             for value, stored in zip(values, state["values"], strict=True):
                 value.copy_(stored)
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups if self._cuda else ():
+            # A graph changes the rate only where it lies on the device.
+            group["lr"] = torch.tensor(float(group["lr"]), device=self._device)
         self.done = int(state["done"])
         return state

@@ -19,9 +19,10 @@ from agq.quantization.plan import Plan
 from agq.quantization.state import RawTensors, WorkFolder
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.tuning.blocks import BlockReport, BlockTuner, Solved
+from agq.quantization.tuning.effort import LEAST
 from agq.quantization.tuning.linear import TrainedLinear
 from agq.quantization.tuning.student import Make, Tuner
-from agq.quantization.tuning.text import TuningText, training_length
+from agq.quantization.tuning.text import TuningText, block_windows, training_length, window_count
 from agq.quantization.tuning.whole import seconds_per_step, tune
 from agq.quantization.walk import QuantizedLinear
 from agq.recipe import TuneOptions
@@ -66,9 +67,9 @@ class TuningStage:
         self.progress.stage("prepare tuning", None)
         report = self._blocks() if self.plan.recipe.tune.blocks else self._whole()
         if report is None:
-            self.progress.note(
-                "no tuning: the time of the run allows too few steps; `time:` gives it more, `tune: 100` does so many"
-            )
+            few = self.plan.budget is not None and self.plan.budget.most < LEAST
+            why = "there are too few calibration windows" if few else "the run's time allows too few steps"
+            self.progress.note(f"no tuning: {why}; `tune: 100` does so many all the same")
         return report
 
     def _whole(self) -> dict[str, Any] | None:
@@ -82,7 +83,7 @@ class TuningStage:
             return None
         tuner.recipe = replace(tuner.recipe, tune=options)
         state = self.work.path / _STATE
-        windows = text.trained(options.steps * options.batch)
+        windows = text.trained(window_count(self.parameters.spec, options, text.length))
         report = judged(asdict(tune(tuner, windows, text.judged, self.progress, self.make, state)), self.numbers)
         tensors: RawTensors = {}
         for module, trained in tuner.linears.items():
@@ -92,7 +93,7 @@ class TuningStage:
         return report
 
     def _blocks(self) -> dict[str, Any] | None:
-        layers, text = self.parameters.spec.layers, self.text
+        text = self.text
 
         def stored(index: int) -> tuple[Solved, BlockReport] | None:
             found = self.work.tuned_block(index)
@@ -105,29 +106,35 @@ class TuningStage:
             self.work.write_tuned_block(index, tensors, asdict(report))
 
         tuner = BlockTuner(self.parameters, self.plan.recipe, self._solved, self.dtypes, self.clips, stored, store)
-        options = self._options(lambda batch: tuner.seconds_per_step(text.judged[:, : text.length], batch), layers)
+        options = self._options(
+            lambda batch: tuner.seconds_per_step(text.judged[:, : text.length], batch), tuner.trained_blocks()
+        )
         if not options.steps:
             return None
         tuner.recipe = replace(tuner.recipe, tune=options)
         # A block passes over its windows again, rather than have all of them in memory.
-        count = min(options.steps * options.batch, self.plan.recipe.calibration.samples * 4)
+        count = block_windows(options, self.plan.recipe.calibration, text.length)
         report = judged(asdict(tuner.tune(text.trained(count), text.judged, self.progress, self.make)), self.numbers)
         self.work.finish_tuned_blocks(report, used=report["kept"])
         return report
 
     def _options(self, seconds: Callable[[int], float], times: int) -> TuneOptions:
-        """The recipe's, or as many steps as the run's time allows. seconds(batch): of one; times: it is done."""
+        """The recipe's, or as many steps as the run's time allows, with which an interrupted run of the same time goes
+        on; what one of another time left of tuning is removed. seconds(batch): of one; times: it is done."""
         options, budget = self.plan.recipe.tune, self.plan.budget
-        if not options.auto or budget is None:
-            return options
+        asked = {"blocks": options.blocks, "budget": None if budget is None else [budget.seconds, budget.most]}
         path = self.work.path / _CHOSEN
         if path.exists():
-            chosen = json.loads(path.read_text(encoding="utf-8"))
-            return replace(options, auto=False, steps=int(chosen["steps"]), batch=int(chosen["batch"]))
-        each = seconds(options.batch) * times
-        left = budget.left(time.monotonic() - self.started)
-        steps = budget.steps(left, each)
-        atomic_write_text(path, json.dumps({"steps": steps, "batch": options.batch}) + "\n")
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["asked"] == asked and found["steps"]:
+                return replace(options, auto=False, steps=int(found["steps"]))
+            self.work.forget_tuned_blocks()
+            (self.work.path / _STATE).unlink(missing_ok=True)
+        steps = options.steps
+        if options.auto and budget is not None:
+            left = budget.left(time.monotonic() - self.started)
+            steps = budget.steps(left, seconds(options.batch) * times)
+        atomic_write_text(path, json.dumps({"asked": asked, "steps": steps}) + "\n")
         return replace(options, auto=False, steps=steps)
 
     def _draw(self, count: int, length: int) -> np.ndarray:

@@ -31,7 +31,7 @@ _DRAW = 1.5
 _ROWS = {"cpu": 512, "cuda": 2048}
 _AT_ONCE = {"cpu": 1, "cuda": 8192}
 # Activations up to this many bytes are kept for the backward pass; more are computed again, a block at a time. A GPU
-# keeps them up to this share of its memory.
+# keeps them up to this share of the memory that is free before.
 KEPT_ACTIVATIONS = 1 << 30
 _KEPT_SHARE = 0.35
 
@@ -41,7 +41,7 @@ Make = Callable[[tuple[int, ...]], Tensor]
 def _kept_activations(device: torch.device) -> float:
     if device.type != "cuda":
         return KEPT_ACTIVATIONS
-    return _KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory
+    return _KEPT_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _input(recipe: Recipe, module: str, clip: float, hadamard: int) -> InputTransform:
@@ -101,6 +101,7 @@ class Tuner:
         clips: dict[str, float],
     ) -> None:
         self.parameters, self.recipe = parameters, recipe
+        self.kept_activations = _kept_activations(parameters.device)
         self.linears: dict[str, TrainedLinear] = {}
         spec, parts = parameters.spec, parameters.parts
         self.embedding = Embedding(parameters)
@@ -121,7 +122,7 @@ class Tuner:
         """The same, of embedded tokens, float32 [batch, n, hidden]."""
         spec, (batch, length, _) = self.parameters.spec, h.shape
         activations = batch * length * spec.layers * (16 * spec.hidden + 8 * spec.ffn + spec.heads * length)
-        kept = 4 * activations <= _kept_activations(h.device)
+        kept = 4 * activations <= self.kept_activations
         for block, part in self.blocks:
             if kept:
                 h = self._block(block, part, h, positions)

@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from agq.models import ModelSpec
+from agq.recipe import CalibrationSpec, TuneOptions
 
 # Windows on which the result is judged.
 JUDGED = 4
 # Most tokens of a window that is trained on.
 _PIECE = 512
+# What the float model predicts for the windows that are trained on takes at most so many bytes: windows come again
+# then, in another order.
+_STATES = 4 << 30
 # Tokens that make a passage: two windows that share one overlap.
 _PASSAGE = 32
 
@@ -22,6 +26,16 @@ def training_length(spec: ModelSpec, length: int) -> int:
     """Tokens of a window that is trained on, where calibration windows have `length`. More steps of fewer tokens train
     better, but learned positions have to be met to be served."""
     return length if spec.position == "learned" else min(length, _PIECE)
+
+
+def window_count(spec: ModelSpec, options: TuneOptions, length: int) -> int:
+    """Windows of `length` tokens that are trained on."""
+    return min(options.steps * options.batch, max(512, _STATES // (4 * length * spec.hidden)))
+
+
+def block_windows(options: TuneOptions, calibration: CalibrationSpec, length: int) -> int:
+    """The same of tuning block by block: no more tokens than the solver has, whose hidden states take as much."""
+    return max(1, min(options.steps * options.batch, calibration.samples * calibration.seq_len // length))
 
 
 def apart(windows: np.ndarray, judged: np.ndarray) -> np.ndarray:
@@ -55,4 +69,4 @@ class TuningText:
             drawn = self._windows[:, : pieces * self.length].reshape(-1, self.length).numpy()
         found = apart(drawn, self.judged.numpy())
         # Of a short text all but what is judged would be too little to learn from.
-        return torch.from_numpy(found if 4 * len(found) >= count else drawn)
+        return torch.from_numpy(found if 4 * len(found) >= min(count, len(drawn)) else drawn)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from agq.errors import AgqError
 from agq.numerics.hadamard import random_permutation
 from agq.quantization.tuning.descent import Descent
 from agq.quantization.tuning.linear import TrainedLinear
@@ -138,7 +141,7 @@ def tune(
     needed = options.steps * options.batch
     rounds = -(-needed // len(windows))
     order = torch.cat([random_permutation(tuner.recipe.seed, f"tune.{i}", len(windows)) for i in range(rounds)])
-    progress.stage("tune", options.steps)
+    progress.stage("tune", options.steps - descent.done)
     while descent.done < options.steps and course.stopped is None:
         start = descent.done * options.batch
         chosen = order[start : start + options.batch]
@@ -196,7 +199,11 @@ class _Course:
         elif not found <= _WORSE * self.best:
             self.stopped = self.descent.done
         if self.state is not None:
-            self.descent.save(self.state, {"best": self.best, "kept": self.kept, "stopped": self.stopped})
+            # Only an interrupted run needs it.
+            size = 24 * sum(value.numel() for linear in self.tuner.linears.values() for value in linear.values())
+            if shutil.disk_usage(self.state.parent).free > 2 * size:
+                with contextlib.suppress(AgqError, OSError):
+                    self.descent.save(self.state, {"best": self.best, "kept": self.kept, "stopped": self.stopped})
 
     def judged_best(self, after: float) -> float:
         """Divergence of the best weights, which the linears have afterwards. after: of the last ones, settled."""
@@ -208,7 +215,7 @@ class _Course:
         for linear in linears:
             linear.settle()
         found = self.judge()
-        if not found < after:
+        if math.isfinite(after) and not found < after:
             for linear, (codes, grid, scale) in zip(linears, last, strict=True):
                 linear.codes, linear.grid, linear.scale = codes, grid, scale
             return after
