@@ -221,7 +221,7 @@ def _budget(recipe: Recipe, run: RunOptions, device: torch.device) -> tuple[Reci
         if given := [f"`{name}:`" for name in ("effort", "time") if getattr(run, name) not in (None, EFFORT_NAMES[0])]:
             raise UsageError(
                 f"{given[0]} says how long tuning takes, but there is none, or its steps are given",
-                hint="leave it out, or leave `tune:` to the preset",
+                hint="leave it out",
             )
         return recipe, None
     found = budget(run.effort, run.time, device.type, recipe.calibration.samples)

@@ -113,7 +113,7 @@ def test_no_folder_no_config_a_file(tmp_path: Path) -> None:
     with pytest.raises(AgqError, match=r"no config\.json"):
         open_checkpoint(tmp_path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(AgqError, match="is a file"):
+    with pytest.raises(AgqError, match="is a text file, not a model folder"):
         open_checkpoint(tmp_path / "file")
 
 

@@ -134,6 +134,11 @@ QUICK = [
 # With PyTorch.
 SLOW = [
     row(
+        "for example `time: 20m` or `time: 1h30m`",
+        "quantize model --dry-run --data text.txt --samples 2 --seq-len 16 --time soon",
+    ),
+    row("for example `time: 20m`", "quantize model --dry-run --data text.txt --samples 2 --seq-len 16 --time 9999h"),
+    row(
         "pass a local text or jsonl file instead, for example `data: FILE`",
         f"{PPL} --data c4",
         values={"FILE": "text.txt"},

@@ -12,7 +12,7 @@ from agq.files import cache_dir, exclusive
 from agq.quantization import rehearsal
 from agq.quantization.plan import plan
 from agq.quantization.state import WorkFolder
-from agq.recipe.changes import RecipeChanges
+from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.reporting import console
 
 
@@ -87,7 +87,8 @@ def test_a_dry_run_sees_what_stands_at_the_output(call, demo_model: Path, tmp_pa
 
 def test_operations_grow_with_the_work(demo_model: Path, tmp_path: Path) -> None:
     def of(**changes: object) -> float:
-        return rehearsal.operations(plan(str(demo_model), tmp_path / "out", RecipeChanges(**changes)))
+        made = plan(str(demo_model), tmp_path / "out", RecipeChanges(**changes), RunOptions(device="cpu"))
+        return rehearsal.operations_of(made.checkpoint, made.recipe, not made.transforms.empty)
 
     rounded, solved = of(method="rtn"), of(method="gptq", preset="gptq", samples=8)
     more = of(method="gptq", preset="gptq", samples=32)
