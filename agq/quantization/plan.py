@@ -31,7 +31,7 @@ from agq.quantization.checks import (
     tuning_states,
 )
 from agq.quantization.transforms.plan import TransformPlan, feasible
-from agq.quantization.tuning.effort import BATCH, Budget, budget
+from agq.quantization.tuning.effort import BATCH, LEAST, Budget, budget
 from agq.quantization.tuning.text import training_length
 from agq.quantization.writer import choose_format, module_schemes, online_steps
 from agq.recipe import CalibrationSpec, Recipe, Scheme, no_sinks
@@ -225,7 +225,7 @@ def _budget(recipe: Recipe, run: RunOptions, device: torch.device) -> tuple[Reci
             )
         return recipe, None
     found = budget(run.effort, run.time, device.type, recipe.calibration.samples)
-    if not found.most:
+    if found.most < LEAST:
         return replace(recipe, tune=replace(recipe.tune, steps=0, auto=False)), None
     batch = recipe.tune.batch if recipe.tune.batch > 1 else BATCH[device.type]
     return replace(recipe, tune=replace(recipe.tune, batch=batch)), found

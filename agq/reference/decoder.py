@@ -60,7 +60,8 @@ class Parameters:
     @cached_property
     def qkv_rows(self) -> tuple[Tensor, ...]:
         """Rows of a fused projection that are q's, k's and v's, int64."""
-        return tuple(torch.tensor(rows, device=self.device) for rows in qkv_rows(self.spec, self.parts.qkv_order))
+        with torch.inference_mode(False):  # the walk makes them without gradients, tuning computes gradients by them
+            return tuple(torch.tensor(rows, device=self.device) for rows in qkv_rows(self.spec, self.parts.qkv_order))
 
     def tensor(self, name: str) -> Tensor:
         """float32 tensor `name`."""

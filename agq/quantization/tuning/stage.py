@@ -19,7 +19,6 @@ from agq.quantization.plan import Plan
 from agq.quantization.state import RawTensors, WorkFolder
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.tuning.blocks import BlockReport, BlockTuner, Solved
-from agq.quantization.tuning.effort import LEAST
 from agq.quantization.tuning.linear import TrainedLinear
 from agq.quantization.tuning.student import Make, Tuner
 from agq.quantization.tuning.text import TuningText, block_windows, training_length, window_count
@@ -67,9 +66,9 @@ class TuningStage:
         self.progress.stage("prepare tuning", None)
         report = self._blocks() if self.plan.recipe.tune.blocks else self._whole()
         if report is None:
-            few = self.plan.budget is not None and self.plan.budget.most < LEAST
-            why = "there are too few calibration windows" if few else "the run's time allows too few steps"
-            self.progress.note(f"no tuning: {why}; `tune: 100` does so many all the same")
+            self.progress.note(
+                "no tuning: the run's time allows too few steps; `time:` gives it more, `tune: 100` does so many"
+            )
         return report
 
     def _whole(self) -> dict[str, Any] | None:
