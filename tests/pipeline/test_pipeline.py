@@ -105,9 +105,9 @@ def test_pack_is_small_and_says_so(pipeline, agq_cli) -> None:
     assert agq_cli("verify", artifact).returncode == 0
     plain = pipeline.packed("W4A8", "rtn").stat().st_size
     assert plain < 0.5 * (pipeline.model / "model.safetensors").stat().st_size
-    # Rotations untie the output head: the embedding is stored beside it, 8-bit codes and a scale for each token.
-    assert info["embed_bits"] == 8
-    assert artifact.stat().st_size - plain == pytest.approx(8192 * (256 + 4), rel=0.02)
+    # A rotated model keeps one table for embedding and head: a matrix of 256 x 256 floats comes to it.
+    assert info["embed_bits"] == 8 and info["head_matrix"]
+    assert artifact.stat().st_size - plain == pytest.approx(256 * 256 * 4, rel=0.02)
 
 
 def test_same_input_gives_the_same_bytes(short_model: Path, pipeline, agq_cli, tmp_path: Path) -> None:
