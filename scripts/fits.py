@@ -96,8 +96,9 @@ class Shape:
     @property
     def workspace(self) -> int:
         """Bytes of a pass: hidden states, their norms and the feed-forward's inner layer in float32; its codes of 8
-        bits."""
-        return PASS * (4 * (2 * self.hidden + self.ffn) + self.ffn)
+        bits, or what a head matrix reads, whichever is more, and what that puts out."""
+        matrix = 4 * self.hidden if self.tied else 0
+        return PASS * (4 * (2 * self.hidden + self.ffn) + max(self.ffn, matrix) + matrix)
 
     @property
     def run(self) -> int:

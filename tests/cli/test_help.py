@@ -52,7 +52,7 @@ def test_cache(agq_cli, demo_model, tmp_path) -> None:
     env = {"AGQ_CACHE_DIR": str(tmp_path)}
     agq_cli("run", demo_model, "a", "-n", 1, env=env, check=True)
     listed = agq_cli("cache", env=env, check=True).stdout
-    assert "llama-demo-" in listed and "1 files" in listed and len(list((tmp_path / "packed").iterdir())) == 1
+    assert "llama-demo-" in listed and "1 file\n" in listed and len(list((tmp_path / "packed").iterdir())) == 1
     assert '"cleared": true' in agq_cli("cache", "--clear", "--json", env=env, check=True).stdout
     assert not list((tmp_path / "packed").iterdir())
 
