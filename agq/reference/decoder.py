@@ -178,11 +178,12 @@ class ReferenceModel:
         attention: list[AttentionScales] | None = None,
         embed_bits: int | None = None,
     ) -> None:
-        """kv_bits: 4, 8, 16 or 32, head_bits: 6, 8, 16 or 32; None takes what the folder's agq.json says (32, nothing
-        quantized, for a plain folder or with fake_quant off). embed_bits: of an embedding that is not the head (nor is
-        by a matrix, Checkpoint.tying), 8, 16 or 32; None takes what `agq pack` would. parameters: other tensors than
-        the checkpoint's own (a transformed model). attention: static scales of integer attention, which is computed
-        then (with keys and values of 8 bits); None takes the folder's, where it has them and fake_quant is on."""
+        """kv_bits: 4, 8, 16 or 32, head_bits: 4, 6, 8, 16 or 32; None takes what the folder's agq.json says (32,
+        nothing quantized, for a plain folder or with fake_quant off). embed_bits: of an embedding that is not the head
+        (nor is by a matrix, Checkpoint.tying), 8, 16 or 32; None takes what `agq pack` would. parameters: other tensors
+        than the checkpoint's own (a transformed model). attention: static scales of integer attention, which is
+        computed then (with keys and values of 8 bits); None takes the folder's, where it has them and fake_quant is
+        on."""
         parameters = parameters or Parameters(checkpoint, fake_quant, device)
         self.checkpoint = checkpoint
         self.spec: ModelSpec = parameters.spec

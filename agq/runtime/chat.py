@@ -10,8 +10,6 @@ from agq.errors import AgqError
 from agq.runtime.tokenizer import Tokenizer
 from agq.tokenizer.chat_template import Message, render
 
-__all__ = ["ChatTemplate", "Message", "render"]
-
 
 class ChatTemplate:
     """The chat template of an artifact.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agq.errors import AgqError
-from agq.runtime.chat import ChatTemplate, Message
+from agq.runtime.chat import ChatTemplate
 from agq.runtime.tokenizer import Tokenizer
+from agq.tokenizer.chat_template import Message
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agq.errors import AgqError
-from agq.runtime.chat import render
+from agq.tokenizer.chat_template import render
 
 # As published with these model families (shortened where only the wording of errors differs).
 # ruff: noqa: E501
