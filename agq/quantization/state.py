@@ -25,7 +25,7 @@ from agq.safetensors.shards import Entry, write_file
 
 _BLOCK_FILE = "block-{:05d}.safetensors"
 _TUNED_FILE = "tuned.safetensors"
-_TUNED_BLOCK_FILE = "tuned-{:05d}.safetensors"
+_TUNED_BLOCK_FILE, _TUNED_BLOCK_FILES = "tuned-{:05d}.safetensors", "tuned-*.safetensors"
 
 # Tensors of a block as they will be written: name -> (safetensors dtype, array; bits for BF16).
 RawTensors = dict[str, tuple[str, np.ndarray]]
@@ -93,15 +93,11 @@ class WorkFolder:
 
     def write_tuned(self, tensors: RawTensors, report: dict[str, Any]) -> None:
         """Stores tensors that replace those of the blocks, whole or not at all."""
-        entries = [Entry.of(name, dtype, array) for name, (dtype, array) in tensors.items()]
-        with atomic_writer(self.path / _TUNED_FILE) as file:
-            write_file(file, entries, {"report": json.dumps(report)})
+        _store(self.path / _TUNED_FILE, tensors, {"report": json.dumps(report)})
 
     def write_tuned_block(self, index: int, tensors: RawTensors, report: dict[str, Any]) -> None:
         """Stores tensors that replace those of block `index`, whole or not at all."""
-        entries = [Entry.of(name, dtype, array) for name, (dtype, array) in tensors.items()]
-        with atomic_writer(self.path / _TUNED_BLOCK_FILE.format(index)) as file:
-            write_file(file, entries, {"report": json.dumps(report)})
+        _store(self.path / _TUNED_BLOCK_FILE.format(index), tensors, {"report": json.dumps(report)})
 
     def tuned_block(self, index: int) -> tuple[RawTensors, dict[str, Any]] | None:
         """What `write_tuned_block` stored; None before that."""
@@ -109,9 +105,7 @@ class WorkFolder:
         if not path.exists():
             return None
         file = _open(path)
-        return {name: (info.dtype, file.raw(name)) for name, info in file.tensors.items()}, json.loads(
-            file.header.metadata["report"]
-        )
+        return _raw(file), json.loads(file.header.metadata["report"])
 
     def finish_tuned_blocks(self, report: dict[str, Any], used: bool) -> None:
         """Tuning block by block is done; used: its blocks replace the solver's."""
@@ -125,7 +119,7 @@ class WorkFolder:
             path.unlink()
 
     def _tuned_blocks(self) -> list[Path]:
-        return sorted(self.path.glob(_TUNED_BLOCK_FILE.format(0).replace("00000", "*")))
+        return sorted(self.path.glob(_TUNED_BLOCK_FILES))
 
     def tuned(self) -> tuple[dict[str, Entry], dict[str, Any]] | None:
         """What tuning stored, whole or block by block: tensors by name, and the report; None before that."""
@@ -140,15 +134,12 @@ class WorkFolder:
 
     def write(self, index: int, tensors: RawTensors, reports: list[dict[str, Any]]) -> None:
         """Writes block `index`, whole or not at all."""
-        entries = [Entry.of(name, dtype, array) for name, (dtype, array) in tensors.items()]
-        with atomic_writer(self._file(index)) as file:
-            write_file(file, entries, {"reports": json.dumps(reports)})
+        _store(self._file(index), tensors, {"reports": json.dumps(reports)})
 
     def read(self, index: int) -> tuple[RawTensors, list[dict[str, Any]]]:
         """Tensors (views of a memory map) and reports of a finished block."""
         file = _open(self._file(index))
-        tensors = {name: (info.dtype, file.raw(name)) for name, info in file.tensors.items()}
-        return tensors, json.loads(file.header.metadata["reports"])
+        return _raw(file), json.loads(file.header.metadata["reports"])
 
     def entries(self, index: int) -> dict[str, Entry]:
         """Tensors of a finished block, read only when they are written."""
@@ -167,6 +158,18 @@ def _open(path: Path) -> SafetensorsFile:
         raise AgqError(
             f"what an interrupted run left cannot be used: {error.message}", hint="start afresh with `resume: false`"
         ) from error
+
+
+def _store(path: Path, tensors: RawTensors, metadata: dict[str, str]) -> None:
+    """Writes a file of tensors, whole or not at all."""
+    entries = [Entry.of(name, dtype, array) for name, (dtype, array) in tensors.items()]
+    with atomic_writer(path) as file:
+        write_file(file, entries, metadata)
+
+
+def _raw(file: SafetensorsFile) -> RawTensors:
+    """Views of its memory map."""
+    return {name: (info.dtype, file.raw(name)) for name, info in file.tensors.items()}
 
 
 def _entries(file: SafetensorsFile) -> dict[str, Entry]:
