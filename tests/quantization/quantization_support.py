@@ -14,6 +14,7 @@ from agq.quantization.plan import Plan, plan
 from agq.quantization.quantize import quantize
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import given_to
+from agq.reporting.progress import Progress
 from tests.support import REPOSITORY
 
 TEXT = REPOSITORY / "demo" / "text" / "calibration.txt"
@@ -51,6 +52,21 @@ def planned(model: Path, output: Path, **options: Any) -> Plan:
     """The plan that `agq.quantize` would execute with these keywords."""
     changes, run = given_to(quantize, options, RecipeChanges, RunOptions)
     return plan(str(model), output, changes, run)
+
+
+class Stop(Exception):
+    """What `StopAt` raises."""
+
+
+class StopAt(Progress):
+    """Ends a run at the step whose text begins so."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def advance(self, text: str) -> None:
+        if text.startswith(self.text):
+            raise Stop
 
 
 def contents(folder: Path) -> dict[str, bytes]:

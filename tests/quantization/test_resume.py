@@ -13,7 +13,7 @@ import pytest
 
 from agq.errors import AgqError
 from agq.reporting.progress import Progress
-from tests.quantization.quantization_support import TEXT, contents, quantized
+from tests.quantization.quantization_support import TEXT, Stop, contents, quantized
 from tests.support import clean_environment
 
 pytestmark = pytest.mark.slow
@@ -41,10 +41,6 @@ RUNS: dict[str, dict[str, Any]] = {
         "seq_len": 64,
     },
 }
-
-
-class Stop(Exception):
-    pass
 
 
 class StopAfter(Progress):

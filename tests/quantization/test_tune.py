@@ -19,7 +19,7 @@ from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import TransformPlan
 from agq.quantization.tuning.effort import Budget
 from agq.quantization.tuning.linear import TrainedLinear
-from agq.quantization.tuning.student import Tuner, _divergence
+from agq.quantization.tuning.student import Tuner, kl_divergence
 from agq.quantization.tuning.text import apart
 from agq.quantization.tuning.whole import Lesson
 from agq.recipe import CalibrationSpec, Recipe, Scheme, TuneOptions
@@ -29,7 +29,7 @@ from agq.recipe.resolve import effective_recipe
 from agq.reference.attention import Positions
 from agq.reporting.progress import Progress
 from agq.text.calibration import calibration_windows
-from tests.quantization.quantization_support import TEXT, contents, quantized
+from tests.quantization.quantization_support import TEXT, Stop, StopAt, contents, quantized
 
 STEPS = 48
 TUNE = TuneOptions(steps=STEPS, rounding_rate=4e-3)
@@ -117,17 +117,9 @@ def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple
 
 @pytest.mark.slow
 def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    class StopWhileTuning(Progress):
-        def advance(self, text: str) -> None:
-            if text.startswith("weights tuned: step 3"):
-                raise Stop
-
     run = {"recipe": replace(RECIPE, tune=replace(TUNE, steps=8)), "samples": 8, "seq_len": 256, "hadamard": 128}
     with pytest.raises(Stop):
-        quantized(short_model, tmp_path / "tuned", progress=StopWhileTuning(), **run)
+        quantized(short_model, tmp_path / "tuned", progress=StopAt("weights tuned: step 3"), **run)
     assert quantized(short_model, tmp_path / "tuned", **run).resumed == 2
     assert quantized(short_model, tmp_path / "whole", **run).resumed == 0
     assert report(tmp_path / "tuned")["steps"] == 8 and report(tmp_path / "tuned")["kept"]
@@ -201,14 +193,14 @@ def test_divergence_counts_unlikely_tokens_at_a_high_temperature() -> None:
         p, q = (torch.softmax((x @ head.t()).double() / temperature, -1) for x in (wanted, found))
         return temperature**2 * float((p * (p.log() - q.log())).sum())
 
-    one, both = (float(_divergence(wanted, found, lambda h: h @ head.t(), given)) for given in ((1.0,), (1.0, 4.0)))
+    one, both = (float(kl_divergence(wanted, found, lambda h: h @ head.t(), given)) for given in ((1.0,), (1.0, 4.0)))
     assert one == pytest.approx(expected(1.0), rel=1e-4)
     assert both == pytest.approx(0.5 * (expected(1.0) + expected(4.0)), rel=1e-4)
     # A shift of the least likely token is nothing to the one and much to the other.
     logits, shifted = torch.zeros(1, 50), torch.zeros(1, 50)
     logits[0, 0] = shifted[0, 0] = 12.0
     shifted[0, 1] = 1.0
-    plain, warm = (float(_divergence(logits, shifted, lambda h: h, given)) for given in ((1.0,), (1.0, 4.0)))
+    plain, warm = (float(kl_divergence(logits, shifted, lambda h: h, given)) for given in ((1.0,), (1.0, 4.0)))
     assert warm > 100 * plain
 
 
@@ -309,20 +301,12 @@ BLOCKS = Recipe(
 def test_block_by_block(short_model: Path, tmp_path: Path) -> None:
     """Predictions come closer; a run that ends between two blocks goes on, to the same bytes."""
 
-    class Stop(Exception):
-        pass
-
-    class StopAfterABlock(Progress):
-        def advance(self, text: str) -> None:
-            if text.startswith("block 1 of 2 tuned"):
-                raise Stop
-
     run = {"recipe": BLOCKS, "samples": 16, "seq_len": 256}
     found = quantized(short_model, tmp_path / "whole", **run).tuned
     assert found["blocks"] and found["kept"] and found["batch"] == 2
     assert found["after"] < 0.992 * found["before"]
     with pytest.raises(Stop):
-        quantized(short_model, tmp_path / "stopped", progress=StopAfterABlock(), **run)
+        quantized(short_model, tmp_path / "stopped", progress=StopAt("block 1 of 2 tuned"), **run)
     stored = tmp_path / ".stopped.agq-work" / "tuned-00000.safetensors"
     before = stored.stat().st_mtime_ns
     seen = []
@@ -343,16 +327,8 @@ def test_the_first_block_may_be_left_as_it_is(short_model: Path, tmp_path: Path)
     recipe = replace(BLOCKS, method="rtn", tune=replace(BLOCKS.tune, auto=True, steps=0), ignore=("re:.*layers.0.*",))
     run = {"recipe": recipe, "data": str(TEXT), "samples": 16, "seq_len": 32, "device": "cpu"}
 
-    class Stop(Exception):
-        pass
-
-    class StopAt(Progress):
-        def advance(self, text: str) -> None:
-            if text.startswith("block 2 of 2 tuned"):
-                raise Stop
-
     with pytest.raises(Stop):
-        quantized(short_model, tmp_path / "made", **run, time="4h", progress=StopAt())
+        quantized(short_model, tmp_path / "made", **run, time="4h", progress=StopAt("block 2 of 2 tuned"))
     work = tmp_path / ".made.agq-work"
     assert json.loads((work / "tuning.json").read_text())["steps"] == 256
     assert (work / "tuned-00001.safetensors").exists() and not (work / "tuned-00000.safetensors").exists()
@@ -374,26 +350,19 @@ def test_a_block_that_gets_worse_is_not_kept(short_model: Path, tmp_path: Path) 
 def test_interrupted_descent_goes_on(short_model: Path, tmp_path: Path) -> None:
     """64 steps, stopped after the look at the 32nd: the last half is done, to the same bytes."""
 
-    class Stop(Exception):
-        pass
+    steps = []
 
-    class StopAt(Progress):
-        def __init__(self, step: int) -> None:
-            self.step_, self.first = step, None
-
+    class Watch(Progress):
         def advance(self, text: str) -> None:
             if text.startswith("weights tuned: step"):
-                self.first = self.first or text
-                if text.startswith(f"weights tuned: step {self.step_} "):
-                    raise Stop
+                steps.append(text)
 
     run = {"recipe": replace(RECIPE, tune=TuneOptions(steps=64, drawn=0.0)), "samples": 8, "seq_len": 64}
     quantized(short_model, tmp_path / "whole", **run)
     with pytest.raises(Stop):
-        quantized(short_model, tmp_path / "stopped", progress=StopAt(40), **run)
-    again = StopAt(100)
-    quantized(short_model, tmp_path / "stopped", progress=again, **run)
-    assert again.first.startswith("weights tuned: step 33 ")
+        quantized(short_model, tmp_path / "stopped", progress=StopAt("weights tuned: step 40 "), **run)
+    quantized(short_model, tmp_path / "stopped", progress=Watch(), **run)
+    assert steps[0].startswith("weights tuned: step 33 ")
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 

@@ -16,7 +16,7 @@ from agq.quantization.tuning.blocks import _relative
 from agq.quantization.tuning.descent import Descent
 from agq.quantization.tuning.effort import Budget, budget, seconds
 from agq.quantization.tuning.linear import TrainedLinear
-from agq.quantization.tuning.student import _divergence
+from agq.quantization.tuning.student import kl_divergence
 from agq.quantization.tuning.text import apart, training_length
 from agq.quantization.tuning.whole import _Course
 from agq.recipe import TuneOptions
@@ -72,7 +72,7 @@ def test_divergence_is_of_the_tuned_from_the_float_model() -> None:
 
     for temperatures in ((1.0,), (3.0,), (1.0, 2.0, 4.0)):
         expected = np.mean([t * t * kl(wanted, found, t) for t in temperatures])
-        assert float(_divergence(wanted, found, lambda h: h, temperatures)) == pytest.approx(expected, rel=1e-5)
+        assert float(kl_divergence(wanted, found, lambda h: h, temperatures)) == pytest.approx(expected, rel=1e-5)
     assert kl(wanted, found, 1.0) != pytest.approx(kl(found, wanted, 1.0), rel=0.1)
 
 

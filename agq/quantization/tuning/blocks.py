@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from agq.models.parts import BlockParts
-from agq.numerics.hadamard import random_permutation
 from agq.numerics.quantizers import Grid
 from agq.quantization.transforms.parameters import TransformedParameters
-from agq.quantization.tuning.descent import Descent
-from agq.quantization.tuning.linear import TrainedLinear
-from agq.quantization.tuning.student import Make, refresh, trained_block
+from agq.quantization.tuning.descent import Descent, order_of_windows
+from agq.quantization.tuning.linear import TrainedLinear, changed_codes, revert
+from agq.quantization.tuning.student import ROWS, Make, kl_divergence, refresh, trained_block
 from agq.quantization.tuning.whole import TuneReport, seconds_of
 from agq.recipe import Recipe
 from agq.reference.attention import Positions
@@ -30,8 +29,6 @@ from agq.reference.stream import HiddenStates
 from agq.reporting.progress import Progress
 
 Solved = dict[str, tuple[Tensor, Grid]]
-# Rows of logits that stand in memory at once.
-_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -82,9 +79,8 @@ class BlockTuner:
     def seconds_per_step(self, windows: Tensor, batch: int) -> float:
         """Seconds of a step of the first block that is trained, the passes of its windows included."""
         parameters = self.parameters
-        index = next(index for index in range(parameters.spec.layers) if self.solved(index))
-        part = parameters.parts.block(index)
-        block, linears = self._block(part, self.solved(index))
+        part = self.trained_blocks()[0]
+        block, linears = self._block(part, self.solved(part.index))
         tokens = windows[torch.arange(batch) % len(windows)]
         positions = Positions.of(parameters.spec, windows.shape[1], parameters.device)
         hidden = Embedding(parameters)(tokens.to(parameters.device))
@@ -93,9 +89,10 @@ class BlockTuner:
         lesson.wanted.copy_(hidden)
         return 2.0 * seconds_of(linears, self.recipe.tune, lesson.loss, parameters.device)
 
-    def trained_blocks(self) -> int:
-        """Blocks that have quantized linears."""
-        return sum(bool(self.solved(index)) for index in range(self.parameters.spec.layers))
+    def trained_blocks(self) -> list[BlockParts]:
+        """Those that have quantized linears."""
+        blocks = self.parameters.parts.blocks()
+        return [part for part in blocks if any(linear.module in self.dtypes for linear in part.linears.values())]
 
     def _block(self, part: BlockParts, solved: Solved) -> tuple[Block, dict[str, TrainedLinear]]:
         return trained_block(self.parameters, self.recipe, part, solved, self.dtypes, self.clips)
@@ -156,23 +153,21 @@ class BlockTuner:
         shape = (options.batch, *streams.tuned.states.shape[1:])
         lesson = _Lesson(block, part, linears, streams.positions, torch.Size(shape))
         descent = Descent(linears.values(), options, options.steps, lesson.loss, device)
-        count = len(streams.tuned.states)
-        rounds = -(-options.steps * options.batch // count)
-        seed = self.recipe.seed
-        order = torch.cat([random_permutation(seed, f"tune.block{index}.{i}", count) for i in range(rounds)])
+        count, needed = len(streams.tuned.states), options.steps * options.batch
+        order = order_of_windows(self.recipe.seed, f"tune.block{index}", count, needed)
         for step in range(options.steps):
             chosen = order[step * options.batch : (step + 1) * options.batch].to(streams.tuned.states.device)
             lesson.inputs.copy_(streams.tuned.states[chosen])
             lesson.wanted.copy_(streams.original.states[chosen])
             descent.step()
-        solved = {module: linear.settle() for module, linear in linears.items()}
+        trained = list(linears.values())
+        solved = [linear.settle() for linear in trained]
         after = self._error(block, part, linears, streams)
-        changed = sum(int((linear.codes != solved[module][0]).sum()) for module, linear in linears.items())
-        codes = sum(linear.codes.numel() for linear in linears.values())
+        changed = changed_codes(trained, solved)
+        codes = sum(linear.codes.numel() for linear in trained)
         kept = after < before
         if not kept:
-            for module, linear in linears.items():
-                linear.codes, linear.grid = solved[module]
+            revert(trained, solved)
         return BlockReport(before, after, kept, changed if kept else 0, codes)
 
     @torch.no_grad()
@@ -193,18 +188,15 @@ class BlockTuner:
         out = parameters.linear(parameters.parts.project_out) if parameters.parts.project_out else None
         name = parameters.parts.embed if spec.tied else parameters.parts.head
         head = parameters.tensor(f"{name}.weight")
-        total = 0.0
-        for row in range(original.states.shape[0]):
-            for start in range(0, original.length, _ROWS):
-                logits = [
-                    shaped_logits(
-                        finish(states.states[row, start : start + _ROWS].to(original.device), norm, out) @ head.t(),
-                        spec,
-                    )
-                    for states in (original, found)
-                ]
-                p, q = (torch.log_softmax(x, -1) for x in logits)
-                total += float((p.exp() * (p - q)).sum())
+
+        def logits(hidden: Tensor) -> Tensor:
+            return shaped_logits(finish(hidden, norm, out) @ head.t(), spec)
+
+        total, rows = 0.0, ROWS[original.device.type]
+        for window in zip(original.states, found.states, strict=True):
+            for start in range(0, original.length, rows):
+                wanted, tuned = (states[start : start + rows].to(original.device) for states in window)
+                total += float(kl_divergence(wanted, tuned, logits))
         return total / (original.states.shape[0] * original.length)
 
 

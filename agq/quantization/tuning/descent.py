@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from agq.files import atomic_writer
+from agq.numerics.hadamard import random_permutation
 from agq.quantization.tuning.linear import TrainedLinear
 from agq.recipe import TuneOptions
 
@@ -37,6 +38,12 @@ def fast_products() -> Iterator[None]:
 def _stream(device: torch.device) -> torch.cuda.Stream:
     """The one on which gradients are computed: a tensor's gradient belongs to the stream that it began on."""
     return torch.cuda.Stream(device)
+
+
+def order_of_windows(seed: int, name: str, count: int, needed: int) -> Tensor:
+    """Indices of `needed` of `count` windows, int64: all in an order that `name` draws, then all in another one."""
+    rounds = -(-needed // count)
+    return torch.cat([random_permutation(seed, f"{name}.{i}", count) for i in range(rounds)])
 
 
 class Descent:

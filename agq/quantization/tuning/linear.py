@@ -9,6 +9,7 @@ relative). Roundings, of weights, activations and KV cache, are passed through b
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -64,6 +65,25 @@ class TrainedLinear:
             self.codes = (self._rounded() - self.low + self.grid.limits[0]).reshape(self.codes.shape).to(torch.int8)
             self.log.zero_()
         return before
+
+
+def values_of(linears: Iterable[TrainedLinear]) -> list[Tensor]:
+    """What is trained of all."""
+    return [value for linear in linears for value in linear.values()]
+
+
+Settled = list[tuple[Tensor, Grid]]
+
+
+def changed_codes(linears: Sequence[TrainedLinear], before: Settled) -> int:
+    """How many codes are others than before. before: what `settle` returned of each."""
+    return sum(int((linear.codes != codes).sum()) for linear, (codes, _) in zip(linears, before, strict=True))
+
+
+def revert(linears: Sequence[TrainedLinear], before: Settled) -> None:
+    """Gives the linears the codes and grids from before; arguments as for `changed_codes`."""
+    for linear, found in zip(linears, before, strict=True):
+        linear.codes, linear.grid = found
 
 
 def straight_through(transform: InputTransform) -> InputTransform:

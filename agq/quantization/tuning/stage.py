@@ -84,10 +84,7 @@ class TuningStage:
         state = self.work.path / _STATE
         windows = text.trained(window_count(self.parameters.spec, options, text.length))
         report = judged(asdict(tune(tuner, windows, text.judged, self.progress, self.make, state)), self.numbers)
-        tensors: RawTensors = {}
-        for module, trained in tuner.linears.items():
-            tensors.update(self._encoded(module, trained))
-        self.work.write_tuned(tensors, report)
+        self.work.write_tuned(self._encoded(tuner.linears), report)
         state.unlink(missing_ok=True)
         return report
 
@@ -99,14 +96,11 @@ class TuningStage:
             return None if found is None else (self._decoded(index, found[0]), BlockReport(**found[1]))
 
         def store(index: int, linears: dict[str, TrainedLinear], report: BlockReport) -> None:
-            tensors: RawTensors = {}
-            for module, trained in linears.items():
-                tensors.update(self._encoded(module, trained))
-            self.work.write_tuned_block(index, tensors, asdict(report))
+            self.work.write_tuned_block(index, self._encoded(linears), asdict(report))
 
         tuner = BlockTuner(self.parameters, self.plan.recipe, self._solved, self.dtypes, self.clips, stored, store)
         options = self._options(
-            lambda batch: tuner.seconds_per_step(text.judged[:, : text.length], batch), tuner.trained_blocks()
+            lambda batch: tuner.seconds_per_step(text.judged[:, : text.length], batch), len(tuner.trained_blocks())
         )
         if not options.steps:
             return None
@@ -151,9 +145,12 @@ class TuningStage:
                 solved[linear.module] = decode_codes(linear.module, tensors, scheme, linear.in_features)
         return solved
 
-    def _encoded(self, module: str, trained: TrainedLinear) -> RawTensors:
-        quantized = QuantizedLinear(trained.codes.cpu(), trained.grid, self.plan.schemes[module])
-        return encode(module, quantized, self.plan.format, self.stored_dtypes[module])
+    def _encoded(self, linears: dict[str, TrainedLinear]) -> RawTensors:
+        tensors: RawTensors = {}
+        for module, trained in linears.items():
+            quantized = QuantizedLinear(trained.codes.cpu(), trained.grid, self.plan.schemes[module])
+            tensors.update(encode(module, quantized, self.plan.format, self.stored_dtypes[module]))
+        return tensors
 
 
 def judged(report: dict[str, Any], numbers: Numbers) -> dict[str, Any]:

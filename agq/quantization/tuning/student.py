@@ -28,7 +28,7 @@ from agq.reporting.progress import Progress
 # Temperature at which replaced tokens are drawn.
 _DRAW = 1.5
 # Rows of logits that stand in memory at once, and tokens that the float model computes at once, by kind of device.
-_ROWS = {"cpu": 512, "cuda": 2048}
+ROWS = {"cpu": 512, "cuda": 2048}
 _AT_ONCE = {"cpu": 1, "cuda": 8192}
 # Activations up to this many bytes are kept for the backward pass; more are computed again, a block at a time. A GPU
 # keeps them up to this share of the memory that is free before.
@@ -161,11 +161,11 @@ class Tuner:
     def divergence(self, wanted: Tensor, found: Tensor, temperatures: Sequence[float] = (1.0,)) -> Iterator[Tensor]:
         """Sums of KL(float || quantized) over rows of what the head reads, both [rows, embed_dim], a part at a time;
         the mean over `temperatures`, each times its square, which keeps the gradients' sizes alike."""
-        rows = _ROWS[found.device.type]
+        rows = ROWS[found.device.type]
         for start in range(0, wanted.shape[0], rows):
             part = slice(start, start + rows)
             yield recomputed(
-                _divergence,
+                kl_divergence,
                 wanted[part],
                 found[part],
                 self.logits,
@@ -196,7 +196,7 @@ class Tuner:
         result, wanted = windows.clone(), self.teacher(windows, positions, progress, make)
         progress.stage("draw tokens", len(windows), "windows")
         for index, (window, stored) in enumerate(zip(result, wanted, strict=True)):
-            hidden, rows = stored.to(device), _ROWS[device.type]
+            hidden, rows = stored.to(device), ROWS[device.type]
             draws = random_words(self.recipe.seed, f"tune.draw.{index}", 2 * (len(window) - 1)) / 2.0**64
             replace, draw = torch.from_numpy(draws).to(device, torch.float32).chunk(2)
             for start in range(0, len(window) - 1, rows):
@@ -209,9 +209,11 @@ class Tuner:
         return result
 
 
-def _divergence(
-    wanted: Tensor, found: Tensor, head: Callable[[Tensor], Tensor], temperatures: Sequence[float]
+def kl_divergence(
+    wanted: Tensor, found: Tensor, head: Callable[[Tensor], Tensor], temperatures: Sequence[float] = (1.0,)
 ) -> Tensor:
+    """KL(float || quantized) of the logits that `head` makes of both [rows, embed_dim], summed over the rows: the mean
+    over `temperatures`, each times its square."""
     wanted, found = head(wanted), head(found)
     total = wanted.new_zeros(())
     for temperature in temperatures:

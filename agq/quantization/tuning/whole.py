@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from agq.errors import AgqError
-from agq.numerics.hadamard import random_permutation
-from agq.quantization.tuning.descent import Descent
-from agq.quantization.tuning.linear import TrainedLinear
+from agq.quantization.tuning.descent import Descent, order_of_windows
+from agq.quantization.tuning.linear import TrainedLinear, changed_codes, revert, values_of
 from agq.quantization.tuning.student import Make, Tuner
 from agq.recipe import TuneOptions
 from agq.reference.attention import Positions
@@ -90,7 +89,7 @@ def seconds_of(
     linears: dict[str, TrainedLinear], options: TuneOptions, loss: Callable[[], Tensor], device: torch.device
 ) -> float:
     """Seconds of a step that trains `linears` by `loss`; they stay what they are."""
-    values = [value for linear in linears.values() for value in linear.values()]
+    values = values_of(linears.values())
     before = [value.detach().clone() for value in values]
     still = replace(options, learning_rate=1e-12, rounding_rate=1e-12)
     descent = Descent(linears.values(), still, 1 << 20, loss, device)
@@ -138,9 +137,7 @@ def tune(
     wanted = tuner.teacher(windows, lesson.positions, progress, make)
     descent = Descent(linears, options, options.steps, lesson.loss, device)
     course = _Course(tuner, descent, options, before, judge, state)
-    needed = options.steps * options.batch
-    rounds = -(-needed // len(windows))
-    order = torch.cat([random_permutation(tuner.recipe.seed, f"tune.{i}", len(windows)) for i in range(rounds)])
+    order = order_of_windows(tuner.recipe.seed, "tune", len(windows), options.steps * options.batch)
     progress.stage("tune", options.steps - descent.done)
     while descent.done < options.steps and course.stopped is None:
         start = descent.done * options.batch
@@ -156,11 +153,9 @@ def tune(
     solved = [linear.settle() for linear in linears]
     after = course.judged_best(judge())
     kept = after < before
-    changed = sum(int((linear.codes != codes).sum()) for linear, (codes, _) in zip(linears, solved, strict=True))
-    share = changed / sum(linear.codes.numel() for linear in linears)
+    share = changed_codes(linears, solved) / sum(linear.codes.numel() for linear in linears)
     if not kept:
-        for linear, before_tuning in zip(linears, solved, strict=True):
-            linear.codes, linear.grid = before_tuning
+        revert(linears, solved)
     return TuneReport(options.steps, before, after, kept, share if kept else 0.0, options.batch, stopped=course.stopped)
 
 
@@ -180,11 +175,13 @@ class _Course:
         self.best, self.stopped = before, None
         self.kept: list[Tensor] | None = None
         self.scales = [linear.scale for linear in tuner.linears.values()]
-        looks = {round(share * options.steps) for share in _LOOKS} if options.steps >= _LOOKED_AT else set()
-        self.at = looks
+        self.at = {round(share * options.steps) for share in _LOOKS} if options.steps >= _LOOKED_AT else set()
         if state is not None and state.exists():
             stored = descent.load(state)
             self.best, self.kept, self.stopped = stored["best"], stored["kept"], stored["stopped"]
+
+    def _values(self) -> list[Tensor]:
+        return values_of(self.tuner.linears.values())
 
     def looks(self) -> bool:
         return self.descent.done in self.at
@@ -194,13 +191,12 @@ class _Course:
         found = self.judge()
         progress.stage("tune", self.descent.steps - self.descent.done)
         if found < self.best:
-            values = (value for linear in self.tuner.linears.values() for value in linear.values())
-            self.best, self.kept = found, [value.detach().to("cpu", copy=True) for value in values]
+            self.best, self.kept = found, [value.detach().to("cpu", copy=True) for value in self._values()]
         elif not found <= _WORSE * self.best:
             self.stopped = self.descent.done
         if self.state is not None:
             # Only an interrupted run needs it.
-            size = 24 * sum(value.numel() for linear in self.tuner.linears.values() for value in linear.values())
+            size = 24 * sum(value.numel() for value in self._values())
             if shutil.disk_usage(self.state.parent).free > 2 * size:
                 with contextlib.suppress(AgqError, OSError):
                     self.descent.save(self.state, {"best": self.best, "kept": self.kept, "stopped": self.stopped})
@@ -227,8 +223,7 @@ class _Course:
         for linear, scale in zip(self.tuner.linears.values(), self.scales, strict=True):
             linear.scale = scale
         with torch.no_grad():
-            values = [value for linear in self.tuner.linears.values() for value in linear.values()]
-            for value, kept in zip(values, self.kept, strict=True):
+            for value, kept in zip(self._values(), self.kept, strict=True):
                 value.copy_(kept)
 
 
