@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +22,8 @@ from tests.support import REPOSITORY, clean_environment, shared_folder
 
 DEMO_MODEL = REPOSITORY / "demo" / "llama-demo"
 DEMO_TEXT = REPOSITORY / "demo" / "text"
+# Threads of torch in a test and in the processes that it starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,6 +37,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _offline() -> None:
     """Tests never reach for a model hub, whatever the machine could."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_torch() -> Iterator[None]:
+    """Commands that a test calls in its own process set them for good, and the last bit of a sum depends on them."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

@@ -72,3 +72,16 @@ class StopAt(Progress):
 def contents(folder: Path) -> dict[str, bytes]:
     """File name -> bytes."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What is not the same in two folders: a file's name, and both texts from a little before they part."""
+    found = []
+    first, second = contents(one), contents(other)
+    for name in sorted({*first, *second}):
+        both = [files.get(name, b"(no file)") for files in (first, second)]
+        if both[0] != both[1]:
+            pairs = enumerate(zip(*both, strict=False))
+            start = max(0, next((i for i, (a, b) in pairs if a != b), min(map(len, both))) - 60)
+            found.append(f"{name}: {both[0][start:][:120]!r}, {both[1][start:][:120]!r}")
+    return found

@@ -13,7 +13,7 @@ import pytest
 
 from agq.errors import AgqError
 from agq.reporting.progress import Progress
-from tests.quantization.quantization_support import TEXT, Stop, contents, quantized
+from tests.quantization.quantization_support import TEXT, Stop, differences, quantized
 from tests.support import clean_environment
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def test_run_that_was_interrupted_between_blocks(short_model: Path, tmp_path: Pa
     assert work.is_dir() and not (tmp_path / "resumed").exists()
     report = quantized(short_model, tmp_path / "resumed", **RUNS[name])
     assert report.resumed == 1 and not work.exists()
-    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
+    assert not differences(tmp_path / "resumed", tmp_path / "whole")
 
 
 def test_run_that_was_killed(short_model: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ quantized(Path(sys.argv[1]), Path(sys.argv[2]), progress=Kill(), **RUNS["everyth
     assert not (tmp_path / "resumed").exists()
     assert quantized(short_model, tmp_path / "resumed", **RUNS["everything"]).resumed == 1
     quantized(short_model, tmp_path / "whole", **RUNS["everything"])
-    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
+    assert not differences(tmp_path / "resumed", tmp_path / "whole")
 
 
 def test_interrupted_search_of_the_transformations_starts_again(short_model: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_interrupted_search_of_the_transformations_starts_again(short_model: Pat
         quantized(short_model, tmp_path / "resumed", progress=StopAtFirstStep(), **options)
     assert quantized(short_model, tmp_path / "resumed", **options).resumed == 0
     quantized(short_model, tmp_path / "whole", **options)
-    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
+    assert not differences(tmp_path / "resumed", tmp_path / "whole")
 
 
 def test_work_folder_of_other_settings_is_refused_by_name(short_model: Path, tmp_path: Path) -> None:
