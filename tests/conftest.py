@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.command_server import CommandServer
 from tests.support import REPOSITORY, clean_environment, shared_folder
 
 DEMO_MODEL = REPOSITORY / "demo" / "llama-demo"
@@ -94,13 +95,14 @@ def shared_data() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`agq_cli("info", path)`: the command line as a user starts it, in its own process. Never raises on an exit code.
+def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """`agq_cli("info", path)`: the command line in its own process. Never raises on an exit code.
 
     Keywords: `stdin` (text; none by default: an empty pipe), `cwd`, `timeout` in seconds, `env` (dict of additions),
     `check` (True: fail the test, showing stderr, unless the exit code is 0).
     """
     cache = tmp_path_factory.mktemp("agq-cache")
+    server: list[CommandServer] = []
 
     def call(
         *arguments: object,
@@ -110,21 +112,29 @@ def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
         env: dict[str, str] | None = None,
         check: bool = False,
     ) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            [sys.executable, "-m", "agq", *map(str, arguments)],
-            input=stdin,
-            cwd=cwd,
-            timeout=timeout,
-            text=True,
-            encoding="utf-8",
-            capture_output=True,
-            env=clean_environment(**{"AGQ_CACHE_DIR": str(cache), **(env or {})}),
-        )
+        whole = clean_environment(**{"AGQ_CACHE_DIR": str(cache), **(env or {})})
+        if all(name.startswith("AGQ_") for name in env or {}):
+            if not server:
+                server.append(CommandServer(clean_environment(), REPOSITORY))
+            result = server[0].run([*map(str, arguments)], stdin, cwd, timeout, whole)
+        else:  # what modules read when they are imported
+            result = subprocess.run(
+                [sys.executable, "-m", "agq", *map(str, arguments)],
+                input=stdin,
+                cwd=cwd,
+                timeout=timeout,
+                text=True,
+                encoding="utf-8",
+                capture_output=True,
+                env=whole,
+            )
         if check and result.returncode != 0:
             pytest.fail(f"agq {' '.join(map(str, arguments))} gave {result.returncode}\n{result.stderr}")
         return result
 
-    return call
+    yield call
+    for started in server:
+        started.close()
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.command_server import CommandServer
+
 _PROPERTY = "processor seconds"
 
 
@@ -24,8 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _seconds() -> float:
-    """Of this process and of those of its children that have ended."""
-    return sum(os.times()[:4])
+    """Of this process, of those of its children that have ended, and of the commands that were run for it."""
+    return sum(os.times()[:4]) + sum(CommandServer.processor_seconds)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -36,7 +36,7 @@ class Pipeline:
                 "--data",
                 self.calibration,
                 "--samples",
-                32,
+                16,
                 "--seq-len",
                 512,
                 "-o",
@@ -64,7 +64,7 @@ class Pipeline:
         return path
 
     def evaluate(self, model: Path) -> dict:
-        """The whole object of `eval-ppl --json` on the first 16 windows of the held-out text."""
+        """The whole object of `eval-ppl --json` on the first 8 windows of the held-out text."""
         if model not in self._perplexities:
             result = self.cli("eval-ppl", model, "--data", self.heldout, "--seq-len", 1024, "--json", check=True)
             self._perplexities[model] = last_object(result)
@@ -78,5 +78,5 @@ class Pipeline:
 def pipeline(agq_cli: Cli, demo_model: Path, demo_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = tmp_path_factory.mktemp("pipeline")
     heldout = folder / "heldout.txt"
-    heldout.write_text((demo_text / "heldout.txt").read_text(encoding="utf-8")[:65_000], encoding="utf-8")
+    heldout.write_text((demo_text / "heldout.txt").read_text(encoding="utf-8")[:32_500], encoding="utf-8")
     return Pipeline(agq_cli, demo_model, demo_text / "calibration.txt", heldout, folder)

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 BOUNDS = {"W8A8": (0.997, 1.003), "W4A8": (1.003, 1.045), "W4A4": (1.05, 1.12)}
 # Largest difference of packed file and folder. With 4-bit activations a code that lies next to a tie flips by the last
 # bit of a float: the reference itself, its embeddings changed by 2e-7, gives perplexities 0.25 % apart (standard
-# deviation) on these 16,000 tokens.
-AGREEMENT = {"W8A8": 0.002, "W4A8": 0.002, "W4A4": 0.0075}
+# deviation) on 16,000 tokens, so 0.35 % on these 8,000. Three times that.
+AGREEMENT = {"W8A8": 0.002, "W4A8": 0.002, "W4A4": 0.0105}
 
 
 @pytest.mark.parametrize("scheme", BOUNDS)
@@ -35,10 +35,10 @@ def test_perplexity_of_the_three_forms(pipeline, scheme: str) -> None:
 
 
 def test_original_has_the_perplexity_that_transformers_gives(pipeline) -> None:
-    """26.263 is what transformers' own LlamaForCausalLM gives in float32 on these 16 windows; on the whole held-out
+    """25.614 is what transformers' own LlamaForCausalLM gives in float32 on these 8 windows; on the whole held-out
     text it gives the 25.12 of the model's documentation."""
-    assert pipeline.evaluate(pipeline.model)["windows"] == 16
-    assert pipeline.perplexity(pipeline.model) == pytest.approx(26.263, abs=0.001)
+    assert pipeline.evaluate(pipeline.model)["windows"] == 8
+    assert pipeline.perplexity(pipeline.model) == pytest.approx(25.614, abs=0.001)
 
 
 def test_fewer_bits_cost_more_and_gptq_costs_less_than_rounding(pipeline) -> None:

@@ -281,12 +281,12 @@ def test_models_that_do_not_fit_are_tuned_block_by_block(
 @pytest.mark.slow
 def test_steps_are_found_in_the_run_and_repeat_it(short_model: Path, tmp_path: Path) -> None:
     """The record names the steps that the time allowed, and so many give the same weights."""
-    run = {"scheme": "W4A8", "samples": 16, "seq_len": 64, "device": "cpu"}
+    run = {"scheme": "W4A8", "samples": 8, "seq_len": 64, "device": "cpu"}
     timed = quantized(short_model, tmp_path / "timed", **run, method="gptq", tune="auto", time="10m")
-    assert timed.tuned["steps"] == 256 and not timed.tuned["blocks"]  # 2048 for 128 windows; it may end earlier
+    assert timed.tuned["steps"] == 128 and not timed.tuned["blocks"]  # 2048 for 128 windows; it may end earlier
     recipe = json.loads((tmp_path / "timed" / "agq.json").read_text())["recipe"]
-    assert recipe["tune"]["steps"] == 256 and recipe["tune"]["auto"] is False
-    quantized(short_model, tmp_path / "again", **run, method="gptq", tune=256)
+    assert recipe["tune"]["steps"] == 128 and recipe["tune"]["auto"] is False
+    quantized(short_model, tmp_path / "again", **run, method="gptq", tune=128)
     names = ("timed", "again")
     assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in names}) == 1
 

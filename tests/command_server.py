@@ -1,0 +1,154 @@
+"""Runs `agq` commands in forked processes of one server, which has imported what they import: a command of a few lines
+takes two seconds of processor time to import PyTorch, and the tests start hundreds.
+
+A command has a process, arguments, environment, folder and streams of its own, as a user's has. What it lacks is a
+fresh interpreter: tests of imports and of the start itself begin a real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, NoReturn
+
+# What commands import when they run.
+PRELOADED = (
+    "torch",
+    "tokenizers",
+    "safetensors.torch",
+    "gguf",
+    "agq.cli",
+    "agq.quantization.quantize",
+    "agq.quantization.execute",
+    "agq.quantization.transforms.parameters",
+    "agq.evaluation.reference_scorer",
+    "agq.artifact.pack",
+    "agq.runtime.engine",
+    "agq.sweep.runner",
+)
+
+
+class CommandServer:
+    """environment: of the server; each command brings its own. cwd: the repository."""
+
+    # Of all commands of this process, for tests/processor_time.py: they are no children of it.
+    processor_seconds: ClassVar[list[float]] = []
+
+    def __init__(self, environment: dict[str, str], cwd: Path) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="agq-")  # a short path: a socket's name has 107 bytes
+        self.path = f"{self.folder.name}/server"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self.path)
+        listener.listen(16)
+        with listener:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.command_server", str(listener.fileno())],
+                env=environment,
+                cwd=cwd,
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+        self.folder.cleanup()
+
+    def run(
+        self, arguments: Sequence[str], stdin: str, cwd: Path | None, timeout: float, env: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """As subprocess.run with captured text."""
+        ours, theirs = zip(*(os.pipe()[:: -1 if number == 0 else 1] for number in range(3)), strict=True)
+        request = {"arguments": list(arguments), "cwd": str(cwd or Path.cwd()), "env": env}
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self.path)
+            socket.send_fds(connection, [b"f"], list(theirs))
+            for descriptor in theirs:
+                os.close(descriptor)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            answer = connection.makefile()
+            pid = int(answer.readline())
+            texts: dict[int, str] = {}
+            threads = [threading.Thread(target=_write, args=(ours[0], stdin))]
+            threads += [threading.Thread(target=_read, args=(ours[number], texts, number)) for number in (1, 2)]
+            for thread in threads:
+                thread.start()
+            late = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
+            late.start()
+            status, seconds = answer.readline().split()
+            self.processor_seconds.append(float(seconds))
+            in_time = not late.finished.is_set()
+            late.cancel()
+            for thread in threads:
+                thread.join()
+        if not in_time:
+            raise subprocess.TimeoutExpired(list(arguments), timeout, texts[1], texts[2])
+        return subprocess.CompletedProcess(list(arguments), int(status), texts[1], texts[2])
+
+
+def _write(descriptor: int, text: str) -> None:
+    with contextlib.suppress(BrokenPipeError), open(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+
+
+def _read(descriptor: int, texts: dict[int, str], number: int) -> None:
+    with open(descriptor, encoding="utf-8") as stream:
+        texts[number] = stream.read()
+
+
+def _serve(listener: socket.socket) -> tuple[list[str], dict[str, str]]:
+    """Forks for each request; returns in the command's process, with its arguments and its environment."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for these processes, and their times are told
+    while True:
+        connection, _ = listener.accept()
+        if os.fork():
+            connection.close()
+            continue
+        listener.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+        request = json.loads(connection.makefile().readline())
+        if pid := os.fork():
+            _wait(connection, streams, pid)
+        connection.close()
+        for number, descriptor in enumerate(streams):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.chdir(request["cwd"])
+        return request["arguments"], request["env"]
+
+
+def _wait(connection: socket.socket, streams: list[int], pid: int) -> NoReturn:
+    for descriptor in streams:
+        os.close(descriptor)
+    connection.sendall(f"{pid}\n".encode())
+    _, status, used = os.wait4(pid, 0)
+    connection.sendall(f"{os.waitstatus_to_exitcode(status)} {used.ru_utime + used.ru_stime}\n".encode())
+    os._exit(0)
+
+
+def main(descriptor: int) -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as a command does before it imports PyTorch
+    for name in PRELOADED:
+        importlib.import_module(name)
+    arguments, environment = _serve(socket.socket(fileno=descriptor))
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["agq", *arguments]
+    from agq.cli import main as command
+
+    sys.exit(command())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
