@@ -137,16 +137,45 @@ class Engine(EngineHandle):
         Raises:
             AgqError: ids out of range, no tokens, more tokens than the slot has positions left.
         """
+        return self._forward(tokens, slot, logits, progress, self._c.agq_engine_forward, self.vocab)
+
+    def states(
+        self,
+        tokens: Sequence[int] | np.ndarray,
+        slot: int | Sequence[int] | np.ndarray = 0,
+        which: str | Sequence[bool] | np.ndarray = "all",
+    ) -> np.ndarray:
+        """Appends tokens like `forward`, and returns the last hidden states: what the head matrix reads, after the
+        final norm, float32 [n, embedding width].
+
+        Args:
+            which: tokens whose states are returned: as `logits` of `forward`.
+
+        Raises:
+            AgqError: as `forward`.
+        """
+        return self._forward(tokens, slot, which, None, self._c.agq_engine_states, self.spec.embed_dim)
+
+    def _forward(
+        self,
+        tokens: Sequence[int] | np.ndarray,
+        slot: int | Sequence[int] | np.ndarray,
+        which: str | Sequence[bool] | np.ndarray,
+        progress: Callable[[int, int], None] | None,
+        function: Callable[..., int],
+        width: int,
+    ) -> np.ndarray:
+        """Rows of `width` that a function of the library gives."""
         ids = token_ids(tokens, self.vocab)
         slots = slot_numbers(slot, ids.size, self.slots)
-        want = wanted(logits, ids.size)
+        want = wanted(which, ids.size)
         with self._lock:
             self._check_open()
             before = self._check_room(slots)
             self._check_prompt(ids.size, before)
-            out = np.empty((int(want.sum()), self.vocab), np.float32)
+            out = np.empty((int(want.sum()), width), np.float32)
             try:
-                self._run(ids, slots, want, out, before, progress)
+                self._run(function, ids, slots, want, out, before, progress)
             except BaseException:
                 for number, length in before.items():
                     self._c.agq_engine_slot_truncate(self._engine, number, length)
@@ -187,6 +216,7 @@ class Engine(EngineHandle):
 
     def _run(
         self,
+        function: Callable[..., int],
         ids: np.ndarray,
         slots: np.ndarray,
         want: np.ndarray,
@@ -208,7 +238,7 @@ class Engine(EngineHandle):
             batch.want = ffi.from_buffer("uint8_t[]", want[part])
             rows = int(want[part].sum())
             target = ffi.cast("float *", out[done:].ctypes.data) if rows else ffi.NULL
-            status = c.agq_engine_forward(self._engine, batch, target)
+            status = function(self._engine, batch, target)
             if status != 0:
                 known = {self._ffi.integer_const(name): words for name, words in _STATUS.items()}
                 reason = text(c.agq_engine_error(self._engine)) or known.get(status, f"status {status}")

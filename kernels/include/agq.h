@@ -254,6 +254,9 @@ void agq_engine_destroy(agq_engine *e);
 /* Appends a batch to its slots and writes logits[count(want)][vocab], in the order of the batch. On an error nothing is
  * appended. */
 int agq_engine_forward(agq_engine *e, const agq_batch *batch, float *logits);
+/* The same, but writes hidden states in place of logits: what `head` reads, after final norm and project_out, before it
+ * is transformed or quantized: states[count(want)][embed_dim]. */
+int agq_engine_states(agq_engine *e, const agq_batch *batch, float *states);
 int agq_engine_slot_length(const agq_engine *e, int slot);
 /* Forgets all positions >= length (0: empties the slot). */
 int agq_engine_slot_truncate(agq_engine *e, int slot, int length);

@@ -84,6 +84,35 @@ static void profile(const test_model *t) {
   free(logits);
 }
 
+/* The hidden states are what the head makes the logits of, bit for bit: of the tokens that are asked for, over several
+ * batches. */
+static void states(const test_model *t) {
+  enum { N = 21, BATCH = 8 };
+  const size_t v = (size_t)t->s.vocab, dim = (size_t)t->s.embed_dim;
+  int32_t tokens[N];
+  uint8_t want[N];
+  float *logits = test_alloc(N * v * 4), *hidden = test_alloc(N * dim * 4), *again = test_alloc(N * v * 4);
+  int wanted = 0;
+  for (int i = 0; i < N; i++) {
+    tokens[i] = (5 * i + 3) % t->s.vocab;
+    want[i] = i % 3 != 1;
+    wanted += want[i];
+  }
+  const agq_batch b = {N, tokens, NULL, want};
+  for (int scalar = 0; scalar < 2; scalar++) {
+    agq_engine *e = engine(t, 2, 1, N, BATCH, 8, scalar);
+    test_expect(agq_engine_forward(e, &b, logits) == AGQ_OK, "forward");
+    agq_engine_slot_truncate(e, 0, 0);
+    test_expect(agq_engine_states(e, &b, hidden) == AGQ_OK, "states");
+    test_expect(agq_engine_slot_length(e, 0) == N, "states are appended like logits");
+    test_expect(agq_linear_forward(&t->m.head, hidden, wanted, again, 1, scalar) == AGQ_OK, "head");
+    if (!test_expect(!memcmp(logits, again, (size_t)wanted * v * 4), "the head makes the logits of the states"))
+      fprintf(stderr, "  %s, scalar %d\n", t->s.name, scalar);
+    agq_engine_destroy(e);
+  }
+  free(logits), free(hidden), free(again);
+}
+
 static void all_logits(const agq_model *m, const test_model *t, const int32_t *tokens, int n, int scalar,
                        float *logits) {
   test_model used = *t;
@@ -258,6 +287,7 @@ int main(void) {
       for (int kv_bits = 4; kv_bits <= 32; kv_bits *= kv_bits == 4 ? 2 : 4)
         if (kv_bits == 8 || (i < 6 && !t->s.log2)) slots(t, kv_bits);
     if (i < 4) profile(t);
+    states(t);
     if (t->s.sinks) sink_tokens(&shapes[i]);
     model_free(t);
   }

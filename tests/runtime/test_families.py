@@ -29,6 +29,13 @@ def whole_greedy(model: Any, prompt: list[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
+def states_of(model: Any, ids: np.ndarray) -> np.ndarray:
+    """What transformers' head reads."""
+    with torch.no_grad():
+        out = model(torch.tensor(ids, dtype=torch.long)[None], output_hidden_states=True)
+    return out.hidden_states[-1][0].float().numpy()
+
+
 def check(case: Case, folder: Path) -> None:
     model = make(case)
     ids = np.random.default_rng(1).integers(3, 270, 100)
@@ -41,6 +48,8 @@ def check(case: Case, folder: Path) -> None:
             engine.truncate(0, 0)
             found = engine.forward(ids[:length], logits="all")
             assert relative_error(found, logits_of(model, ids[:length])) < BOUND, length
+        engine.truncate(0, 0)
+        assert relative_error(engine.states(ids), states_of(model, ids)) < BOUND
         if steady:
             engine.truncate(0, 37)  # the rest again, on what is left in the cache, in uneven pieces
             again = [engine.forward(part, logits="all") for part in np.split(ids[37:], [1, 20])]

@@ -39,26 +39,33 @@ typedef struct {
   const agq_norm *post, *norm, *second;
 } stream_step;
 
-/* The same for an input that comes from the residual stream. */
+/* Input of `l` that comes from the residual stream: .x is where it stands after the pass, before it is transformed or
+ * quantized. */
+static agq_prepare of_stream(agq_engine *e, const agq_prepared *l, const int32_t *position, stream_step step) {
+  return (agq_prepare){.next = l,
+                       .x = step.norm && !e->model.norm_after ? e->normed : e->h,
+                       .ldx = (size_t)e->model.hidden,
+                       .residual = step.has_delta || step.norm,
+                       .norm = step.norm,
+                       .second_norm = step.second,
+                       .post_norm = step.post,
+                       .position = position,
+                       .base = e->model.residual_from_norm ? e->normed : e->h,
+                       .delta = step.has_delta ? e->delta : NULL,
+                       .second_delta = step.second_delta ? e->normed : NULL};
+}
+
+/* The same as `product` for such an input. */
 static void product_of_stream(agq_engine *e, int part, const agq_prepared *l, const int32_t *position, stream_step step,
                               int m, float *y, size_t ldy, int epilogue) {
   agq_act act;
-  const size_t hidden = (size_t)e->model.hidden;
-  const float *x = step.norm && !e->model.norm_after ? e->normed : e->h;
-  agq_prepare p = {.next = l,
-                   .x = x,
-                   .ldx = hidden,
-                   .residual = step.has_delta || step.norm,
-                   .norm = step.norm,
-                   .second_norm = step.second,
-                   .post_norm = step.post,
-                   .position = position,
-                   .base = e->model.residual_from_norm ? e->normed : e->h,
-                   .delta = step.has_delta ? e->delta : NULL,
-                   .second_delta = step.second_delta ? e->normed : NULL};
+  agq_prepare p = of_stream(e, l, position, step);
   agq_pass_prepare(e, &p, m, &act);
   agq_pass_linear(e, part, l, &act, p.x, p.ldx, m, y, ldy, epilogue);
 }
+
+/* What a forward pass gives. */
+typedef enum { LOGITS, STATES } output;
 
 static void embed(agq_engine *e, const int32_t *tokens, int m) {
   const agq_model *model = &e->model;
@@ -147,9 +154,9 @@ static int layer(agq_engine *e, int index, int m, int active) {
   return active;
 }
 
-/* Logits of the first m rows of the residual stream. has_delta 0: the last layer's output has been added, and
- * normed. */
-static void head(agq_engine *e, int m, int has_delta, float *logits) {
+/* Logits of the first m rows of the residual stream, or the states that they come from. has_delta 0: the last layer's
+ * output has been added, and normed. */
+static void head(agq_engine *e, int m, int has_delta, output what, float *out) {
   const agq_model *model = &e->model;
   const size_t vocab = (size_t)model->vocab, dim = (size_t)model->embed_dim;
   const agq_norm *final = model->has_final_norm ? &model->final_norm : NULL;
@@ -160,9 +167,16 @@ static void head(agq_engine *e, int m, int has_delta, float *logits) {
   else step.norm = final;
   if (model->project_out.in_features) {
     product_of_stream(e, AGQ_PROFILE_PROJECT, &e->project_out, NULL, step, m, e->embedded, dim, AGQ_EPILOGUE_NONE);
-    product(e, AGQ_PROFILE_HEAD, &e->head, NULL, e->embedded, dim, m, logits, vocab, epilogue);
+    if (what == STATES) memcpy(out, e->embedded, (size_t)m * dim * sizeof(float));
+    else product(e, AGQ_PROFILE_HEAD, &e->head, NULL, e->embedded, dim, m, out, vocab, epilogue);
+  } else if (what == STATES) {
+    agq_act act;
+    agq_prepare p = of_stream(e, &e->head, NULL, step);
+    const float *states = p.x;
+    agq_pass_prepare(e, &p, m, &act);
+    memcpy(out, states, (size_t)m * dim * sizeof(float));
   } else {
-    product_of_stream(e, AGQ_PROFILE_HEAD, &e->head, NULL, step, m, logits, vocab, epilogue);
+    product_of_stream(e, AGQ_PROFILE_HEAD, &e->head, NULL, step, m, out, vocab, epilogue);
   }
 }
 
@@ -178,8 +192,8 @@ static int wanted_rows(agq_engine *e, const agq_batch *b, int first, int m) {
   return wanted;
 }
 
-/* Computes m <= options.batch tokens; returns the number of rows of logits written. */
-static int piece(agq_engine *e, const agq_batch *b, int first, int m, float *logits) {
+/* Computes m <= options.batch tokens; returns the number of rows written. */
+static int piece(agq_engine *e, const agq_batch *b, int first, int m, output what, float *out) {
   const int last = e->model.layers - 1;
   int rows = m, active = m;
   for (int i = 0; i < m; i++) {
@@ -208,7 +222,7 @@ static int piece(agq_engine *e, const agq_batch *b, int first, int m, float *log
   }
   const int all = e->prune.on ? agq_prune_finish(e, active) : 0;
   if (all) active = all;
-  if (active) head(e, active, all == 0, logits);
+  if (active) head(e, active, all == 0, what, out);
   return active;
 }
 
@@ -244,16 +258,25 @@ static int check_batch(agq_engine *e, const agq_batch *b, const float *logits) {
   return AGQ_OK;
 }
 
-int agq_engine_forward(agq_engine *e, const agq_batch *batch, float *logits) {
+static int forward(agq_engine *e, const agq_batch *batch, output what, float *out) {
   if (!e) return AGQ_ERR_ARGUMENT;
-  const int status = check_batch(e, batch, logits);
+  const int status = check_batch(e, batch, out);
   if (status != AGQ_OK) return status;
+  const size_t width = (size_t)(what == STATES ? e->model.embed_dim : e->model.vocab);
   for (int i = 0, m; i < batch->n; i += m) {
     m = batch->n - i < e->options.batch ? batch->n - i : e->options.batch;
-    const int rows = piece(e, batch, i, m, logits);
-    if (rows) logits += (size_t)rows * (size_t)e->model.vocab;
+    const int rows = piece(e, batch, i, m, what, out);
+    if (rows) out += (size_t)rows * width;
   }
   return AGQ_OK;
+}
+
+int agq_engine_forward(agq_engine *e, const agq_batch *batch, float *logits) {
+  return forward(e, batch, LOGITS, logits);
+}
+
+int agq_engine_states(agq_engine *e, const agq_batch *batch, float *states) {
+  return forward(e, batch, STATES, states);
 }
 
 int agq_engine_slot_length(const agq_engine *e, int slot) {
