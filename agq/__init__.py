@@ -1,7 +1,7 @@
 """agq: quantize language models to INT4 and run them on CPUs.
 
-The functions have the names of the subcommands and their arguments. They are imported on first use, so that `import
-agq` is cheap and needs neither PyTorch nor numpy.
+`load` opens a model that answers prompts. The other functions have the names of the subcommands and their arguments.
+All are imported on first use, so that `import agq` is cheap and needs neither PyTorch nor numpy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from agq.version import __version__
 
-__all__ = ["AgqError", "UsageError", "__version__", "calibrate", "evaluate_perplexity", "pack", "quantize"]
+__all__ = [
+    "AgqError",
+    "Model",
+    "UsageError",
+    "__version__",
+    "calibrate",
+    "evaluate_perplexity",
+    "load",
+    "pack",
+    "quantize",
+]
 
 if TYPE_CHECKING:
     from agq.artifact.pack import pack
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
     from agq.errors import AgqError, UsageError
     from agq.evaluation import evaluate_perplexity
     from agq.quantization.quantize import quantize
+    from agq.runtime.model import Model, load
 
 _WHERE = {
     "AgqError": "agq.errors",
@@ -25,6 +36,8 @@ _WHERE = {
     "calibrate": "agq.calibration.calibrate",
     "quantize": "agq.quantization.quantize",
     "pack": "agq.artifact.pack",
+    "load": "agq.runtime.model",
+    "Model": "agq.runtime.model",
     "evaluate_perplexity": "agq.evaluation",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +26,11 @@ DEMO_MODEL = REPOSITORY / "demo" / "llama-demo"
 DEMO_TEXT = REPOSITORY / "demo" / "text"
 # Threads of torch in a test and in the processes that it starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}Note: {{ message['content'] }}\n"
+    "{% else %}{{ message['role'] }}: {{ message['content'] }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -180,6 +186,19 @@ def demo_artifact(demo_quantized: Path, tmp_path_factory: pytest.TempPathFactory
 
     output = tmp_path_factory.mktemp("demo-artifact") / "llama-demo-w4a8.agq.safetensors"
     agq.pack(demo_quantized, output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def chat_artifact(demo_quantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with a chat template (it was not trained for it: it continues the rendered text)."""
+    import agq
+
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(demo_quantized, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    output = folder.with_name("chat.agq.safetensors")
+    agq.pack(folder, output)
     return output
 
 

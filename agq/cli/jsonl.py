@@ -16,12 +16,12 @@ from agq.errors import AgqError
 from agq.reporting import console
 from agq.reporting.output import print_json
 from agq.reporting.progress_bar import progress
-from agq.runtime.batch import Answer, generate_many
+from agq.runtime.batch import Answer, seeded
 from agq.runtime.chat import ChatTemplate
-from agq.runtime.engine import Engine, default_context
+from agq.runtime.engine import default_context
 from agq.runtime.generation import load_tokenizer
-from agq.runtime.session import wanted_pruning, warn_beyond_training
-from agq.runtime.transcript import Transcript, last_prompt
+from agq.runtime.loaded import LoadedModel
+from agq.runtime.prompts import message_ids, prompt_ids
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agq.artifact.reader import Artifact
     from agq.recipe.pruning import PruningOptions
     from agq.runtime.sampling import Sampler
+    from agq.runtime.tokenizer import Tokenizer
 
 Id = str | int | float
 
@@ -72,7 +73,11 @@ def answer_file(artifact: Artifact, requests: list[Request], done: set[Id], sett
     template = ChatTemplate(artifact) if settings.chat else None
     waiting = [request for request in requests if request.id not in done]
     for request in waiting:
-        _encode(request, Transcript(tokenizer, template, settings.system))
+        if not request.error:
+            try:
+                request.ids = _ids(request, tokenizer, template, settings.system)
+            except AgqError as error:
+                request.error = error.message
     if done:
         console.say(f"{len(requests) - len(waiting)} of {len(requests)} prompts are answered already")
     good = [request for request in waiting if not request.error]
@@ -82,31 +87,30 @@ def answer_file(artifact: Artifact, requests: list[Request], done: set[Id], sett
         if context is None:
             longest = max(len(request.ids) for request in good) + settings.max_tokens
             context = min(longest, default_context(artifact))
-        with Engine(
+        with LoadedModel(
             artifact,
             threads=settings.threads,
             context=context,
             slots=min(settings.parallel, len(good)),
             kv_bits=settings.kv_bits,
-            pruning=wanted_pruning(artifact, settings.pruning),
-        ) as engine:
-            warn_beyond_training(engine)
-            _answer(engine, tokenizer, good, settings, lines)
+            pruning=settings.pruning,
+            tokenizer=tokenizer,
+        ) as model:
+            _answer(model, good, settings, lines)
     lines.flush()
     if lines.failed:
         console.error(f"{lines.failed} of {len(waiting)} prompts failed", "their lines say why")
     return int(lines.failed > 0)
 
 
-def _answer(engine: Engine, tokenizer: Any, good: list[Request], settings: Settings, lines: _InOrder) -> None:
+def _answer(model: LoadedModel, good: list[Request], settings: Settings, lines: _InOrder) -> None:
     """Answers the prompts, with progress on stderr unless the lines themselves appear on the terminal."""
-    base = settings.sampler
-
-    def sampler(index: int) -> Sampler:
-        return base if base.greedy else base.with_seed((base.seed + good[index].index) % (1 << 64))
-
-    answers = generate_many(
-        engine, tokenizer, [request.ids for request in good], sampler, settings.max_tokens, settings.stop
+    of_place = seeded(settings.sampler)
+    answers = model.start_many(
+        [request.ids for request in good],
+        lambda index: of_place(good[index].index),
+        settings.max_tokens,
+        settings.stop,
     )
     if console.is_terminal(sys.stdout):
         for answer in answers:
@@ -118,6 +122,13 @@ def _answer(engine: Engine, tokenizer: Any, good: list[Request], settings: Setti
             lines.put(good[answer.index], answer)
             tokens += answer.tokens
             bar.advance(note=f"{tokens / max(time.monotonic() - start, 1e-9):.3g} tok/s")
+
+
+def _ids(request: Request, tokenizer: Tokenizer, template: ChatTemplate | None, system: str | None) -> list[int]:
+    """What the model is given for a request. Raises AgqError where it cannot be answered."""
+    if request.prompt is None:
+        return message_ids(request.messages, tokenizer, template, system)
+    return prompt_ids(request.prompt, tokenizer, template, system)
 
 
 class _InOrder:
@@ -155,25 +166,6 @@ class _InOrder:
             asked = {name: value for name, value in asked.items() if value is not None}
             print_json({"id": request.id} | asked | values)
             self._next = next(self._requests, None)
-
-
-def _encode(request: Request, transcript: Transcript) -> None:
-    """Fills in the ids, or the error."""
-    if request.error:
-        return
-    try:
-        prompt = request.prompt
-        if prompt is None:
-            if not transcript.chat:
-                raise AgqError("`messages` need a chat template", hint="give a `prompt`")
-            system, turns, prompt = last_prompt(request.messages)
-            transcript.turns = list(turns)
-            transcript.system = system if system is not None else transcript.system
-        if not prompt:
-            raise AgqError("the prompt is empty")
-        request.ids = transcript.encode(prompt)
-    except AgqError as error:
-        request.error = error.message
 
 
 # ---- reading

@@ -13,12 +13,11 @@ from agq.cli.prompts import PromptCommand, checked, from_stdin, read_prompt
 from agq.cli.sampling import sampler_for
 from agq.errors import UsageError
 from agq.reporting import console
+from agq.runtime.defaults import ANSWER_TOKENS, TEXT_TOKENS, most_tokens
 
 if TYPE_CHECKING:
     from agq.recipe.pruning import PruningOptions
 
-DEFAULT_TOKENS = 256  # of a text: a model without a chat template rarely ends by itself
-DEFAULT_ANSWER = 1024  # of an answer in a chat
 _SAMPLING, _MANY, _ENGINE = "Sampling", "Many prompts", "Engine"
 
 
@@ -49,7 +48,7 @@ def run(
             "--max-tokens",
             "-n",
             min=1,
-            help=f"Tokens to generate at most. Default: {DEFAULT_ANSWER} for an answer, {DEFAULT_TOKENS} for a text.",
+            help=f"Tokens to generate at most. Default: {ANSWER_TOKENS} for an answer, {TEXT_TOKENS} for a text.",
         ),
     ] = None,
     temp: Annotated[
@@ -251,7 +250,7 @@ def run(
     # numpy's BLAS computes nothing here: its threads and their memory are not needed. Settled before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from agq.runtime.cache import find_source, open_model
-    from agq.runtime.session import wanted_pruning
+    from agq.runtime.opening import wanted_pruning
 
     path, packed = find_source(model)
     piped = jsonl is not None or from_stdin(prompt, file)
@@ -276,7 +275,7 @@ def run(
     sampler = sampler_for(artifact, watched and not speculate, given, seed)
     if stop and "" in stop:
         console.warning("--stop has no effect where it is empty")
-    limit = max_tokens or (DEFAULT_ANSWER if chats else DEFAULT_TOKENS)
+    limit = max_tokens or most_tokens(chats)
     if jsonl is not None:
         from agq.cli.jsonl import Settings, answer_file, read_done, read_requests
 

@@ -12,6 +12,7 @@ import numpy as np
 from agq.errors import AgqError
 from agq.evaluation.methods import Plan, Window, plan_tokens
 from agq.evaluation.scorers import FunctionScorer, Scorer, Together, default_rows
+from agq.runtime.scoring import token_nll
 
 # (windows done, windows in all, perplexity so far)
 Report = Callable[[int, int, float], None]
@@ -103,18 +104,6 @@ class Divergence:
     def to_dict(self) -> dict[str, float]:
         """JSON types."""
         return dict(vars(self))
-
-
-def token_nll(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Negative log likelihoods float64 [n] of `targets` [n] under float32 logits [n, vocab], which are overwritten.
-
-    log sum exp with the maximum taken out; exponentials in float32, their sum in float64.
-    """
-    chosen = logits[np.arange(len(targets)), targets].astype(np.float64)
-    top = logits.max(axis=1)
-    np.subtract(logits, top[:, None], out=logits)
-    np.exp(logits, out=logits)
-    return np.log(logits.sum(axis=1, dtype=np.float64)) + top - chosen
 
 
 def evaluate_plan(

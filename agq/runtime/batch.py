@@ -61,16 +61,17 @@ def generate_many(
     max_tokens: int | None = None,
     stop: Sequence[str] = (),
     step: Callable[[int], None] | None = None,
+    slots: Sequence[int] | None = None,
 ) -> Iterator[Answer]:
-    """Answers prompts, `engine.slots` of them at a time. Yields an answer when it is complete: not in the order of the
+    """Answers prompts, one of them a slot at a time. Yields an answer when it is complete: not in the order of the
     prompts. An answer is the one that the prompt alone would get.
 
     Args:
-        engine: all of its slots are emptied.
         prompts: token ids of each.
         sampler: makes the sampler of a prompt from its place.
         max_tokens, stop: see Generation.
         step: told how many tokens a pass of the engine computed.
+        slots: of the engine, to be used and emptied; by default all.
 
     Raises:
         AgqError: the engine fails. A prompt that is empty or does not fit the context is told in its Answer.
@@ -78,18 +79,19 @@ def generate_many(
     waiting = iter(range(len(prompts)))
     running: dict[int, _Running] = {}
     ends = frozenset(end_tokens(engine.artifact))
-    for slot in range(engine.slots):
+    slots = range(engine.slots) if slots is None else slots
+    for slot in slots:
         engine.truncate(slot, 0)
 
     def fill() -> Iterator[Answer]:
         """Puts prompts into free slots and computes them; yields those that cannot be answered, or have been."""
-        free = [slot for slot in range(engine.slots) if slot not in running]
+        free = [slot for slot in slots if slot not in running]
         while free:
             together: dict[int, _Running] = {}
             while free and (index := next(waiting, None)) is not None:
                 ids = prompts[index]
-                if problem := _problem(engine, ids):
-                    yield Answer(index, prompt_tokens=len(ids), error=problem)
+                if wrong := problem(engine, ids):
+                    yield Answer(index, prompt_tokens=len(ids), error=wrong)
                     continue
                 text = _Running(
                     index, ids, Output(tokenizer, ids, ends, stop, max_tokens, engine.context), sampler(index)
@@ -102,7 +104,7 @@ def generate_many(
             _forward(engine, {slot: text.prompt for slot, text in together.items()}, together, step)
             running.update(together)
             yield from finished()
-            free = [slot for slot in range(engine.slots) if slot not in running]
+            free = [slot for slot in slots if slot not in running]
 
     def finished() -> Iterator[Answer]:
         """Takes complete texts out of their slots."""
@@ -133,7 +135,12 @@ def _forward(
         texts[slot].choose(row)
 
 
-def _problem(engine: Engine, ids: Sequence[int]) -> str:
+def seeded(base: Sampler) -> Callable[[int], Sampler]:
+    """Makes the sampler of a prompt from its place: the seed counts up from that of `base`."""
+    return lambda index: base if base.greedy else base.with_seed((base.seed + index) % (1 << 64))
+
+
+def problem(engine: Engine, ids: Sequence[int]) -> str:
     """Why a prompt cannot be answered; "" where it can."""
     if not len(ids):
         return "the prompt is empty"

@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 from agq.artifact.reader import Artifact
 from agq.recipe.pruning import PruningOptions
-from agq.reporting import console
-from agq.runtime.cache import open_model
-from agq.runtime.chat import ChatTemplate
-from agq.runtime.engine import Engine
-from agq.runtime.generation import Generation, check_speculation, load_tokenizer
+from agq.runtime.generation import Generation, check_speculation
+from agq.runtime.loaded import LoadedModel
+from agq.runtime.opening import opened, template_of
 from agq.runtime.sampling import Sampler
+from agq.runtime.stream import Stream
 from agq.runtime.transcript import Transcript
 from agq.system import process
 
@@ -34,7 +33,7 @@ class Session:
         transcript: what was said and kept.
 
     Raises:
-        AgqError, UsageError: as Engine and ChatTemplate.
+        AgqError, UsageError: as `load`; `chat` without a template.
     """
 
     def __init__(
@@ -53,20 +52,11 @@ class Session:
         progress: Callable[[int, int], None] | None = None,
     ):
         start = time.perf_counter()
-        self.artifact = model if isinstance(model, Artifact) else open_model(model, console.say)
-        if chat is None:
-            chat = self.artifact.has("chat_template")
-        template = ChatTemplate(self.artifact) if chat else None
-        self.chat = chat
-        self.tokenizer = load_tokenizer(self.artifact)
-        self.engine = Engine(
-            self.artifact,
-            threads=threads,
-            context=context,
-            kv_bits=kv_bits,
-            pruning=wanted_pruning(self.artifact, pruning),
-        )
-        warn_beyond_training(self.engine)
+        self.artifact = opened(model)
+        template = template_of(self.artifact, chat)
+        self.model = LoadedModel(self.artifact, threads, context, kv_bits=kv_bits, pruning=pruning)
+        self.engine, self.tokenizer = self.model.engine, self.model.tokenizer
+        self.chat = template is not None
         age = process.age_s()
         self.load_s = time.perf_counter() - start if age is None else age
         self.sampler = sampler or Sampler()
@@ -74,8 +64,7 @@ class Session:
         self._progress = progress
         if speculate:
             check_speculation(self.engine, self.sampler, speculate)
-        self._last: Generation | None = None
-        self._cached: list[int] = []
+        self._last: Stream | None = None
         self.transcript = Transcript(self.tokenizer, template, system)
 
     def answer(self, prompt: str) -> Generation:
@@ -98,20 +87,11 @@ class Session:
 
     def _generation(self, ids: list[int]) -> Generation:
         if self._last is not None:
-            self._cached = self._last.history()
-        self._last = None
-        self._last = Generation(
-            self.engine,
-            self.tokenizer,
-            ids,
-            sampler=self.sampler,
-            max_tokens=self.max_tokens,
-            stop=self._stop,
-            cached=self._cached,
-            speculate=self._speculate,
-            progress=self._progress,
+            self._last.close()
+        self._last = self.model.start(
+            ids, self.sampler, self.max_tokens, self._stop, self._speculate, progress=self._progress
         )
-        return self._last
+        return self._last.generation
 
     def keep(self, prompt: str, generation: Generation) -> None:
         """Makes a prompt and its answer (complete or not) a part of the conversation."""
@@ -139,23 +119,10 @@ class Session:
 
     def close(self) -> None:
         """Frees the engine."""
-        self.engine.close()
+        self.model.close()
 
     def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def wanted_pruning(artifact: Artifact, asked: PruningOptions | Literal[False] | None) -> PruningOptions | None:
-    """Token pruning as asked for; None: as the artifact's recipe says, False: none."""
-    return PruningOptions.of_record(artifact.recipe) if asked is None else asked or None
-
-
-def warn_beyond_training(engine: Engine) -> None:
-    """A warning where the context is larger than the model knows."""
-    if engine.context > engine.spec.context:
-        console.warning(
-            f"a context of {engine.context} is more than the {engine.spec.context} that the model was trained for"
-        )

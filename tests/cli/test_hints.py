@@ -14,9 +14,9 @@ import pytest
 
 from agq.cli.options import in_flags
 from tests.checkpoint.folders import config, write_folder
-from tests.cli.conftest import TEMPLATE
 from tests.cli.hint_rows import ELSEWHERE, QUICK, SLOW, Row
 from tests.cli.hints import hints, matches, steps
+from tests.conftest import TEMPLATE
 from tests.runtime.runtime_support import byte_level, sentencepiece_like
 from tests.support import REPOSITORY
 
