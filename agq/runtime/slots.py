@@ -39,7 +39,7 @@ class Slots:
                 if all(owner == me for owner in self._owners.values()):
                     raise AgqError(
                         f"{len(self._cached)} texts are being made already, and the model has no further slot",
-                        hint="finish or close an earlier stream, or load the model with more `slots:`",
+                        hint="finish or close an earlier stream, or load the model with more slots",
                     )
                 self._changed.wait()
 

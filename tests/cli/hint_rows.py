@@ -191,7 +191,6 @@ SLOW = [
 
 # Hints that another test follows, or none: which, or why.
 ELSEWHERE = {
-    "finish or close an earlier stream, or load the model with more `slots:`": "tests/runtime/test_model.py",
     "cut the beginning of the context, or load the model with a larger `context:`": "tests/runtime/test_model.py",
     "/exit or Ctrl-D leaves": "tests/cli/test_conversation.py",
     "/save writes such a file": "tests/cli/test_conversation.py",
