@@ -9,7 +9,7 @@ import torch
 
 from agq.calibration.statistics import CalibrationResult, gather, save
 from agq.errors import AgqError
-from agq.gguf.files import is_gguf, stem
+from agq.gguf.files import model_name
 from agq.gguf.opening import open_source
 from agq.hub import find_model
 from agq.recipe import Recipe
@@ -67,8 +67,7 @@ def collect(
     changes = changes or RecipeChanges()
     folder, named = find_model(str(model))
     recipe = adjust_recipe(recipe or named or Recipe(), changes)
-    name = stem(folder) if is_gguf(folder) else Path(model).name.partition("@")[0]
-    path = Path(output) if output is not None else Path(f"{name}-calibration.safetensors")
+    path = Path(output) if output is not None else Path(f"{model_name(str(model), folder)}-calibration.safetensors")
     if path.is_dir():
         raise AgqError(f"`{path}` is a folder", hint="name a file, such as stats.safetensors")
     if path.exists() and not force:

@@ -2,14 +2,23 @@
 
 from typing import Any
 
-# What is counted: key of the record -> words after a number.
+# What is counted: key of the record -> words after the number 1, and after others.
 KINDS = {
-    "zero_matrices": "matrices of zeros",
-    "constant_matrices": "matrices of one value",
-    "dead_channels": "input channels that are always zero",
-    "rank_deficient_hessians": "inputs with fewer calibration tokens than channels",
-    "zero_tokens": "inputs of tokens that are zero in all channels",
-    "values_beyond_fp16": "values that fp16 cannot hold, cut to its largest",
+    "zero_matrices": ("matrix of zeros", "matrices of zeros"),
+    "constant_matrices": ("matrix of one value", "matrices of one value"),
+    "dead_channels": ("input channel that is always zero", "input channels that are always zero"),
+    "rank_deficient_hessians": (
+        "input with fewer calibration tokens than channels",
+        "inputs with fewer calibration tokens than channels",
+    ),
+    "zero_tokens": (
+        "input of a token that is zero in all channels",
+        "inputs of tokens that are zero in all channels",
+    ),
+    "values_beyond_fp16": (
+        "value that fp16 cannot hold, cut to its largest",
+        "values that fp16 cannot hold, cut to its largest",
+    ),
 }
 
 
@@ -22,6 +31,6 @@ def numbers_of(record: Any) -> dict[str, Any]:
 
 def in_words(numbers: dict[str, Any]) -> list[str]:
     """One line for each thing that was counted, and for each step that was taken back."""
-    lines = [f"{numbers[kind]} {words}" for kind, words in KINDS.items() if kind in numbers]
+    lines = [f"{numbers[kind]} {words[numbers[kind] != 1]}" for kind, words in KINDS.items() if kind in numbers]
     taken = numbers.get("taken_back")
     return lines + [str(line) for line in taken] if isinstance(taken, list) else lines

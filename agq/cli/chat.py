@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from agq.cli import failures
 from agq.cli.chat_commands import Command, Leave, command_of
 from agq.cli.conversation import Conversation
-from agq.cli.line_editor import line_reader
+from agq.cli.line_editor import line_reader, message
 from agq.cli.terminal import PromptProgress
 from agq.errors import AgqError
 from agq.reporting import console
@@ -29,19 +29,18 @@ def converse(session: Session, progress: PromptProgress) -> int:
     with _ended_by_signals():
         while True:
             try:
-                text = read()
-                command = command_of(text)
+                typed = read()
+                command = command_of(typed)  # what stands in quotes is none
                 if command is not None:
                     _obey(command, conversation)
-                elif text.strip():
+                elif (text := message(typed)).strip():
                     conversation.answer(text)
             except (EOFError, Leave):
                 return 0
             except KeyboardInterrupt:
                 console.say(_BANNER)
             except AgqError as error:
-                message, hint = failures.worded(error)
-                console.error(message, hint)
+                console.error(*failures.worded(error))
 
 
 def _obey(command: Command, conversation: Conversation) -> None:

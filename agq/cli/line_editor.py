@@ -39,7 +39,7 @@ def message(text: str) -> str:
 
 
 def line_reader() -> Callable[[], str]:
-    """A function that asks for a message: raises EOFError at the end of input, KeyboardInterrupt on Ctrl-C."""
+    """A function that asks for a message, and gives it as it was typed: raises EOFError at the end of input, KeyboardInterrupt on Ctrl-C."""
     screen = next((stream for stream in (sys.stdout, sys.stderr) if console.is_terminal(stream)), None)
     if screen is None or os.environ.get("TERM", "dumb") == "dumb":
         return _read_plainly
@@ -63,7 +63,7 @@ def _read_plainly() -> str:
         text = f"{text}\n{line}" if text else line
         if not text:
             break
-    return message(text)
+    return text
 
 
 def _editor(screen: Any) -> Callable[[], str]:
@@ -98,7 +98,7 @@ def _editor(screen: Any) -> Callable[[], str]:
     )
 
     def read() -> str:
-        return message(session.prompt(_SIGN))
+        return session.prompt(_SIGN)
 
     return read
 

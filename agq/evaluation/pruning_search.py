@@ -22,6 +22,7 @@ from agq.evaluation.pruned import window_nll
 from agq.evaluation.reference_scorer import ReferenceScorer
 from agq.evaluation.scorers import default_rows
 from agq.files import atomic_write_text
+from agq.gguf.files import model_name
 from agq.hub import find_model
 from agq.recipe import Recipe
 from agq.recipe.changes import RecipeChanges
@@ -143,7 +144,8 @@ def search_pruning(
     """Searches layers and ratio on calibration text and writes them as a recipe (YAML) that holds nothing else.
 
     Args:
-        model: a recipe's name, a folder (quantized or not) or a hub id. output: by default `<model>-pruning.yaml`.
+        model: a recipe's name, a folder (quantized or not), a GGUF file or a hub id. output: by default
+            `<model>-pruning.yaml`.
         sparsities: shares of (token, layer) pairs to be left out; the best choice for the first is written.
         changes: of the recipe's calibration section; by default 8 windows.
         force: replace an existing file. report: see `search`.
@@ -154,7 +156,7 @@ def search_pruning(
     folder, named = find_model(str(model))
     changes = changes or RecipeChanges()
     recipe = adjust_recipe(recipe or named or Recipe(), changes.but(samples=changes.samples or WINDOWS))
-    path = Path(output) if output is not None else Path(f"{Path(model).name.partition('@')[0]}-pruning.yaml")
+    path = Path(output) if output is not None else Path(f"{model_name(str(model), folder)}-pruning.yaml")
     if path.is_dir():
         raise AgqError(f"`{path}` is a folder", hint="name a file, such as pruning.yaml")
     if path.exists() and not force:

@@ -1,4 +1,4 @@
-"""The scorer of Hugging Face folders: the torch reference."""
+"""The scorer of Hugging Face folders, and of GGUF files as floats: the torch reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ReferenceScorer:
-    """A Hugging Face folder, quantized or not, through the torch reference in float32."""
+    """A Hugging Face folder, quantized or not, or the floats of a GGUF file, through the torch reference in float32."""
 
     context: int | None
 
@@ -34,7 +34,7 @@ class ReferenceScorer:
         default CUDA where there is one that the model fits on."""
         import torch
 
-        from agq.checkpoint import open_checkpoint
+        from agq.gguf.opening import open_source
         from agq.reference.decoder import ReferenceModel
         from agq.system.devices import torch_device
 
@@ -43,7 +43,7 @@ class ReferenceScorer:
         self.threads = torch.get_num_threads()
         self._torch = torch
         self.path = Path(path)
-        self.checkpoint: Checkpoint = open_checkpoint(path)
+        self.checkpoint: Checkpoint = open_source(path, floats=True)
         checkpoint = self.checkpoint
         self._model = ReferenceModel(checkpoint, fake_quant, device=torch_device(device or _device(checkpoint)))
         spec = self._model.spec

@@ -55,3 +55,9 @@ def stem(path: Path) -> str:
     if match is not None:
         return match["stem"]
     return path.stem if path.suffix.lower() == SUFFIX else path.name
+
+
+def model_name(model: str, path: Path) -> str:
+    """How what is made of a model is called: by a GGUF file's stem, else by what was typed, without a hub revision.
+    path: where `model` was found."""
+    return stem(path) if is_gguf(path) else Path(model).name.partition("@")[0]

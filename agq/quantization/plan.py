@@ -16,7 +16,7 @@ from agq.files import check_absent_or_empty, ensure_free_space
 from agq.formats import PerGroup
 from agq.formats.activations import WIDE
 from agq.formats.weights import BYTE_CODES
-from agq.gguf.files import is_gguf, stem
+from agq.gguf.files import model_name
 from agq.gguf.opening import open_source
 from agq.hub import find_model
 from agq.quantization.checks import (
@@ -129,9 +129,7 @@ class Plan:
 
 def default_output(model: str, recipe: Recipe) -> Path:
     """`<model>-W4A8` in the current folder."""
-    path = Path(model)
-    name = stem(path) if is_gguf(path) else path.name.partition("@")[0]
-    return Path(f"{name}-{recipe.scheme.name}")
+    return Path(f"{model_name(model, Path(model))}-{recipe.scheme.name}")
 
 
 def plan(

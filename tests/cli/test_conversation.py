@@ -43,7 +43,8 @@ def saved(terminal: Terminal, path: Path) -> list[tuple[str, str]]:
 
 
 def test_messages_of_several_lines(chat, tmp_path: Path) -> None:
-    """Pasted with and without brackets, continued by a backslash, between quotes: one message, one answer each."""
+    """Pasted with and without brackets, continued by a backslash, between quotes: one message, one answer each. What
+    stands in quotes is no command."""
     terminal = chat(*GREEDY)
     terminal.paste("one\ntwo\n\nthree")
     time.sleep(0.2)
@@ -53,8 +54,9 @@ def test_messages_of_several_lines(chat, tmp_path: Path) -> None:
         terminal.send(line)
         time.sleep(0.3)  # typed, and not pasted
         terminal.ask('eight"""' if '"""' in line else "seven")
+    terminal.ask('"""/exit"""')
     asked = [content for role, content in saved(terminal, tmp_path / "talk.json") if role == "user"]
-    assert asked == ["one\ntwo\n\nthree", "four\nfive", "six \nseven", "seven\n\neight"]
+    assert asked == ["one\ntwo\n\nthree", "four\nfive", "six \nseven", "seven\n\neight", "/exit"]
 
 
 def test_commands(chat, tmp_path: Path) -> None:

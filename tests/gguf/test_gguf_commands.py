@@ -81,6 +81,9 @@ def test_quantize_starts_from_it(file: Path, agq_cli: Callable[..., Any], tmp_pa
     name = "model.embed_tokens.weight"
     assert np.array_equal(folder.read(name), source.read(name))
     agq_cli("run", tmp_path / "out", "he", "-n", "3", check=True)
+    search = ["--search-pruning", "--samples", "1", "--seq-len", "64", "--data", text]
+    agq_cli("calibrate", file, *search, check=True, cwd=tmp_path)
+    assert "pruning:" in (tmp_path / "small-pruning.yaml").read_text()
 
 
 def test_errors_are_one_line(tmp_path: Path, agq_cli: Callable[..., Any]) -> None:
