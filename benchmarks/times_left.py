@@ -1,9 +1,10 @@
 """How right the times left are that progress shows: runs an agq command, and compares each with what was left.
 
     times_left.py quantize demo/llama-demo --data demo/text/calibration.txt --samples 16 --tune 20 -t 1
+    times_left.py sweep configs/sweeps/demo.yaml -o sweep --no-plot -t 1
 
 Counts processor time, so that other programs of the machine do not matter; with one thread only. Each part of the work
-(transformations, solver, tuning, packing) has its own row: how long it took, and the least and the greatest ratio of
+(transformations, solver, tuning, packing; a sweep as a whole) has its own row: how long it took, and the least and the greatest ratio of
 the time shown to the time that was left, from the first tenth of the part to `--end` seconds before its end.
 """
 
@@ -22,6 +23,7 @@ import common
 
 from agq.cli import main as agq
 from agq.reporting import progress_bar
+from agq.sweep import forecast
 
 Sample = tuple[float, float | None]
 
@@ -74,7 +76,7 @@ def main() -> int:
     args = parser.parse_args()
     args.json |= "--json" in args.command
     command = [word for word in args.command if word != "--json"]
-    progress_bar.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]  # another clock
+    progress_bar.time = forecast.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
     progress_bar._Lines = progress_bar._Bar = Recorded  # type: ignore[misc, assignment]  # neither lines nor bars
     foreign = common.Foreign()
     with redirect_stdout(sys.stderr):  # stdout is for the table

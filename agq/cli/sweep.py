@@ -101,7 +101,7 @@ def sweep(
 
         output.mkdir(parents=True, exist_ok=True)
         with exclusive(output / "results", "agq sweep"):
-            made = run_sweep(chosen, output, report, jobs, bar.weigh)
+            made = run_sweep(chosen, output, report, jobs, bar.foretell)
     # The files tell of the whole sweep, also where a part of it was asked for now.
     records = with_kept(whole, made, output)
     text = to_markdown(whole, records, f"agq sweep {definition.name}")

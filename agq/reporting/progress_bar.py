@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ class Progress:
         """Another part of the work: counting begins anew, and with it the pace."""
         self.label, self.total, self.unit = label, total, unit
         self.done = 0
-        self.costs: Sequence[float] = ()
+        self._left: Callable[[], float | None] | None = None
         self.note = ""
         self.start = self._counted = time.monotonic()
         self._first = (self.start, 0)  # when the first step was done, and how many that were
@@ -45,13 +45,9 @@ class Progress:
         self.total = total
         self.advance(done - self.done, note)
 
-    def weigh(self, costs: Sequence[float]) -> None:
-        """What each step costs in proportion to the others; without it they are alike. 0: it is done already."""
-        self.costs = costs
-
-    def _cost(self, steps: int) -> float:
-        """Of the first so many steps."""
-        return sum(self.costs[:steps]) if self.costs else steps
+    def foretell(self, left: Callable[[], float | None]) -> None:
+        """Who counts knows better than the pace of the steps how many seconds are left: steps are not alike."""
+        self._left = left
 
     def megabytes(self, done: int, total: int, note: str | None = None) -> None:
         """`reach` for counts of bytes."""
@@ -71,6 +67,8 @@ class Progress:
         The first step warms caches up and does not count once there are others; a short one says nothing. One that
         takes longer than those before it says that the pace is less: it counts as done now, at the least.
         """
+        if self._left is not None and self.done != self.total:
+            return self._left()
         if not self.done or self.total is None:
             return None
         now = time.monotonic()
@@ -79,12 +77,8 @@ class Progress:
         begun, done = self._first if self.done > self._first[1] else (self.start, 0)
         if not done and self._counted - begun < _WARM:
             return None
-        behind, here, ahead = (self._cost(steps) for steps in (done, self.done, self.done + 1))
-        if here <= behind:
-            return None
-        pace = max((self._counted - begun) / (here - behind), (now - begun) / (ahead - behind))
-        rest = self._cost(self.total) - here
-        return max(pace * rest - (now - self._counted), _OVERDUE * pace * (ahead - here))
+        pace = max((self._counted - begun) / (self.done - done), (now - begun) / (self.done + 1 - done))
+        return max(pace * (self.total - self.done) - (now - self._counted), _OVERDUE * pace)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

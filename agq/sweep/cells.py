@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agq.errors import AgqError
+from agq.reporting.progress import Progress
 from agq.sweep.definition import ModelEntry, Row, Sweep
 
 # Called with a few words about what is being done.
@@ -25,13 +26,14 @@ def make_cell(
     artifact: Path,
     threads: int | None,
     say: Say,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The record of one entry, without its speed.
 
     Args:
         source: the model's folder. baseline: the unquantized model, packed; made here by its own row. artifact: what
             the row makes, the baseline where it quantizes nothing. Both stay; the quantized folder is removed.
-        threads: of the engine and of torch; None: by the machine.
+        threads: of the engine and of torch; None: by the machine. progress: of quantizing.
 
     Returns:
         JSON types: bits_per_weight, bits_per_parameter, kv_bits, bytes, quantize_s, texts {name: {ppl, windows, ...}},
@@ -55,7 +57,7 @@ def make_cell(
         else:
             say("quantizing")
             started = time.monotonic()
-            record.update(_quantize(sweep, model, row, source, folder))
+            record.update(_quantize(sweep, model, row, source, folder, progress))
             record["quantize_s"] = round(time.monotonic() - started, 2)
             say("packing")
             record.update(_pack(folder, artifact))
@@ -68,7 +70,9 @@ def make_cell(
     return record
 
 
-def _quantize(sweep: Sweep, model: ModelEntry, row: Row, source: Path, folder: Path) -> dict[str, Any]:
+def _quantize(
+    sweep: Sweep, model: ModelEntry, row: Row, source: Path, folder: Path, progress: Progress | None
+) -> dict[str, Any]:
     from agq.quantization.execute import execute, refuse_taken_back
     from agq.quantization.plan import plan
     from agq.recipe import Recipe
@@ -77,7 +81,7 @@ def _quantize(sweep: Sweep, model: ModelEntry, row: Row, source: Path, folder: P
     recipe = adjust_recipe(Recipe(), sweep.calibration.but(seq_len=model.seq_len))
     changes = row.options.changes.but(preset=row.options.changes.preset or "auto")
     made = plan(str(source), folder, changes, row.options.run, recipe=recipe, force=True)
-    report = execute(made, resume=False)
+    report = execute(made, False, progress)
     refuse_taken_back(made, report)
     return {"bits_per_weight": report.bits_per_weight, "fallbacks": report.fallbacks}
 

@@ -12,6 +12,7 @@ from agq.quantization.tuning.effort import BATCH, budget
 from agq.recipe import Recipe
 from agq.recipe.resolve import adjust_recipe, effective_recipe
 from agq.sweep.definition import ModelEntry, Row, Sweep, TextEntry
+from agq.sweep.forecast import REST, SOLVE, TRANSFORM, TUNE
 from agq.system.devices import torch_device
 
 _BYTES = 4  # of a token of English text
@@ -19,21 +20,29 @@ _TOKENS = 300_000  # of a named data set's test split
 _RUNS = 4  # of the speed test: one to warm up, three that count
 
 
-def expected_seconds(sweep: Sweep, model: ModelEntry, row: Row, checkpoint: Checkpoint) -> float:
-    """Seconds that an entry will take, a rough figure. checkpoint: of the model's folder."""
+def expected_seconds(sweep: Sweep, model: ModelEntry, row: Row, checkpoint: Checkpoint) -> dict[str, float]:
+    """Seconds that the parts of an entry will take, a rough figure. checkpoint: of the model's folder."""
     parts, spec = checkpoint.parts, checkpoint.spec
     run = row.options.run
     device = torch_device(run.device)
     weights = sum(linear.in_features * linear.out_features for linear in parts.block_linears())
     work = 2.0 * _scored(sweep, model, row) * (weights + spec.vocab * spec.embed_dim)
-    if row.options:
-        recipe = _recipe(sweep, model, row)
-        if recipe.tune.auto:
-            found = budget(run.effort, run.time, device.type, recipe.calibration.samples)
-            recipe = replace(recipe, tune=replace(recipe.tune, batch=BATCH[device.type]))
-            recipe = with_steps(checkpoint, recipe, recipe.transforms.any, found, device)
-        work += operations_of(checkpoint, recipe, recipe.transforms.any)
-    return seconds(work, device)
+    found = {REST: seconds(work, device)}
+    if not row.options:
+        return found
+    recipe = _recipe(sweep, model, row)
+    if recipe.tune.auto:
+        time = budget(run.effort, run.time, device.type, recipe.calibration.samples)
+        recipe = replace(recipe, tune=replace(recipe.tune, batch=BATCH[device.type]))
+        recipe = with_steps(checkpoint, recipe, recipe.transforms.any, time, device)
+    untuned = replace(recipe, tune=replace(recipe.tune, steps=0))
+    solved = operations_of(checkpoint, untuned, False)
+    operations = {
+        TRANSFORM: operations_of(checkpoint, untuned, True) - solved if recipe.transforms.any else 0.0,
+        SOLVE: solved,
+        TUNE: operations_of(checkpoint, recipe, False) - solved,
+    }
+    return found | {part: seconds(each, device) - seconds(0.0, device) for part, each in operations.items()}
 
 
 def _recipe(sweep: Sweep, model: ModelEntry, row: Row) -> Recipe:

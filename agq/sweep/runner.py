@@ -20,6 +20,7 @@ from agq.files import atomic_write_text, sha256_file
 from agq.hub import find_model
 from agq.sweep.cells import make_cell, measure_speed
 from agq.sweep.definition import ModelEntry, Row, Sweep
+from agq.sweep.forecast import REST, Forecast, Told
 from agq.version import __version__
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -74,15 +75,15 @@ def run_sweep(
     output: Path,
     report: Report | None = None,
     jobs: int = 1,
-    weigh: Callable[[list[float]], None] | None = None,
+    foretell: Callable[[Callable[[], float | None]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Makes what is missing and returns the records of all entries, in the order of models and rows.
 
     output: folder for `cells/*.json` (finished entries), `work/` (artifacts of unquantized models, twins) and the
     results. An entry is made again when anything that its numbers depend on has changed. jobs: entries that are made at
     the same time, each in a process of its own (on the CUDA devices in turn); speeds are measured afterwards, one after
-    the other. weigh: is told what each entry is expected to cost, in the order in which they are made, 0 where it is
-    there; not where several are made at the same time.
+    the other. foretell: is given a function that tells the seconds that are left; not where several are made at the
+    same time.
 
     Raises:
         AgqError: a model or text that cannot be read, disk full. An entry that cannot be made is a record with `error`.
@@ -98,12 +99,15 @@ def run_sweep(
             report(done, len(places), f"{of}: {what}" if of else what)
 
     say("")
-    if weigh is not None and jobs == 1:
-        weigh([0.0] * done + [_expected(sweep, place) for place in due])
     if jobs == 1:
+        forecast = Forecast([_expected(sweep, place) if foretell is not None else {} for place in due])
+        if foretell is not None:
+            foretell(forecast.left)
         for place in due:
-            _make(sweep, place, sweep.threads, partial(say, of=place.name))
+            forecast.entry()
+            _make(sweep, place, sweep.threads, partial(say, of=place.name), forecast)
             _add_speed(sweep, place, say)
+            forecast.end()
             done += 1
     else:
         # The rows of a model are compared with its unquantized one. Ablations are the last to be missed where time runs
@@ -164,14 +168,14 @@ def _places(sweep: Sweep, output: Path, report: Report | None) -> list[_Place]:
     return places
 
 
-def _expected(sweep: Sweep, place: _Place) -> float:
+def _expected(sweep: Sweep, place: _Place) -> dict[str, float]:
     from agq.checkpoint import open_checkpoint
     from agq.sweep.cost import expected_seconds
 
     try:
         return expected_seconds(sweep, place.model, place.row, open_checkpoint(place.source))
     except (AgqError, RuntimeError):  # the entry will say so; a busy GPU cannot be timed
-        return 0.0
+        return {}
 
 
 def _due(places: list[_Place]) -> list[_Place]:
@@ -185,11 +189,23 @@ def _due(places: list[_Place]) -> list[_Place]:
     ]
 
 
-def _make(sweep: Sweep, place: _Place, threads: int | None, say: Callable[[str], None]) -> str:
+def _make(
+    sweep: Sweep,
+    place: _Place,
+    threads: int | None,
+    say: Callable[[str], None],
+    forecast: Forecast | None = None,
+) -> str:
     """Makes an entry but for its speed; its artifact stays for that."""
     from agq.sweep.report import machine
 
-    made = make_cell(sweep, place.model, place.row, place.source, place.baseline, place.artifact, threads, say)
+    def rest(what: str) -> None:
+        if forecast is not None:
+            forecast.part(REST)
+        say(what)
+
+    told = Told(forecast, say) if forecast is not None else None
+    made = make_cell(sweep, place.model, place.row, place.source, place.baseline, place.artifact, threads, rest, told)
     place.write({**made, "key": place.key, "version": __version__, "machine": machine()})
     return place.name
 

@@ -182,21 +182,11 @@ def test_times_left_are_right_within_a_factor(kind, monkeypatch):
     assert bar.eta() == 0
 
 
-def test_steps_of_known_costs(monkeypatch):
-    """A sweep: two entries are there already, short and long ones follow, in proportion to what was expected."""
-    now = [0.0]
-    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
+def test_a_time_left_that_is_foretold():
     bar = progress_bar.Progress("sweep", 7)
-    bar.reach(2, 7)
-    bar.weigh([0, 0, 5, 6, 8, 150, 170])
-    assert bar.eta() is None
-    times = [10, 12, 16, 300, 340]
-    for index, step in enumerate(times):
-        now[0] += step / 2
-        if index:
-            assert bar.eta() == pytest.approx(sum(times[index + 1 :]) + step / 2)
-        now[0] += step / 2
-        bar.advance()
+    bar.foretell(lambda: 12.0)
+    assert bar.eta() == 12
+    bar.reach(7, 7)
     assert bar.eta() == 0
 
 
