@@ -40,13 +40,14 @@ class Forecast:
         self._part = REST
         self._since = time.monotonic()
         self._paced: tuple[float, int, int, float] | None = None  # begun, steps, done, when the last one was
+        self._rest: float | None = None  # of the part, when its last steps were interrupted: tuning is judged now and then
 
     def entry(self) -> None:
         """The next entry begins."""
         self.end()
         self._now, self._coming = self._coming[0], self._coming[1:]
         self._spent, self._finished, self._part = {}, set(), REST
-        self._since, self._paced = time.monotonic(), None
+        self._since, self._paced, self._rest = time.monotonic(), None, None
 
     def end(self) -> None:
         """The entry is made."""
@@ -57,6 +58,7 @@ class Forecast:
 
     def part(self, name: str, steps: int | None = None) -> None:
         """A part of the entry begins or goes on. steps: that `advance` will count, of like length; None: not known."""
+        self._rest = self._by_pace() if name == self._part else None
         self._stop()
         if name != self._part and self._part != REST:
             self._finish(self._part)
@@ -112,10 +114,10 @@ class Forecast:
 
     def _by_pace(self) -> float | None:
         """Seconds that are left of the part that is going on, by its steps; None before the first."""
-        if self._paced is None or not self._paced[2]:
-            return None
-        begun, steps, done, last = self._paced
         now = time.monotonic()
+        if self._paced is None or not self._paced[2]:
+            return None if self._rest is None else max(self._rest - (now - self._since), _OVERDUE * self._rest)
+        begun, steps, done, last = self._paced
         pace = max((last - begun) / done, (now - begun) / (done + 1))
         return max(pace * (steps - done) - (now - last), _OVERDUE * pace)
 

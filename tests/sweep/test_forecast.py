@@ -73,3 +73,22 @@ def test_a_part_left_out_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert forecast.left() == pytest.approx(4)
     now[0] = 100.0
     assert forecast.left() == pytest.approx(0.4)
+
+
+def test_tuning_that_is_judged_now_and_then_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its steps told is not forgotten meanwhile."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    forecast = Forecast([{REST: 4.0, TUNE: 10.0}])
+    told = Told(forecast, lambda what: None)
+    forecast.entry()
+    told.stage("tune", 64)
+    for _ in range(16):
+        now[0] += 2
+        told.advance("")
+    assert forecast.left() == pytest.approx(48 * 2 + 4 * 128 / 10)
+    told.stage("judge weights", 3)
+    told.advance("")
+    now[0] += 6
+    told.stage("tune", 48)
+    assert forecast.left() == pytest.approx(48 * 2 - 6 + 4 * 128 / 10)
