@@ -4,8 +4,9 @@
     times_left.py sweep configs/sweeps/demo.yaml -o sweep --no-plot -t 1
 
 Counts processor time, so that other programs of the machine do not matter; with one thread only. Each part of the work
-(transformations, solver, tuning, packing; a sweep as a whole) has its own row: how long it took, and the least and the greatest ratio of
-the time shown to the time that was left, from the first tenth of the part to `--end` seconds before its end.
+(transformations, solver, tuning, packing; a sweep as a whole) has its own row: how long it took, and the least and the
+greatest ratio of the time shown to the time that was left, from the first tenth of the part to `--end` seconds before
+its end.
 """
 
 from __future__ import annotations

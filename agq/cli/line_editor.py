@@ -39,7 +39,8 @@ def message(text: str) -> str:
 
 
 def line_reader() -> Callable[[], str]:
-    """A function that asks for a message, and gives it as it was typed: raises EOFError at the end of input, KeyboardInterrupt on Ctrl-C."""
+    """A function that asks for a message, and gives it as it was typed: raises EOFError at the end of input,
+    KeyboardInterrupt on Ctrl-C."""
     screen = next((stream for stream in (sys.stdout, sys.stderr) if console.is_terminal(stream)), None)
     if screen is None or os.environ.get("TERM", "dumb") == "dumb":
         return _read_plainly

@@ -285,7 +285,7 @@ class GgufCheckpoint(Checkpoint):
 
 
 def _longer_rows(data: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
-    """The same blocks in fewer rows: the package computes 16 rows at a time, and short ones take mostly Python's time."""
+    """The same blocks in fewer rows: the package computes 16 at a time, and short ones take mostly Python's time."""
     if data.dtype != np.uint8:
         return data
     values, size = GGML_QUANT_SIZES[kind]

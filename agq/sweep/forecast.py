@@ -40,7 +40,8 @@ class Forecast:
         self._part = REST
         self._since = time.monotonic()
         self._paced: tuple[float, int, int, float] | None = None  # begun, steps, done, when the last one was
-        self._rest: float | None = None  # of the part, when its last steps were interrupted: tuning is judged now and then
+        # Seconds of the part that were left when its steps were interrupted: tuning is judged now and then.
+        self._rest: float | None = None
 
     def entry(self) -> None:
         """The next entry begins."""

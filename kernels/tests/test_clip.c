@@ -93,15 +93,18 @@ static void against_double(int size, int bits, int asymmetric, int important) {
   free(values), free(scale), free(zero), free(importance), free(twice), free(near);
 }
 
-/* Behind a range that cuts everything off a narrower one is the best, because it lies elsewhere. */
+/* Behind ranges that cut everything off a narrower one is the best, because it lies elsewhere. */
 static void zero_points(void) {
-  float values[32];
+  enum { MANY = 40 }; /* more than a vector's lanes */
+  float values[32], scale[MANY], zero[MANY] = {0};
   for (int i = 0; i < 32; i++) values[i] = 10;
-  const float scale[3] = {1.5f, 1.0f, 0.5f}, zero[3] = {0, 0, -13};
+  for (int i = 0; i < MANY; i++) scale[i] = i ? 1.0f : 1.5f;
+  scale[MANY - 1] = 0.5f, zero[MANY - 1] = -13;
   int32_t best[1];
   uint8_t sure[1];
-  const agq_clip_problem p = {values, scale, zero, NULL, 1, 32, 3, 0, -8, 7, 0};
-  test_expect(agq_clip_search(&p, best, sure, 1) == AGQ_OK && best[0] == 2 && sure[0], "a range that lies elsewhere");
+  const agq_clip_problem p = {values, scale, zero, NULL, 1, 32, MANY, 0, -8, 7, 0};
+  test_expect(agq_clip_search(&p, best, sure, 1) == AGQ_OK && best[0] == MANY - 1 && sure[0],
+              "a range that lies elsewhere");
 }
 
 static void refusals(void) {

@@ -292,9 +292,7 @@ def test_entries_are_expected_to_cost_what_they_do(repository: Path) -> None:
     sweep = load_sweep(repository / "configs" / "sweeps" / "demo.yaml")
     model = sweep.models[0]
     checkpoint = open_checkpoint(model.path)
-    cost = {
-        row.name: sum(expected_seconds(sweep, model, row, checkpoint).values()) for row in sweep.rows_of(model)
-    }
+    cost = {row.name: sum(expected_seconds(sweep, model, row, checkpoint).values()) for row in sweep.rows_of(model)}
     assert list(cost) == sorted(cost, key=cost.__getitem__)
     assert cost["W4A8"] > 3 * cost["GPTQ W4A8"]
 
