@@ -12,8 +12,9 @@ import numpy as np
 from agq.artifact import layout
 from agq.artifact.linear_info import LinearInfo
 from agq.artifact.rounding import group_codes, group_scales
-from agq.checkpoint.base import Checkpoint, Scales
+from agq.checkpoint.base import Checkpoint
 from agq.checkpoint.module_scheme import ModuleScheme
+from agq.checkpoint.source import Scales
 from agq.checkpoint.static import StaticInput
 from agq.errors import AgqError
 from agq.formats import ACTIVATIONS

@@ -1,7 +1,6 @@
 """A model as its users read it, whatever it is stored as: a folder (folder.py), or a GGUF file (agq/gguf/)."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,12 @@ import numpy as np
 from agq.checkpoint.compressed_tensors import Quantization
 from agq.checkpoint.finite import refuse_not_finite
 from agq.checkpoint.record import AgqRecord
+from agq.checkpoint.source import Scales
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
 from agq.formats.cache import DEFAULT_TABLE, TABLES
 from agq.models import ModelParts, ModelSpec
 from agq.safetensors.files import bf16_to_f32
-
-
-@dataclass(frozen=True)
-class Scales:
-    """What makes values of a linear's codes: value = (code - zero) * scale, or code * scale + minimum.
-
-    Attributes:
-        scale: float32 [out, groups]. zero: int8 [out, groups], or None.
-        minimum: float32 [out, groups], or None. The code is the stored one then: 0..15 for 4 bits.
-    """
-
-    scale: np.ndarray
-    zero: np.ndarray | None = None
-    minimum: np.ndarray | None = None
 
 
 class Checkpoint(ABC):

@@ -1,20 +1,19 @@
-"""The quantized linears of compressed-tensors folders: codes, scales and zero points."""
+"""A quantized linear of a checkpoint, whatever it is stored as: codes, scales, zero points, and its input's scheme."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from agq.checkpoint.config_writer import quantization_config
 from agq.checkpoint.module_scheme import INT, PACKED, ModuleScheme
-from agq.checkpoint.packing import check_range, unpack_int, unpack_zero_points
 from agq.checkpoint.quantization_config import CompressedTensors
 from agq.checkpoint.record import AgqRecord
-from agq.checkpoint.source import TensorSource
+from agq.checkpoint.source import Scales
 from agq.errors import AgqError
 from agq.formats import Granularity
-from agq.models import Linear
 from agq.recipe import ActivationScheme
 from agq.recipe.schemes import FLOAT_INPUT
 
@@ -28,9 +27,7 @@ __all__ = [
     "StoredLinear",
     "activation_scheme",
     "quantization_config",
-    "read_codes",
     "read_linear",
-    "read_scales",
 ]
 
 
@@ -51,8 +48,13 @@ class Quantization(Protocol):
         ...
 
 
-class QuantizedSource(TensorSource, Protocol):
+class QuantizedSource(Protocol):
     """A checkpoint that says how its linears are quantized."""
+
+    @property
+    def path(self) -> Path:
+        """The folder or file, for messages."""
+        ...
 
     @property
     def quantization(self) -> Quantization | None:
@@ -62,6 +64,14 @@ class QuantizedSource(TensorSource, Protocol):
     @property
     def record(self) -> AgqRecord:
         """agq.json's word."""
+        ...
+
+    def codes(self, module: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Signed codes int8 [rows, in] of a quantized linear."""
+        ...
+
+    def scales(self, module: str) -> Scales:
+        """Its scales."""
         ...
 
 
@@ -94,46 +104,14 @@ class StoredLinear:
         return values.reshape(rows, columns)
 
 
-def read_codes(checkpoint: QuantizedSource, module: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-    """Signed codes int8 [rows, in] of a quantized linear; `rows` selects output rows (slice or indices)."""
-    linear, scheme = _quantized(checkpoint, module)
-    if scheme.format == PACKED:
-        words = checkpoint.read_raw(f"{module}.weight_packed")[1][rows]
-        return unpack_int(words, scheme.bits, linear.in_features)
-    codes = np.array(checkpoint.read_raw(f"{module}.weight")[1][rows])
-    check_range(codes, scheme.bits, f"`{module}.weight`")
-    return codes
-
-
-def read_scales(checkpoint: QuantizedSource, module: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """(scale float32 [out, groups], zero int8 [out, groups] or None) of a quantized linear.
-
-    Raises:
-        AgqError: a scale that is negative or not finite.
-    """
-    linear, scheme = _quantized(checkpoint, module)
-    rows, groups = linear.out_features, scheme.groups(linear.in_features)
-    name = f"{module}.weight_scale"
-    scale = checkpoint.read(name)
-    if not np.isfinite(scale).all() or (scale < 0).any():
-        raise AgqError(f"`{name}` holds values that are negative or not finite", hint="quantize the model again")
-    scale = np.array(np.broadcast_to(scale.reshape(-1, groups), (rows, groups)))
-    if scheme.symmetric:
-        return scale, None
-    name = f"{module}.weight_zero_point"
-    raw = checkpoint.read_raw(name)[1]
-    if scheme.format == PACKED and scheme.strategy != "tensor":
-        return scale, unpack_zero_points(raw, scheme.bits, rows)
-    check_range(raw, scheme.bits, f"`{name}`")
-    return scale, np.array(np.broadcast_to(raw.reshape(-1, groups), (rows, groups)))
-
-
 def read_linear(checkpoint: QuantizedSource, module: str) -> StoredLinear:
     """Everything about a quantized linear (AgqError when the module is not quantized)."""
-    _, scheme = _quantized(checkpoint, module)
-    codes = read_codes(checkpoint, module)
-    scale, zero = read_scales(checkpoint, module)
-    return StoredLinear(codes, scale, zero, scheme.bits, scheme.group_size, activation_scheme(checkpoint, module))
+    scheme = checkpoint.quantization.scheme(module) if checkpoint.quantization else None
+    if scheme is None:
+        raise AgqError(f"`{module}` is not a quantized linear of `{checkpoint.path}`")
+    codes, scales = checkpoint.codes(module), checkpoint.scales(module)
+    activations = activation_scheme(checkpoint, module)
+    return StoredLinear(codes, scales.scale, scales.zero, scheme.bits, scheme.group_size, activations)
 
 
 def activation_scheme(checkpoint: QuantizedSource, module: str) -> ActivationScheme:
@@ -143,11 +121,3 @@ def activation_scheme(checkpoint: QuantizedSource, module: str) -> ActivationSch
         return checkpoint.record.activations[module]
     scheme = checkpoint.quantization.scheme(module) if checkpoint.quantization else None
     return scheme.activations if scheme else FLOAT_INPUT
-
-
-def _quantized(checkpoint: QuantizedSource, module: str) -> tuple[Linear, ModuleScheme]:
-    scheme = checkpoint.quantization.scheme(module) if checkpoint.quantization else None
-    linear = checkpoint.parts.linear(module)
-    if scheme is None or linear is None:
-        raise AgqError(f"`{module}` is not a quantized linear of `{checkpoint.path}`")
-    return linear, scheme

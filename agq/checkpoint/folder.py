@@ -8,25 +8,31 @@ from typing import Any
 
 import numpy as np
 
-from agq.checkpoint.base import Checkpoint, Scales
-from agq.checkpoint.compressed_tensors import CompressedTensors, read_codes, read_scales
+from agq.checkpoint.base import Checkpoint
 from agq.checkpoint.finite import count_not_finite
 from agq.checkpoint.head_matrix import read_head_matrix
 from agq.checkpoint.module_scheme import Stored
+from agq.checkpoint.readers.reader import FolderQuantization, linear_of
+from agq.checkpoint.readers.registry import read_quantization
 from agq.checkpoint.record import AgqRecord
+from agq.checkpoint.source import Scales
 from agq.checkpoint.static import FILE as STATIC_FILE
 from agq.checkpoint.static import read_statics
-from agq.checkpoint.weight_files import INDEX, read_bytes, shard_paths
+from agq.checkpoint.stored import StoredTensors
+from agq.checkpoint.weight_files import INDEX, read_bytes
 from agq.errors import AgqError
 from agq.files import sha256_file
 from agq.formats.weights import BY_STORED
 from agq.kinds import kind_of_file
-from agq.models import parts, spec_from_config, text_part
+from agq.models import Linear, ModelSpec, parts, spec_from_config, text_part
 from agq.models.folding import fold_names
 from agq.reporting import console
-from agq.safetensors.files import SafetensorsFile, load_json
+from agq.safetensors.files import bf16_to_f32, f32_to_bf16, load_json
 
 FLOATS = tuple(BY_STORED)
+NUMPY = {"F32": "<f4", "F16": "<f2"}
+# What the codes of a linear are called, in place of `weight`.
+_CODES = ("weight_packed", "qweight")
 # What belongs to the tokenizer and to generation; copied along when a folder is rewritten.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -54,69 +60,32 @@ class FolderCheckpoint(Checkpoint):
         self.config = text_part(load_json(read_bytes(folder / "config.json"), where))
         self.spec = spec_from_config(self.config, where)
         self.parts = parts(self.spec)
-        self._files: list[SafetensorsFile] = []
-        self._where: dict[str, tuple[SafetensorsFile, str]] = {}
         self._fingerprint: str | None = None
-        self._open_shards()
-        self._settle_tying()
+        self._stored = StoredTensors(folder, self.parts)
+        if self._stored.two_tables():  # as transformers 5: a tied model that stores two matrices is not tied
+            self._become(replace(self.spec, tied=False))
         linears = list(self.parts.all_linears())
-        self._quantization = CompressedTensors.from_config(self.config, linears, where)
+        self._quantization = read_quantization(self.config, linears, self._stored, where)
         self.record = AgqRecord.read(folder, {linear.module for linear in linears})
         self.agq: dict[str, Any] = self.record.values
         if self.spec.embed_norm and not self.record.embed_norm:
-            self.spec = replace(self.spec, embed_norm=False)
-            self.parts = parts(self.spec)
+            self._become(replace(self.spec, embed_norm=False))
         self.statics = read_statics(folder, self.record.values, self.parts)
         self.head_matrix = read_head_matrix(folder, self.record.values, self.spec)
         self._check_tensors()
         self._say_left_out()
 
     @property
-    def quantization(self) -> CompressedTensors | None:
+    def quantization(self) -> FolderQuantization | None:
         """config.json's `quantization_config`."""
         return self._quantization
 
     # ---- opening
 
-    def _canonical(self, stored: str) -> str:
-        prefix = self.parts.base_prefix
-        for alias, meant in self.parts.aliases:
-            if stored.startswith(alias):
-                return meant + stored.removeprefix(alias)
-        if stored.startswith(prefix) or stored.startswith(self.parts.head + "."):
-            return stored
-        return prefix + stored
-
-    def _open_shards(self) -> None:
-        paths, table = shard_paths(self.path)
-        for path in paths:
-            file = SafetensorsFile(path)
-            self._files.append(file)
-            for stored in file.tensors:
-                if table is not None and table.get(stored, path.name) != path.name:
-                    continue  # a stale copy: the index gives the name to another shard
-                name = self._canonical(stored)
-                if name in self._where:
-                    other = self._where[name][0].path.name
-                    raise AgqError(f"`{self.path}` stores tensor `{name}` twice (in `{other}` and `{path.name}`)")
-                self._where[name] = (file, stored)
-        absent = [stored for stored in table or {} if self._canonical(stored) not in self._where]
-        if absent:
-            raise AgqError(f"`{self.path}`: the index names tensors that no shard holds: {fold_names(sorted(absent))}")
-
-    def _settle_tying(self) -> None:
-        """As transformers 5: a tied model that stores two different matrices is not tied; one serves for both."""
-        embed, head = f"{self.parts.embed}.weight", f"{self.parts.head}.weight"
-        if not self.spec.tied or head not in self._where:
-            return
-        if embed not in self._where:
-            self._where[embed] = self._where.pop(head)
-            return
-        (embed_file, embed_name), (head_file, head_name) = self._where[embed], self._where[head]
-        same = embed_file.tensors[embed_name].dtype == head_file.tensors[head_name].dtype
-        if not same or not np.array_equal(embed_file.raw(embed_name), head_file.raw(head_name)):
-            self.spec = replace(self.spec, tied=False)
-            self.parts = parts(self.spec)
+    def _become(self, spec: ModelSpec) -> None:
+        """What the stored tensors say of the model beyond config.json."""
+        self.spec = spec
+        self.parts = self._stored.parts = parts(spec)
 
     def _expected(self) -> dict[str, Stored]:
         """Name -> (allowed dtypes, allowed shapes) of every tensor that the model needs."""
@@ -124,11 +93,10 @@ class FolderCheckpoint(Checkpoint):
         for linear in self.parts.all_linears():
             if linear.role == "head" and self.spec.tied:
                 continue
-            scheme = self.quantization.scheme(linear.module) if self.quantization else None
-            if scheme is None:
+            if self._quantization is None or not self._quantization.stores(linear.module):
                 expected[linear.weight] = (FLOATS, ((linear.out_features, linear.in_features),))
             else:
-                expected.update(scheme.tensors(linear, FLOATS))
+                expected.update(self._quantization.tensors(linear))
             if linear.bias:
                 expected[f"{linear.module}.bias"] = (FLOATS, ((linear.out_features,),))
         return expected
@@ -136,22 +104,24 @@ class FolderCheckpoint(Checkpoint):
     def unneeded(self) -> list[str]:
         """Stored tensors that the model does not have. RoPE's and masks' buffers of old checkpoints mean nothing."""
         needed = set(self._expected())
-        for module in self._quantization.modules() if self._quantization is not None else ():
-            needed |= {f"{module}.weight_shape", f"{module}.weight_zero_point"}
+        if self._quantization is not None:
+            for linear in self.parts.all_linears():
+                if self._quantization.stores(linear.module):
+                    needed |= self._quantization.beside(linear)
         if self.spec.tied:
             needed.add(f"{self.parts.head}.weight")
-        names = (name for name in self._where if not name.startswith(self.parts.left_out))
+        names = (name for name in self._stored.names() if not name.startswith(self.parts.left_out))
         return [name for name in names if name not in needed and not name.endswith(_BUFFERS)]
 
     def unread_files(self) -> list[str]:
         """Files of weights that the folder has beside those that are read."""
-        read = {file.path.name for file in self._files}
+        read = {file.path.name for file in self._stored.files}
         found = (path.name for path in self.path.iterdir() if path.suffix in _WEIGHT_FILES and path.is_file())
         return sorted(name for name in found if name not in read and name != STATIC_FILE)
 
     def _say_left_out(self) -> None:
         tensors, files = self.unneeded(), self.unread_files()
-        if any(name.startswith(self.parts.left_out) for name in self._where):
+        if any(name.startswith(self.parts.left_out) for name in self._stored.names()):
             console.warning(f"only the text part of `{self.path}` is read: its other parts (vision) are left out")
         if tensors:
             console.warning(
@@ -162,102 +132,119 @@ class FolderCheckpoint(Checkpoint):
 
     def _check_tensors(self) -> None:
         if self.quantization is not None:
-            problems = self.quantization.problems(self.parts, self.spec.tied)
+            problems = self.quantization.problems(self.parts)
             if problems:
                 raise AgqError(f"`{self.path}`: " + "; ".join(problems[:60]))
         expected = self._expected()
-        missing = [name for name in expected if name not in self._where]
+        missing = [name for name in expected if not self._stored.stored(name)]
         if missing:
             hint = "the download is incomplete, or config.json belongs to another model"
-            if self.quantization is None and any(f"{name}_packed" in self._where for name in missing):
+            if self.quantization is None and self._coded(missing):
                 hint = "the weights are quantized but config.json has no `quantization_config`"
             raise AgqError(f"`{self.path}` lacks {len(missing)} tensors: {fold_names(missing, most=12)}", hint=hint)
         wrong: dict[str, list[str]] = {}
         for name, (dtypes, shapes) in expected.items():
-            if self.dtype(name) not in dtypes:
-                wrong.setdefault(f"{self.dtype(name)}, not {' or '.join(dtypes)}", []).append(name)
-            elif self.shape(name) not in shapes:
-                wrong.setdefault(f"of shape {list(self.shape(name))}, not {list(shapes[0])}", []).append(name)
+            dtype, shape = self._stored.dtype(name), self._stored.shape(name)
+            if dtype not in dtypes:
+                wrong.setdefault(f"{dtype}, not {' or '.join(dtypes)}", []).append(name)
+            elif shape not in shapes:
+                wrong.setdefault(f"of shape {list(shape)}, not {list(shapes[0])}", []).append(name)
         if wrong:
             listed = "; ".join(f"{fold_names(found)}: {what}" for what, found in wrong.items())
             raise AgqError(f"`{self.path}` does not fit its config.json: {listed}")
         if self.quantization is not None:
-            self.quantization.check_stored(self)
+            self.quantization.check_stored(self._stored)
+
+    def _coded(self, weights: list[str]) -> bool:
+        """Whether of some of these weights there are codes."""
+        return any(self._stored.has(name.removesuffix("weight") + leaf) for name in weights for leaf in _CODES)
 
     # ---- reading
 
     def names(self) -> list[str]:
-        """Canonical names of all stored tensors."""
-        return list(self._where)
+        return self._stored.names()
 
     def has(self, name: str) -> bool:
-        """Whether `name` can be read (the head of a tied model can)."""
-        return self._resolve(name) is not None
+        return self._decoded(name) is not None or self._stored.has(name)
 
-    def _resolve(self, name: str) -> tuple[SafetensorsFile, str] | None:
-        if name == f"{self.parts.head}.weight" and self.spec.tied:
-            name = f"{self.parts.embed}.weight"
-        return self._where.get(name)
-
-    def _located(self, name: str) -> tuple[SafetensorsFile, str]:
-        found = self._resolve(name)
-        if found is None:
-            raise AgqError(f"`{self.path}` has no tensor `{name}`")
-        return found
+    def _decoded(self, name: str) -> str | None:
+        """The linear whose weights are read as floats though they are stored otherwise, by the name of its weights."""
+        module = name.removesuffix(".weight")
+        decoded = self._quantization.decoded if self._quantization is not None else {}
+        return module if module != name and module in decoded else None
 
     def dtype(self, name: str) -> str:
-        """safetensors dtype, e.g. "BF16"."""
-        file, stored = self._located(name)
-        return file.tensors[stored].dtype
+        return self._reader.float_type() if self._decoded(name) is not None else self._stored.dtype(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
-        file, stored = self._located(name)
-        return file.tensors[stored].shape
+        if (module := self._decoded(name)) is not None:
+            linear = linear_of(self._stored, module)
+            return linear.out_features, linear.in_features
+        return self._stored.shape(name)
 
     def read_raw(self, name: str) -> tuple[str, np.ndarray]:
-        """(dtype, elements as a read-only view on the file; uint16 bits for BF16)."""
-        file, stored = self._located(name)
-        return file.tensors[stored].dtype, file.raw(stored)
+        if self._decoded(name) is None:
+            return self._stored.read_raw(name)
+        dtype, values = self.dtype(name), self.read_rows(name, slice(None))
+        return dtype, f32_to_bf16(values) if dtype == "BF16" else values.astype(NUMPY[dtype])
+
+    def read_rows(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
+        module = self._decoded(name)
+        if module is None:
+            return super().read_rows(name, rows)
+        return _rounded_to(self._reader.values(self._stored, module, rows), self.dtype(name))
+
+    @property
+    def _reader(self) -> FolderQuantization:
+        if self._quantization is None:
+            raise AgqError(f"`{self.path}` is not quantized")
+        return self._quantization
 
     def codes(self, module: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """Signed codes int8 [rows, in] of a quantized linear."""
-        return read_codes(self, module, rows)
+        return self._reader.codes(self._stored, module, rows)
 
     def scales(self, module: str) -> Scales:
-        """Scales and zero points of a quantized linear."""
-        return Scales(*read_scales(self, module))
+        return self._reader.scales(self._stored, module)
+
+    def linear_bytes(self, linear: Linear) -> int:
+        """Stored bytes of a linear's weights."""
+        names = {linear.weight}
+        if self._quantization is not None and self._quantization.stores(linear.module):
+            names = set(self._quantization.tensors(linear))
+        return sum(self._stored.read_raw(name)[1].nbytes for name in names if self._stored.has(name))
 
     def not_finite(self) -> dict[str, tuple[int, int]]:
         found = {}
         for name in self._expected():
-            dtype, values = self.read_raw(name)
+            dtype, values = self._stored.read_raw(name)
             found[name] = count_not_finite(dtype, values), values.size
-            self.release(name)
+            self._stored.release(name)
         return found
 
+    def notes(self) -> list[str]:
+        return self._quantization.notes() if self._quantization is not None else []
+
     def release(self, name: str) -> None:
-        """The tensor's pages may leave memory."""
-        file, stored = self._located(name)
-        file.release(stored)
+        if self._stored.has(name):
+            self._stored.release(name)
 
     def fingerprint(self) -> str:
         """Hex SHA-256 over the hashes of config.json and the weight files: what the model is, not where it lies."""
         if self._fingerprint is None:
             digest = hashlib.sha256(sha256_file(self.path / "config.json").encode())
-            for value in sorted(sha256_file(file.path) for file in self._files):
+            for value in sorted(sha256_file(file.path) for file in self._stored.files):
                 digest.update(value.encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
     def weight_bytes(self) -> int:
         """Size of the weight files."""
-        return sum(file.size for file in self._files)
+        return sum(file.size for file in self._stored.files)
 
     def files(self) -> list[Path]:
         """All files of the folder that are read."""
         others = [self.path / name for name in ("config.json", INDEX, "agq.json", STATIC_FILE)]
-        shards = [file.path for file in self._files]
+        shards = [file.path for file in self._stored.files]
         return [*shards, *(path for path in others if path.is_file()), *self.tokenizer_files()]
 
     def tokenizer_files(self) -> list[Path]:
@@ -276,6 +263,13 @@ class FolderCheckpoint(Checkpoint):
             return None
         except OSError as error:
             raise AgqError(f"cannot read `{self.path / name}`: {error.strerror or error}") from error
+
+
+def _rounded_to(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 values as a stored float type would hold them."""
+    if dtype == "BF16":
+        return bf16_to_f32(f32_to_bf16(values)).reshape(values.shape)
+    return values.astype(NUMPY[dtype]).astype(np.float32)
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> FolderCheckpoint:

@@ -15,6 +15,11 @@ def packed_words(count: int, bits: int) -> int:
     return -(-count * bits // 32)
 
 
+def unpack_unsigned(words: np.ndarray, bits: int, columns: int) -> np.ndarray:
+    """Words int32 [rows, words], each row a string of `bits` wide numbers from the low end -> uint8 [rows, columns]."""
+    return _of_bytes(np.ascontiguousarray(words, dtype="<i4").view(np.uint8), bits)[:, :columns]
+
+
 def _lowest(bits: int) -> int:
     if bits not in INTEGERS:
         raise ValueError(f"bits must be {any_of(INTEGERS)}, not {bits}")
@@ -42,7 +47,7 @@ def pack_int(codes: np.ndarray, bits: int) -> np.ndarray:
 def unpack_int(words: np.ndarray, bits: int, columns: int) -> np.ndarray:
     """The inverse of pack_int: int32 [rows, words] -> int8 [rows, columns]."""
     low = _lowest(bits)
-    codes = _of_bytes(np.ascontiguousarray(words, dtype="<i4").view(np.uint8), bits)[:, :columns].view(np.int8)
+    codes = unpack_unsigned(words, bits, columns).view(np.int8)
     codes += np.int8(low)  # 8 bits: 0..255 read as int8 is off by 256, which the sum takes back
     return codes
 

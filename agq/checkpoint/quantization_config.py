@@ -1,4 +1,4 @@
-"""A folder's `quantization_config`: which linear is quantized how. Read, checked, and matched to modules.
+"""Reads compressed-tensors folders: their `quantization_config` checked and matched to modules, codes and scales.
 
 Entries of `config_groups`: config_groups.py. What is written: config_writer.py.
 Format: github.com/vllm-project/compressed-tensors 0.20.
@@ -8,39 +8,24 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from agq.checkpoint.config_groups import SUPPORTED, read_group
-from agq.checkpoint.module_scheme import PACKED, ModuleScheme, group_problem
-from agq.checkpoint.source import TensorSource
+from agq.checkpoint.module_scheme import PACKED, ModuleScheme, Stored
+from agq.checkpoint.packing import check_range, unpack_int, unpack_zero_points
+from agq.checkpoint.readers.reader import FolderQuantization, Rows, linear_of
+from agq.checkpoint.source import Scales, TensorSource
 from agq.errors import AgqError
-from agq.formats import PerGroup
-from agq.models import Linear, ModelParts
-from agq.models.folding import fold_linears
+from agq.formats.weights import BY_STORED
+from agq.models import Linear
 
 
-class CompressedTensors:
-    """A checked `quantization_config`: module name -> ModuleScheme."""
-
-    def __init__(self, schemes: dict[str, ModuleScheme], config: dict[str, Any]):
-        self._schemes = schemes
-        self.config = config
+class CompressedTensors(FolderQuantization):
+    """The reader of compressed-tensors folders."""
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], linears: Iterable[Linear], where: str) -> "CompressedTensors | None":
-        """Reads config.json's `quantization_config`; None when there is none.
-
-        Raises:
-            AgqError: another quantization method, or something in it that agq does not compute as named.
-        """
-        table = config.get("quantization_config") or config.get("compression_config")
-        if table is None:
-            return None
-        if not isinstance(table, dict):
-            raise AgqError(f"{where}: `quantization_config` is not an object")
-        method = table.get("quant_method")
-        if method != "compressed-tensors":
-            raise AgqError(
-                f"{where}: weights quantized by `{method}` cannot be read", hint="agq reads compressed-tensors folders"
-            )
+    def from_config(cls, table: dict[str, Any], linears: Iterable[Linear], where: str) -> "CompressedTensors":
+        """Reads a `quantization_config`. Raises AgqError for what agq does not compute as named."""
         _check_top(table, where)
         groups = table.get("config_groups")
         if not isinstance(groups, dict) or not groups:
@@ -64,53 +49,68 @@ class CompressedTensors:
             hits += [item for item in ordered if _is_class(item)]
             if hits:
                 schemes[linear.module] = targets[hits[0]]
-        return cls(schemes, table)
+        return cls(table, schemes)
 
-    def scheme(self, module: str) -> ModuleScheme | None:
-        """How a linear is quantized; None: it is stored in floating point."""
-        return self._schemes.get(module)
+    def tensors(self, linear: Linear) -> dict[str, Stored]:
+        return self._schemes[linear.module].tensors(linear, tuple(BY_STORED))
 
-    def modules(self) -> list[str]:
-        """The quantized linears."""
-        return list(self._schemes)
+    def beside(self, linear: Linear) -> set[str]:
+        return {f"{linear.module}.weight_shape", f"{linear.module}.weight_zero_point"}
 
-    def problems(self, parts: ModelParts, tied: bool) -> list[str]:
-        """What cannot be: group sizes that do not divide, a quantized head that is tied to a float embedding."""
-        found: dict[str, list[Linear]] = {}
-        for linear in parts.all_linears():
-            scheme = self._schemes.get(linear.module)
-            if scheme is None:
-                continue
-            what = []
-            if linear.role == "head" and tied:
-                what.append("tied to the embedding, to be listed in `ignore`")
-            if isinstance(scheme.group_size, PerGroup) and linear.in_features % scheme.group_size.size:
-                what.append(group_problem(scheme.group_size, linear.in_features))
-            for reason in what:
-                found.setdefault(reason, []).append(linear)
-        return [f"{reason}: {fold_linears(linears)}" for reason, linears in found.items()]
-
-    def check_stored(self, checkpoint: TensorSource) -> None:
-        """Cheap checks of stored values and of tensors that ought not to be there (AgqError)."""
+    def check_stored(self, source: TensorSource) -> None:
         for module, scheme in self._schemes.items():
-            if checkpoint.has(f"{module}.weight_g_idx"):
+            if source.has(f"{module}.weight_g_idx"):
                 raise AgqError(
                     f"`{module}` was quantized with activation order in groups (`weight_g_idx`): not supported",
                     hint="quantize with static activation order instead",
                 )
-            if checkpoint.has(f"{module}.input_scale"):
+            if source.has(f"{module}.input_scale"):
                 raise AgqError(f"`{module}` has a static activation scale (`input_scale`)", hint=SUPPORTED)
-            linear = checkpoint.parts.linear(module)
-            if linear is None:  # schemes were read for another model
-                raise AgqError(f"the model has no linear `{module}`")
+            linear = linear_of(source, module)
             shape_name = f"{module}.weight_shape"
-            if scheme.format == PACKED and checkpoint.has(shape_name):
-                shape = checkpoint.read_raw(shape_name)[1].reshape(-1).tolist()
+            if scheme.format == PACKED and source.has(shape_name):
+                shape = source.read_raw(shape_name)[1].reshape(-1).tolist()
                 if shape != [linear.out_features, linear.in_features]:
                     raise AgqError(f"`{shape_name}` is {shape}, not {[linear.out_features, linear.in_features]}")
             zero_name = f"{module}.weight_zero_point"
-            if scheme.symmetric and checkpoint.has(zero_name) and checkpoint.read_raw(zero_name)[1].any():
+            if scheme.symmetric and source.has(zero_name) and source.read_raw(zero_name)[1].any():
                 raise AgqError(f"`{module}` is declared symmetric but has zero points", hint="the config is wrong")
+
+    def config_problems(self, source: TensorSource) -> Iterable[str]:
+        if self.config.get("quantization_status") != "compressed":
+            yield "config.json: `quantization_status` is not `compressed`: transformers would load random weights"
+        if not self.config.get("format"):
+            yield "config.json: `quantization_config` has no `format`"
+        if self.config.get("kv_cache_scheme") is not None:
+            if not any(name.endswith(".k_scale") for name in source.names()):
+                yield "config.json: a `kv_cache_scheme` without stored scales"
+        yield from super().config_problems(source)
+
+    def stored_codes(self, source: TensorSource, module: str, rows: Rows) -> np.ndarray:
+        linear, scheme = linear_of(source, module), self._schemes[module]
+        if scheme.format == PACKED:
+            words = source.read_raw(f"{module}.weight_packed")[1][rows]
+            return unpack_int(words, scheme.bits, linear.in_features)
+        codes = np.array(source.read_raw(f"{module}.weight")[1][rows])
+        check_range(codes, scheme.bits, f"`{module}.weight`")
+        return codes
+
+    def stored_scales(self, source: TensorSource, module: str) -> Scales:
+        linear, scheme = linear_of(source, module), self._schemes[module]
+        rows, groups = linear.out_features, scheme.groups(linear.in_features)
+        name = f"{module}.weight_scale"
+        scale = source.read(name)
+        if not np.isfinite(scale).all() or (scale < 0).any():
+            raise AgqError(f"`{name}` holds values that are negative or not finite", hint="quantize the model again")
+        scale = np.array(np.broadcast_to(scale.reshape(-1, groups), (rows, groups)))
+        if scheme.symmetric:
+            return Scales(scale)
+        name = f"{module}.weight_zero_point"
+        raw = source.read_raw(name)[1]
+        if scheme.format == PACKED and scheme.strategy != "tensor":
+            return Scales(scale, unpack_zero_points(raw, scheme.bits, rows))
+        check_range(raw, scheme.bits, f"`{name}`")
+        return Scales(scale, np.array(np.broadcast_to(raw.reshape(-1, groups), (rows, groups))))
 
 
 def _names(value: Any, where: str) -> list[str]:

@@ -9,8 +9,10 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
-from agq.checkpoint.base import Checkpoint, Scales
+from agq.checkpoint.base import Checkpoint
 from agq.checkpoint.record import AgqRecord
+from agq.checkpoint.rounding import RoundedTensors
+from agq.checkpoint.source import Scales
 from agq.checkpoint.static import StaticRecord
 from agq.errors import AgqError
 from agq.files import sha256_file
@@ -23,8 +25,7 @@ from agq.gguf.metadata import architecture, to_config
 from agq.gguf.names import Names, row_orders
 from agq.gguf.quantization import GgufQuantization, quantization
 from agq.gguf.reader import GgufFile, Tensor
-from agq.gguf.rounding import DAMAGED, RoundedTensors
-from agq.gguf.texts import folder_texts
+from agq.gguf.texts import DAMAGED, folder_texts
 from agq.gguf.types import BLOCKS, FLOATS, GROUP
 from agq.gguf.values import Metadata
 from agq.models import parts, spec_from_config
@@ -71,7 +72,7 @@ class GgufCheckpoint(Checkpoint):
         if floats:
             self.rounded = ", ".join(dict.fromkeys(type for type in self._types.values() if type not in FLOATS))
         self._settle_widths()
-        self._rounded = RoundedTensors(self.read_rows, f"`{path}`")
+        self._rounded = RoundedTensors(self.read_rows, f"`{path}`", DAMAGED)
         self._tokenizer_notes: list[str] = []
 
     def _vocabulary(self) -> int:

@@ -6,8 +6,9 @@ from typing import Any
 
 from agq.errors import AgqError
 from agq.gguf.reader import GgufFile
-from agq.gguf.rounding import DAMAGED
 from agq.gguf.tokenizer import read_tokenizer
+
+DAMAGED = "the file is damaged: fetch it again"
 
 
 def folder_texts(file: GgufFile, config: dict[str, Any], path: Path) -> tuple[dict[str, bytes], list[str]]:

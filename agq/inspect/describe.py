@@ -4,6 +4,7 @@ from typing import Any
 
 from agq.artifact.reader import Artifact
 from agq.checkpoint.base import Checkpoint
+from agq.checkpoint.folder import FolderCheckpoint
 from agq.checkpoint.numbers import in_words, numbers_of
 from agq.errors import AgqError
 from agq.formats import activation_format, cache_format, integer_format, words
@@ -108,25 +109,21 @@ def _linear(name: str, info: Any, plan: Any) -> dict[str, Any]:
     }
 
 
-def describe_folder(checkpoint: Checkpoint) -> dict[str, Any]:
+def describe_folder(checkpoint: FolderCheckpoint) -> dict[str, Any]:
     """The same for a model folder, plain or quantized; it has no kernels."""
     from agq.checkpoint.compressed_tensors import activation_scheme
 
     linears: list[dict[str, Any]] = []
     quantized = checkpoint.quantization
     for linear in checkpoint.parts.all_linears():
-        scheme = quantized.scheme(linear.module) if quantized else None
         activations = activation_scheme(checkpoint, linear.module)
-        size = sum(
-            _stored_bytes(checkpoint, f"{linear.module}.{leaf}")
-            for leaf in ("weight", "weight_packed", "weight_scale", "weight_zero_point")
-        )
+        size = checkpoint.linear_bytes(linear)
         linears.append(
             {
                 "name": linear.module,
                 "out": linear.out_features,
                 "in": linear.in_features,
-                "weights": _weights_of(scheme) if scheme else checkpoint.dtype(f"{linear.module}.weight").lower(),
+                "weights": _weights_of(checkpoint, linear.module),
                 "activations": _input_of(checkpoint, linear.module, activations),
                 "bytes": size,
             }
@@ -155,15 +152,16 @@ def _pruning(record: Any) -> dict[str, Any] | None:
     return options.to_dict() if options is not None else None
 
 
-def _stored_bytes(checkpoint: Checkpoint, name: str) -> int:
-    if not checkpoint.has(name):
-        return 0
-    return checkpoint.read_raw(name)[1].nbytes
-
-
-def _weights_of(scheme: Any) -> str:
-    whole = "tensor" if scheme.strategy == "tensor" else "row"
-    return words.weights(integer_format(scheme.bits), scheme.group_size, scheme.symmetric, whole)
+def _weights_of(checkpoint: FolderCheckpoint, module: str) -> str:
+    quantized = checkpoint.quantization
+    scheme = quantized.scheme(module) if quantized is not None else None
+    special = quantized.words(module) if quantized is not None else ""
+    if scheme is None:
+        found = checkpoint.dtype(f"{module}.weight").lower()
+    else:
+        whole = "tensor" if scheme.strategy == "tensor" else "row"
+        found = words.weights(integer_format(scheme.bits), scheme.group_size, scheme.symmetric, whole)
+    return f"{found} ({special})" if special else found
 
 
 def _input_of(checkpoint: Checkpoint, module: str, scheme: Any) -> str:

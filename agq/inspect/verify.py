@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from agq.artifact.reader import open_artifact
-from agq.checkpoint.compressed_tensors import ModuleScheme, activation_scheme, read_codes, read_scales
+from agq.checkpoint.compressed_tensors import ModuleScheme, activation_scheme
 from agq.checkpoint.finite import count_not_finite
 from agq.checkpoint.folder import FolderCheckpoint, open_checkpoint
 from agq.checkpoint.head_matrix import NAME as HEAD_MATRIX
@@ -72,15 +72,7 @@ def _config(checkpoint: FolderCheckpoint) -> Iterator[str]:
     """Words of quantization_config that loaders take for granted, and agq.json where it says something else."""
     if checkpoint.quantization is None:
         return
-    config = checkpoint.quantization.config
-    if config.get("quantization_status") != "compressed":
-        yield "config.json: `quantization_status` is not `compressed`: transformers would load random weights"
-    if not config.get("format"):
-        yield "config.json: `quantization_config` has no `format`"
-    if config.get("kv_cache_scheme") is not None and not any(name.endswith(".k_scale") for name in checkpoint.names()):
-        yield "config.json: a `kv_cache_scheme` without stored scales"
-    if not checkpoint.quantization.modules():
-        yield "config.json: `quantization_config` fits no layer of the model"
+    yield from checkpoint.quantization.config_problems(checkpoint)
     if checkpoint.record.sink_tokens and not any(
         _four_bits(checkpoint, linear.module) for linear in checkpoint.parts.block_linears()
     ):
@@ -124,7 +116,8 @@ def _quantized_values(checkpoint: FolderCheckpoint, linear: Linear, scheme: Modu
     """Ranges of codes and zero points, scales that are finite and positive; a layer that is zero throughout."""
     module = linear.module
     try:
-        scale, zero = read_scales(checkpoint, module)
+        found = checkpoint.scales(module)
+        scale, zero = found.scale, found.zero
         if zero is not None:
             check_range(zero, scheme.bits, f"`{module}.weight_zero_point`")
         if not scale.any():
@@ -132,9 +125,7 @@ def _quantized_values(checkpoint: FolderCheckpoint, linear: Linear, scheme: Modu
         lost, step = 0, max(_ROWS // linear.in_features, 1)
         for start in range(0, linear.out_features, step):
             rows = slice(start, min(start + step, linear.out_features))
-            codes = read_codes(checkpoint, module, rows).reshape(
-                -1, scale.shape[1], linear.in_features // scale.shape[1]
-            )
+            codes = checkpoint.codes(module, rows).reshape(-1, scale.shape[1], linear.in_features // scale.shape[1])
             middle = np.int8(0) if zero is None else zero[rows, :, None]
             lost += int(((scale[rows] == 0) & (codes != middle).any(axis=2)).sum())
         if lost:

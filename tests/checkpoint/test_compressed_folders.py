@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agq.checkpoint import open_checkpoint, read_linear
-from agq.checkpoint.compressed_tensors import activation_scheme, quantization_config, read_codes, read_scales
+from agq.checkpoint.compressed_tensors import activation_scheme, quantization_config
 from agq.errors import AgqError
 from agq.formats import PER_ROW, PerGroup
 from agq.recipe import ActivationScheme, WeightScheme
@@ -19,7 +19,7 @@ from tests.checkpoint.folders import TOKENS, config, group, write_folder, write_
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"quant_method": "gptq"}, "gptq"),
+        ({"quant_method": "hqq"}, "hqq"),
         ({"quantization_status": "frozen"}, "frozen"),
         ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse"),
         ({"transform_config": {"config_groups": {"R4": {}}}}, "transform"),
@@ -110,7 +110,7 @@ def test_impossible_scales(tmp_path: Path, value: float) -> None:
     scale[5, 1] = value
     checkpoint = open_checkpoint(rewritten(folder, f"{MODULE}.weight_scale", scale, "F32"))
     with pytest.raises(AgqError, match="weight_scale"):
-        read_scales(checkpoint, MODULE)
+        checkpoint.scales(MODULE)
 
 
 def test_codes_out_of_range(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_codes_out_of_range(tmp_path: Path) -> None:
     codes[1, 1] = 9
     checkpoint = open_checkpoint(rewritten(folder, f"{MODULE}.weight", codes, "I8"))
     with pytest.raises(AgqError, match=r"-8\.\.7"):
-        read_codes(checkpoint, MODULE)
+        checkpoint.codes(MODULE)
 
 
 @pytest.mark.parametrize("shape", [(1,), (), (96,), (96, 1)])
@@ -135,7 +135,8 @@ def test_other_scale_shapes(tmp_path: Path, shape: tuple[int, ...]) -> None:
     (folder / "config.json").write_text(json.dumps(settings))
     scale = np.full(shape, 0.5, np.float32)
     checkpoint = open_checkpoint(rewritten(folder, f"{MODULE}.weight_scale", scale, "F32"))
-    stored, zero = read_scales(checkpoint, MODULE)
+    found = checkpoint.scales(MODULE)
+    stored, zero = found.scale, found.zero
     assert stored.shape == (96, 1) and (stored == 0.5).all() and zero is None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agq.checkpoint import open_checkpoint, read_linear
-from agq.checkpoint.compressed_tensors import quantization_config, read_codes
+from agq.checkpoint.compressed_tensors import quantization_config
 from agq.checkpoint.module_scheme import PACKED
 from agq.checkpoint.packing import pack_int, pack_zero_points, unpack_int, unpack_zero_points
 from agq.errors import AgqError
@@ -96,7 +96,7 @@ def test_reads_what_the_library_decompresses(
         reference = compressor.decompress(state, scheme)["weight"].numpy()
         assert np.array_equal(stored.dequantize(), reference)
         rows = np.array([3, 1, 20])
-        assert np.array_equal(read_codes(checkpoint, linear.module, rows), codes[rows])
+        assert np.array_equal(checkpoint.codes(linear.module, rows), codes[rows])
 
 
 def test_loads_in_transformers(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def schemes_of(groups: dict[str, Any], ignore: list[str], settings: dict[str, An
     settings = settings or config("llama")
     table = {"quant_method": "compressed-tensors", "config_groups": groups, "ignore": ignore, "format": PACKED}
     linears = list(parts(spec_from_config(settings)).all_linears())
-    found = CompressedTensors.from_config({"quantization_config": table}, linears, "config.json")
+    found = CompressedTensors.from_config(table, linears, "config.json")
     return {name: (found.scheme(name).bits, to_recipe(found.scheme(name).group_size)) for name in found.modules()}
 
 

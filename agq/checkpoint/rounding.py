@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from agq.errors import AgqError
+from agq.formats.groups import STEP
 from agq.formats.weights import BYTE_CODES
-from agq.gguf.types import GROUP
 
 _LIMIT = BYTE_CODES.limits(symmetric=True)[1]
-DAMAGED = "the file is damaged: fetch it again"
 _STRIP = 1 << 22  # values that are floats at once
 _KEPT = 256 << 20  # bytes of tensors that are kept: of a small model all
 # A relative error that is float32's own: codes -1, 0, 1 (TQ1_0, TQ2_0) become multiples of 127.
@@ -21,12 +20,13 @@ class RoundedTensors:
     and for its codes a few rows at a time.
 
     Args:
-        read: (tensor name, rows) -> float32 [rows, in]. where: the file, for errors.
+        read: (tensor name, rows) -> float32 [rows, in]. where, hint: the file and what to do, for errors.
     """
 
-    def __init__(self, read: Callable[[str, slice], np.ndarray], where: str) -> None:
+    def __init__(self, read: Callable[[str, slice], np.ndarray], where: str, hint: str) -> None:
         self._read = read
         self._where = where
+        self._hint = hint
         self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._losses: dict[str, tuple[float, float]] = {}
 
@@ -50,10 +50,10 @@ class RoundedTensors:
         start = 0
         while start < rows:
             values = self._read(name, slice(start, start + step))
-            groups = values.reshape(len(values), -1, GROUP)
+            groups = values.reshape(len(values), -1, STEP)
             scale = np.abs(groups).max(axis=2) / np.float32(_LIMIT)
             if not np.isfinite(scale).all():
-                raise AgqError(f"{self._where}: `{name}` holds values that are not finite", hint=DAMAGED)
+                raise AgqError(f"{self._where}: `{name}` holds values that are not finite", hint=self._hint)
             codes = np.rint(groups / np.where(scale > 0, scale, np.float32(1))[:, :, None])
             lost += float(np.square(groups - codes * scale[:, :, None], dtype=np.float64).sum())
             whole += float(np.square(groups, dtype=np.float64).sum())
