@@ -8,8 +8,8 @@ from agq.formats.weights import SCALE
 from agq.models import Linear
 from agq.recipe import ActivationScheme
 
-# Forms of codes in a folder: several in a word of 32 bits, or a byte each.
-PACKED, INT = "pack-quantized", "int-quantized"
+# Forms of codes in a folder: several in a word of 32 bits, a byte each, FP8.
+PACKED, INT, FLOAT = "pack-quantized", "int-quantized", "float-quantized"
 # How compressed-tensors writes a whole row where it names no strategy.
 WHOLE = -1
 

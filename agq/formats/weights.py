@@ -16,7 +16,7 @@ class WeightFormat:
     Attributes:
         name: in artifacts and messages.
         bits: of an element; of a code for integers.
-        enum: its constant in kernels/include/agq.h.
+        enum: its constant in kernels/include/agq.h; "": only folders have it.
         stored: safetensors dtype of its elements, as a folder has them; None for codes that a folder packs into words.
         integer: codes, with a scale for each group of columns: weight = (code - zero) * scale.
         offset: what an artifact adds to a signed code. 8 for u4, whose codes 0..15 are unsigned there.
@@ -71,6 +71,9 @@ _ROWS = (
     ),
     WeightFormat("i6", 6, "AGQ_I6", integer=True, lowest=True, group=FITTED),
 )
+# Floats of 8 bits (agq/safetensors/fp8.py) with a scale for each row: a form of folders. Their values are computed with
+# in 16 or 32 bits.
+FP8 = WeightFormat("fp8", 8, "", "F8_E4M3", activations=(16,))
 # By name.
 WEIGHTS = {row.name: row for row in _ROWS}
 FLOATS = {name: row for name, row in WEIGHTS.items() if not row.integer}

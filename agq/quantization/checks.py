@@ -49,7 +49,8 @@ def _wants_fit(scheme: Scheme | None) -> bool:
 
 def check_schemes(parts: ModelParts, recipe: Recipe) -> None:
     """Raises AgqError for schemes that cannot be computed: group sizes that do not divide the inputs of their layers,
-    and linears that read one input (q/k/v, gate/up) with different schemes."""
+    linears that read one input (q/k/v, gate/up) with different schemes, and FP8 with anything but rounding."""
+    _check_floats(recipe)
     wrong: dict[tuple[str, int], list[Linear]] = {}
     for linear in parts.block_linears():
         scheme = recipe.scheme_for(linear.module)
@@ -75,6 +76,19 @@ def check_schemes(parts: ModelParts, recipe: Recipe) -> None:
             f"linears that read the same input have different schemes: {listed}",
             hint="give them one scheme: they are computed as one matrix, here and in vLLM",
         )
+
+
+def _check_floats(recipe: Recipe) -> None:
+    """AgqError where weights of FP8 would be solved for or trained."""
+    if not any(scheme.weights.floats for scheme in (recipe.scheme, *(item.scheme for item in recipe.overrides))):
+        return
+    if recipe.solver:
+        raise AgqError(
+            f"weights of FP8 are rounded to nearest, not by `method: {recipe.method}`",
+            hint=f"use `method: {FALLBACK}`",
+        )
+    if recipe.tune.active:
+        raise AgqError("weights of FP8 are not tuned", hint="use `tune: 0`")
 
 
 def name_of(scheme: Scheme | None) -> str:

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from agq.checkpoint.compressed_tensors import PACKED
+from agq.checkpoint.module_scheme import FLOAT
 from agq.checkpoint.packing import pack_int, pack_zero_points, unpack_int, unpack_zero_points
+from agq.formats.weights import FP8
+from agq.numerics.fp8 import fp8_weight
 from agq.numerics.quantizers import Grid, dequantize_weight
 from agq.quantization.state import RawTensors
 from agq.quantization.walk import QuantizedLinear
@@ -25,8 +28,8 @@ def store_float(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def encode(module: str, linear: QuantizedLinear, format: str, scale_dtype: str) -> RawTensors:
-    """The tensors of a quantized linear. format: "pack-quantized" or "int-quantized"; scale_dtype: "F32", "F16" or
-    "BF16"."""
+    """The tensors of a quantized linear. format: "pack-quantized", "int-quantized" or "float-quantized"; scale_dtype:
+    "F32", "F16" or "BF16"."""
     codes = linear.codes.cpu().numpy()
     grid = linear.grid
     tensors: RawTensors = {}
@@ -34,7 +37,7 @@ def encode(module: str, linear: QuantizedLinear, format: str, scale_dtype: str) 
         tensors[f"{module}.weight_packed"] = ("I32", pack_int(codes, grid.bits))
         tensors[f"{module}.weight_shape"] = ("I64", np.array(codes.shape, dtype=np.int64))
     else:
-        tensors[f"{module}.weight"] = ("I8", codes)
+        tensors[f"{module}.weight"] = (str(FP8.stored) if format == FLOAT else "I8", codes)
     tensors[f"{module}.weight_scale"] = (scale_dtype, store_float(grid.scale.cpu().numpy(), scale_dtype))
     if not grid.symmetric:
         zero = grid.zero.cpu().numpy().astype(np.int8)
@@ -47,11 +50,12 @@ def encode(module: str, linear: QuantizedLinear, format: str, scale_dtype: str) 
 
 def decode(module: str, tensors: RawTensors, scheme: Scheme, columns: int) -> Tensor:
     """The inverse of `encode`, dequantized: float32 [out, in]. The same bits as the weights that were encoded."""
-    return dequantize_weight(*decode_codes(module, tensors, scheme, columns))
+    codes, grid = decode_codes(module, tensors, scheme, columns)
+    return dequantize_weight(codes, grid) if scheme.weights.format.integer else fp8_weight(codes, grid)
 
 
 def decode_codes(module: str, tensors: RawTensors, scheme: Scheme, columns: int) -> tuple[Tensor, Grid]:
-    """The inverse of `encode`: codes int8 [out, in] and their grid."""
+    """The inverse of `encode`: codes [out, in], int8 or of FP8 uint8, and their grid."""
     bits, size = scheme.weights.bits, scheme.weights.group_size.columns(columns)
     packed = f"{module}.weight_packed" in tensors
     codes = (

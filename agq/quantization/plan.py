@@ -99,6 +99,10 @@ class Plan:
             )
         if any(scheme.activations.format == WIDE for scheme in narrow) and self.format == PACKED:
             notes.append("W4A8 packed: vLLM on Arm CPUs wants `ct_format: int` (one byte a weight)")
+        if any(scheme.weights.floats for scheme in schemes):
+            notes.append(
+                "weights of FP8: a processor without FP8 computes with their values in floats, and floats as inputs"
+            )
         grouped = (scheme for scheme in schemes if isinstance(scheme.activations.group_size, PerGroup))
         if any(scheme.activations.coarse for scheme in grouped):
             notes.append("4-bit activations in groups: transformers computes them, vLLM has no kernel for them")

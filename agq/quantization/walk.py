@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 
 from agq.models.parts import BlockParts
+from agq.numerics.fp8 import fp8_grid, fp8_weight, round_fp8
 from agq.numerics.quantizers import Grid, dequantize_weight, weight_grid
 from agq.quantization.clip import search_clip
 from agq.quantization.numbers import Numbers
 from agq.quantization.solvers import FALLBACK
-from agq.quantization.solvers.hessian import Hessian, output_energy
+from agq.quantization.solvers.hessian import Hessian, layer_loss, output_energy
 from agq.quantization.solving import Solving
 from agq.quantization.stages import gather_hessians, run_stages
 from agq.recipe import METHODS, Recipe, Scheme
 from agq.reference.attention import Positions
-from agq.reference.block import Block
+from agq.reference.block import Block, Linear
 from agq.reference.decoder import Embedding, Parameters
 from agq.reference.quantizers import activation_quantizer, kv_quantizer, kv_rotation
 from agq.reference.stream import HiddenStates, Stream
@@ -57,7 +58,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class QuantizedLinear:
-    """codes int8 [out, in] (signed), grid: scales [out, groups] and zeros of the same shape."""
+    """codes: int8 [out, in] (signed), of FP8 uint8; grid: scales [out, groups] and zeros of the same shape."""
 
     codes: Tensor
     grid: Grid
@@ -152,6 +153,15 @@ class BlockQuantizer:
                 continue
             linear, module = block.linears[role], modules[role]
             self.numbers.weight(module, linear.weight)
+            energy = output_energy(linear.weight, matrix) if matrix is not None else float("nan")
+            if not scheme.weights.format.integer:
+                results[role], loss = self._floats(linear, module, scheme, matrix)
+                report = LayerReport(
+                    module, scheme.name, FALLBACK, loss, loss / energy if energy else 0.0, 0.0, False, self.clip(module)
+                )
+                reports.append(report)
+                self.progress.layer(parts.index, report)
+                continue
             importance = matrix.diagonal() if matrix is not None else self.importance.get(module)
             grid = weight_grid(
                 linear.weight,
@@ -162,7 +172,6 @@ class BlockQuantizer:
                 importance,
                 self.scale_dtype(module),
             )
-            energy = output_energy(linear.weight, matrix) if matrix is not None else float("nan")
             solution, diverged = self.solving.solved(module, rounding, usable, linear.weight, grid, energy)
             linear.weight = dequantize_weight(solution.codes, grid)
             results[role] = QuantizedLinear(solution.codes, grid, scheme)
@@ -179,6 +188,18 @@ class BlockQuantizer:
             reports.append(report)
             self.progress.layer(parts.index, report)
         return results, reports
+
+    def _floats(
+        self, linear: Linear, module: str, scheme: Scheme, matrix: Tensor | None
+    ) -> tuple[QuantizedLinear, float]:
+        """Rounds the weights of a linear to floats of few bits, each by itself, and puts them into the block; the loss
+        on the calibration inputs."""
+        weight = linear.weight
+        grid = fp8_grid(weight, self.scale_dtype(module))
+        codes = round_fp8(weight, grid)
+        linear.weight = fp8_weight(codes, grid)
+        loss = float("nan") if matrix is None else layer_loss(weight, linear.weight, matrix)
+        return QuantizedLinear(codes, grid, scheme), loss
 
 
 def quantize_block(

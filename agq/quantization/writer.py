@@ -15,6 +15,7 @@ from agq.checkpoint import Checkpoint
 from agq.checkpoint.compressed_tensors import INT, PACKED, quantization_config
 from agq.checkpoint.finite import count_not_finite
 from agq.checkpoint.head_matrix import NAME as HEAD_MATRIX
+from agq.checkpoint.module_scheme import FLOAT
 from agq.checkpoint.static import FILE, StaticRecord
 from agq.errors import AgqError
 from agq.files import atomic_directory, atomic_write_bytes, atomic_write_text
@@ -62,8 +63,19 @@ def choose_format(schemes: dict[str, Scheme], ct_format: str | None) -> str:
     weights have 8 bits, or some are asymmetric (transformers 5.23 with compressed-tensors 0.20 cannot load packed zero
     points).
 
-    Raises AgqError for another `ct_format`.
+    Weights of FP8 have a format of their own.
+
+    Raises AgqError for another `ct_format`, or one that the weights do not go with; for a mixture of FP8 and integers.
     """
+    floats = [scheme.weights.floats for scheme in schemes.values()]
+    if any(floats):
+        if not all(floats):
+            raise AgqError(
+                "weights of FP8 and of integers do not stand in one folder", hint="use overrides of W16A16, or none"
+            )
+        if ct_format is not None:
+            raise AgqError(f"weights of FP8 are stored as {FLOAT}", hint="leave `ct_format:` away")
+        return FLOAT
     if ct_format is not None:
         if ct_format not in CT_FORMATS:
             hint = f"use {' or '.join(f'`{name}`' for name in CT_FORMATS)}"

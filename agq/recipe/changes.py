@@ -29,7 +29,7 @@ class RecipeChanges(Changes):
     """What is to be different from a recipe: every option that the recipe's dataclasses declare, and these, which set
     more or less than one of its values (`agq.recipe.resolve` says how)."""
 
-    scheme: str | None = option(None, "W4A8 (default), W4A4, W8A8, W4A16, W8A16; W4A8_ASYM for asymmetric weights.")
+    scheme: str | None = option(None, "W4A8 (default), W4A4, W8A8, W4A16, W8A16, FP8; W4A8_ASYM for asymmetric weights.")
     weight_bits: int | None = option(None, "4 or 8. Default: as {scheme} says.")
     act_bits: int | None = option(None, "4, 8 or 16. Default: as {scheme} says.")
     group_size: int | None = option(

@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any
 
 from agq.errors import AgqError, UsageError
-from agq.formats import groups, words
+from agq.formats import groups
 from agq.formats.cache import AUTO, TABLES
 from agq.formats.choices import any_of
 from agq.recipe.changes import RecipeChanges
@@ -16,10 +16,10 @@ from agq.recipe.files import apply_preset
 from agq.recipe.options import TransformOptions, TuneOptions
 from agq.recipe.pruning import PruningOptions
 from agq.recipe.recipe import Recipe
-from agq.recipe.schemes import ActivationScheme, Override, Scheme, WeightScheme
+from agq.recipe.schemes import ActivationScheme, Override, Scheme
 
 # Schemes that have a preset of their own, by their names without zero points.
-_PRESETS = {"W4A8": "w4a8", "W4A4": "w4a4-offline", "W4A16": "w4a16", "W8A8": "w8a8"}
+_PRESETS = {"W4A8": "w4a8", "W4A4": "w4a4-offline", "W4A16": "w4a16", "W8A8": "w8a8", "FP8": "w8a8-fp8"}
 # What a preset that was not asked for leaves alone.
 _FORMATS = ("scheme", "overrides", "kv_bits")
 
@@ -62,7 +62,7 @@ def effective_recipe(
     if not automatic or plain:
         return adjust_recipe(base, changes)
     scheme = adjust_recipe(replace(base, sink_tokens=0), _formats(changes)).scheme
-    name = _PRESETS.get(words.name(scheme.weights.bits, scheme.activations.bits, symmetric=True))
+    name = _PRESETS.get(scheme.base)
     if name is None:
         return adjust_recipe(base, changes)
     return adjust_recipe(apply_preset(base, name, without=_FORMATS), changes)
@@ -145,9 +145,9 @@ def adjust_scheme(scheme: Scheme, changes: RecipeChanges) -> Scheme:
         )
     weights, activations = scheme.weights, scheme.activations
     if changes.group_size is not None:
-        weights = WeightScheme(weights.bits, weights.symmetric, groups.of_recipe(changes.group_size))
+        weights = replace(weights, group_size=groups.of_recipe(changes.group_size))
     if changes.asym is not None:
-        weights = WeightScheme(weights.bits, not changes.asym, weights.group_size)
+        weights = replace(weights, symmetric=not changes.asym)
     if changes.act_group is not None or changes.act_symmetric is not None:
         if not activations.quantized:
             raise UsageError(

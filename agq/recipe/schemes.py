@@ -23,11 +23,14 @@ from agq.formats import (
     words,
 )
 from agq.formats.activations import FLOAT
-from agq.formats.weights import FLOAT_BITS
+from agq.formats.weights import FLOAT_BITS, FP8
 from agq.structured import Place
 
 # What there are kernels for.
-SCHEMES = tuple(words.name(row.bits, bits, True) for row in INTEGERS.values() for bits in row.activations)
+_INTEGERS = tuple(words.name(row.bits, bits, True) for row in INTEGERS.values() for bits in row.activations)
+# The scheme with weights of FP8, by the name of its format.
+FLOAT8 = FP8.name.upper()
+SCHEMES = (*_INTEGERS, FLOAT8)
 # All weights left in floating point, for overrides.
 _NONE = words.name(FLOAT_BITS, FLOAT.bits, True)
 
@@ -45,31 +48,41 @@ def _check_group(group: Granularity, what: str, whole: str) -> None:
 @dataclass(frozen=True)
 class WeightScheme:
     """Weights of a linear. bits: of an integer format, or 16: left in floating point. group_size: what shares a scale,
-    in recipes a number of columns, -1 or "auto".
+    in recipes a number of columns, -1 or "auto". floats: the bits are those of floats, with a scale for each row (FP8).
     """
 
     bits: int
     symmetric: bool = True
     group_size: Granularity = FITTED
+    floats: bool = False
 
     def __post_init__(self) -> None:
-        if self.quantized:
+        if self.floats:
+            if self.bits != FP8.bits:
+                raise AgqError(f"weights of {self.bits}-bit floats are not available", hint=f"use {FP8.bits} bits")
+            if not self.symmetric or self.group_size != FP8.group:
+                raise AgqError(
+                    f"weights of {FLOAT8} have one scale per output channel and no zero points",
+                    hint="leave the options about groups and zero points away",
+                )
+        elif self.quantized:
             integer_format(self.bits)
         _check_group(self.group_size, "weights", "output channel")
 
     @property
     def quantized(self) -> bool:
-        """Integers."""
+        """Of fewer bits than the model's."""
         return self.bits != FLOAT_BITS
 
     @property
     def format(self) -> WeightFormat:
         """The row of the bits. Raises AgqError where the weights are not quantized."""
-        return integer_format(self.bits)
+        return FP8 if self.floats else integer_format(self.bits)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only."""
-        return {"bits": self.bits, "symmetric": self.symmetric, "group_size": groups.to_recipe(self.group_size)}
+        found = {"bits": self.bits, "symmetric": self.symmetric, "group_size": groups.to_recipe(self.group_size)}
+        return found | ({"floats": True} if self.floats else {})
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,11 @@ class Scheme:
     activations: ActivationScheme
 
     def __post_init__(self) -> None:
-        if words.name(self.weights.bits, self.activations.bits, True) not in (*SCHEMES, _NONE):
+        if self.weights.floats:
+            known = self.activations == FLOAT_INPUT
+        else:
+            known = words.name(self.weights.bits, self.activations.bits, True) in (*_INTEGERS, _NONE)
+        if not known:
             raise AgqError(f"scheme {self.name} is not available", hint=f"schemes: {', '.join(SCHEMES)}")
 
     @classmethod
@@ -132,17 +149,18 @@ class Scheme:
         symmetric: bool = True,
         act_group_size: Granularity | None = None,
         act_symmetric: bool | None = None,
+        floats: bool = False,
     ) -> Scheme:
         """A scheme from its bits; what is None takes the default of its format.
 
         Defaults: 4-bit weights in groups that fit the model, 8-bit weights per row; 8-bit activations per token and
-        symmetric, 4-bit activations in groups that fit and asymmetric.
+        symmetric, 4-bit activations in groups that fit and asymmetric. floats: as in WeightScheme.
         """
         inputs = activation_format(act_bits)
         if group_size is None:
-            group_size = PER_ROW if weight_bits == FLOAT_BITS else integer_format(weight_bits).group
+            group_size = PER_ROW if floats or weight_bits == FLOAT_BITS else integer_format(weight_bits).group
         return cls(
-            WeightScheme(weight_bits, symmetric, group_size),
+            WeightScheme(weight_bits, symmetric, group_size, floats),
             ActivationScheme(
                 act_bits,
                 inputs.symmetric if act_symmetric is None else act_symmetric,
@@ -153,10 +171,12 @@ class Scheme:
     @classmethod
     def parse(cls, name: str) -> Scheme:
         """The scheme of a preset name, in any case: "W4A8", "W4A4", "W8A8", "W4A16", "W8A16", and "..._ASYM" for
-        asymmetric weights.
+        asymmetric weights; "FP8".
 
         "W16A16" leaves a linear as it is (for overrides). Raises AgqError listing the names for anything else.
         """
+        if name.strip().upper() == FLOAT8:
+            return cls.of(FP8.bits, FLOAT.bits, floats=True)
         match = re.fullmatch(r"W(\d+)A(\d+)(_ASYM)?", name.strip().upper())
         known = match and int(match[1]) in (*INTEGERS, FLOAT_BITS) and int(match[2]) in ACTIVATIONS
         if not match or not known or (int(match[1]) == FLOAT_BITS and match[3]):
@@ -168,7 +188,15 @@ class Scheme:
     @property
     def name(self) -> str:
         """The preset name, without group sizes."""
-        return words.name(self.weights.bits, self.activations.bits, self.weights.symmetric)
+        return self._named(self.weights.symmetric)
+
+    @property
+    def base(self) -> str:
+        """The name without zero points: what has one preset."""
+        return self._named(True)
+
+    def _named(self, symmetric: bool) -> str:
+        return FLOAT8 if self.weights.floats else words.name(self.weights.bits, self.activations.bits, symmetric)
 
     @property
     def quantized(self) -> bool:
@@ -228,6 +256,7 @@ class Scheme:
                 weights.get("symmetric", True),
                 acts.get("group_size"),
                 acts.get("symmetric"),
+                weights.get("floats", False),
             ),
         )
 

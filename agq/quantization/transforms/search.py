@@ -19,6 +19,7 @@ from torch import Tensor
 
 from agq.checkpoint import Checkpoint
 from agq.formats import Granularity
+from agq.numerics.fp8 import fp8_grid, fp8_weight, round_fp8
 from agq.numerics.quantizers import dequantize_weight, fake_quantize, quantize_weight, weight_grid
 from agq.quantization.numbers import Numbers
 from agq.quantization.transforms.channels import by_value_channel, channel_exponents, zigzag
@@ -27,7 +28,7 @@ from agq.quantization.transforms.inputs import Input, gather
 from agq.quantization.transforms.learn import WHOLE, learn_residual, learn_values
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.plan import PLACES, SCALABLE, TransformPlan, feasible, shifted_places
-from agq.recipe import Recipe, Scheme
+from agq.recipe import Recipe, Scheme, WeightScheme
 from agq.reference.attention import Positions
 from agq.reference.decoder import Embedding
 from agq.reference.stream import HiddenStates
@@ -269,9 +270,7 @@ class _Search:
             weight = candidate.tensor(f"{module}.weight")
             rounded = weight
             if scheme.quantized:
-                columns = scheme.weights.group_size.columns(weight.shape[1])
-                grid = weight_grid(weight, scheme.weights.bits, scheme.weights.symmetric, columns)
-                rounded = dequantize_weight(quantize_weight(weight, grid), grid)
+                rounded = _rounded(weight, scheme.weights)
             wanted = x @ weight.t()
             error += float((read @ rounded.t() - wanted).square().sum(dtype=torch.float64))
             energy += float(wanted.square().sum(dtype=torch.float64))
@@ -279,6 +278,15 @@ class _Search:
 
     def _clip(self, scheme: Scheme) -> float:
         return self.recipe.act_clip if scheme.activations.coarse else 1.0
+
+
+def _rounded(weight: Tensor, scheme: WeightScheme) -> Tensor:
+    """Weights float32 [out, in] as they are when each is rounded by itself."""
+    if not scheme.format.integer:
+        grid = fp8_grid(weight)
+        return fp8_weight(round_fp8(weight, grid), grid)
+    grid = weight_grid(weight, scheme.bits, scheme.symmetric, scheme.group_size.columns(weight.shape[1]))
+    return dequantize_weight(quantize_weight(weight, grid), grid)
 
 
 def _noise(weight: Tensor, x: Tensor) -> float:
