@@ -13,7 +13,6 @@ from agq.checkpoint import Checkpoint
 from agq.checkpoint.compressed_tensors import PACKED
 from agq.errors import AgqError, UsageError
 from agq.files import check_absent_or_empty, ensure_free_space
-from agq.formats import PerGroup
 from agq.formats.activations import WIDE
 from agq.formats.weights import BYTE_CODES
 from agq.gguf.files import model_name
@@ -30,6 +29,7 @@ from agq.quantization.checks import (
     tuning_bytes,
     tuning_states,
 )
+from agq.quantization.peers import unserved
 from agq.quantization.transforms.plan import TransformPlan, feasible
 from agq.quantization.tuning.effort import BATCH, LEAST, Budget, budget
 from agq.quantization.tuning.text import training_length
@@ -75,6 +75,11 @@ class Plan:
         return self.output.parent / f".{self.output.name}.agq-work"
 
     @property
+    def unserved(self) -> list[str]:
+        """Why vLLM does not serve the result, in sentences; none where it does."""
+        return unserved(self.checkpoint.spec, set(self.schemes.values()), self.format)
+
+    @property
     def notes(self) -> list[str]:
         """What the user should know of the result, in plain sentences."""
         notes = [self.groups] if self.groups else []
@@ -103,9 +108,7 @@ class Plan:
             notes.append(
                 "weights of FP8: a processor without FP8 computes with their values in floats, and floats as inputs"
             )
-        grouped = (scheme for scheme in schemes if isinstance(scheme.activations.group_size, PerGroup))
-        if any(scheme.activations.coarse for scheme in grouped):
-            notes.append("4-bit activations in groups: transformers computes them, vLLM has no kernel for them")
+        notes += self.unserved
         for step, reason in self.transforms.skipped.items():
             notes.append(f"transformation `{step}` is left out: {reason}")
         if online := online_steps(self.transforms):
