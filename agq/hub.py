@@ -1,4 +1,5 @@
-"""Models by name: a local folder as it is, a Hugging Face hub id downloaded into the hub's own cache."""
+"""Models by name: a local folder as it is, a Hugging Face hub id downloaded into the hub's own cache. And the way
+back: a folder as a model of the hub."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agq.errors import AgqError
+from agq.errors import AgqError, UsageError
 from agq.reporting import console
 
 if TYPE_CHECKING:
@@ -74,8 +75,7 @@ def _download(repo: str, revision: str) -> Path:
     )
 
     offline_hint = "connect to the network once, or download the model elsewhere and pass its folder"
-    if not console.settings.progress or console.settings.verbosity < 0:
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    _quiet()
     console.say(f"model {repo}: looking in the hub's cache, downloading what is missing")
     try:
         folder = Path(
@@ -116,6 +116,61 @@ def _download(repo: str, revision: str) -> Path:
             ", then pass the folder `model`",
         )
     return folder
+
+
+def check_push(repo: str) -> None:
+    """What can be known before any work of `push_folder`.
+
+    Raises:
+        UsageError: `repo` is no "owner/name". AgqError: the hub's libraries are offline, there is no token.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+        named = repo.count("/") == 1
+    except HFValidationError:
+        named = False
+    if not named:
+        raise UsageError(f"`{repo}` is not the name of a hub model", hint="it looks like `owner/name`")
+    if constants.HF_HUB_OFFLINE:
+        raise AgqError("nothing is pushed while HF_HUB_OFFLINE is set", hint="unset it, or leave `push:` away")
+    if not get_token():
+        raise AgqError("pushing to the hub needs a token", hint="run `hf auth login` once, or set HF_TOKEN")
+
+
+def push_folder(folder: Path, repo: str, message: str) -> str:
+    """Uploads the files of a folder as one commit to the hub model `repo`, which is made where there is none; its
+    address. HF_TOKEN and HF_ENDPOINT count as usual.
+
+    Raises:
+        AgqError: no permission, no network, the hub refuses; the folder stays as it is.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    _quiet()
+    console.say(f"pushing `{folder}` to {repo}")
+    hint = f"the folder is complete; `hf upload {repo} {folder}` tries again"
+    try:
+        api = HfApi()
+        address = str(api.create_repo(repo, exist_ok=True))
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+    except HfHubHTTPError as error:
+        raise AgqError(f"hub model `{repo}` cannot be written: {str(error).splitlines()[0]}", hint=hint) from None
+    except OSError as error:  # connection errors of the HTTP library are OSErrors
+        if error.errno is not None:
+            raise
+        raise AgqError(f"hub model `{repo}` cannot be reached: {str(error).splitlines()[0]}", hint=hint) from None
+    return address
+
+
+def _quiet() -> None:
+    """No bars of the hub's library where agq shows none."""
+    if not console.settings.progress or console.settings.verbosity < 0:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def find_model(name: str | os.PathLike[str]) -> tuple[Path, Recipe | None]:

@@ -11,6 +11,7 @@ from agq.cli.options import every, with_options
 from agq.errors import AgqError, UsageError
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import OUTPUT
+from agq.reporting import console
 
 
 def register(app: typer.Typer) -> None:
@@ -108,4 +109,8 @@ def quantize(
         return
     report = run_plan(plan, resume)
     show_report(plan, report, json_output)
+    if plan.push is not None:
+        from agq.quantization.publish import publish
+
+        console.say(f"pushed: {publish(plan, report, plan.push)}")
     refuse_taken_back(plan, report)

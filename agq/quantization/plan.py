@@ -17,7 +17,7 @@ from agq.formats.activations import WIDE
 from agq.formats.weights import BYTE_CODES
 from agq.gguf.files import model_name
 from agq.gguf.opening import open_source
-from agq.hub import find_model
+from agq.hub import check_push, find_model
 from agq.quantization.checks import (
     PROCESS_BYTES,
     Needs,
@@ -50,7 +50,7 @@ class Plan:
     output: the folder to write; work: where finished blocks wait meanwhile; fitted: the windows' length was cut to the
     model's context; groups: what was fitted where the user names no group size; strict: see `refuse_taken_back`; idle:
     options that were given and have no effect, with the reason; budget: the run's time where the steps of tuning depend
-    on it; left_out: tuning, for want of memory."""
+    on it; left_out: tuning, for want of memory; push: the hub model that the folder becomes."""
 
     model: str
     checkpoint: Checkpoint
@@ -69,6 +69,7 @@ class Plan:
     idle: Mapping[str, str] = field(default_factory=dict)
     budget: Budget | None = None
     left_out: bool = False
+    push: str | None = None
 
     @property
     def work(self) -> Path:
@@ -160,6 +161,8 @@ def plan(
     Raises AgqError; UsageError: changes that are wrong or contradict each other.
     """
     changes, run = changes or RecipeChanges(), run or RunOptions()
+    if run.push is not None:
+        check_push(run.push)
     folder, named = find_model(str(model))
     # A recipe file of the user's is done as it is; agq's own name a model, and the best way of quantizing it is the
     # preset's.
@@ -216,6 +219,7 @@ def plan(
         idle=without_effect(recipe, changes, checkpoint.spec, transforms.r1 is not None),
         budget=None if left_out else found,
         left_out=left_out,
+        push=run.push,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from agq.quantization.execute import QuantizeReport, execute, refuse_taken_back
 from agq.quantization.plan import plan
+from agq.quantization.publish import publish
 from agq.recipe import Recipe
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import given_to, takes
@@ -38,6 +39,8 @@ def quantize(
     changes, run = given_to(quantize, given, RecipeChanges, RunOptions)
     made = plan(str(model), output, changes, run, recipe=recipe, force=force)
     report = execute(made, resume, progress)
+    if made.push is not None:
+        publish(made, report, made.push)
     refuse_taken_back(made, report)
     return report
 

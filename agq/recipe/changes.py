@@ -29,7 +29,9 @@ class RecipeChanges(Changes):
     """What is to be different from a recipe: every option that the recipe's dataclasses declare, and these, which set
     more or less than one of its values (`agq.recipe.resolve` says how)."""
 
-    scheme: str | None = option(None, "W4A8 (default), W4A4, W8A8, W4A16, W8A16, FP8; W4A8_ASYM for asymmetric weights.")
+    scheme: str | None = option(
+        None, "W4A8 (default), W4A4, W8A8, W4A16, W8A16, FP8; W4A8_ASYM for asymmetric weights."
+    )
     weight_bits: int | None = option(None, "4 or 8. Default: as {scheme} says.")
     act_bits: int | None = option(None, "4, 8 or 16. Default: as {scheme} says.")
     group_size: int | None = option(
@@ -138,5 +140,11 @@ class RunOptions(Changes):
         "Exit code 1 when a step was taken back: a linear that the method could not do, a rotation that was learned or "
         "tuning that made things worse. Default no.",
         panel=OUTPUT,
+    )
+    push: str | None = option(
+        None,
+        "Upload the folder to the hub as this model, with a model card. Default: it stays here.",
+        panel=OUTPUT,
+        metavar="OWNER/NAME",
     )
     device: str | None = option(None, "Default cuda where there is one.", panel=OUTPUT, metavar="cpu|cuda")
