@@ -91,7 +91,10 @@ def _row_options(data: Any, place: structured.Place, path: structured.Path) -> R
     kinds = (RecipeChanges, RunOptions)
     table = structured.table(data or {}, tuple(name for kind in kinds for name in structured.names(kind)), place, path)
     parts = [{name: table[name] for name in structured.names(kind) if name in table} for kind in kinds]
-    return RowOptions(RecipeChanges.read(parts[0], place, path), RunOptions.read(parts[1], place, path))
+    run = RunOptions.read(parts[1], place, path)
+    if run.push is not None:
+        raise AgqError(f"{place((*path, 'push'))}: a sweep keeps no folder that could be pushed")
+    return RowOptions(RecipeChanges.read(parts[0], place, path), run)
 
 
 def _calibration(data: Any, place: structured.Place, path: structured.Path) -> RecipeChanges:

@@ -215,6 +215,12 @@ def test_values_of_a_wrong_type_are_named(part: str, value: object, message: str
     assert message in caught.value.message
 
 
+def test_a_row_cannot_be_pushed(tmp_path: Path) -> None:
+    data = {"models": [MODEL], "texts": [TEXT], "rows": [{"name": "r", "options": {"push": "owner/name"}}]}
+    with pytest.raises(AgqError, match="a sweep keeps no folder that could be pushed"):
+        parse_sweep(data, tmp_path)
+
+
 def test_an_unknown_option_of_a_row_names_the_nearest(tmp_path: Path) -> None:
     data = {"models": [MODEL], "texts": [TEXT], "rows": [{"name": "r", "options": {"rot_step": 1}}]}
     with pytest.raises(AgqError) as caught:
