@@ -39,9 +39,12 @@ _INDIRECT = "see root cause above"
 
 def refusal(log: str) -> str:
     """vLLM's words for what it does not serve: the first error of its log that says why."""
-    found = [f"{match[1]}: {match[2]}" for match in map(_ERROR.match, log.splitlines()) if match]
+    lines = [line for line in log.splitlines() if line.strip()]
+    found = [f"{match[1]}: {match[2]}" for match in map(_ERROR.match, lines) if match]
     direct = [line for line in found if _INDIRECT not in line.lower()]
-    return (direct or found or log.strip().splitlines()[-1:] or ["nothing was said"])[0].strip()
+    # pydantic says what is wrong one line before where more stands about it.
+    last = [line for line in lines if not line.lstrip().startswith("For further information")][-1:]
+    return (direct or found or last or ["nothing was said"])[0].strip()
 
 
 def served(args: argparse.Namespace, model: Path, windows: list[list[int]], prompts: list[list[int]],
@@ -64,6 +67,8 @@ def served(args: argparse.Namespace, model: Path, windows: list[list[int]], prom
     program = Path(__file__).with_name("vllm_side.py")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     environment.pop("PYTHONPATH", None)
+    if args.processes > 1:  # by itself vLLM wants a NUMA node for each process
+        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(map(str, range(args.processes))))
     # As agq computes: weights of 4 bits times floats, on every processor.
     environment.setdefault("VLLM_CPU_INT4_W4A8", "0")
     done = subprocess.run(
