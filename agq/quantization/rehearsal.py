@@ -15,6 +15,9 @@ from agq.quantization.checks import check_memory
 from agq.quantization.execute import run_key, text_of_run
 from agq.quantization.plan import Plan
 from agq.quantization.state import WorkFolder
+from agq.quantization.transforms.inputs import SAMPLE_TOKENS
+from agq.quantization.transforms.learn import BATCH as LEARNED_ROWS
+from agq.quantization.transforms.learn import block_size
 from agq.quantization.transforms.search import SEARCH_TOKENS
 from agq.quantization.tuning.effort import Budget
 from agq.quantization.tuning.text import training_length
@@ -27,6 +30,8 @@ _OVERHEAD = 2.0
 # Seconds before the first block and after the last one: imports, reading, writing; and what a GPU waits for being told
 # what to do, in models of some 30 blocks.
 _FIXED = {"cpu": 5.0, "cuda": 40.0}
+# Passes of a sample through a block in which formats of its inputs are compared.
+_JUDGED = 10.0
 _SIZE = {"cpu": 768, "cuda": 8192}
 
 
@@ -74,13 +79,21 @@ def operations_of(checkpoint: Checkpoint, recipe: Recipe, transformed: bool) -> 
     passes = 0.0
     if transformed:
         searched = min(tokens, SEARCH_TOKENS)
-        passes += 2.0 * searched + 50.0 * searched * recipe.transforms.finer
+        passes += 2.0 * searched + _JUDGED * SAMPLE_TOKENS * recipe.transforms.finer
+        total += recipe.transforms.learn * _learning_operations(checkpoint)
     if recipe.solver:
         passes += 1.5 * tokens  # the first half of the feed-forward part is computed twice
         columns = [block.linears[roles[0]].in_features for block in parts.blocks() for roles in block.groups]
         total += 2.0 * tokens * sum(size * size for size in columns)  # the Hessians
         total += 4.0 * sum(linear.out_features * linear.in_features**2 for linear in linears)
     return total + 2.0 * passes * weights + recipe.tune.steps * step_operations(checkpoint, recipe)
+
+
+def _learning_operations(checkpoint: Checkpoint) -> float:
+    """Of one step of learning rotations: each input's rows turned, forwards and backwards, and the rotation made."""
+    spec, block = checkpoint.spec, block_size(checkpoint.spec.hidden)
+    rows = 2.0 * spec.layers * LEARNED_ROWS
+    return 6.0 * rows * spec.hidden * block + 10.0 * spec.hidden * block**2
 
 
 def step_operations(checkpoint: Checkpoint, recipe: Recipe) -> float:
