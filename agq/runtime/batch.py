@@ -17,7 +17,7 @@ from agq.runtime.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one prompt. index: its place among the prompts. tokens: their number.
+    """What became of one prompt. index: its place among the prompts. tokens: how many were generated. ids: these.
 
     finish_reason: as of Statistics. error: why there is no answer; "" where there is one.
     """
@@ -28,6 +28,7 @@ class Answer:
     prompt_tokens: int = 0
     finish_reason: str = ""
     error: str = ""
+    ids: tuple[int, ...] = ()
 
 
 @dataclass
@@ -50,7 +51,8 @@ class _Running:
     def answer(self) -> Answer:
         """The finished text."""
         self.output.finish()
-        return Answer(self.index, self.output.text, len(self.output.tokens), len(self.prompt), self.output.reason)
+        ids = tuple(self.output.tokens)
+        return Answer(self.index, self.output.text, len(ids), len(self.prompt), self.output.reason, ids=ids)
 
 
 def generate_many(

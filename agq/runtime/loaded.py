@@ -15,6 +15,7 @@ from agq.runtime.engine import Engine
 from agq.runtime.generation import Generation, load_tokenizer
 from agq.runtime.opening import wanted_pruning, warn_beyond_training
 from agq.runtime.sampling import Sampler
+from agq.runtime.scoring import Likelihood, likelihoods
 from agq.runtime.slots import Slots
 from agq.runtime.stream import Stream
 from agq.runtime.tokenizer import Tokenizer
@@ -86,6 +87,11 @@ class LoadedModel:
         """Answers to prompts of token ids as each is complete; see agq/runtime/batch.py for the arguments."""
         with self._empty_slots(len(prompts)) as slots:
             yield from generate_many(self.engine, self.tokenizer, prompts, sampler, max_tokens, stop, slots=slots)
+
+    def start_scores(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[tuple[int, Likelihood]]:
+        """How likely continuations are, each when it is known; see agq/runtime/scoring.py for the arguments."""
+        with self._empty_slots(len(pairs)) as slots:
+            yield from likelihoods(self.engine, pairs, slots)
 
     @contextmanager
     def _empty_slots(self, most: int = 1) -> Iterator[list[int]]:

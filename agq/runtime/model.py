@@ -20,7 +20,7 @@ from agq.runtime.opening import opened, template_of
 from agq.runtime.prompts import Ids, Prompt, pair_ids, prompt_ids, text_ids
 from agq.runtime.recommended import recommended_sampling
 from agq.runtime.sampling import Sampler
-from agq.runtime.scoring import Likelihood, likelihoods
+from agq.runtime.scoring import Likelihood
 from agq.runtime.stream import Stream
 
 
@@ -207,10 +207,7 @@ class Model(LoadedModel):
                     f"pair {number} has {len(one) + len(two)} tokens, and the context holds {self.engine.context}",
                     hint="cut the beginning of the context, or load the model with a larger `context:`",
                 )
-        if not checked:
-            return []
-        with self._empty_slots(len(checked)) as slots:
-            found = dict(likelihoods(self.engine, checked, slots))
+        found = dict(self.start_scores(checked))
         return [found[index] for index in range(len(checked))]
 
     # ---- checks

@@ -40,7 +40,8 @@ def alone(engine: Engine, index: int, limit: int | None, stop: tuple[str, ...]) 
         pass
     engine.truncate(0, 0)
     values = generation.statistics
-    return Answer(index, values.text, values.tokens, values.prompt_tokens, values.finish_reason)
+    ids = tuple(generation.tokens)
+    return Answer(index, values.text, values.tokens, values.prompt_tokens, values.finish_reason, ids=ids)
 
 
 @pytest.mark.parametrize("slots", [1, 3, 16])
