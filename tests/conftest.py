@@ -105,7 +105,7 @@ def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
     """`agq_cli("info", path)`: the command line in its own process. Never raises on an exit code.
 
     Keywords: `stdin` (text; none by default: an empty pipe), `cwd`, `timeout` in seconds, `env` (dict of additions),
-    `check` (True: fail the test, showing stderr, unless the exit code is 0).
+    `check` (True: fail the test, showing stderr, unless the exit code is 0), `fresh` (True: a new interpreter).
     """
     cache = tmp_path_factory.mktemp("agq-cache")
     server: list[CommandServer] = []
@@ -117,9 +117,10 @@ def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
         timeout: float = 900,
         env: dict[str, str] | None = None,
         check: bool = False,
+        fresh: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         whole = clean_environment(**{"AGQ_CACHE_DIR": str(cache), **(env or {})})
-        if all(name.startswith("AGQ_") for name in env or {}):
+        if not fresh and all(name.startswith("AGQ_") for name in env or {}):
             if not server:
                 server.append(CommandServer(clean_environment(), REPOSITORY))
             result = server[0].run([*map(str, arguments)], stdin, cwd, timeout, whole)

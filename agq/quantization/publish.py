@@ -58,13 +58,21 @@ def model_card(plan: Plan, report: QuantizeReport, repo: str, measured: Evaluati
         f"- calibration text: {data}",
         f"- fingerprint of the original: {agq['model_fingerprint']}",
         *(f"- {note}" for note in plan.notes),
-        *("", "The recipe, which `agq quantize --config` reads:", "", "```yaml", recipe.to_yaml().rstrip(), "```", ""),
+        *(
+            "",
+            "The recipe, a configuration file of `agq quantize`:",
+            "",
+            "```yaml",
+            recipe.to_yaml().rstrip(),
+            "```",
+            "",
+        ),
         *("## Measured", ""),
         f"{report.bits_per_weight:.3f} bits per quantized weight, {human_size(report.total_bytes)} of weight files.",
         "",
         *_table(measured),
         *("", "## How to run it", "", "```sh"),
-        *(f"hf download {repo} --local-dir {name}", f"agq pack {name}", f'agq run {name}.agq.safetensors "..."', "```"),
+        *(f"agq pack {repo} -o {name}.agq.safetensors", f'agq run {name}.agq.safetensors "..."', "```"),
     ]
     if report.transforms.plain:
         lines += [

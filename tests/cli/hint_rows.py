@@ -222,6 +222,10 @@ ELSEWHERE = {
     "make one with transformers: `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`; it needs "
     "`pip install sentencepiece protobuf`": "tests/text/test_tokenizer_files.py",
     "leave out `strict:` to accept": "tests/quantization/test_numbers.py",
+    "leave `ct_format:` away": "tests/quantization/test_fp8.py",
+    "use `method: {}`": "tests/quantization/test_fp8.py",
+    "run `hf auth login` once, or set HF_TOKEN": "tests/hub/test_hub.py",
+    "unset it, or leave `push:` away": "tests/hub/test_hub.py",
     "the file is newer than the package: `pip install -U gguf`, or take a file of another type": "the registry's own",
     "raise the limit with `ulimit -n`": "a shell's own command",
     "run again with AGQ_DEBUG=1 for the traceback, and report it": "only a mistake of agq prints it",

@@ -258,6 +258,6 @@ def test_interruption_ends_with_130(demo_artifact: Path) -> None:
 
 def test_peak_memory(agq_cli, demo_artifact: Path) -> None:
     """The bound that the project promises: 1.15 x (artifact + KV cache) + 60 MB."""
-    result = agq_cli("run", demo_artifact, PROMPT, "-n", 64, "--json", check=True)
+    result = agq_cli("run", demo_artifact, PROMPT, "-n", 64, "--json", check=True, fresh=True)
     values = json.loads(result.stdout.splitlines()[-1])
     assert values["peak_rss_bytes"] < 1.15 * (values["model_bytes"] + values["kv_cache_bytes"]) + 60e6

@@ -117,4 +117,4 @@ def test_quantize_and_push(hub: Hub, tmp_path: Path, short_model: Path) -> None:
     assert card.startswith("---\nlibrary_name: transformers\n") and "- W8A8\n" in card
     for words in ("- method: RTN", "calibration text: none", "scheme:\n  weights:", "| this model | ", "vllm serve"):
         assert words in card
-    assert "agq pack made\nagq run made.agq.safetensors" in card
+    assert "agq pack house/made -o made.agq.safetensors\nagq run made.agq.safetensors" in card
