@@ -60,7 +60,7 @@ def model_card(plan: Plan, report: QuantizeReport, repo: str, measured: Evaluati
         *(f"- {note}" for note in plan.notes),
         *(
             "",
-            "The recipe, a configuration file of `agq quantize`:",
+            "The recipe, a configuration of `agq quantize`:",
             "",
             "```yaml",
             recipe.to_yaml().rstrip(),
