@@ -8,8 +8,13 @@ import numpy as np
 from agq.errors import AgqError
 from agq.models.folding import MOST
 
-# Bits of the exponent by dtype, all of them set in NaN and infinity, and the type to look at them.
-_EXPONENT = {"BF16": (0x7F80, np.uint16), "F16": (0x7C00, np.uint16), "F32": (0x7F800000, np.uint32)}
+# Bits by dtype, all of them set in NaN and infinity and in nothing else, and the type to look at them.
+_EXPONENT = {
+    "BF16": (0x7F80, np.uint16),
+    "F16": (0x7C00, np.uint16),
+    "F32": (0x7F800000, np.uint32),
+    "F8_E4M3": (0x7F, np.uint8),
+}
 _CHUNK = 1 << 22  # elements looked at together
 
 

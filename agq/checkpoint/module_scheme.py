@@ -22,9 +22,12 @@ class ModuleScheme:
     """How one linear is quantized.
 
     Attributes:
+        bits: of the codes as they are packed and computed.
         group_size: PER_ROW with strategy "tensor": one scale for all rows.
         minimum: each group has a float that is added to code * scale (GGUF).
         scale_types: of scales and minima in a packed file: the first one that holds them exactly, else float32.
+        narrow: bits of the folder's codes where they are fewer; 0: the same.
+        note: what is computed otherwise than the folder says, for people; "": nothing.
     """
 
     bits: int
@@ -35,6 +38,13 @@ class ModuleScheme:
     activations: ActivationScheme
     minimum: bool = False
     scale_types: tuple[str, ...] = (SCALE,)
+    narrow: int = 0
+    note: str = ""
+
+    @property
+    def stored_bits(self) -> int:
+        """Of the folder's codes."""
+        return self.narrow or self.bits
 
     def groups(self, columns: int) -> int:
         """Scales per row."""
@@ -42,7 +52,7 @@ class ModuleScheme:
 
     def tensors(self, linear: Linear, floats: tuple[str, ...]) -> dict[str, Stored]:
         """Name -> (dtypes, shapes), any of which may be stored."""
-        rows, columns, bits = linear.out_features, linear.in_features, self.bits
+        rows, columns, bits = linear.out_features, linear.in_features, self.stored_bits
         groups = self.groups(columns)
         name = linear.module
         expected: dict[str, Stored] = {}

@@ -7,7 +7,6 @@ bits to whole words. Zero points are packed by the same rule along the rows.
 import numpy as np
 
 from agq.errors import AgqError
-from agq.formats import INTEGERS, any_of
 
 
 def packed_words(count: int, bits: int) -> int:
@@ -21,16 +20,16 @@ def unpack_unsigned(words: np.ndarray, bits: int, columns: int) -> np.ndarray:
 
 
 def _lowest(bits: int) -> int:
-    if bits not in INTEGERS:
-        raise ValueError(f"bits must be {any_of(INTEGERS)}, not {bits}")
-    return INTEGERS[bits].limits(symmetric=False)[0]
+    if not 1 < bits <= 8:
+        raise ValueError(f"bits must be between 2 and 8, not {bits}")
+    return -(1 << (bits - 1))
 
 
 def pack_int(codes: np.ndarray, bits: int) -> np.ndarray:
     """Signed codes int8 [rows, columns] (4 bits: -8..7) -> int32 [rows, ceil(columns * bits / 32)].
 
     Raises:
-        ValueError: bits that no format has, codes out of range.
+        ValueError: bits that no code has, codes out of range.
     """
     low = _lowest(bits)
     high = -low - 1

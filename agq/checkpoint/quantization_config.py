@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from agq.checkpoint.config_groups import SUPPORTED, read_group
+from agq.checkpoint.config_groups import STATIC_NOTE, read_group
 from agq.checkpoint.module_scheme import PACKED, ModuleScheme, Stored
 from agq.checkpoint.packing import check_range, unpack_int, unpack_zero_points
+from agq.checkpoint.readers.fp8 import NOTE, Fp8Form
 from agq.checkpoint.readers.reader import FolderQuantization, Rows, linear_of
 from agq.checkpoint.source import Scales, TensorSource
 from agq.errors import AgqError
@@ -21,17 +22,32 @@ from agq.models import Linear
 
 
 class CompressedTensors(FolderQuantization):
-    """The reader of compressed-tensors folders."""
+    """The reader of compressed-tensors folders. floats: linears that are stored in FP8; type: safetensors dtype that
+    they are read as."""
+
+    def __init__(
+        self,
+        table: dict[str, Any],
+        schemes: dict[str, ModuleScheme],
+        floats: dict[str, Fp8Form] | None = None,
+        type: str = "BF16",
+    ):
+        self._floats = floats or {}
+        self._type = type
+        super().__init__(table, schemes, decoded={module: form.words for module, form in self._floats.items()})
 
     @classmethod
-    def from_config(cls, table: dict[str, Any], linears: Iterable[Linear], where: str) -> "CompressedTensors":
-        """Reads a `quantization_config`. Raises AgqError for what agq does not compute as named."""
+    def from_config(
+        cls, table: dict[str, Any], linears: Iterable[Linear], where: str, type: str = "BF16"
+    ) -> "CompressedTensors":
+        """Reads a `quantization_config`. type: of the model's floats. Raises AgqError for what agq does not compute as
+        named."""
         _check_top(table, where)
         groups = table.get("config_groups")
         if not isinstance(groups, dict) or not groups:
             raise AgqError(f"{where}: `quantization_config` has no `config_groups`")
         ignore = _names(table.get("ignore") or [], f"{where}: ignore")
-        targets: dict[str, ModuleScheme] = {}
+        targets: dict[str, ModuleScheme | Fp8Form] = {}
         for label, group in groups.items():
             place = f"{where}: {label}"
             if not isinstance(group, dict):
@@ -41,21 +57,30 @@ class CompressedTensors(FolderQuantization):
             targets.update({name: scheme for name in names})
         # As compressed_tensors.utils.match_targets: names, then regular expressions, each sorted; then class names.
         ordered = sorted(targets, key=lambda name: ("re:" in name, name))
-        schemes = {}
+        schemes: dict[str, ModuleScheme] = {}
+        floats: dict[str, Fp8Form] = {}
         for linear in linears:
             if any(_matches(linear.module, item) or _is_class(item) for item in ignore):
                 continue
             hits = [item for item in ordered if _matches(linear.module, item)]
             hits += [item for item in ordered if _is_class(item)]
-            if hits:
-                schemes[linear.module] = targets[hits[0]]
-        return cls(table, schemes)
+            found = targets[hits[0]] if hits else None
+            if isinstance(found, Fp8Form):
+                floats[linear.module] = found
+            elif found is not None:
+                schemes[linear.module] = found
+        return cls(table, schemes, floats, type)
 
     def tensors(self, linear: Linear) -> dict[str, Stored]:
+        if (form := self._floats.get(linear.module)) is not None:
+            return form.tensors(linear)
         return self._schemes[linear.module].tensors(linear, tuple(BY_STORED))
 
     def beside(self, linear: Linear) -> set[str]:
-        return {f"{linear.module}.weight_shape", f"{linear.module}.weight_zero_point"}
+        leaves = {"weight_shape", "weight_zero_point"}
+        if linear.module in self._floats or STATIC_NOTE in self._schemes[linear.module].note:
+            leaves |= {"input_scale", "input_zero_point"}
+        return {f"{linear.module}.{leaf}" for leaf in leaves}
 
     def check_stored(self, source: TensorSource) -> None:
         for module, scheme in self._schemes.items():
@@ -64,8 +89,11 @@ class CompressedTensors(FolderQuantization):
                     f"`{module}` was quantized with activation order in groups (`weight_g_idx`): not supported",
                     hint="quantize with static activation order instead",
                 )
-            if source.has(f"{module}.input_scale"):
-                raise AgqError(f"`{module}` has a static activation scale (`input_scale`)", hint=SUPPORTED)
+            if source.has(f"{module}.input_scale") and STATIC_NOTE not in scheme.note:
+                raise AgqError(
+                    f"`{module}` has a static activation scale (`input_scale`) that config.json does not mention",
+                    hint="the config is wrong",
+                )
             linear = linear_of(source, module)
             shape_name = f"{module}.weight_shape"
             if scheme.format == PACKED and source.has(shape_name):
@@ -90,9 +118,9 @@ class CompressedTensors(FolderQuantization):
         linear, scheme = linear_of(source, module), self._schemes[module]
         if scheme.format == PACKED:
             words = source.read_raw(f"{module}.weight_packed")[1][rows]
-            return unpack_int(words, scheme.bits, linear.in_features)
+            return unpack_int(words, scheme.stored_bits, linear.in_features)
         codes = np.array(source.read_raw(f"{module}.weight")[1][rows])
-        check_range(codes, scheme.bits, f"`{module}.weight`")
+        check_range(codes, scheme.stored_bits, f"`{module}.weight`")
         return codes
 
     def stored_scales(self, source: TensorSource, module: str) -> Scales:
@@ -108,9 +136,23 @@ class CompressedTensors(FolderQuantization):
         name = f"{module}.weight_zero_point"
         raw = source.read_raw(name)[1]
         if scheme.format == PACKED and scheme.strategy != "tensor":
-            return Scales(scale, unpack_zero_points(raw, scheme.bits, rows))
-        check_range(raw, scheme.bits, f"`{name}`")
+            return Scales(scale, unpack_zero_points(raw, scheme.stored_bits, rows))
+        check_range(raw, scheme.stored_bits, f"`{name}`")
         return Scales(scale, np.array(np.broadcast_to(raw.reshape(-1, groups), (rows, groups))))
+
+    def values(self, source: TensorSource, module: str, rows: Rows) -> np.ndarray:
+        return self._floats[module].values(source, linear_of(source, module), rows)
+
+    def float_type(self) -> str:
+        return self._type
+
+    def words(self, module: str) -> str:
+        scheme = self._schemes.get(module)
+        return f"stored with {scheme.narrow} bits" if scheme is not None and scheme.narrow else super().words(module)
+
+    def notes(self) -> list[str]:
+        found = dict.fromkeys(scheme.note for scheme in self._schemes.values() if scheme.note)
+        return [*super().notes(), *found, *([NOTE] if self._floats else [])]
 
 
 def _names(value: Any, where: str) -> list[str]:

@@ -132,7 +132,7 @@ def describe_folder(checkpoint: FolderCheckpoint) -> dict[str, Any]:
     inner = [item for item in linears if item["name"] in blocks]
     return {
         "path": str(checkpoint.path),
-        "form": "quantized" if quantized and quantized.modules() else "plain",
+        "form": "quantized" if quantized and (quantized.modules() or quantized.decoded) else "plain",
         **_architecture(checkpoint.spec),
         "head_matrix": checkpoint.head_matrix is not None,
         "bytes": checkpoint.weight_bytes(),

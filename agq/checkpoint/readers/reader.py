@@ -62,7 +62,7 @@ class FolderQuantization(ABC):
     def words(self, module: str) -> str:
         """What is special about a linear's form, for people; "" for codes that are kept."""
         if module in self.rounded:
-            return f"8-bit codes made from {self.rounded[module]}"
+            return f"made anew: {self.rounded[module]}"
         return self.decoded.get(module, "")
 
     # ---- what is stored

@@ -1,26 +1,35 @@
 """Which `quant_method` of a config.json is read by which module, and what is said of those that are not read."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agq.checkpoint.quantization_config import CompressedTensors
+from agq.checkpoint.readers.auto_round import read_auto_round
+from agq.checkpoint.readers.awq import read_awq
+from agq.checkpoint.readers.fp8 import float_type, read_fp8
+from agq.checkpoint.readers.gptq import read_gptq
 from agq.checkpoint.readers.reader import FolderQuantization
 from agq.checkpoint.source import TensorSource
 from agq.errors import AgqError
 from agq.models import Linear
 
-# quantization_config, the model's linears, the stored tensors, the file for errors -> reader.
-Reader = Callable[[dict[str, Any], list[Linear], TensorSource, str], FolderQuantization]
-
 
 def _compressed_tensors(
-    table: dict[str, Any], linears: list[Linear], source: TensorSource, where: str
+    table: dict[str, Any], linears: list[Linear], source: TensorSource, where: str, config: Mapping[str, Any]
 ) -> FolderQuantization:
-    return CompressedTensors.from_config(table, linears, where)
+    return CompressedTensors.from_config(table, linears, where, float_type(config))
 
 
+# quantization_config, the model's linears, the stored tensors, the file for errors, config.json -> reader.
+Reader = Callable[[dict[str, Any], list[Linear], TensorSource, str, Mapping[str, Any]], FolderQuantization]
 READERS: dict[str, Reader] = {
     "compressed-tensors": _compressed_tensors,
+    "gptq": read_gptq,
+    "awq": read_awq,
+    "auto-round": read_auto_round,
+    "intel/auto-round": read_auto_round,
+    "fp8": read_fp8,
+    "fbgemm_fp8": read_fp8,
 }
 _FROM_FLOATS = "take the model in 16 bits: `agq quantize` or `agq pack` makes codes of it"
 # quant_method -> what to do; every other one gets the last line.
@@ -52,4 +61,4 @@ def read_quantization(
         known = ", ".join(READERS)
         hint = REFUSED.get(str(method), _FROM_FLOATS)
         raise AgqError(f"{where}: weights quantized by `{method}` cannot be read (read: {known})", hint=hint)
-    return reader(table, list(linears), source, where)
+    return reader(table, list(linears), source, where, config)
