@@ -16,6 +16,7 @@ from agq.errors import AgqError
 from agq.formats import ACTIVATIONS, INTEGERS, PER_ROW, PerGroup, any_of
 from agq.formats.activations import QUANTIZED
 from agq.formats.limits import GROUP
+from agq.formats.weights import FP8
 from agq.recipe import ActivationScheme
 from agq.recipe.schemes import FLOAT_INPUT
 
@@ -56,9 +57,9 @@ def read_group(group: dict[str, Any], outer_format: Any, where: str) -> ModuleSc
 
 
 def _fp8(args: dict[str, Any], where: str) -> Fp8Form:
-    bits, strategy = args.get("num_bits", 8), args.get("strategy")
-    if bits != 8 or not args.get("symmetric", True):
-        raise AgqError(f"{where}: {bits!r}-bit `float` is not supported", hint=SUPPORTED)
+    width, strategy = args.get("num_bits", FP8.bits), args.get("strategy")
+    if width != FP8.bits or not args.get("symmetric", True):
+        raise AgqError(f"{where}: {width!r}-bit `float` is not supported", hint=SUPPORTED)
     if strategy in ("tensor", "channel"):
         return Fp8Form(int(strategy == "channel"), 0)
     block = args.get("block_structure")
@@ -105,7 +106,7 @@ def _weights(value: Any, where: str) -> dict[str, Any]:
         raise AgqError(f"{where}: strategy `{strategy}` and group size {size} contradict each other")
     bits = args.get("num_bits", 8)
     return {
-        "bits": next(width for width in INTEGERS if width >= bits),
+        "bits": min(width for width in INTEGERS if width >= bits),
         "narrow": 0 if bits in INTEGERS else bits,
         "symmetric": args.get("symmetric", True),
         "group_size": PerGroup(size) if strategy == "group" and size is not None else PER_ROW,
@@ -126,7 +127,7 @@ def _activations(value: Any, where: str) -> tuple[ActivationScheme, str]:
         notes.append(STATIC_NOTE)
         strategy = "token"
     elif dynamic is not True:
-        raise AgqError(f"{where}: activations that are `dynamic: {dynamic}` are not supported", hint=SUPPORTED)
+        raise AgqError(f"{where}: activations that are dynamic: {dynamic} are not supported", hint=SUPPORTED)
     if strategy not in ("token", "group") or (strategy == "group") != (size is not None and size > 0):
         raise AgqError(f"{where}: strategy `{strategy}` is not supported", hint="read: token, group, static tensor")
     if not symmetric and not QUANTIZED[bits].asymmetric:

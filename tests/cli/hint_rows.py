@@ -225,6 +225,15 @@ ELSEWHERE = {
     "leave `ct_format:` away": "tests/quantization/test_fp8.py",
     "use `method: {}`": "tests/quantization/test_fp8.py",
     "run `hf auth login` once, or set HF_TOKEN": "tests/hub/test_hub.py",
+    "save it again in the format gptq or gptq_v2, or quantize the 16-bit model with `agq quantize`": (
+        "tests/checkpoint/test_word_folders.py"
+    ),
+    "save it again in the order gemm, or quantize the 16-bit model with `agq quantize`": (
+        "tests/checkpoint/test_word_folders.py"
+    ),
+    "export it again as auto_gptq, auto_awq or llm_compressor, or quantize the 16-bit model with `agq quantize`": (
+        "tests/checkpoint/test_word_folders.py"
+    ),
     "unset it, or leave `push:` away": "tests/hub/test_hub.py",
     "the file is newer than the package: `pip install -U gguf`, or take a file of another type": "the registry's own",
     "raise the limit with `ulimit -n`": "a shell's own command",

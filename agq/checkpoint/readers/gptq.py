@@ -45,12 +45,13 @@ class GptqLayout(WordLayout):
         return unpack_unsigned(words[:, rows].T, bits, linear.in_features)
 
     def zeros(self, words: np.ndarray, bits: int, linear: Linear) -> np.ndarray:
-        if self.less_one and 8 % bits == 0:
+        whole = not 8 % bits  # codes in a byte
+        if self.less_one and whole:
             # Zero points of 0 were stored by taking one from each field of a whole word: that borrows from the next.
             ones = 0xFFFFFFFF // ((1 << bits) - 1)
             words = (words.view(np.uint32) + np.uint32(ones)).view(np.int32)
         found = unpack_unsigned(words, bits, linear.out_features)
-        if self.less_one and 8 % bits:
+        if self.less_one and not whole:
             found = (found + np.uint8(1)) & np.uint8((1 << bits) - 1)
         return found
 
