@@ -7,10 +7,13 @@ fresh interpreter: tests of imports and of the start itself begin a real one.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -27,7 +30,10 @@ PRELOADED = (
     "tokenizers",
     "safetensors.torch",
     "gguf",
-    "agq.cli",
+    "rich.console",
+    "rich.markdown",
+    "rich.table",
+    "typer.rich_utils",
     "agq.quantization.quantize",
     "agq.quantization.execute",
     "agq.quantization.transforms.parameters",
@@ -64,36 +70,54 @@ class CommandServer:
         self.process.wait()
         self.folder.cleanup()
 
+    def start(self, arguments: Sequence[str], streams: Sequence[int], cwd: Path, env: dict[str, str]) -> Command:
+        """streams: descriptors that become the command's stdin, stdout and stderr; the caller closes its own."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self.path)
+        socket.send_fds(connection, [b"f"], list(streams))
+        request = {"arguments": list(arguments), "cwd": str(cwd), "env": env}
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        return Command(connection)
+
     def run(
-        self, arguments: Sequence[str], stdin: str, cwd: Path | None, timeout: float, env: dict[str, str]
+        self, arguments: Sequence[str], stdin: str, cwd: Path, timeout: float, env: dict[str, str]
     ) -> subprocess.CompletedProcess[str]:
         """As subprocess.run with captured text."""
         ours, theirs = zip(*(os.pipe()[:: -1 if number == 0 else 1] for number in range(3)), strict=True)
-        request = {"arguments": list(arguments), "cwd": str(cwd or Path.cwd()), "env": env}
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(self.path)
-            socket.send_fds(connection, [b"f"], list(theirs))
-            for descriptor in theirs:
-                os.close(descriptor)
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            answer = connection.makefile()
-            pid = int(answer.readline())
-            texts: dict[int, str] = {}
-            threads = [threading.Thread(target=_write, args=(ours[0], stdin))]
-            threads += [threading.Thread(target=_read, args=(ours[number], texts, number)) for number in (1, 2)]
-            for thread in threads:
-                thread.start()
-            late = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
-            late.start()
-            status, seconds = answer.readline().split()
-            self.processor_seconds.append(float(seconds))
-            in_time = not late.finished.is_set()
-            late.cancel()
-            for thread in threads:
-                thread.join()
-        if not in_time:
+        command = self.start(arguments, theirs, cwd, env)
+        for descriptor in theirs:
+            os.close(descriptor)
+        texts: dict[int, str] = {}
+        threads = [threading.Thread(target=_write, args=(ours[0], stdin))]
+        threads += [threading.Thread(target=_read, args=(ours[number], texts, number)) for number in (1, 2)]
+        for thread in threads:
+            thread.start()
+        status = command.wait(timeout)
+        for thread in threads:
+            thread.join()
+        if status is None:
             raise subprocess.TimeoutExpired(list(arguments), timeout, texts[1], texts[2])
-        return subprocess.CompletedProcess(list(arguments), int(status), texts[1], texts[2])
+        return subprocess.CompletedProcess(list(arguments), status, texts[1], texts[2])
+
+
+class Command:
+    """A running one."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._answer = connection.makefile()
+        connection.close()
+        self.pid = int(self._answer.readline())
+
+    def wait(self, timeout: float) -> int | None:
+        """The exit code, negative for a signal; None where it was killed after `timeout` seconds."""
+        late = threading.Timer(timeout, os.kill, (self.pid, signal.SIGKILL))
+        late.start()
+        status, seconds = self._answer.readline().split()
+        killed = late.finished.is_set()
+        late.cancel()
+        self._answer.close()
+        CommandServer.processor_seconds.append(float(seconds))
+        return None if killed else int(status)
 
 
 def _write(descriptor: int, text: str) -> None:
@@ -137,17 +161,26 @@ def _wait(connection: socket.socket, streams: list[int], pid: int) -> NoReturn:
     os._exit(0)
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int) -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as a command does before it imports PyTorch
-    for name in PRELOADED:
+    import agq.cli
+
+    commands = [f"agq.cli.{module.name}" for module in pkgutil.iter_modules(agq.cli.__path__)]
+    for name in (*PRELOADED, *commands):
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a command would copy all pages
     arguments, environment = _serve(socket.socket(fileno=descriptor))
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["agq", *arguments]
-    from agq.cli import main as command
-
-    sys.exit(command())
+    code = agq.cli.main()
+    # What the end of an interpreter does, but for the memory: to free what the server imported takes half a second.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
         if not fresh and all(name.startswith("AGQ_") for name in env or {}):
             if not server:
                 server.append(CommandServer(clean_environment(), REPOSITORY))
-            result = server[0].run([*map(str, arguments)], stdin, cwd, timeout, whole)
+            result = server[0].run([*map(str, arguments)], stdin, cwd or Path.cwd(), timeout, whole)
         else:  # what modules read when they are imported
             result = subprocess.run(
                 [sys.executable, "-m", "agq", *map(str, arguments)],

@@ -1,4 +1,4 @@
-"""Runs the installed program, with pipes or on a terminal of 80 columns."""
+"""Runs the installed program, with pipes or on a terminal of 80 columns; or a fork of a server that has imported it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.command_server import CommandServer
 from tests.support import clean_environment
 
 COLUMNS, ROWS = 80, 24
@@ -33,7 +34,7 @@ class Result:
 
     stdout: str
     stderr: str
-    code: int
+    code: int | None
 
 
 def program() -> Path:
@@ -52,8 +53,13 @@ def environment(cache: Path, **extra: str) -> dict[str, str]:
     return {name: value for name, value in env.items() if name not in _FOREIGN} | extra
 
 
-def run(arguments: Sequence[str], folder: Path, env: dict[str, str], stdin: str = "") -> Result:
+def run(
+    arguments: Sequence[str], folder: Path, env: dict[str, str], stdin: str = "", server: CommandServer | None = None
+) -> Result:
     """With pipes: no terminal."""
+    if server is not None:
+        forked = server.run(arguments, stdin, folder, _TIMEOUT, env)
+        return Result(forked.stdout, forked.stderr, forked.returncode)
     done = subprocess.run(
         [program(), *arguments],
         input=stdin.encode(),
@@ -66,35 +72,56 @@ def run(arguments: Sequence[str], folder: Path, env: dict[str, str], stdin: str 
     return Result(done.stdout.decode(), done.stderr.decode(), done.returncode)
 
 
-def run_on_terminal(arguments: Sequence[str], folder: Path, env: dict[str, str]) -> Result:
+def run_on_terminal(
+    arguments: Sequence[str], folder: Path, env: dict[str, str], server: CommandServer | None = None
+) -> Result:
     """stdout and stderr are two terminals of 80 x 24, so that they can be told apart; stdin is empty."""
     env = env | {"COLUMNS": str(COLUMNS), "LINES": str(ROWS), "TERM": "xterm-256color"}
-    pairs = [pty.openpty() for _ in range(2)]
-    for _, slave in pairs:
+    masters, slaves = zip(*(pty.openpty() for _ in range(2)), strict=True)
+    for slave in slaves:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    process = subprocess.Popen(
-        [program(), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=pairs[0][1],
-        stderr=pairs[1][1],
-        cwd=folder,
-        env=env,
-        preexec_fn=_as_a_user,
-    )
-    for _, slave in pairs:
-        os.close(slave)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    wait = _started(arguments, (nothing, *slaves), folder, env, server)
+    for descriptor in (nothing, *slaves):
+        os.close(descriptor)
     try:
-        stdout, stderr = _read_all([master for master, _ in pairs])
-        code = process.wait(_TIMEOUT)
+        stdout, stderr = _read_all(masters)
+        code = wait()
     finally:
-        process.kill()
-        process.wait()
-        for master, _ in pairs:
+        for master in masters:
             os.close(master)
     return Result(_lines(stdout), _lines(stderr), code)
 
 
-def _read_all(files: list[int]) -> list[bytes]:
+def _started(
+    arguments: Sequence[str], streams: Sequence[int], folder: Path, env: dict[str, str], server: CommandServer | None
+) -> Callable[[], int | None]:
+    """What waits for the exit code."""
+    if server is not None:
+        forked = server.start(arguments, streams, folder, env)
+        return lambda: forked.wait(_TIMEOUT)
+    stdin, stdout, stderr = streams
+    process = subprocess.Popen(
+        [program(), *arguments],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=folder,
+        env=env,
+        preexec_fn=_as_a_user,
+    )
+
+    def wait() -> int:
+        try:
+            return process.wait(_TIMEOUT)
+        finally:
+            process.kill()
+            process.wait()
+
+    return wait
+
+
+def _read_all(files: Sequence[int]) -> list[bytes]:
     found = {file: b"" for file in files}
     with selectors.DefaultSelector() as selector:
         for file in files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from tests.command_server import CommandServer
 from tests.snapshots import files, program
 from tests.snapshots.case import Case
 from tests.snapshots.masks import masked
@@ -17,11 +18,11 @@ def expected_file(case: Case) -> Path:
     return EXPECTED / f"{case.name}.txt"
 
 
-def taken(case: Case) -> str:
-    """Runs the case, each time in a fresh folder, and returns its snapshot."""
-    results = [_run(case, on_terminal=False)]
+def taken(case: Case, server: CommandServer | None = None) -> str:
+    """Runs the case, each time in a fresh folder, and returns its snapshot. server: forks the commands."""
+    results = [_run(case, False, server)]
     if case.terminal:
-        results.append(_run(case, on_terminal=True))
+        results.append(_run(case, True, server))
     head = [f"$ {case.line}"]
     head += [f"# {name}={value}" for name, value in case.env.items()]
     if case.stdin:
@@ -39,7 +40,7 @@ def taken(case: Case) -> str:
     return "\n\n".join(parts)
 
 
-def _run(case: Case, on_terminal: bool) -> str:
+def _run(case: Case, on_terminal: bool, server: CommandServer | None) -> str:
     with tempfile.TemporaryDirectory(prefix="snapshot-") as name:
         folder = Path(name) / "here"
         folder.mkdir()
@@ -51,9 +52,9 @@ def _run(case: Case, on_terminal: bool) -> str:
         if case.read_only:
             folder.chmod(0o555)
         if on_terminal:
-            result = program.run_on_terminal(case.arguments, folder, env)
+            result = program.run_on_terminal(case.arguments, folder, env, server)
         else:
-            result = program.run(case.arguments, folder, env, case.stdin)
+            result = program.run(case.arguments, folder, env, case.stdin, server)
         folder.chmod(0o755)
     parts = [f"exit code {result.code}"]
     for stream, text in (("stdout", result.stdout), ("stderr", result.stderr)):
