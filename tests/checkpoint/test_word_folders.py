@@ -60,6 +60,29 @@ def test_a_zero_point_of_0_borrows_from_its_neighbour() -> None:
     assert zeros.tolist() == [[0, 5, 3, 4, 5, 6, 7, 8]]
 
 
+@pytest.mark.parametrize(
+    ("packing", "stored"),
+    [
+        ("auto_round:auto_gptq", GPTQ),
+        ("auto_round:gptqmodel", GPTQ | {"checkpoint_format": "gptq_v2"}),
+        ("auto_round", GPTQ | {"checkpoint_format": "gptq_v2"}),
+        ("auto_round:auto_awq", AWQ),
+    ],
+)
+def test_auto_round_s_own_format(tmp_path: Path, packing: str, stored: dict[str, Any]) -> None:
+    """`extra_config`: a linear by its name comes before a pattern that matches it too, and null says nothing."""
+    wide = {"bits": 4, "group_size": 64}
+    settings = config("llama", intermediate_size=128)
+    expected = write_words(tmp_path, settings, stored, of=lambda name: wide if "mlp" in name and name != UP else {})
+    table = {"quant_method": "auto-round", "packing_format": packing, "bits": 4, "group_size": 32, "sym": False}
+    extra = {r".*\.mlp\..*": {"group_size": 64}, UP: {"group_size": 32, "bits": None}}
+    settings["quantization_config"] = table | {"extra_config": extra}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    checkpoint = open_checkpoint(tmp_path)
+    for module, values in expected.items():
+        assert np.array_equal(read_linear(checkpoint, module).dequantize(), values)
+
+
 def shuffled(columns: int, size: int) -> np.ndarray:
     return np.random.default_rng(columns).permutation(np.arange(columns) // size)
 
