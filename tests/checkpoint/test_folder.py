@@ -11,7 +11,7 @@ import pytest
 from agq.checkpoint import open_checkpoint
 from agq.errors import AgqError
 from agq.safetensors.files import bf16_to_f32
-from tests.checkpoint.folders import config, random_tensors, write_folder
+from tests.checkpoint.folders import config, random_tensors, save_tensors, write_folder
 
 FAMILIES = ["llama", "opt", "bloom"]
 
@@ -187,6 +187,19 @@ def test_index_and_shards_disagree(tmp_path: Path) -> None:
     index_of(tmp_path).write_text(json.dumps(index))
     with pytest.raises(AgqError, match="ghost"):
         open_checkpoint(tmp_path)
+
+
+def test_a_stale_copy_in_another_shard_is_not_read(tmp_path: Path) -> None:
+    """The index says which shard counts."""
+    settings = config("llama")
+    tensors = random_tensors(settings)
+    write_folder(tmp_path, settings, tensors, shards=2)
+    name = "model.norm.weight"
+    table = json.loads(index_of(tmp_path).read_text())["weight_map"]
+    (other,) = set(table.values()) - {table[name]}
+    stale = {name: (tensors[name][0], np.zeros_like(tensors[name][1]))}
+    save_tensors(tmp_path / other, {key: tensors[key] for key, shard in table.items() if shard == other} | stale)
+    assert np.array_equal(open_checkpoint(tmp_path).read(name), bf16_to_f32(tensors[name][1]))
 
 
 def test_tensor_under_two_names(tmp_path: Path) -> None:

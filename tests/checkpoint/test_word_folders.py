@@ -46,7 +46,7 @@ def test_codes_are_kept(tmp_path: Path, table: dict[str, Any]) -> None:
         assert stored.bits == (8 if table["bits"] == 8 else 4) and (stored.zero is None) == table.get("sym", False)
         some = np.array([5, 0, 17])
         assert np.array_equal(checkpoint.codes(module, some), stored.codes[some])
-        assert np.array_equal(checkpoint.codes(module, slice(3, 14)), stored.codes[3:14])
+        assert np.array_equal(checkpoint.codes(module, slice(17, 30)), stored.codes[17:30])
 
 
 def test_a_zero_point_of_0_borrows_from_its_neighbour() -> None:
@@ -81,6 +81,25 @@ def test_auto_round_s_own_format(tmp_path: Path, packing: str, stored: dict[str,
     checkpoint = open_checkpoint(tmp_path)
     for module, values in expected.items():
         assert np.array_equal(read_linear(checkpoint, module).dequantize(), values)
+
+
+def test_a_zero_point_of_0_in_3_bits() -> None:
+    """By hand: 0, 1, 7 and four less one are 7, 0, 6, 3; numbers of 3 bits cross the words, each is moved alone."""
+    from agq.checkpoint.readers.gptq import GptqLayout
+    from agq.models import Linear
+
+    string = sum(number << 3 * place for place, number in enumerate([7, 0, 6, *[3] * 7, 7, *[3] * 21]))
+    words = np.array([[string >> 32 * word & 0xFFFFFFFF for word in range(3)]], np.uint32).view(np.int32)
+    zeros = GptqLayout(less_one=True).zeros(words, 3, Linear("x", "up", 32, 32, False))
+    assert zeros.tolist() == [[0, 1, 7, *[4] * 7, 0, *[4] * 21]]
+
+
+def test_gptq_is_symmetric_unless_it_says_otherwise(tmp_path: Path) -> None:
+    settings = config("llama")
+    write_words(tmp_path, settings, GPTQ | {"sym": True})
+    settings["quantization_config"] = {key: value for key, value in GPTQ.items() if key != "sym"}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert open_checkpoint(tmp_path).scales(UP).zero is None
 
 
 def shuffled(columns: int, size: int) -> np.ndarray:
@@ -124,14 +143,14 @@ def test_what_is_computed_together_gets_one_form(tmp_path: Path) -> None:
     """gate in 8 bits and groups of 64 beside up in 4 bits and groups of 32; a block's attention left in floats."""
     wide = {"bits": 8, "group_size": 64, "sym": True}
     table = GPTQ | {"dynamic": {r"+:.*\.gate_proj": wide}}
-    settings = config("llama", intermediate_size=128)
+    settings = config("llama", hidden_size=128, intermediate_size=128)
     expected = write_words(tmp_path, settings, table, of=lambda name: wide if "gate_proj" in name else {})
     checkpoint = open_checkpoint(tmp_path)
     for module, values in expected.items():
         stored = read_linear(checkpoint, module)
         assert np.array_equal(stored.dequantize(), values)
         together = "gate_proj" in module or "up_proj" in module
-        assert (stored.bits, stored.scale.shape[1]) == ((8, 2) if together else (4, values.shape[1] // 32))
+        assert (stored.bits, stored.scale.shape[1]) == (8 if together else 4, 4)
         assert stored.zero is not None
 
 
