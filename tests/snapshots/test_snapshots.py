@@ -1,8 +1,8 @@
 """What the installed program prints, against the files of `expected/`. README.md says how to read a difference.
 
 Here most commands are forks of a server that has imported the program, for the sake of time; those with variables of
-their own, without the right to write, and slow ones are the installed program. `python -m tests.snapshots` starts that
-for all.
+their own or without the right to write are the installed program. `python -m tests.snapshots` starts that for
+all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
     "case", [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in CASES]
 )
 def test_the_program_prints_what_it_printed(case: Case, server: CommandServer) -> None:
-    own = bool(case.env) or case.read_only or case.slow
+    own = bool(case.env) or case.read_only
     found = difference(case, taken(case, None if own else server))
     if found:
         pytest.fail(f"agq prints something else:\n{found}\nIf so meant: python -m tests.snapshots --update {case.name}")
