@@ -100,13 +100,11 @@ def _download(repo: str, revision: str) -> Path:
             hint=offline_hint,
         ) from None
     except HfHubHTTPError as error:
-        raise AgqError(f"hub model `{repo}`: {str(error).splitlines()[0]}", hint=offline_hint) from None
-    except OSError as error:  # connection errors of the HTTP library are OSErrors
-        if error.errno is not None:
+        raise AgqError(f"hub model `{repo}`: {_reason(error)}", hint=offline_hint) from None
+    except _connection_errors() as error:
+        if getattr(error, "errno", None) is not None:
             raise
-        raise AgqError(
-            f"hub model `{repo}` cannot be downloaded: {str(error).splitlines()[0]}", hint=offline_hint
-        ) from None
+        raise AgqError(f"hub model `{repo}` cannot be downloaded: {_reason(error)}", hint=offline_hint) from None
     if not any(folder.glob("*.safetensors")):
         raise AgqError(
             f"hub model `{repo}` has no weights in safetensors format",
@@ -157,14 +155,30 @@ def push_folder(folder: Path, repo: str, message: str) -> str:
     try:
         api = HfApi()
         address = str(api.create_repo(repo, exist_ok=True))
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+        # Weights of an earlier push that this one does not have: loaders would take them first.
+        old = ["*.safetensors", "*.safetensors.index.json"]
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message, delete_patterns=old)
     except HfHubHTTPError as error:
-        raise AgqError(f"hub model `{repo}` cannot be written: {str(error).splitlines()[0]}", hint=hint) from None
-    except OSError as error:  # connection errors of the HTTP library are OSErrors
-        if error.errno is not None:
+        raise AgqError(f"hub model `{repo}` cannot be written: {_reason(error)}", hint=hint) from None
+    except _connection_errors() as error:
+        if getattr(error, "errno", None) is not None:
             raise
-        raise AgqError(f"hub model `{repo}` cannot be reached: {str(error).splitlines()[0]}", hint=hint) from None
+        raise AgqError(f"hub model `{repo}` cannot be reached: {_reason(error)}", hint=hint) from None
     return address
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """Connection errors are OSErrors, or those of the HTTP library that the hub's library stands on."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (
+        OSError,
+        *(base for base in HfHubHTTPError.__mro__[1:] if base.__name__ in ("HTTPError", "RequestException")),
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _quiet() -> None:

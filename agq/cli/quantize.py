@@ -109,8 +109,8 @@ def quantize(
         return
     report = run_plan(plan, resume)
     show_report(plan, report, json_output)
+    refuse_taken_back(plan, report)
     if plan.push is not None:
         from agq.quantization.publish import publish
 
         console.say(f"pushed: {publish(plan, report, plan.push)}")
-    refuse_taken_back(plan, report)

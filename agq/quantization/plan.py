@@ -163,6 +163,10 @@ def plan(
     changes, run = changes or RecipeChanges(), run or RunOptions()
     if run.push is not None:
         check_push(run.push)
+        if not Path(model).exists() and run.push == str(model).partition("@")[0]:
+            raise UsageError(
+                f"`{run.push}` is the model itself: its files would be replaced", hint="push to another name"
+            )
     folder, named = find_model(str(model))
     # A recipe file of the user's is done as it is; agq's own name a model, and the best way of quantizing it is the
     # preset's.

@@ -63,7 +63,7 @@ def model_card(plan: Plan, report: QuantizeReport, repo: str, measured: Evaluati
             "The recipe, a configuration of `agq quantize`:",
             "",
             "```yaml",
-            recipe.to_yaml().rstrip(),
+            (report.path / "recipe.yaml").read_text(encoding="utf-8").rstrip(),
             "```",
             "",
         ),

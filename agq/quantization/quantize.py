@@ -39,9 +39,9 @@ def quantize(
     changes, run = given_to(quantize, given, RecipeChanges, RunOptions)
     made = plan(str(model), output, changes, run, recipe=recipe, force=force)
     report = execute(made, resume, progress)
+    refuse_taken_back(made, report)
     if made.push is not None:
         publish(made, report, made.push)
-    refuse_taken_back(made, report)
     return report
 
 

@@ -163,6 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.blobs[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         commit = self.hub.commit(revision)
         self._send(200, {"commitOid": commit, "commitUrl": f"{self.hub.address}/{model}/commit/{commit}"})
 

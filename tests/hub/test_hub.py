@@ -79,6 +79,9 @@ def test_push(hub: Hub, tmp_path: Path) -> None:
     assert result.returncode == 0 and result.stdout.strip() == f"{hub.address}/house/made", result.stderr
     assert hub.models["house/made"]["main"] == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert hub.messages == ["By agq"]
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    assert python(hub, tmp_path, line, HF_TOKEN=TOKEN).returncode == 0
+    assert "model.safetensors" not in hub.models["house/made"]["main"]  # loaders would take it first
     assert any(request.startswith("PUT /blobs/") for request in hub.requests)
     refused = python(hub, tmp_path, line, HF_TOKEN="hf_wrong")
     assert "AgqError: hub model `house/made` cannot be written: " in refused.stderr
@@ -98,6 +101,19 @@ def test_what_cannot_be_pushed(hub: Hub, tmp_path: Path, name: str, settings: di
     assert hub.requests == []
 
 
+def test_a_hub_out_of_reach(hub: Hub, tmp_path: Path) -> None:
+    line = f"print(push_folder(Path('{tmp_path}'), 'house/made', 'By agq'))"
+    result = python(hub, tmp_path, line, HF_TOKEN=TOKEN, HF_ENDPOINT="http://127.0.0.1:9")
+    assert "AgqError: hub model `house/made` cannot be reached: " in result.stderr
+
+
+def test_a_model_is_not_replaced_by_itself(hub: Hub, tmp_path: Path) -> None:
+    line = f"from agq.quantization.plan import *; plan('{MODEL}', changes=None, run=RunOptions(push='{MODEL}'))"
+    result = python(hub, tmp_path, line, HF_TOKEN=TOKEN)
+    assert f"`{MODEL}` is the model itself: its files would be replaced" in result.stderr
+    assert hub.requests == []
+
+
 @pytest.mark.slow
 def test_quantize_and_push(hub: Hub, tmp_path: Path, short_model: Path) -> None:
     """The folder comes with a card that says what was done, on what, how far it is from the original, and how to run
@@ -114,6 +130,7 @@ def test_quantize_and_push(hub: Hub, tmp_path: Path, short_model: Path) -> None:
     files = hub.models["house/made"]["main"]
     assert {"README.md", "config.json", "agq.json", "recipe.yaml", "model.safetensors"} <= set(files)
     card = files["README.md"].decode()
+    assert files["recipe.yaml"].decode().rstrip() in card
     assert card.startswith("---\nlibrary_name: transformers\n") and "- W8A8\n" in card
     for words in ("- method: RTN", "calibration text: none", "scheme:\n  weights:", "| this model | ", "vllm serve"):
         assert words in card
