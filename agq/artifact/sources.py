@@ -154,7 +154,7 @@ class LinearSource:
             else:
                 yield layout.pack_codes(self.info.format, self._codes(start, stop))
         for linear in self.fused.linears:
-            for leaf in ("weight", "weight_packed"):
+            for leaf in ("weight", "weight_packed", "qweight"):
                 if self.checkpoint.has(f"{linear.module}.{leaf}"):
                     self.checkpoint.release(f"{linear.module}.{leaf}")
 

@@ -162,7 +162,7 @@ def _names(value: Any, where: str) -> list[str]:
         if item.startswith("re:"):
             try:
                 re.compile(item[3:])
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise AgqError(f"{where}: `{item}` is not a regular expression: {error}") from error
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from agq.checkpoint import open_checkpoint
+from agq.checkpoint.readers.fp8 import NOTE
 from agq.errors import AgqError
 from agq.models import parts, spec_from_config
 from agq.safetensors.files import f32_to_bf16
@@ -75,7 +77,7 @@ def test_values_are_torch_s(
     if type == "bfloat16":
         assert dtype == "BF16" and np.array_equal(raw, f32_to_bf16(expected[UP]).reshape(raw.shape))
     assert checkpoint.dtype(f"{LEFT_OUT}.weight") == "BF16"
-    assert checkpoint.notes() == ["inputs of FP8 linears are computed in floats, not in FP8"]
+    assert checkpoint.notes() == [NOTE]
 
 
 def changed(path: Path, name: str, values: np.ndarray | None) -> None:
@@ -116,3 +118,13 @@ def test_block_sizes_that_are_none(tmp_path: Path, size: object) -> None:
     write_fp8(tmp_path, BLOCKS | {"weight_block_size": size}, "weight_scale_inv", 40, 24)
     with pytest.raises(AgqError, match=r"`weight_block_size` is .*, not two numbers"):
         open_checkpoint(tmp_path)
+
+
+def test_blocks_larger_than_the_matrix(tmp_path: Path) -> None:
+    """One scale for each row, whatever number the config has."""
+    expected = write_fp8(tmp_path, BLOCKS, "weight_scale_inv", 1, 10**4)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["quantization_config"]["weight_block_size"] = [1, 10**13]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    checkpoint = open_checkpoint(tmp_path)
+    assert np.array_equal(checkpoint.read(f"{UP}.weight"), expected[UP])

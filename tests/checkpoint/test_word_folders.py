@@ -67,6 +67,8 @@ def test_a_zero_point_of_0_borrows_from_its_neighbour() -> None:
         ("auto_round:gptqmodel", GPTQ | {"checkpoint_format": "gptq_v2"}),
         ("auto_round", GPTQ | {"checkpoint_format": "gptq_v2"}),
         ("auto_round:auto_awq", AWQ),
+        ("auto_round:gptq", GPTQ),
+        ("auto_round:awq", AWQ),
     ],
 )
 def test_auto_round_s_own_format(tmp_path: Path, packing: str, stored: dict[str, Any]) -> None:
@@ -81,6 +83,32 @@ def test_auto_round_s_own_format(tmp_path: Path, packing: str, stored: dict[str,
     checkpoint = open_checkpoint(tmp_path)
     for module, values in expected.items():
         assert np.array_equal(read_linear(checkpoint, module).dequantize(), values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"packing_format": None}, "no `packing_format` says how zero points are stored"),
+        ({"act_bits": 8}, "activations of 8 bits are not read"),
+        ({"extra_config": {"a{99999999999999}": {}}}, "is not a regular expression"),
+    ],
+)
+def test_what_auto_round_may_mean(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    settings = config("llama")
+    write_words(tmp_path, settings, GPTQ)
+    table = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4, "group_size": 32}
+    settings["quantization_config"] = table | {"sym": False} | changes
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(AgqError, match=words):
+        open_checkpoint(tmp_path)
+
+
+def test_inputs_that_cannot_be_made_anew_are_told_at_once(tmp_path: Path) -> None:
+    """48 columns in groups of 16 would need groups of 32."""
+    settings = config("llama", hidden_size=48, num_attention_heads=4, num_key_value_heads=4, intermediate_size=96)
+    write_words(tmp_path, settings, GPTQ | {"group_size": 16})
+    with pytest.raises(AgqError, match="48 inputs are no multiple of 32"):
+        open_checkpoint(tmp_path)
 
 
 def test_a_zero_point_of_0_in_3_bits() -> None:

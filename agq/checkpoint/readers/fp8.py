@@ -25,7 +25,10 @@ FLOATS = tuple(BY_STORED)
 # What config.json calls the type that a model computes in.
 _TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _SCALES = ("weight_scale_inv", "weight_scale")
-NOTE = "inputs of FP8 linears are computed in floats, not in FP8"
+NOTE = (
+    "FP8 linears are stored as floats of the model's type, value times scale rounded once; "
+    "their inputs are floats, not FP8"
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,10 @@ class Fp8Form:
         if not np.isfinite(scale).all():
             raise AgqError(f"`{name}` holds values that are not finite", hint=DAMAGED)
         values = decode_e4m3(source.read_raw(f"{linear.module}.weight")[1][rows])
-        of_row = scale[np.arange(linear.out_features)[rows] // (self.rows or linear.out_features)]
-        values *= np.repeat(of_row, self.columns, axis=1)[:, : linear.in_features] if self.columns else of_row
+        share = min(self.rows or linear.out_features, linear.out_features)
+        of_row = scale[np.arange(linear.out_features)[rows] // share]
+        width = min(self.columns, linear.in_features)
+        values *= np.repeat(of_row, width, axis=1)[:, : linear.in_features] if width else of_row
         return values
 
 

@@ -108,7 +108,7 @@ def _rules(value: Any, where: str) -> list[tuple[re.Pattern[str], dict[str, Any]
     for key, values in value.items():
         try:
             pattern = re.compile(key.removeprefix("+:").removeprefix("-:"))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise AgqError(f"{where}: dynamic: `{key}` is not a regular expression: {error}") from error
         if key.startswith("-:"):
             rules.append((pattern, None))

@@ -10,7 +10,7 @@ from agq.checkpoint.module_scheme import ModuleScheme, Stored, group_problem
 from agq.checkpoint.rounding import RoundedTensors
 from agq.checkpoint.source import Scales, TensorSource
 from agq.errors import AgqError
-from agq.formats import PER_ROW, Granularity, PerGroup
+from agq.formats import PER_ROW, Granularity, PerGroup, groups
 from agq.models import Linear, ModelParts
 from agq.models.folding import fold_linears
 
@@ -86,6 +86,9 @@ class FolderQuantization(ABC):
             group = self.stored_group(linear.module)
             if isinstance(group, PerGroup) and linear.in_features % group.size:
                 found.setdefault(group_problem(group, linear.in_features), []).append(linear)
+            elif linear.module in self.rounded and linear.in_features % groups.STEP:
+                why = f"{self.rounded[linear.module]}, and {linear.in_features} inputs are no multiple of {groups.STEP}"
+                found.setdefault(why, []).append(linear)
         return [f"{reason}: {fold_linears(linears)}" for reason, linears in found.items()]
 
     def stored_group(self, module: str) -> Granularity:

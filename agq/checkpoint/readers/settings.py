@@ -6,7 +6,6 @@ from typing import Any
 from agq.errors import AgqError
 from agq.formats import PER_ROW, Granularity, PerGroup
 from agq.formats.limits import GROUP
-from agq.models import Linear
 
 # How these configs write a whole row.
 WHOLE = -1
@@ -43,8 +42,3 @@ def name(table: Mapping[str, Any], keys: tuple[str, ...], usual: str) -> str:
     """The first of these keys that the table has, in lower case."""
     found = next((table[key] for key in keys if table.get(key) is not None), usual)
     return str(found).lower()
-
-
-def is_whole(group: Granularity, linear: Linear) -> bool:
-    """Whether a group covers a row."""
-    return group in (PER_ROW, PerGroup(linear.in_features))
