@@ -16,6 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from agq.errors import AgqError, UsageError
+from agq.reporting import console
 from agq.runtime.batch import seeded
 from agq.runtime.model import load
 from agq.runtime.opening import template_of
@@ -211,7 +212,11 @@ def main() -> None:
 
     if "agq" not in model_registry:
         model_registry.register("agq", target="agq.evaluation.lm_eval:AgqLM")
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except AgqError as error:
+        console.error(error.message, error.hint)
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 
 from agq.runtime.engine import Engine
 from agq.runtime.engine_inputs import CHUNK
-from agq.runtime.generation import end_tokens, refuse_not_a_number
+from agq.runtime.generation import check_limit, end_tokens, refuse_not_a_number
 from agq.runtime.output import Output
 from agq.runtime.sampling import Sampler
 from agq.runtime.tokenizer import Tokenizer
@@ -78,6 +78,7 @@ def generate_many(
     Raises:
         AgqError: the engine fails. A prompt that is empty or does not fit the context is told in its Answer.
     """
+    check_limit(max_tokens)
     waiting = iter(range(len(prompts)))
     running: dict[int, _Running] = {}
     ends = frozenset(end_tokens(engine.artifact))

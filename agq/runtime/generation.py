@@ -105,8 +105,7 @@ class Generation:
         self.prompt = tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
         if not self.prompt:
             raise AgqError("the prompt is empty", hint="give the model some text to continue")
-        if max_tokens is not None and max_tokens < 1:
-            raise AgqError(f"{max_tokens} tokens cannot be generated", hint="1 is the least")
+        check_limit(max_tokens)
         self._check_room()
         if speculate:
             check_speculation(engine, self._sampler, speculate)
@@ -170,6 +169,8 @@ class Generation:
             same += 1
         if same < min(self._engine.least_cut(self._slot), len(self._fed)):
             same = 0  # tokens of a pruned prompt cannot be taken back one by one
+        if same < len(self._fed) and self._turned_otherwise():
+            same = 0
         self._engine.truncate(self._slot, same)
         del self._fed[same:]
         self.statistics.cached_tokens = same
@@ -179,6 +180,14 @@ class Generation:
         logits: np.ndarray = self._feed(self.prompt[same:], progress=self._progress)[-1]
         self.statistics.prefill_tokens_per_s = (len(self.prompt) - same) / max(time.perf_counter() - start, 1e-9)
         return logits
+
+    def _turned_otherwise(self) -> bool:
+        """Whether the slot's keys may have other rotary frequencies than those of a text of the prompt's length: longer
+        texts have others in some models.
+        """
+        ropes = (getattr(self._engine.spec, name, None) for name in ("rope", "rope_local"))
+        longest = max(len(self._fed), len(self.prompt))
+        return any(rope is not None and rope.depends_on_length and longest > rope.original_context for rope in ropes)
 
     def _run(self) -> Generator[Piece, None, None]:
         logits = self._prefill()
@@ -252,6 +261,12 @@ class Generation:
         """The next token after the text and `more`."""
         seen = [*self.prompt, *self.tokens, *more] if self._sampler.repetition_penalty != 1 else ()
         return self._sampler(logits, seen)
+
+
+def check_limit(max_tokens: int | None) -> None:
+    """Refuses to generate no tokens."""
+    if max_tokens is not None and max_tokens < 1:
+        raise AgqError(f"{max_tokens} tokens cannot be generated", hint="1 is the least")
 
 
 def check_speculation(engine: Engine, sampler: Sampler, speculate: int) -> None:

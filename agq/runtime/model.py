@@ -168,7 +168,8 @@ class Model(LoadedModel):
         """Last hidden states, after the final norm: what the head matrix reads. float32 [tokens, width].
 
         A model whose weights were transformed has them in the transformed space: multiplied by an orthogonal matrix,
-        which changes no angle between two of them, and without the factors of the final norm, which does.
+        which changes no angle between two of them; and, unless embedding and head are one table, without the factors
+        of the final norm, which does.
 
         Args:
             text: see `logits`.

@@ -44,6 +44,8 @@ def prompt_ids(
             raise AgqError("the prompt is empty", hint="give the model some text")
         return Transcript(tokenizer, template, system).encode(prompt)
     if is_ids(prompt):
+        if system is not None:
+            raise AgqError("token ids take no system message: they are what the model reads")
         return ids_of(prompt)
     if not isinstance(prompt, Sequence) or not all(isinstance(message, Mapping) for message in prompt):
         more = " (of several texts `generate_many` makes several answers)" if _texts(prompt) else ""
@@ -105,13 +107,18 @@ def pair_ids(context: Any, continuation: Any, tokenizer: Tokenizer) -> tuple[lis
 
 
 def ids_of(values: Any) -> list[int]:
-    """Token ids as a list of int. TypeError where they are anything else."""
+    """Token ids as a list of int. TypeError where they are anything else, AgqError for what no token can have."""
     if not len(values):
         return []
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.empty((0, 0))
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise TypeError("token ids are a one-dimensional list of integers")
     ids: list[int] = array.tolist()
+    if wrong := [token for token in ids if not 0 <= token < 1 << 31]:
+        raise AgqError(f"{wrong[0]} is no token id")
     return ids
 
 

@@ -84,7 +84,12 @@ def likelihoods(
     pruned = engine.pruning is not None and engine.pruning.any
     ropes = (getattr(engine.spec, name, None) for name in ("rope", "rope_local"))
     whole = pruned or any(rope is not None and rope.depends_on_length for rope in ropes)
-    waiting = iter([[index] for group in groups.values() for index in group] if whole else groups.values())
+    # A context of one token is not worth waiting for a slot: its logits are computed anew in any case.
+    waiting = iter(
+        part
+        for context, group in groups.items()
+        for part in ([[index] for index in group] if whole or len(context) == 1 else [group])
+    )
     queues: dict[int, list[int]] = {}
     running: dict[int, _Text] = {}
     room = max(_LOGITS_BYTES // (4 * engine.vocab), 1)

@@ -18,6 +18,7 @@ class Slots:
     def __init__(self, count: int):
         self._cached: list[list[int]] = [[] for _ in range(count)]
         self._owners: dict[int, int] = {}  # slot that is taken -> thread that took it
+        self._waiting: set[int] = set()  # threads
         self._free = list(range(count))  # those that were used longest ago first
         self._changed = threading.Condition()
         self._closed = False
@@ -26,7 +27,8 @@ class Slots:
         """A free slot for a text of these ids, and the ids that it holds. Waits until one is free.
 
         Raises:
-            AgqError: all are taken by this thread itself, which would wait for ever; the model is closed.
+            AgqError: all are taken by this thread itself, or by others that wait, too: it would wait for ever; the
+                model is closed.
         """
         with self._changed:
             while True:
@@ -36,12 +38,16 @@ class Slots:
                     slot = max(self._free, key=lambda slot: likeness(self._cached[slot], ids))
                     return slot, self._hand_out(slot)
                 me = threading.get_ident()
-                if all(owner == me for owner in self._owners.values()):
+                if all(owner == me or owner in self._waiting for owner in self._owners.values()):
                     raise AgqError(
                         f"{len(self._cached)} texts are being made already, and the model has no further slot",
                         hint="finish or close an earlier stream, or load the model with more slots",
                     )
-                self._changed.wait()
+                self._waiting.add(me)
+                try:
+                    self._changed.wait()
+                finally:
+                    self._waiting.discard(me)
 
     def take_more(self, most: int) -> list[int]:
         """Up to `most` further slots, those that are free now."""

@@ -42,10 +42,12 @@ class Stream(Iterator[str]):
         return list(self.generation.tokens)
 
     def close(self) -> None:
-        """Ends the text here, and gives its slot back."""
+        """Ends the text here, and gives its slot back. Not while another thread makes the next piece: ValueError."""
+        if self._release is None:
+            return
+        self.generation.close()  # where this fails the slot is in use, and stays taken
         release, self._release = self._release, None
         if release is not None:
-            self.generation.close()
             release(self.generation)
 
     def __enter__(self) -> Self:

@@ -135,7 +135,7 @@ class Told(Progress):
 
     def advance(self, text: str) -> None:
         self._forecast.advance()
-        self._say(f"quantizing, {text}" if text else "")
+        self._say(f"quantizing, {text}" if text else "quantizing")
 
     def start(self, blocks: int) -> None:
         self._forecast.part(SOLVE, blocks)

@@ -17,7 +17,7 @@ SCHEMES = {
     "GGUF Q4_1, as it is": "GGUF Q4_1, as it is",
     "W8A8": "W8A8",
     "W4A8": "W4A8",
-    "W4A8, the default, in groups of 32": "W4A8",
+    "W4A8 in groups of 32 (the default is 64 here)": "W4A8",
     "W4A8, rounded only": "W4A8, rounded",
     "W4A4": "W4A4, 4.58 activation bits",
     "W4A16": "W4A16",

@@ -104,6 +104,14 @@ def test_batches(model: Any, demo_artifact: Path) -> None:
         model.generate_many([PROMPT, [5] * 128])
     with pytest.raises(AgqError, match=r"^prompt 1 of 1: the prompt is empty"):
         model.generate_many([""])
+    with pytest.raises(AgqError, match="0 tokens cannot be generated"):
+        model.generate_many([PROMPT], max_tokens=0)
+
+
+def test_ids_take_no_system_message(chat_artifact: Path) -> None:
+    with agq.load(chat_artifact, threads=1, context=64) as model:
+        with pytest.raises(AgqError, match="token ids take no system message"):
+            model.generate([5, 6], system="Be brief")
 
 
 def test_chats(chat_artifact: Path) -> None:
@@ -279,6 +287,7 @@ def test_the_end_wakes_those_who_wait(demo_artifact: Path) -> None:
         (lambda model: model.generate(PROMPTS), "not list of str .*`generate_many`"),
         (lambda model: model.generate([5, "a"]), "token ids are a one-dimensional list of integers"),
         (lambda model: model.generate([[5]]), "not list of list"),
+        (lambda model: model.generate([5, [6]]), "token ids are a one-dimensional list of integers"),
         (lambda model: model.generate(b"bytes"), "not bytes"),
         (lambda model: model.generate_many(PROMPT), "prompts are a list, not str"),
         (lambda model: model.generate(PROMPT, temperature="hot"), "temperature must be a number, not str"),
@@ -309,6 +318,8 @@ def test_wrong_types(model: Any, use: Any, words: str) -> None:
         (lambda model: model.generate(PROMPT, temperature=-1), "temperature is -1"),
         (lambda model: model.generate([5] * 128), "the prompt has 128 tokens"),
         (lambda model: model.generate([9000]), "token id 9000 is outside"),
+        (lambda model: model.generate([-1]), "-1 is no token id"),
+        (lambda model: model.generate([1 << 33]), "8589934592 is no token id"),
         (lambda model: model.generate(HELLO), "messages need a chat template"),
         (lambda model: model.generate(PROMPT, chat=True), "no chat template"),
         (lambda model: model.generate(PROMPT, system="Be brief"), "a system message needs a chat template"),
@@ -327,3 +338,61 @@ def test_wrong_values(model: Any, use: Any, words: str) -> None:
     with pytest.raises(AgqError, match=words):
         use(model)
     assert isinstance(UsageError("x"), AgqError) and model.generate(PROMPT, max_tokens=1)
+
+
+def test_a_stream_that_another_thread_reads_is_not_closed(model: Any) -> None:
+    """The slot stays taken, and comes back when the reader is done."""
+    inside, go = threading.Event(), threading.Event()
+    stream = model.stream(PROMPT, max_tokens=3)
+    made = stream.generation
+
+    class Slow:
+        def __iter__(self) -> Slow:
+            return self
+
+        def __next__(self) -> Any:
+            inside.set()
+            assert go.wait(60)
+            return next(made)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(made, name)
+
+        def close(self) -> None:
+            if not go.is_set():
+                raise ValueError("generator already executing")
+            made.close()
+
+    stream.generation = Slow()
+    reader = threading.Thread(target=lambda: list(stream))
+    reader.start()
+    assert inside.wait(60)
+    with pytest.raises(ValueError, match="already executing"):
+        stream.close()
+    go.set()
+    reader.join(60)
+    with model.stream(PROMPT), model.stream(PROMPT), model.stream(PROMPT):  # all three slots
+        pass
+
+
+def test_threads_that_would_wait_for_each_other(demo_artifact: Path) -> None:
+    """Each holds a slot and wants another one: the second to ask is refused, and the first goes on."""
+    errors: list[str] = []
+    both = threading.Barrier(2)
+    with agq.load(demo_artifact, threads=1, context=64, slots=2) as model:
+
+        def greedy() -> None:
+            with model.stream(PROMPT, max_tokens=2):
+                both.wait(60)
+                try:
+                    model.generate(PROMPT, max_tokens=1)
+                except AgqError as error:
+                    errors.append(error.message)
+
+        threads = [threading.Thread(target=greedy, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in threads)
+    assert len(errors) == 1 and "no further slot" in errors[0]
