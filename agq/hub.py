@@ -102,9 +102,7 @@ def _download(repo: str, revision: str) -> Path:
     except HfHubHTTPError as error:
         raise AgqError(f"hub model `{repo}`: {_reason(error)}", hint=offline_hint) from None
     except _connection_errors() as error:
-        if getattr(error, "errno", None) is not None:
-            raise
-        raise AgqError(f"hub model `{repo}` cannot be downloaded: {_reason(error)}", hint=offline_hint) from None
+        raise _unreachable(error, f"hub model `{repo}` cannot be downloaded", offline_hint) from None
     if not any(folder.glob("*.safetensors")):
         raise AgqError(
             f"hub model `{repo}` has no weights in safetensors format",
@@ -161,9 +159,7 @@ def push_folder(folder: Path, repo: str, message: str) -> str:
     except HfHubHTTPError as error:
         raise AgqError(f"hub model `{repo}` cannot be written: {_reason(error)}", hint=hint) from None
     except _connection_errors() as error:
-        if getattr(error, "errno", None) is not None:
-            raise
-        raise AgqError(f"hub model `{repo}` cannot be reached: {_reason(error)}", hint=hint) from None
+        raise _unreachable(error, f"hub model `{repo}` cannot be reached", hint) from None
     return address
 
 
@@ -175,6 +171,12 @@ def _connection_errors() -> tuple[type[Exception], ...]:
         OSError,
         *(base for base in HfHubHTTPError.__mro__[1:] if base.__name__ in ("HTTPError", "RequestException")),
     )
+
+
+def _unreachable(error: Exception, problem: str, hint: str) -> Exception:
+    """What to raise for one of `_connection_errors`: errors of the machine's own files stay what they are."""
+    own = getattr(error, "errno", None) is not None
+    return error if own else AgqError(f"{problem}: {_reason(error)}", hint=hint)
 
 
 def _reason(error: Exception) -> str:

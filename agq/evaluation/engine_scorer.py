@@ -44,9 +44,7 @@ class EngineScorer:
         self.vocab, self.context, self.extends = spec.vocab, spec.context, spec.position != "learned"
         blocks = [info for name, info in self.artifact.linears.items() if name.startswith("blocks.")]
         self.scheme = listing(_linear_name(info) for info in blocks)
-        # Sequences longer than this have other frequencies from their beginning on.
-        ropes = [rope for rope in (spec.rope, spec.rope_local) if rope is not None and rope.depends_on_length]
-        self._steady = min((rope.original_context for rope in ropes), default=None)
+        self._steady = spec.steady_context
         self.layers = spec.layers
         self._threads, self._batch = threads, batch
         self._engine: Any = None

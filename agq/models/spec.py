@@ -165,6 +165,14 @@ class ModelSpec:
             raise AgqError("model description: no such order of norms beside `parallel`")
 
     @property
+    def steady_context(self) -> int | None:
+        """Tokens of the longest text whose rotary frequencies are those of any shorter one: longer texts have others
+        from their beginning on. None: frequencies never depend on the length.
+        """
+        ropes = [rope for rope in (self.rope, self.rope_local) if rope is not None and rope.depends_on_length]
+        return min((rope.original_context for rope in ropes), default=None)
+
+    @property
     def turned(self) -> int:
         """Channels of a head that RoPE turns, an even number."""
         return self.frequencies * 2

@@ -185,9 +185,8 @@ class Generation:
         """Whether the slot's keys may have other rotary frequencies than those of a text of the prompt's length: longer
         texts have others in some models.
         """
-        ropes = (getattr(self._engine.spec, name, None) for name in ("rope", "rope_local"))
-        longest = max(len(self._fed), len(self.prompt))
-        return any(rope is not None and rope.depends_on_length and longest > rope.original_context for rope in ropes)
+        steady = self._engine.spec.steady_context
+        return steady is not None and max(len(self._fed), len(self.prompt)) > steady
 
     def _run(self) -> Generator[Piece, None, None]:
         logits = self._prefill()

@@ -98,8 +98,7 @@ class Model(LoadedModel):
         sampler = _sampler(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         template = self._template(chat, system)
         ids = prompt_ids(prompt, self.tokenizer, template, system)
-        limit = whole("max_tokens", max_tokens)
-        limit = most_tokens(template is not None) if limit is None else limit
+        limit = _limit(max_tokens, template)
         return self.start(ids, sampler, limit, stop_texts(stop), whole("speculate", speculate) or 0)
 
     def generate_many(
@@ -137,8 +136,7 @@ class Model(LoadedModel):
                     raise AgqError(wrong)
             except AgqError as error:
                 raise AgqError(f"prompt {number} of {len(prompts)}: {error.message}", hint=error.hint) from error
-        limit = whole("max_tokens", max_tokens)
-        limit = most_tokens(template is not None) if limit is None else limit
+        limit = _limit(max_tokens, template)
         answers = self.start_many(ids, seeded(sampler), limit, stop_texts(stop))
         return sorted(answers, key=lambda answer: answer.index)
 
@@ -252,6 +250,12 @@ def load(
             argument of the wrong type.
     """
     return Model(opened(model), threads, context, slots, kv_bits, pruning)
+
+
+def _limit(max_tokens: Any, template: ChatTemplate | None) -> int:
+    """Tokens at most; None: those of an answer or of a text."""
+    limit = whole("max_tokens", max_tokens)
+    return most_tokens(template is not None) if limit is None else limit
 
 
 def _sampler(temperature: Any, top_k: Any, top_p: Any, min_p: Any, repetition_penalty: Any, seed: Any) -> Sampler:

@@ -82,8 +82,7 @@ def likelihoods(
         groups.setdefault(tuple(context), []).append(index)
     # Where earlier tokens depend on later ones, each text is computed anew, and in one piece.
     pruned = engine.pruning is not None and engine.pruning.any
-    ropes = (getattr(engine.spec, name, None) for name in ("rope", "rope_local"))
-    whole = pruned or any(rope is not None and rope.depends_on_length for rope in ropes)
+    whole = pruned or engine.spec.steady_context is not None
     # A context of one token is not worth waiting for a slot: its logits are computed anew in any case.
     waiting = iter(
         part

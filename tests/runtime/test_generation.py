@@ -33,6 +33,7 @@ class Scripted:
     script: list[int]
     context: int = 64
     vocab: int = 300
+    steady_context: int | None = None
 
     def __post_init__(self) -> None:
         self.held: list[int] = []
@@ -130,6 +131,17 @@ def test_full_context() -> None:
     assert generation.statistics.finish_reason == "context"
     assert len(engine.held) == 8
     assert generation.statistics.tokens == 8 - generation.statistics.prompt_tokens + 1
+
+
+@pytest.mark.parametrize(("steady", "cached"), [(None, 3), (6, 3), (5, 0)])
+def test_a_shorter_text_after_a_longer_one(steady: int | None, cached: int) -> None:
+    """Where the longer one's keys have other rotary frequencies, nothing of them is used."""
+    held = [1, 5, 6, 7, 8, 9]
+    engine = Scripted(ids("h"), steady_context=steady)
+    engine.held = list(held)
+    made = Generation(engine, TOKENIZER, [1, 5, 6, 20], eos_ids=[2], max_tokens=1, cached=held)
+    list(made)
+    assert made.statistics.cached_tokens == cached and engine.fed == 4 - cached
 
 
 def test_what_the_cache_holds_is_not_computed_again() -> None:
