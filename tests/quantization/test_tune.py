@@ -250,7 +250,8 @@ def test_presets_tune_by_time(demo_model: Path, tmp_path: Path) -> None:
         return plan(str(demo_model), tmp_path / "out", RecipeChanges(**text, **changes), run)
 
     chosen = made(RunOptions(device="cpu"))
-    assert chosen.recipe.tune == TuneOptions(auto=True, batch=1) and chosen.budget == Budget(1800, 64)
+    assert chosen.recipe.tune == TuneOptions(auto=True, batch=1, temperature=1.0, drawn=0.0)
+    assert chosen.budget == Budget(1800, 64)
     for declined in (made(tune="0"), made(RunOptions(effort="quick")), made(tune="7")):
         assert declined.recipe.tune.steps in (0, 7) and not declined.recipe.tune.auto and declined.budget is None
     assert effective_recipe(None, RecipeChanges(method="gptq")).tune == TuneOptions()
