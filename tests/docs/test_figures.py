@@ -1,5 +1,4 @@
-"""Figures of the real model: they stand in the large table of docs/results.md, those of W4A8 as it is today in the one
-of longer tuning; all other tables round them."""
+"""Figures of the real model: they stand in the large table of docs/results.md; all other tables round them."""
 
 from __future__ import annotations
 
@@ -39,11 +38,8 @@ def table(page: Path, *columns: str) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, dict[str, str]]:
-    """The rows of the large table, by file. W4A8: tuned for longer, with the speeds of the large table."""
-    rows = {row["file"]: row for row in table(RESULTS, "file", "r, wt2", "MB")}
-    (longer,) = (row for row in table(RESULTS, "calibration text", "steps") if "mixture" in row["calibration text"])
-    rows["W4A8"] |= {name: longer[name] for name in ("r, wt2", "r, wiki", "MB", "quantize s")}
-    return rows
+    """The rows of the large table, by file."""
+    return {row["file"]: row for row in table(RESULTS, "file", "r, wt2", "prompt, tokens/s")}
 
 
 def test_five_rows(measured: dict[str, dict[str, str]]) -> None:
