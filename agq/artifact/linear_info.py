@@ -115,11 +115,13 @@ class LinearInfo:
     def words(self) -> tuple[str, str]:
         """Weights and activations for people: ("4 g128", "8 per token, hadamard 128")."""
         weights = words.weights(self.format, self.group, not self.asym, minimum=self.minimum)
+        return weights, self.input_words() + words.online(self.hadamard, self.act_clip)
+
+    def input_words(self) -> str:
+        """The quantizer of the input for people, without what is done to the input before: "8 per token"."""
         if self.act_static:
-            inputs = words.static_activations(self.activations, per_channel=False)
-        else:
-            inputs = words.activations(self.activations, self.act_group, self.act_symmetric)
-        return weights, inputs + words.online(self.hadamard, self.act_clip)
+            return words.static_activations(self.activations, per_channel=False)
+        return words.activations(self.activations, self.act_group, self.act_symmetric)
 
     def weight_bytes(self) -> int:
         """Bytes of the weight tensor."""

@@ -10,6 +10,7 @@ import typer
 
 from agq.cli import pruning
 from agq.errors import AgqError, UsageError
+from agq.formats.effective import mean_words
 from agq.reporting import console
 from agq.reporting.progress_bar import progress
 
@@ -254,10 +255,12 @@ def _show(evaluation: Evaluation, model: str) -> None:
         f"{result.windows}" if result.windows == result.windows_total else f"{result.windows} of {result.windows_total}"
     )
     unit = " per word" if result.words else ""
+    bits = evaluation.activation_bits
     print_pairs(
         {
             "model": model,
             "form": f"{forms[evaluation.form]}, {evaluation.scheme}",
+            "activation bits": bits.describe() if bits is not None and bits.coarse else None,
             "kernel": evaluation.kernel,
             "data": f"{evaluation.data}, sha256 {evaluation.data_sha256[:16]}",
             "method": result.method,
@@ -287,9 +290,10 @@ def _show(evaluation: Evaluation, model: str) -> None:
         )
     if evaluation.divergence is not None and evaluation.baseline is not None:
         distance, base = evaluation.divergence, evaluation.baseline
+        wide = "" if base["activation_bits"] is None else f", {mean_words(base['activation_bits'])}"
         print_pairs(
             {
-                "baseline": f"{base['model']} ({base['form']}, {base['scheme']}): {distance.baseline_ppl:.4f}",
+                "baseline": f"{base['model']} ({base['form']}, {base['scheme']}{wide}): {distance.baseline_ppl:.4f}",
                 "ratio": f"{distance.ratio:.5f} +- {distance.ratio_stderr:.5f}",
                 "KL divergence": f"{distance.kl:.6f} +- {distance.kl_stderr:.6f} nats",
                 "same top token": f"{100 * distance.same_top1:.2f} +- {100 * distance.same_top1_stderr:.2f} %",

@@ -128,6 +128,7 @@ def _show(values: dict[str, Any]) -> None:
                 if "bits_per_weight_overall" in values
                 else ""
             ),
+            "activation bits": values["activation_formats"]["words"] if values["activation_formats"] else None,
             "KV cache": f"{values['kv_bits']} bits"
             + (f", {human_size(values['kv_bytes_per_token'])} per token" if "kv_bytes_per_token" in values else "")
             if values["kv_bits"]

@@ -188,6 +188,8 @@ def show_report(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
             + ("" if tuned["kept"] else ", so the solver's weights are kept")
         )
     size = human_size(report.total_bytes)
+    if (bits := report.activation_bits) is not None and bits.coarse:
+        console.say(f"activation bits: {bits.describe()}")
     console.say(f"{plan.recipe.scheme.name}: {report.bits_per_weight:.3f} bits per weight, {size} in `{report.path}`")
     console.say(f"next: agq pack {shlex.quote(str(report.path))}")
     if json_output:
@@ -197,6 +199,7 @@ def show_report(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
                 "scheme": plan.recipe.scheme.name,
                 "method": plan.recipe.method,
                 "bits_per_weight": report.bits_per_weight,
+                "activation_bits": bits.mean if bits is not None else None,
                 "bytes": report.total_bytes,
                 "format": plan.format,
                 "fallbacks": report.fallbacks,

@@ -136,7 +136,7 @@ def _print_entries(entries: list[tuple[str, str]], json_output: bool) -> None:
 def _print_results(sweep: Sweep, records: list[dict[str, Any]]) -> None:
     """For a terminal: a table a model that fits it."""
     from agq.reporting.output import print_table
-    from agq.sweep.report import by_name, relative
+    from agq.sweep.report import by_name, effective_bits, relative
 
     table = by_name([record for record in records if record])
     text = sweep.texts[0].name
@@ -156,14 +156,15 @@ def _print_results(sweep: Sweep, records: list[dict[str, Any]]) -> None:
                     None if ratio is None else f"{ratio:.4f}",
                     None if record.get("kl") is None else f"{record['kl']:.4f}",
                     None if bits is None else f"{bits:.2f}",
+                    effective_bits(record),
                     None if record.get("quantize_s") is None else f"{record['quantize_s']:.0f}",
                     *(None if speed is None else f"{speed:,.0f}" for speed in speeds),
                 ]
             )
         print_table(
-            ("row", f"{text} ppl", "ratio", "KL", "bits", "quantize s", "prefill tok/s", "decode tok/s"),
+            ("row", f"{text} ppl", "ratio", "KL", "bits", "abits", "quantize s", "prefill tok/s", "decode tok/s"),
             rows,
             title=model.name,
-            right=range(1, 8),
+            right=range(1, 9),
             least=("quantize s", "prefill tok/s", "KL", "decode tok/s", "bits", "ratio"),
         )

@@ -37,6 +37,7 @@ class EngineScorer:
         once.
         """
         from agq.artifact import open_artifact
+        from agq.artifact.effective import effective_bits
 
         self.path = Path(path)
         self.artifact = open_artifact(self.path)
@@ -44,6 +45,7 @@ class EngineScorer:
         self.vocab, self.context, self.extends = spec.vocab, spec.context, spec.position != "learned"
         blocks = [info for name, info in self.artifact.linears.items() if name.startswith("blocks.")]
         self.scheme = listing(_linear_name(info) for info in blocks)
+        self.activation_bits = effective_bits(self.artifact)
         self._steady = spec.steady_context
         self.layers = spec.layers
         self._threads, self._batch = threads, batch

@@ -29,6 +29,7 @@ from agq.evaluation.opening import open_scorer
 from agq.evaluation.perplexity import Divergence, PerplexityResult, Report, compare_plan, evaluate_plan
 from agq.evaluation.pruned import PrunedScorer, PruningResult, check_pruned, evaluate_pruned
 from agq.evaluation.scorers import Scorer
+from agq.formats.effective import ActivationBits
 from agq.recipe.pruning import PruningOptions
 from agq.text.sources import Text, is_json_lines, is_named, load_documents, load_text
 from agq.text.tokenizers import TextTokenizer
@@ -40,8 +41,9 @@ C4_NEW_DOCUMENTS = 1100
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A perplexity and everything it depends on. baseline, divergence: with `baseline=` only; pruned: with `pruning=`
-    only, where the perplexity is that of all tokens."""
+    """A perplexity and everything it depends on. activation_bits: effective ones, None where inputs are floats;
+    baseline, divergence: with `baseline=` only; pruned: with `pruning=` only, where the perplexity is that of all
+    tokens."""
 
     model: str
     form: str
@@ -57,6 +59,7 @@ class Evaluation:
     baseline: dict[str, Any] | None = None
     divergence: Divergence | None = None
     pruned: PruningResult | None = None
+    activation_bits: ActivationBits | None = None
 
     @property
     def ppl(self) -> float:
@@ -70,6 +73,7 @@ class Evaluation:
             "model": self.model,
             "form": self.form,
             "scheme": self.scheme,
+            "activation_bits": _mean(self.activation_bits),
             "kernel": self.kernel,
             "data": self.data,
             "data_sha256": self.data_sha256,
@@ -163,6 +167,7 @@ def evaluate_perplexity(
                 "model": str(baseline),
                 "form": other.form,
                 "scheme": other.scheme,
+                "activation_bits": _mean(other.activation_bits),
                 "kernel": other.kernel,
                 "ppl": base.ppl,
                 "ppl_stderr": base.ppl_stderr,
@@ -183,11 +188,16 @@ def evaluate_perplexity(
             baseline=about,
             divergence=divergence,
             pruned=pruned,
+            activation_bits=scorer.activation_bits,
         )
     finally:
         scorer.close()
         if other is not None:
             other.close()
+
+
+def _mean(bits: ActivationBits | None) -> float | None:
+    return None if bits is None else bits.mean
 
 
 def make_plan(

@@ -34,6 +34,7 @@ class ReferenceScorer:
         default CUDA where there is one that the model fits on."""
         import torch
 
+        from agq.checkpoint.effective import effective_bits
         from agq.gguf.opening import open_source
         from agq.reference.decoder import ReferenceModel
         from agq.system.devices import torch_device
@@ -52,6 +53,7 @@ class ReferenceScorer:
         quantized = checkpoint.quantization is not None and bool(checkpoint.quantization.modules())
         self.form = "quantized" if quantized else "original"
         self.scheme = _folder_scheme(checkpoint)
+        self.activation_bits = effective_bits(checkpoint) if fake_quant else None
         suffix = ", fake quantization" if quantized and fake_quant else ""
         self.kernel = f"torch {torch.__version__.split('+')[0]} reference, float32{suffix}"
         if self._model.device.type != "cpu":

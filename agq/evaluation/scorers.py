@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from agq.errors import AgqError
+from agq.formats.effective import ActivationBits
 
 if TYPE_CHECKING:
     from agq.text.tokenizers import TextTokenizer
@@ -27,12 +28,14 @@ class Scorer(Protocol):
 
     Attributes:
         form: "original" (unquantized folder), "quantized" (compressed-tensors folder), "packed" (artifact).
-        scheme: number formats, e.g. "W4A8". kernel: what computes. vocab: columns of the logits.
+        scheme: number formats, e.g. "W4A8". activation_bits: what the inputs have that are computed; None: floats.
+        kernel: what computes. vocab: columns of the logits.
         context: positions that the model was made for; None: any number. extends: whether it computes beyond that.
     """
 
     form: str
     scheme: str
+    activation_bits: ActivationBits | None
     kernel: str
     vocab: int
     context: int | None
@@ -81,6 +84,7 @@ class FunctionScorer:
     """A function as a scorer: int64 tokens [n] -> logits [n, vocab] of any float type."""
 
     form, scheme, kernel = "function", "unknown", "function"
+    activation_bits: ActivationBits | None = None
     context: int | None = None
     extends = True
 

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+from agq.artifact import effective as artifact_bits
 from agq.artifact.reader import Artifact
+from agq.checkpoint import effective as folder_bits
 from agq.checkpoint.base import Checkpoint
 from agq.checkpoint.folder import FolderCheckpoint
 from agq.checkpoint.numbers import in_words, numbers_of
 from agq.errors import AgqError
 from agq.formats import activation_format, cache_format, integer_format, words
 from agq.formats.cache import LOG2_CACHE
+from agq.formats.effective import ActivationBits
 from agq.native.library import load_library
 from agq.recipe.pruning import PruningOptions
 from agq.runtime import descriptor
@@ -66,6 +69,7 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "weights": weights,
         "bits_per_weight": 8 * stored / sum(info.out * info.inputs for info in blocks),
         "bits_per_weight_overall": 8 * artifact.size / weights,
+        **_activations(artifact_bits.effective_bits(artifact)),
         "kv_bits": artifact.info.kv_bits,
         "head_bits": artifact.info.head_bits,
         "kv_bytes_per_token": kv_bytes_per_token(artifact.spec, artifact.info.kv_bits, artifact.info.attention),
@@ -137,6 +141,7 @@ def describe_folder(checkpoint: FolderCheckpoint) -> dict[str, Any]:
         "head_matrix": checkpoint.head_matrix is not None,
         "bytes": checkpoint.weight_bytes(),
         "bits_per_weight": 8 * sum(item["bytes"] for item in inner) / sum(item["out"] * item["in"] for item in inner),
+        **_activations(folder_bits.effective_bits(checkpoint)),
         "kv_bits": checkpoint.record.kv_bits,
         "head_bits": checkpoint.record.head_bits,
         "sink_tokens": checkpoint.record.sink_tokens,
@@ -145,6 +150,13 @@ def describe_folder(checkpoint: FolderCheckpoint) -> dict[str, Any]:
         "numbers": in_words(numbers_of(checkpoint.record.values)),
         "linears": linears,
     }
+
+
+def _activations(found: ActivationBits | None) -> dict[str, Any]:
+    """Effective bits of the inputs, and the formats that they come from."""
+    if found is None:
+        return {"activation_bits": None, "activation_formats": None}
+    return {"activation_bits": found.mean, "activation_formats": {"words": found.describe(), **found.to_dict()}}
 
 
 def _pruning(record: Any) -> dict[str, Any] | None:

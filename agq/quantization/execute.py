@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from agq.checkpoint import open_checkpoint
+from agq.checkpoint.effective import effective_bits
 from agq.errors import AgqError
 from agq.files import exclusive
 from agq.formats.cache import AUTO
+from agq.formats.effective import ActivationBits
 from agq.quantization.agile.stage import static_activations
 from agq.quantization.checks import check_memory
 from agq.quantization.encode import TORCH_DTYPES, decode, encode
@@ -47,7 +49,7 @@ class QuantizeReport:
     files. layers: one report a linear, in the order of computation. fallbacks: linears that the solver could not do and
     RTN did. resumed: blocks taken from an interrupted run. transforms: what was done to the model before. tuned: what
     tuning did (tune.TuneReport), None without. numbers: what was odd, and which steps were taken back
-    (Numbers.record)."""
+    (Numbers.record). activation_bits: effective ones, None where inputs are floats."""
 
     path: Path
     bits_per_weight: float
@@ -58,6 +60,7 @@ class QuantizeReport:
     transforms: TransformPlan
     tuned: dict[str, Any] | None = None
     numbers: dict[str, Any] | None = None
+    activation_bits: ActivationBits | None = None
 
 
 def refuse_taken_back(plan: Plan, report: QuantizeReport) -> None:
@@ -136,7 +139,7 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
         recipe, report["head"] = fit_head(recipe, write, work.path / "head.tmp", windows.numpy(), plan.device, progress)
     progress.stage("write", None)
     written = write(plan.output, recipe)
-    open_checkpoint(written.path)  # the reader's checks: names, shapes, config
+    made = open_checkpoint(written.path)  # the reader's checks: names, shapes, config
     work.remove()
     return QuantizeReport(
         written.path,
@@ -148,6 +151,7 @@ def _execute(plan: Plan, resume: bool, progress: Progress) -> QuantizeReport:
         transforms,
         tuned,
         numbers.record(),
+        effective_bits(made),
     )
 
 

@@ -36,9 +36,9 @@ def make_cell(
         threads: of the engine and of torch; None: by the machine. progress: of quantizing.
 
     Returns:
-        JSON types: bits_per_weight, bits_per_parameter, kv_bits, bytes, quantize_s, texts {name: {ppl, windows, ...}},
-        kl, same_top1, ratio (against the unquantized model on the windows of kl), reference_ratio; or `error`, the
-        reason why this model cannot be quantized that way.
+        JSON types: bits_per_weight, bits_per_parameter, activation_bits, kv_bits, bytes, quantize_s, texts {name:
+        {ppl, windows, ...}}, kl, same_top1, ratio (against the unquantized model on the windows of kl),
+        reference_ratio; or `error`, the reason why this model cannot be quantized that way.
     """
     record: dict[str, Any] = {
         "model": model.name,
@@ -146,6 +146,7 @@ def _measure(
         )
         found["texts"][text.name] = {key: result[key] for key in kept if key in result}
         found["model_sha256"] = result["model_sha256"]
+        found["activation_bits"] = result["activation_bits"]
     first = sweep.texts[0]
     if row.options and not row.prune:
         say("divergence from the unquantized model")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agq.files import atomic_write_text
+from agq.formats.effective import number
 from agq.recipe.files import split_sources
 from agq.sweep.definition import ModelEntry, Row, Sweep
 from agq.version import __version__
@@ -75,7 +76,8 @@ def to_markdown(sweep: Sweep, records: list[dict[str, Any]], command: str) -> st
         "",
         "r: perplexity over that of the unquantized model on the same windows (1 is no loss). KL: mean divergence from "
         "the unquantized model's predictions, nats. top-1: share of positions with the same likeliest token. bpw: "
-        "stored bits a weight in the linears of the blocks. ref: perplexity of the packed file over that of the "
+        "stored bits a weight in the linears of the blocks. abits: effective bits of their inputs, a mean over "
+        "multiply-accumulates; -: floats. ref: perplexity of the packed file over that of the "
         f"quantized folder in torch, on the first {sweep.reference_windows} windows of all texts together.",
     ]
     for model in sweep.models:
@@ -125,6 +127,7 @@ def _table(sweep: Sweep, model: ModelEntry, rows: list[Row], records: Records) -
         "KL",
         "top-1",
         "bpw",
+        "abits",
         "KV",
         "ref",
         "quantize s",
@@ -146,6 +149,7 @@ def _table(sweep: Sweep, model: ModelEntry, rows: list[Row], records: Records) -
             _number(record.get("kl"), ".4f"),
             "-" if top1 is None else f"{100 * top1:.1f} %",
             _number(record.get("bits_per_weight"), ".2f"),
+            effective_bits(record),
             str(record.get("kv_bits", "-")),
             _number(record.get("reference_ratio"), ".4f"),
             _number(record.get("quantize_s"), ".0f"),
@@ -175,6 +179,12 @@ def _pruning(sweep: Sweep, model: ModelEntry, rows: list[Row], records: Records)
         values = " | ".join(f"{found[name]:.2f}" for name in names)
         lines.append(f"| {row.name} | {found['sparsity']:.3f} | {values} |")
     return lines
+
+
+def effective_bits(record: dict[str, Any]) -> str:
+    """Of the activations: "4.58"; "-" for floats, "?" where an earlier version made the record."""
+    value = record.get("activation_bits", "?")
+    return "-" if value is None else value if isinstance(value, str) else number(value)
 
 
 def _number(value: float | None, form: str) -> str:

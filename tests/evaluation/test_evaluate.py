@@ -98,10 +98,11 @@ def test_packed_and_reference_agree_on_a_quantized_model(demo_quantized, demo_ar
 
 
 def test_weights_only_differs(demo_quantized, text):
-    values = {
-        evaluate_perplexity(demo_quantized, text, 256, max_windows=2, fake_quant=flag).ppl for flag in (True, False)
-    }
-    assert len(values) == 2
+    with_inputs, weights = (
+        evaluate_perplexity(demo_quantized, text, 256, max_windows=2, fake_quant=flag) for flag in (True, False)
+    )
+    assert with_inputs.ppl != weights.ppl
+    assert with_inputs.to_dict()["activation_bits"] == 8 and weights.to_dict()["activation_bits"] is None
 
 
 def test_rows_at_once_change_nothing(demo_artifact, text):
