@@ -24,7 +24,7 @@ FLOORS = (
     ("runtime", "text"),
     ("calibration", "evaluation", "inspect"),
     ("quantization",),
-    ("sweep",),
+    ("report", "sweep"),
     ("cli",),
     ("agq",),  # the package itself: agq/__init__.py and agq/__main__.py, which nobody imports
 )

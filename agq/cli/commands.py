@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("agq.cli.run", "Generate text with a packed model."),
     "eval-ppl": ("agq.cli.eval_ppl", "Measure perplexity of a folder or a packed file."),
     "info": ("agq.cli.info", "Show what a model or packed file is and how it is computed."),
+    "report": ("agq.cli.report", "Write a page that shows where a quantized model's accuracy went."),
     "verify": ("agq.cli.verify", "Check a folder or packed file for damage and inconsistencies."),
     "sweep": ("agq.cli.sweep", "Compare methods on models as one table."),
     "bench": ("agq.cli.bench", "Measure speed on this machine."),

@@ -13,6 +13,7 @@ COMMON = {
     "run": ("--chat", "--max-tokens", "--temp", "--system", "--threads"),
     "eval-ppl": ("--data", "--seq-len", "--baseline", "--max-windows", "--max-ratio"),
     "info": (),
+    "report": ("--original", "--data", "--output", "--png"),
     "verify": (),
     "sweep": ("--output", "--row", "--model", "--dry-run"),
     "bench": ("--prefill", "--decode", "--threads", "--output"),
@@ -46,6 +47,11 @@ EXAMPLES = {
         "agq eval-ppl model.agq.safetensors --data text.txt --baseline FOLDER --max-ratio 1.1",
     ),
     "info": ("agq info model.agq.safetensors", "agq info FOLDER", "agq info FOLDER --json"),
+    "report": (
+        "agq report FOLDER-W4A8 --original FOLDER --data text.txt",
+        "agq report FOLDER-W4A8 --data text.txt --max-windows 4 -o page.html --png pictures",
+        "agq report model.agq.safetensors --original FOLDER --data text.txt",
+    ),
     "verify": ("agq verify model.agq.safetensors", "agq verify FOLDER", "agq verify FOLDER --json"),
     "sweep": (
         "agq sweep configs/sweeps/demo.yaml",

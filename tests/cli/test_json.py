@@ -100,6 +100,8 @@ def made(
     found["agq bench"] = lines("bench", packed, *quick)[0][0]
     text = (packed, "--data", folder / "short.txt", "--seq-len", 32, "--max-windows", 2)
     found["agq eval-ppl"] = printed("eval-ppl", *text)
+    quick = ("--data", folder / "short.txt", "--seq-len", 32, "--max-windows", 1, "-o", folder / "page.html")
+    found["agq report"] = printed("report", folder / "q", "--original", demo_model, *quick)
     found["agq eval-ppl --baseline"] = printed("eval-ppl", *text, "--baseline", packed)
     found["agq eval-ppl --method lm-eval"] = printed("eval-ppl", *text, "--method", "lm-eval")
     found["agq eval-ppl --prune"] = printed("eval-ppl", *text, "--prune", "3-5:0.3")
