@@ -26,6 +26,11 @@ class Lines:
     series: Sequence[Series]
     log: bool = False
 
+    @property
+    def keyed(self) -> bool:
+        """The names of the series are to be shown: one alone may have none."""
+        return any(series.name for series in self.series)
+
 
 @dataclass(frozen=True)
 class Bars:

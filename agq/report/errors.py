@@ -7,7 +7,8 @@ import math
 
 from agq.report.document import Chart, Heat, Lines, Missing, Section, Series
 from agq.report.facts import Subject
-from agq.report.measure import Comparison, Observed, sqnr
+from agq.report.measure import Observed
+from agq.report.ratios import Comparison, sqnr
 from agq.report.reasons import NOT_SAID
 
 # Ratios in dB between which a cell of an error map goes from dark to light.
@@ -66,7 +67,7 @@ def errors(subject: Subject, observed: Observed | None, comparison: Comparison, 
                 "block",
                 "SQNR, dB",
                 range(len(values)),
-                [Series("all errors so far", values)],
+                [Series("", values)],
             )
         )
     else:

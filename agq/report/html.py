@@ -56,7 +56,7 @@ def _figure(chart: Chart) -> str:
     caption = f"<figcaption>{escape(chart.title)}"
     if isinstance(chart, Lines):
         caption += f" <span class=unit>({escape(chart.y_label)})</span>"
-        if len(chart.series) > 1:
+        if chart.keyed:
             keys = (
                 f'<span class=key><svg viewBox="0 0 10 10" class=swatch><rect class="fill s{index}" width="10" '
                 f'height="10" rx="2"/></svg>{escape(series.name)}</span>'

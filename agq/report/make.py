@@ -16,6 +16,7 @@ from agq.evaluation.evaluate import make_plan
 from agq.gguf.opening import open_source
 from agq.recipe.files import split_sources
 from agq.report import attention, errors, origin, ranges, storage
+from agq.report.attention import Read
 from agq.report.document import Page
 from agq.report.facts import Subject, open_subject
 from agq.report.losses import Losses
@@ -23,7 +24,7 @@ from agq.report.losses import measure as measure_losses
 from agq.report.measure import Comparison, observe
 from agq.report.reasons import NO_ORIGINAL, NO_TEXT, PACKED
 from agq.report.story import story
-from agq.text.tokenizers import load_tokenizer
+from agq.text.tokenizers import TextTokenizer, load_tokenizer
 
 # Tokens of a window and windows, where nobody says.
 SEQ_LEN, WINDOWS = 512, 8
@@ -79,16 +80,22 @@ def make(
     subject = open_subject(model)
     source = _open_original(subject, original, note)
     text = data or calibration_text(subject)
-    losses, observed, before = None, None, None
+    losses, observed, before, read = None, None, None, None
     comparison = Comparison(reason=NO_TEXT if text is None else NO_ORIGINAL if source is None else PACKED)
     length = min(seq_len or SEQ_LEN, subject.spec.context)
     if text is not None:
         losses = measure_losses(model, not subject.packed, original, text, length, windows, threads, report)
         seen = subject.checkpoint or source
         if seen is not None:
-            tokens = _windows(seen, text, length, windows)
+            tokenizer = load_tokenizer(seen)
+            tokens = _windows(tokenizer, text, length, windows)
+            read = Read(tokens, tokenizer.piece)
             observed, before, compared = observe(
-                subject.checkpoint, source, tokens, lambda done, total: report("inputs and errors", done, total)
+                subject.checkpoint,
+                source,
+                tokens,
+                subject.pruning,
+                lambda done, total: report("inputs and errors", done, total),
             )
             comparison = compared or comparison
     reason = NO_TEXT if text is None else PACKED
@@ -100,7 +107,7 @@ def make(
             origin.perplexities(losses, reason),
             errors.errors(subject, observed, comparison, reason),
             ranges.section(subject, observed, before, reason),
-            attention.attention(subject, observed, before, length, reason),
+            attention.section(subject, observed, before, read, length, reason),
             storage.activation_bits(subject),
             storage.storage(subject),
             origin.tuning(subject),
@@ -133,9 +140,9 @@ def calibration_text(subject: Subject) -> str | None:
     return files[0] if files else None
 
 
-def _windows(model: Checkpoint, data: str, seq_len: int, windows: int) -> np.ndarray:
+def _windows(tokenizer: TextTokenizer, data: str, seq_len: int, windows: int) -> np.ndarray:
     """The windows whose perplexity was measured, int64 [windows, seq_len]."""
-    plan, _ = make_plan(data, load_tokenizer(model), "gptq", seq_len, max_windows=windows)
+    plan, _ = make_plan(data, tokenizer, "gptq", seq_len, max_windows=windows)
     return np.stack([window.inputs for window in plan.windows])
 
 

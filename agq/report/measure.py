@@ -3,7 +3,6 @@ attention to the first token, and how far its hidden states are from the origina
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,42 +13,15 @@ from torch import Tensor
 from agq.checkpoint import Checkpoint
 from agq.models.parts import BlockParts
 from agq.numerics.hadamard import fwht
+from agq.recipe.pruning import PruningOptions
 from agq.reference.attention import Positions, attention_to_first
 from agq.reference.block import Block
-from agq.reference.decoder import Embedding, ReferenceModel
+from agq.reference.decoder import ReferenceModel
+from agq.reference.pruning import pruned_states
+from agq.report.ratios import Comparison, Ratio
 
 # Inputs of a block by what reads them, in the order of computation.
 PLACES = ("attention", "o", "mlp", "down")
-# Embeddings of two forms of a model that differ by more than this share of their size are not taken for the same.
-_ALIKE = 0.05
-# Rows of the embedding for each channel that a map between two residual streams is fitted to, at least.
-_ROWS = 4
-
-
-def sqnr(energy: float, error: float) -> float:
-    """Signal-to-quantization-noise ratio in dB: 10 log10(energy / error), sums of squares of the exact values and of
-    the differences. Infinite where nothing differs."""
-    if error <= 0:
-        return math.inf
-    return 10 * math.log10(energy / error) if energy > 0 else -math.inf
-
-
-@dataclass
-class Ratio:
-    """Sums of squares: of exact values, and of what differs from them."""
-
-    energy: float = 0.0
-    error: float = 0.0
-
-    def add(self, exact: Tensor, found: Tensor) -> None:
-        """Float tensors of one shape."""
-        self.energy += float(exact.double().square().sum())
-        self.error += float((found.double() - exact.double()).square().sum())
-
-    @property
-    def sqnr(self) -> float:
-        """In dB."""
-        return sqnr(self.energy, self.error)
 
 
 @dataclass
@@ -82,19 +54,13 @@ def spread(values: np.ndarray) -> float:
 @dataclass
 class Observed:
     """One model on the text. inputs: in model order; rounding: module -> what rounding its input costs its output;
-    attention: of each block, the mean probability that a query gives the first token."""
+    attention: of each block, the mean probability that a query gives the first token; kept: tokens that pruning leaves,
+    bool [windows, n], None where nothing is pruned."""
 
     inputs: list[InputRanges] = field(default_factory=list)
     rounding: dict[str, Ratio] = field(default_factory=dict)
     attention: list[float] = field(default_factory=list)
-
-
-@dataclass
-class Comparison:
-    """Hidden states against the original's. blocks: after each of them; reason: why there are none, else ""."""
-
-    blocks: list[Ratio] = field(default_factory=list)
-    reason: str = ""
+    kept: np.ndarray | None = None
 
 
 class _Watch:
@@ -119,6 +85,11 @@ class _Watch:
             self.first[index] += attention_to_first(q, k, scoring).mean()
 
         return add
+
+    def begin(self, window: np.ndarray) -> Tensor:
+        """The hidden states of tokens, int64 [n], before the first block: float32 [1, n, hidden]."""
+        self.queries += len(window)
+        return self.model.embedding(torch.from_numpy(window)[None])
 
     def block(self, index: int, h: Tensor) -> Tensor:
         """Hidden states float32 [1, n, hidden] behind a block; what its linears read is added to the sums."""
@@ -146,7 +117,18 @@ class _Watch:
             weight = linear.weight.t()
             self.rounding.setdefault(module, Ratio()).add(exact @ weight, read @ weight)
 
-    def observed(self) -> Observed:
+    def pruned(self, windows: np.ndarray, options: PruningOptions) -> np.ndarray:
+        """Which tokens of prompts, int64 [count, n], pruning leaves: bool [count, n]."""
+        for block in self.model.blocks:
+            block.observe = None
+        return np.stack(
+            [
+                pruned_states(self.model, torch.from_numpy(window), options, protect_wanted=False).kept.numpy()
+                for window in windows
+            ]
+        )
+
+    def observed(self, windows: np.ndarray, options: PruningOptions | None) -> Observed:
         """The sums as figures."""
         statics = self.checkpoint.statics.inputs
         inputs = []
@@ -156,66 +138,37 @@ class _Watch:
             exponents = statics[module].exponent if module in statics else None
             tokens = torch.cat(self.tokens[index, place]).numpy()
             inputs.append(InputRanges(index, place, most.numpy(), tokens, exponents))
-        return Observed(inputs, self.rounding, (self.first / self.queries).tolist())
+        kept = None if options is None else self.pruned(windows, options)
+        return Observed(inputs, self.rounding, (self.first / self.queries).tolist(), kept)
 
 
-@torch.inference_mode()
 def observe(
     quantized: Checkpoint | None,
     original: Checkpoint | None,
     windows: np.ndarray,
+    pruning: PruningOptions | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Observed | None, Observed | None, Comparison | None]:
     """Passes token windows, int64 [count, n], through one or both models.
 
-    report: called with (windows done, all). The comparison is None unless both are there. AgqError for token ids that a
-    model does not have.
+    pruning: what prunes them as prompts. report: called with (windows done, all). The comparison is None unless both
+    are there. AgqError for token ids that a model does not have.
     """
-    watches = [None if item is None else _Watch(item, windows.shape[1]) for item in (quantized, original)]
-    first, second = watches
-    comparison, turn = None, None
-    if first is not None and second is not None:
-        turn, reason = _turn(second.model.embedding, first.model.embedding, windows.shape[1])
-        comparison = Comparison([] if reason else [Ratio() for _ in first.model.blocks], reason)
-    for done, window in enumerate(windows, 1):
-        states = [None if watch is None else watch.model.embedding(torch.from_numpy(window)[None]) for watch in watches]
-        for index in range(next(watch for watch in watches if watch is not None).model.spec.layers):
-            for side, watch in enumerate(watches):
-                if watch is not None:
-                    states[side] = watch.block(index, states[side])
-            if comparison is not None and comparison.blocks and states[0] is not None and states[1] is not None:
-                exact = states[1].double() if turn is None else states[1].double() @ turn
-                comparison.blocks[index].add(exact, states[0])
-        for watch in watches:
-            if watch is not None:
-                watch.queries += len(window)
-        report(done, len(windows))
-    return (
-        None if first is None else first.observed(),
-        None if second is None else second.observed(),
-        comparison,
-    )
-
-
-def _turn(original: Embedding, quantized: Embedding, length: int) -> tuple[Tensor | None, str]:
-    """The map from the original's hidden states to those of a form that was rotated, float64 [hidden, hidden] (None:
-    they are the same), and why there is none, else "".
-
-    A transformation turns all hidden states alike, those of the embedding too, so the map is fitted to the embedding by
-    least squares.
-    """
-    vocabulary, hidden = original.table.shape[0], original.spec.hidden
-    count = min(vocabulary, max(_ROWS * hidden, 4096)) // length * length or min(vocabulary, length)
-    chosen = torch.linspace(0, vocabulary - 1, count).long().reshape(-1, min(length, count))
-    before, after = (torch.cat([side(row[None])[0] for row in chosen]).double() for side in (original, quantized))
-    if before.shape != after.shape:
-        return None, "the original has another width"
-    size = float(before.norm())
-    if float((before - after).norm()) < _ALIKE * size:
-        return None, ""
-    if count < 2 * hidden:
-        return None, f"{count} embeddings do not tell how {hidden} channels were rotated"
-    found = torch.linalg.lstsq(before, after).solution
-    if float((before @ found - after).norm()) > _ALIKE * float(after.norm()):
-        return None, "the embeddings of both are not the same up to a rotation"
-    return found, ""
+    with torch.inference_mode():
+        watches = {side: _Watch(side, windows.shape[1]) for side in (quantized, original) if side is not None}
+        first, second = (None if side is None else watches[side] for side in (quantized, original))
+        comparison = None
+        if first is not None and second is not None:
+            comparison = Comparison.of(second.model.embedding, first.model.embedding, windows.shape[1])
+        for done, window in enumerate(windows, 1):
+            states = {watch: watch.begin(window) for watch in watches.values()}
+            for index in range(next(iter(states)).model.spec.layers):
+                states = {watch: watch.block(index, h) for watch, h in states.items()}
+                if comparison is not None and first is not None and second is not None:
+                    comparison.add(index, states[second], states[first])
+            report(done, len(windows))
+        return (
+            None if first is None else first.observed(windows, pruning),
+            None if second is None else second.observed(windows, pruning),
+            comparison,
+        )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agq.formats.effective import number
-from agq.report.document import Lines, Missing, Section, Series, Table
+from agq.report.document import Bars, Lines, Missing, Section, Series, Table
 from agq.report.facts import Subject, versions
 from agq.report.losses import Losses
 from agq.report.reasons import NO_ORIGINAL, NOT_SAID, PACKED
@@ -21,7 +21,7 @@ def perplexities(losses: Losses | None, reason: str) -> Section:
         return section
     named = [
         ("original", losses.original),
-        ("quantized weights, all else in floats", losses.weights),
+        ("quantized weights alone", losses.weights),
         ("all that is quantized", losses.whole),
     ]
     rows = [
@@ -36,6 +36,8 @@ def perplexities(losses: Losses | None, reason: str) -> Section:
         for name, found in named
         if found is not None
     ]
+    bars = [(name, found.ppl, f"{found.ppl:.2f}") for name, found in named if found is not None]
+    section.items.append(Bars("Perplexity", bars))
     section.items.append(
         Table("", ("what", "perplexity", "ratio", "scheme", "activation bits", "computed by"), rows, right=(1, 2, 4))
     )
@@ -77,9 +79,11 @@ def tuning(subject: Subject) -> Section:
             "step",
             "nats",
             [float(step) for step, _ in points],
-            [Series("held-out text", [value for _, value in points])],
+            [Series("", [value for _, value in points])],
         )
     )
+    if "looks" not in found:
+        section.items.append(Missing("points between: a run of fewer than 64 steps, or block by block, has none"))
     kept = "used" if found["kept"] else "not used: it came no nearer"
     section.items.append(
         Table(

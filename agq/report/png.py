@@ -71,7 +71,7 @@ def _lines(chart: Lines, axes: Any) -> None:
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     axes.grid(True, alpha=0.3)
-    if len(chart.series) > 1:
+    if chart.keyed:
         axes.legend(fontsize=8)
 
 

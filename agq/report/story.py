@@ -70,7 +70,8 @@ def _where(subject: Subject, observed: Observed | None) -> str:
         if finite:
             worst = min(finite, key=lambda name: finite[name])
             index, role = place(worst)
-            parts.append(f"rounding the {what} most in {role} of block {index} ({decibels(finite[worst])})")
+            parts.append((what, f"{role} of block {index} ({decibels(finite[worst])})"))
     if not parts:
         return "Where in the model it was lost is not known: no errors of layers were recorded or measured."
-    return f"Of single layers, {' and '.join(parts)} disturbs the output."
+    told = [f"rounding the {what} costs {layer} most" for what, layer in parts]
+    return f"Of single layers, {' and '.join(told)}."

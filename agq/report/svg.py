@@ -99,7 +99,9 @@ def _lines(chart: Lines) -> str:
         if all(float(x).is_integer() for x in chart.x):
             marks = [mark for mark in marks if float(mark).is_integer()]
         for mark in marks:
-            yield _text(place_x(mark), _HEIGHT - _BOTTOM + 13, number(mark), "middle")
+            x = place_x(mark)
+            anchor = "end" if x > WIDTH - _RIGHT - 8 else "middle"
+            yield _text(x, _HEIGHT - _BOTTOM + 13, number(mark), anchor)
         yield _text(_LEFT + across / 2, _HEIGHT - 4, chart.x_label, "middle", "axis")
         for index, series in enumerate(chart.series):
             yield from _line(

@@ -59,6 +59,10 @@ class TextTokenizer:
             ids = [self.require_bos(), *ids]
         return np.asarray(ids, dtype=np.int64)
 
+    def piece(self, token: int) -> str:
+        """The text of one token, special ones by their names."""
+        return self._tokenizer.decode([token], skip_special=False)
+
     def require_bos(self) -> int:
         """BOS's id, or AgqError."""
         if self.bos_id is None:

@@ -3,6 +3,7 @@ when it ends."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,13 +13,15 @@ import torch
 
 from agq.errors import UsageError
 from agq.numerics.quantizers import Grid
+from agq.quantization.numbers import Numbers
 from agq.quantization.tuning.blocks import _relative
 from agq.quantization.tuning.descent import Descent
 from agq.quantization.tuning.effort import Budget, budget, seconds
 from agq.quantization.tuning.linear import TrainedLinear
+from agq.quantization.tuning.stage import judged
 from agq.quantization.tuning.student import kl_divergence
 from agq.quantization.tuning.text import apart, training_length
-from agq.quantization.tuning.whole import _Course
+from agq.quantization.tuning.whole import TuneReport, _Course
 from agq.recipe import TuneOptions
 from agq.reporting.progress import Progress
 
@@ -177,11 +180,18 @@ def test_tuning_ends_where_held_out_text_gets_worse() -> None:
         found.descent.done = done
         found.look(Progress())
         assert found.stopped == stopped and found.best == 0.9
+    assert found.seen == [(25, 0.9), (50, 0.91), (75, 0.95)]
     _, broken = course([float("nan")], 1.0)
     broken.look(Progress())
     assert broken.stopped is not None
     _, short = descent(63)
     assert not _Course(SimpleNamespace(linears={}), short, TuneOptions(steps=63), 1.0, lambda: 1.0, None).at
+
+
+def test_looks_are_told_where_there_were_some() -> None:
+    report = asdict(TuneReport(steps=3, before=1.0, after=0.5, kept=True, changed=0.0))
+    assert "looks" not in judged(report, Numbers())
+    assert judged({**report, "looks": ((25, 0.75), (50, float("nan")))}, Numbers())["looks"] == [[25, 0.75], [50, None]]
 
 
 def test_best_weights_are_restored() -> None:

@@ -15,7 +15,7 @@ def turned(short_model: Path, demo_text: Path, tmp_path_factory: pytest.TempPath
     import agq
 
     text = str(demo_text / "calibration.txt")
-    options = {"scheme": "W4A4", "method": "gptq", "tune": 0, "data": text, "samples": 2, "seq_len": 64, "rot_steps": 0}
+    options = {"preset": "w4a4-offline", "tune": 0, "data": text, "samples": 2, "seq_len": 64, "rot_steps": 0}
     output = tmp_path_factory.mktemp("report") / "llama-w4a4"
     agq.quantize(short_model, output=output, **options)
     return output

@@ -11,10 +11,14 @@ import pytest
 import torch
 
 from agq.checkpoint import open_checkpoint, read_linear
+from agq.recipe.pruning import PruningOptions
+from agq.report.attention import Read, section
+from agq.report.document import Bars, Lines, Table
 from agq.report.errors import badness, decibels
 from agq.report.losses import Losses
-from agq.report.measure import InputRanges, Observed, Ratio, observe, spread, sqnr
+from agq.report.measure import InputRanges, Observed, observe, spread
 from agq.report.ranges import OUTLIER, outliers
+from agq.report.ratios import Ratio, sqnr
 
 
 def test_sqnr() -> None:
@@ -88,6 +92,33 @@ def test_attention_is_that_of_the_calibration(short_model: Path, seen: tuple[np.
     expected = [float(found[f"attention_to_first.{index}"].mean()) for index in range(2)]
     assert original.attention == pytest.approx(expected, rel=1e-4)
     assert not original.rounding  # nothing of it is rounded
+
+
+def test_what_pruning_removes(short_model: Path, seen: tuple[np.ndarray, Observed, Observed]) -> None:
+    """The second block removes a quarter: the tokens that attend to the first one least, but for both ends."""
+    windows, _, original = seen
+    assert original.kept is None
+    _, pruned, _ = observe(None, open_checkpoint(short_model), windows, PruningOptions("2", 0.25))
+    assert pruned is not None and pruned.kept is not None
+    assert pruned.kept.shape == windows.shape and (~pruned.kept).sum(axis=1).tolist() == [6, 6]
+    assert pruned.kept[:, 0].all() and pruned.kept[:, -1].all()
+    shown = section(
+        SimpleNamespace(spec=SimpleNamespace(layers=2), pruning=PruningOptions("2", 0.25)),  # type: ignore[arg-type]
+        None,
+        pruned,
+        Read(windows, str),
+        24,
+        "",
+    )
+    left, places = shown.charts[1:]
+    assert isinstance(left, Lines) and list(left.series[0].y) == [24, 18]
+    assert (
+        isinstance(places, Bars)
+        and sum(3 * value for _, value, _ in places.rows[:4]) + sum(2 * value for _, value, _ in places.rows[4:]) == 6
+    )
+    assert places.rows[0][0] == "tokens 1-3" and places.rows[-1][0] == "tokens 23-24"
+    (table,) = [item for item in shown.items if isinstance(item, Table)]
+    assert table.title.endswith("12 of 48 are") and sum(int(row[1]) for row in table.rows) == 12
 
 
 def test_a_model_against_itself_loses_nothing(short_model: Path) -> None:

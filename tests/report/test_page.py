@@ -14,6 +14,7 @@ from agq.errors import AgqError
 from agq.report.document import Bars, Heat, Lines, Page, Section, Series, Table
 from agq.report.html import render
 from agq.report.make import Made, make
+from agq.report.png import write
 from agq.report.svg import draw, number, ticks
 
 SECTIONS = (
@@ -76,7 +77,14 @@ def test_the_story_is_that_of_the_figures(made: Made) -> None:
     assert f"perplexity of {made.losses.whole.ppl:.2f}" in first and f"{made.losses.original.ppl:.2f}" in first
     assert f"{100 * abs(ratio - 1):.1f} %" in first
     assert made.subject.bits is not None and f"{made.subject.bits.mean:.2f}".rstrip("0") in second
-    assert re.search(r"weights most in \w+ of block \d .* inputs most in \w+ of block \d", third)
+    assert re.search(r"weights costs \w+ of block \d .* inputs costs \w+ of block \d", third)
+
+
+def test_pictures(made: Made, tmp_path: Path) -> None:
+    page = Page("t", "s", [], [Section("s", "", section.charts[:1]) for section in made.page.sections[:2]])
+    drawn = write(page, tmp_path / "pictures")
+    assert [path.name for path in drawn] == ["01-perplexity.png", "02-rounding-the-weights-on-calibration-text.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 
 def test_text_is_escaped() -> None:

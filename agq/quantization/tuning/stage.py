@@ -154,9 +154,12 @@ class TuningStage:
 
 
 def judged(report: dict[str, Any], numbers: Numbers) -> dict[str, Any]:
-    """A report of tuning in which what is not finite is None; numbers: is told of tuning that is not used."""
+    """A report of tuning in which what is not finite is None, without `looks` where there were none; numbers: is told
+    of tuning that is not used."""
     if not report["kept"] and report["after"] != report["before"]:
         found = "its predictions are not finite" if not math.isfinite(report["after"]) else "it came no nearer"
         numbers.take_back("tuning", found, "the solver's weights")
     told: dict[str, Any] = plain(report)
+    if not told["looks"]:
+        del told["looks"]
     return told

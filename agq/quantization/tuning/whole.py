@@ -36,7 +36,8 @@ class TuneReport:
     """steps: that were to be done, each on `batch` windows. before, after: mean KL divergence from the float model,
     nats per token, on windows that were not trained on where there are such; kept: the tuned model is better there and
     is used; changed: share of the codes that are not the solver's; blocks: block by block; stopped: the step after
-    which held-out text got worse, None where it did not."""
+    which held-out text got worse, None where it did not. looks: (step, divergence) of the looks at held-out windows on
+    the way, the scales and codes not yet rounded as they are stored."""
 
     steps: int
     before: float
@@ -46,6 +47,7 @@ class TuneReport:
     batch: int = 1
     blocks: bool = False
     stopped: int | None = None
+    looks: tuple[tuple[int, float], ...] = ()
 
 
 class Lesson:
@@ -156,7 +158,9 @@ def tune(
     share = changed_codes(linears, solved) / sum(linear.codes.numel() for linear in linears)
     if not kept:
         revert(linears, solved)
-    return TuneReport(options.steps, before, after, kept, share if kept else 0.0, options.batch, stopped=course.stopped)
+    share = share if kept else 0.0
+    looks = tuple(course.seen)
+    return TuneReport(options.steps, before, after, kept, share, options.batch, stopped=course.stopped, looks=looks)
 
 
 class _Course:
@@ -173,12 +177,14 @@ class _Course:
     ) -> None:
         self.tuner, self.descent, self.judge, self.state = tuner, descent, judge, state
         self.best, self.stopped = before, None
+        self.seen: list[tuple[int, float]] = []
         self.kept: list[Tensor] | None = None
         self.scales = [linear.scale for linear in tuner.linears.values()]
         self.at = {round(share * options.steps) for share in _LOOKS} if options.steps >= _LOOKED_AT else set()
         if state is not None and state.exists():
             stored = descent.load(state)
             self.best, self.kept, self.stopped = stored["best"], stored["kept"], stored["stopped"]
+            self.seen = [(step, found) for step, found in stored.get("seen", [])]
 
     def _values(self) -> list[Tensor]:
         return values_of(self.tuner.linears.values())
@@ -189,6 +195,7 @@ class _Course:
     def look(self, progress: Progress) -> None:
         """Judges the present weights, remembers the best ones, stops where it gets worse, and stores the state."""
         found = self.judge()
+        self.seen.append((self.descent.done, found))
         progress.stage("tune", self.descent.steps - self.descent.done)
         if found < self.best:
             self.best, self.kept = found, [value.detach().to("cpu", copy=True) for value in self._values()]
@@ -199,7 +206,8 @@ class _Course:
             size = 24 * sum(value.numel() for value in self._values())
             if shutil.disk_usage(self.state.parent).free > 2 * size:
                 with contextlib.suppress(AgqError, OSError):
-                    self.descent.save(self.state, {"best": self.best, "kept": self.kept, "stopped": self.stopped})
+                    state = {"best": self.best, "kept": self.kept, "stopped": self.stopped, "seen": self.seen}
+                    self.descent.save(self.state, state)
 
     def judged_best(self, after: float) -> float:
         """Divergence of the best weights, which the linears have afterwards. after: of the last ones, settled."""
