@@ -86,7 +86,8 @@ def _table(table: Table) -> Iterator[str]:
         yield f"<details><summary>{title}</summary>"
     elif title:
         yield f"<h3>{title}</h3>"
-    yield f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>"
+    kind = " class=pairs" if len(table.columns) == 2 else ""
+    yield f"<div class=scroll><table{kind}><thead><tr>{head}</tr></thead><tbody>"
     for row in table.rows:
         cells = (
             f"<td{' class=right' if index in table.right else ''}>{escape(cell)}</td>" for index, cell in enumerate(row)

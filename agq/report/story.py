@@ -59,7 +59,7 @@ def _bits(subject: Subject) -> str:
     if not found.raised_inputs:
         return told
     raised = sum(kind.inputs for kind in found.kinds if kind.raised)
-    return f"{told}, since {raised} of {found.inputs} were given a finer format than the scheme's"
+    return f"{told}, and {raised} of {found.inputs} have a finer format than the scheme's"
 
 
 def _where(subject: Subject, observed: Observed | None) -> str:

@@ -36,6 +36,7 @@ text{fill:var(--soft);font:11px system-ui,sans-serif}
 table{border-collapse:collapse;font-size:.9rem;width:100%}
 th,td{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid var(--rule);vertical-align:top;
 overflow-wrap:normal}
+.pairs td{overflow-wrap:anywhere}
 th{color:var(--soft);font-weight:600}
 .right{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 summary{cursor:pointer;margin:.75rem 0}

@@ -15,6 +15,8 @@ WIDTH = 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 30
 _HEIGHT = 190
 _ROW = 20
+# Letters of the longest name that stands beside its bar.
+_BESIDE = 14
 
 
 def draw(chart: Chart) -> str:
@@ -135,19 +137,22 @@ def _line(index: int, name: str, points: list[tuple[float, float] | None]) -> It
 
 
 def _bars(chart: Bars) -> str:
-    label = min(150, 8 + max((len(name) for name, _, _ in chart.rows), default=0) * 6)
+    longest = max((len(name) for name, _, _ in chart.rows), default=0)
+    above = longest > _BESIDE  # names stand above their bars, not beside them
+    label, row = (4, _ROW + 14) if above else (8 + longest * 6, _ROW)
     words = 8 + max((len(text) for _, _, text in chart.rows), default=0) * 6
     most = max((value for _, value, _ in chart.rows), default=0) or 1.0
     room = WIDTH - label - words
 
     def parts() -> Iterator[str]:
         for index, (name, value, text) in enumerate(chart.rows):
-            y, width = index * _ROW, max(room * max(value, 0.0) / most, 1.0)
-            yield _text(label - 6, y + 14, name, "end")
+            y, width = index * row, max(room * max(value, 0.0) / most, 1.0)
+            yield _text(label, y + 14, name) if above else _text(label - 6, y + 14, name, "end")
+            y += row - _ROW
             yield f'<rect class="bar" x="{label}" y="{y + 3}" width="{width:.1f}" height="{_ROW - 6}" rx="2"/>'
             yield _text(label + width + 5, y + 14, text)
 
-    return _svg(max(len(chart.rows), 1) * _ROW + 2, chart.title, parts())
+    return _svg(max(len(chart.rows), 1) * row + 2, chart.title, parts())
 
 
 def _heat(chart: Heat) -> str:
