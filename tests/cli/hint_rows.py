@@ -187,6 +187,17 @@ SLOW = [
         "quantize model -o changed --method rtn --tune 0",
     ),
     row("pip install matplotlib, or use `plot: false`", "sweep sweep.yaml -o swept", missing="matplotlib"),
+    row(
+        "name a folder that `agq quantize` wrote",
+        "report model --data text.txt --seq-len 16 -o page.html",
+        values={"agq quantize": "agq quantize model -o made-of-model --method rtn --tune 0"},
+    ),
+    row(
+        "pip install matplotlib, or leave `png:` away",
+        "report q --data text.txt --seq-len 16 --max-windows 1 -o page.html --png pictures",
+        before=("quantize model -o q --method rtn --tune 0",),
+        missing="matplotlib",
+    ),
 ]
 
 # Hints that another test follows, or none: which, or why.

@@ -18,7 +18,8 @@ SCHEMES = {
     "W4A8": "W4A8",
     "W4A8 in groups of 32 (the default is 64 here)": "W4A8",
     "W4A8, rounded only": "W4A8, rounded",
-    "W4A4": "W4A4, 4.58 activation bits",
+    "W4A4, 4.58 activation bits": "W4A4, 4.58 activation bits",
+    "W4A4, 4 activation bits (`--no-finer`)": "W4A4, 4 activation bits",
     "W4A16": "W4A16",
 }
 
@@ -42,9 +43,9 @@ def measured() -> dict[str, dict[str, str]]:
     return {row["file"]: row for row in table(RESULTS, "file", "r, wt2", "prompt, tokens/s")}
 
 
-def test_five_rows(measured: dict[str, dict[str, str]]) -> None:
+def test_six_rows(measured: dict[str, dict[str, str]]) -> None:
     rows = table(RESULTS, "file", "perplexity, times that of the unquantized model", "MB")
-    assert len(rows) == 5
+    assert len(rows) == 6
     for row in rows:
         source = measured[SCHEMES[row["file"]]]
         wanted = [f"{float(source['r, wt2']):.3f}", source["MB"]]
@@ -65,3 +66,12 @@ def test_readme(measured: dict[str, dict[str, str]]) -> None:
         if source["quantize s"] != "-":
             wanted |= {"made in": f"{source['quantize s']} s", "memory for that": source["memory"]}
         assert {name: row[name] for name in wanted} == wanted, f"README.md, {row['scheme']}: write {wanted}"
+
+
+def test_a_perplexity_of_w4a4_has_its_activation_bits(measured: dict[str, dict[str, str]]) -> None:
+    """In every table of the real model, and beside it that of 4 bits in all inputs."""
+    for page in (RESULTS, REPOSITORY / "README.md"):
+        names = [line.split("|")[1].strip() for _, line in prose(page) if line.startswith("| W4A4") and " 1." in line]
+        assert names and all("activation bits" in name for name in names), page
+    exact = f"x {float(measured['W4A4, 4 activation bits']['r, wt2']):.3f}"
+    assert exact in (REPOSITORY / "README.md").read_text(encoding="utf-8")
