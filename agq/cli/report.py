@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def report(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", show_default=False, help="A folder of `agq quantize`, or a packed file.")
+        str, typer.Argument(metavar="MODEL", show_default=False, help="Quantized folder, packed file or GGUF file.")
     ],
     original: Annotated[
         str | None,
@@ -78,10 +78,11 @@ def report(
     from agq.report.html import render
     from agq.report.make import make
     from agq.reporting.output import print_json
+    from agq.runtime.cache import packed_gguf
 
     if png is not None:
         pictures.check_available()
-    path = find_model(model)[0]
+    path = packed_gguf(find_model(model)[0], console.say)
     source = find_model(original)[0] if original is not None else None
     with progress("report", unit="windows") as bar:
 

@@ -108,6 +108,7 @@ def evaluate_perplexity(
     pruning: PruningOptions | None = None,
     report: Report | None = None,
     note: Callable[[str], None] | None = None,
+    floats: bool = False,
 ) -> Evaluation:
     """Perplexity of a model by one of the four published definitions (`agq.evaluation.methods`).
 
@@ -124,8 +125,8 @@ def evaluate_perplexity(
         baseline: another form of the same model to compare with: ratio of perplexities, KL divergence, same likeliest
             token.
         split: of a named data set. text_field: of a jsonl file.
-        threads, batch, device: see `open_scorer`. fake_quant: False leaves activation quantizers of a quantized folder
-            out.
+        threads, batch, device: see `open_scorer`; floats too, of `model`. fake_quant: False leaves activation
+            quantizers of a quantized folder out.
         pruning: token pruning, measured as `agq.evaluation.pruned` says (method gptq, no baseline).
         report: called with (windows done, windows in all, perplexity so far). note: called, before anything is
             computed, with each thing that makes the number differ from usual ones; the record has them too.
@@ -141,7 +142,7 @@ def evaluate_perplexity(
     if pruning is not None:
         check_pruned(method, baseline)
     path = Path(model).expanduser()
-    scorer = open_scorer(path, seq_len, threads, batch, fake_quant, device)
+    scorer = open_scorer(path, seq_len, threads, batch, fake_quant, device, floats)
     other: Scorer | None = None
     try:
         length, notes = _window_length(scorer, seq_len, method)

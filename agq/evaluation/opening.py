@@ -7,6 +7,7 @@ from agq.errors import AgqError
 from agq.evaluation.engine_scorer import EngineScorer
 from agq.evaluation.reference_scorer import ReferenceScorer
 from agq.evaluation.scorers import Scorer
+from agq.gguf.files import is_gguf
 from agq.reporting import console
 from agq.runtime.cache import packed_gguf
 
@@ -18,6 +19,7 @@ def open_scorer(
     batch: int | None = None,
     fake_quant: bool = True,
     device: str | None = None,
+    floats: bool = False,
 ) -> Scorer:
     """The scorer of a file (packed artifact, or GGUF, which is packed into the cache) or folder.
 
@@ -25,12 +27,13 @@ def open_scorer(
         seq_len: the longest window to come. threads: default as engine or torch choose. batch: tokens computed at once
             (artifact).
         fake_quant, device: see ReferenceScorer; the kernels of an artifact run on the processor.
+        floats: a GGUF file's weights are computed as floats by ReferenceScorer, as when it is quantized.
 
     Raises:
         AgqError: no such path, or not a model.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (floats and is_gguf(path)):
         return ReferenceScorer(path, fake_quant, threads, device)
     if not path.exists():
         raise AgqError(f"no such file or folder: `{path}`")

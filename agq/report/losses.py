@@ -60,6 +60,7 @@ def measure(
             max_windows=windows,
             threads=threads,
             fake_quant=fake_quant,
+            floats=True,
             report=lambda done, total, ppl: report(what, done, total),
         )
 

@@ -44,11 +44,17 @@ class InputRanges:
         return self.channels if self.exponents is None else self.channels / np.exp2(self.exponents.astype(np.float32))
 
 
+def middle(values: np.ndarray) -> float:
+    """The median of ranges, of those that are not 0: channels that a ReLU keeps silent say nothing. 0 where all are."""
+    alive = values[values > 0]
+    return float(np.median(alive)) if alive.size else 0.0
+
+
 def spread(values: np.ndarray) -> float:
-    """The largest of some ranges over their median: 1 where all are alike, large where a few outliers decide about the
-    scale that all share. 0 where the median is 0."""
-    middle = float(np.median(values))
-    return float(values.max()) / middle if middle > 0 else 0.0
+    """The largest of some ranges over the median one: 1 where all are alike, large where a few outliers decide about
+    the scale that all share. 0 where all are 0."""
+    found = middle(values)
+    return float(values.max()) / found if found else 0.0
 
 
 @dataclass

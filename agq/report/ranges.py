@@ -8,7 +8,7 @@ import numpy as np
 
 from agq.report.document import Chart, Lines, Missing, Section, Series, Table
 from agq.report.facts import Subject
-from agq.report.measure import PLACES, InputRanges, Observed, spread
+from agq.report.measure import PLACES, InputRanges, Observed, middle, spread
 from agq.report.reasons import NO_ORIGINAL
 
 # What reads an input, for people.
@@ -16,6 +16,8 @@ READERS = {"attention": "q, k, v", "o": "o", "mlp": "gate, up", "down": "down"}
 # A channel is an outlier where its range is more than so many times the median channel's.
 OUTLIER = 8.0
 _SHOWN = 12
+# The name of ranges in steps of their exponents.
+TRIP = "after TRIP"
 # Points of the curve of sorted channels.
 _POINTS = 60
 
@@ -42,8 +44,7 @@ def section(subject: Subject, observed: Observed | None, original: Observed | No
 
 def outliers(ranges: InputRanges) -> np.ndarray:
     """Indices of the channels whose range is more than OUTLIER times the median channel's, the largest first."""
-    middle = float(np.median(ranges.channels))
-    found = np.flatnonzero(ranges.channels > OUTLIER * middle)
+    found = np.flatnonzero(ranges.channels > OUTLIER * middle(ranges.channels))
     return found[np.argsort(-ranges.channels[found], kind="stable")]
 
 
@@ -52,32 +53,33 @@ def _named(observed: Observed | None, original: Observed | None) -> list[tuple[s
 
 
 def _charts(subject: Subject, observed: Observed | None, original: Observed | None) -> Iterator[Chart]:
-    """Over the blocks: channels and tokens of each place. Then the channels of the worst input, sorted."""
+    """Of each place, channels and tokens over the blocks, then sorted in the block where channels differ most."""
     blocks = range(subject.spec.layers)
     for place in PLACES:
         for what, of in (("channels", _of_channels), ("tokens", _of_tokens)):
             series = [Series(name, _over_blocks(found, place, of)) for name, found in _named(observed, original)]
             if what == "channels" and observed is not None and _static(observed, place):
-                series.append(Series("after TRIP", _over_blocks(observed, place, _of_trip)))
+                series.append(Series(TRIP, _over_blocks(observed, place, _of_trip)))
             title = f"Input of {READERS[place]}: {what}"
             yield Lines(title, "block", "largest over median", blocks, series, log=True)
-    worst = max(
-        (item for _, found in _named(observed, original)[:1] for item in found.inputs), key=_of_channels, default=None
-    )
-    if worst is not None:
-        yield _profile(worst.block, worst.place, observed, original)
+        first = _named(observed, original)[0][1]
+        worst = max((item for item in first.inputs if item.place == place), key=_of_channels)
+        yield from _profiles(worst.block, place, observed, original)
 
 
-def _profile(block: int, place: str, observed: Observed | None, original: Observed | None) -> Lines:
-    """The ranges of the channels of one input in descending order."""
-    series, share = [], np.linspace(0, 1, _POINTS)
+def _profiles(block: int, place: str, observed: Observed | None, original: Observed | None) -> Iterator[Lines]:
+    """The ranges of the channels and of the tokens of one input, in descending order."""
+    share = np.linspace(0, 1, _POINTS)
+    channels, tokens = [], []
     for name, found in _named(observed, original):
         item = next(item for item in found.inputs if (item.block, item.place) == (block, place))
-        series.append(Series(name, _sorted(item.channels, share)))
-        if name == "quantized" and item.exponents is not None:
-            series.append(Series("after TRIP", _sorted(item.after_trip, share)))
-    title = f"Channels of the input of {READERS[place]} in block {block}, where they differ most, sorted"
-    return Lines(title, "share of channels, %", "largest |x|", (100 * share).tolist(), series, log=True)
+        channels.append(Series(name, _sorted(item.channels, share)))
+        tokens.append(Series(name, _sorted(item.tokens, share)))
+        if item.exponents is not None:
+            channels.append(Series(TRIP, _sorted(item.after_trip, share)))
+    for what, series in (("channels", channels), ("tokens", tokens)):
+        title = f"Input of {READERS[place]} in block {block}, where channels differ most: {what}, sorted"
+        yield Lines(title, f"share of {what}, %", "largest |x|", (100 * share).tolist(), series, log=True)
 
 
 def _sorted(values: np.ndarray, share: np.ndarray) -> list[float]:
@@ -108,11 +110,11 @@ def _outliers(observed: Observed | None, original: Observed | None) -> Table:
     rows = []
     for name, found in _named(observed, original):
         picked = [(item, index) for item in found.inputs for index in outliers(item)]
-        picked.sort(key=lambda pair: -pair[0].channels[pair[1]] / float(np.median(pair[0].channels)))
+        picked.sort(key=lambda pair: -pair[0].channels[pair[1]] / middle(pair[0].channels))
         rows.append((name, "", f"{len(picked)} in all", "", ""))
         for item, index in picked[:_SHOWN]:
             size = float(item.channels[index])
-            times = f"{size / float(np.median(item.channels)):.1f} times"
+            times = f"{size / middle(item.channels):.1f} times"
             rows.append((name, str(item.block), f"input of {READERS[item.place]}", str(index), f"{size:.4g}, {times}"))
     title = f"Outlier channels: more than {OUTLIER:g} times the median channel's range"
     return Table(title, ("model", "block", "input", "channel", "largest |x|, over the median"), rows, right=(3, 4))

@@ -17,7 +17,7 @@ def story(subject: Subject, losses: Losses | None, observed: Observed | None) ->
 
 
 def _much(subject: Subject, losses: Losses | None) -> str:
-    what = f"{subject.scheme or 'the quantized'} model"
+    what = f"{subject.scheme or 'quantized'} model"
     if losses is None:
         return f"How much accuracy this {what} lost is not known: its perplexity was not measured."
     if losses.original is None or losses.ratio is None:

@@ -16,7 +16,7 @@ from agq.report.attention import Read, section
 from agq.report.document import Bars, Lines, Table
 from agq.report.errors import badness, decibels
 from agq.report.losses import Losses
-from agq.report.measure import InputRanges, Observed, observe, spread
+from agq.report.measure import InputRanges, Observed, middle, observe, spread
 from agq.report.ranges import OUTLIER, outliers
 from agq.report.ratios import Ratio, sqnr
 
@@ -35,6 +35,9 @@ def test_sqnr() -> None:
 def test_ranges_and_trip() -> None:
     channels = np.array([1.0, 2.0, 40.0, 3.0], np.float32)
     assert spread(channels) == 16 and spread(np.zeros(3, np.float32)) == 0
+    silent = np.array([0, 0, 0, 0, 2, 2, 3], np.float32)  # behind a ReLU
+    assert middle(silent) == 2 and spread(silent) == 1.5
+    assert outliers(InputRanges(0, "down", silent, silent)).tolist() == []
     item = InputRanges(0, "down", channels, channels, np.array([0, 1, 3, 1], np.uint8))
     assert item.after_trip.tolist() == [1, 1, 5, 1.5] and spread(item.after_trip) == 4
     assert outliers(item).tolist() == [2] and 40 > OUTLIER * 2.5
