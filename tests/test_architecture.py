@@ -23,7 +23,7 @@ FLOORS = (
     ("artifact", "reference"),
     ("runtime", "text"),
     ("calibration", "evaluation", "inspect"),
-    ("quantization",),
+    ("comparison", "quantization"),
     ("report", "sweep"),
     ("cli",),
     ("agq",),  # the package itself: agq/__init__.py and agq/__main__.py, which nobody imports

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pack": ("agq.cli.pack", "Pack a folder into one file in the layout of the kernels."),
     "run": ("agq.cli.run", "Generate text with a packed model."),
     "eval-ppl": ("agq.cli.eval_ppl", "Measure perplexity of a folder or a packed file."),
+    "compare": ("agq.cli.compare", "Compare other forms of a model with the original."),
     "info": ("agq.cli.info", "Show what a model or packed file is and how it is computed."),
     "report": ("agq.cli.report", "Write a page that shows where a quantized model's accuracy went."),
     "verify": ("agq.cli.verify", "Check a folder or packed file for damage and inconsistencies."),

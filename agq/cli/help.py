@@ -12,6 +12,7 @@ COMMON = {
     "pack": ("--weights", "--output", "--force"),
     "run": ("--chat", "--max-tokens", "--temp", "--system", "--threads"),
     "eval-ppl": ("--data", "--seq-len", "--baseline", "--max-windows", "--max-ratio"),
+    "compare": ("--prompts", "--limit", "--max-tokens", "--data", "--html"),
     "info": (),
     "report": ("--original", "--data", "--output", "--png"),
     "verify": (),
@@ -45,6 +46,11 @@ EXAMPLES = {
         "agq eval-ppl model.agq.safetensors --data text.txt",
         "agq eval-ppl FOLDER --data text.txt --seq-len 512 --max-windows 8",
         "agq eval-ppl model.agq.safetensors --data text.txt --baseline FOLDER --max-ratio 1.1",
+    ),
+    "compare": (
+        "agq compare FOLDER FOLDER-W4A8",
+        "agq compare FOLDER model.agq.safetensors --limit 8 --html page.html",
+        "agq compare FOLDER FOLDER-W4A8 model.agq.safetensors --data text.txt --no-floor",
     ),
     "info": ("agq info model.agq.safetensors", "agq info FOLDER", "agq info FOLDER --json"),
     "report": (

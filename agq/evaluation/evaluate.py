@@ -162,7 +162,7 @@ def evaluate_perplexity(
             result = evaluate_plan(scorer, plan, method, batch, report)
         else:
             other = open_scorer(Path(baseline).expanduser(), length, threads, batch, fake_quant, device)
-            _check_same_tokens(tokenizer, other.tokenizer())
+            check_same_tokens(tokenizer, other.tokenizer())
             result, base, divergence = compare_plan(scorer, other, plan, method, batch, report)
             about = {
                 "model": str(baseline),
@@ -308,7 +308,7 @@ def _check_vocabulary(plan: Plan, scorer: Scorer) -> None:
         )
 
 
-def _check_same_tokens(ours: TextTokenizer, theirs: TextTokenizer) -> None:
+def check_same_tokens(ours: TextTokenizer, theirs: TextTokenizer) -> None:
     probe = "The quick brown fox, 12 jumps\nover \u00fcber \u4f60\u597d."
     if ours.vocab != theirs.vocab or not np.array_equal(ours.encode(probe), theirs.encode(probe)):
         raise AgqError(

@@ -187,10 +187,10 @@ def compare_plan(
             targets = window.targets[done : done + len(logits)]
             done += len(logits)
             same.add(logits.argmax(axis=1) == reference.argmax(axis=1))
-            log_q, log_p = _log_softmax(logits), _log_softmax(reference)
+            log_q, log_p = log_softmax(logits), log_softmax(reference)
             row = np.arange(len(targets))
             nll_q, nll_p = -log_q[row, targets].astype(np.float64), -log_p[row, targets].astype(np.float64)
-            kl.add(_divergence(log_p, log_q))
+            kl.add(divergence(log_p, log_q))
             ours.add(nll_q)
             theirs.add(nll_p)
             difference.add(nll_q - nll_p)
@@ -230,7 +230,7 @@ def perplexity(
     return evaluate_plan(model, plan, method, report=report)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
     """log softmax of float32 [n, vocab] rows, in place, sums in float64."""
     np.subtract(logits, logits.max(axis=1, keepdims=True), out=logits)
     total = np.log(np.exp(logits).sum(axis=1, dtype=np.float64))
@@ -238,7 +238,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits
 
 
-def _divergence(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+def divergence(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     """KL(p || q) float64 [n] of rows of log probabilities; log_q is overwritten."""
     np.subtract(log_p, log_q, out=log_q)
     np.multiply(log_q, np.exp(log_p), out=log_q)

@@ -1,0 +1,76 @@
+"""A comparison as rows of texts, for a terminal and a page alike."""
+
+from __future__ import annotations
+
+from agq.comparison.results import Compared, Comparison
+from agq.comparison.tasks import mean_recovery
+
+FLOOR = "floor"
+
+
+def answer_columns(found: Comparison) -> list[str]:
+    """Heads of the table of answers. Measures that were not run have no column."""
+    return [
+        "model",
+        "scheme",
+        "same",
+        "prefix",
+        "median",
+        *(["ROUGE-1", "ROUGE-L"] if found.has("rouge_l") else []),
+        *(["BERTScore", "STS"] if found.has("bert_score") else []),
+        *(["tasks"] if any(row.tasks for row in found.others) else []),
+    ]
+
+
+def answer_row(found: Comparison, row: Compared) -> list[str | None]:
+    """A model's answers, under answer_columns."""
+    item = row.summary
+    tasks = mean_recovery(row.tasks)
+    return [
+        label(found, row),
+        row.made.scheme,
+        f"{100 * item.same:.0f} %",
+        f"{item.prefix:.1f}",
+        f"{item.prefix_median:g}",
+        *([_number(item.rouge1), _number(item.rouge_l)] if found.has("rouge_l") else []),
+        *([_number(item.bert_score), _number(item.sts)] if found.has("bert_score") else []),
+        *([None if tasks is None else f"{100 * tasks:.1f} %"] if any(one.tasks for one in found.others) else []),
+    ]
+
+
+def text_columns(found: Comparison) -> list[str]:
+    """Heads of the table of texts."""
+    text = ["text"] if _several(found) else []
+    return ["model", *text, "KL", "+-", "same top", "perplexity", "ratio", "+-"]
+
+
+def text_rows(found: Comparison, row: Compared) -> list[list[str | None]]:
+    """A model's predictions, a row a text, under text_columns."""
+    return [
+        [
+            label(found, row),
+            *([text.data] if _several(found) else []),
+            f"{text.kl:.5f}",
+            f"{text.kl_stderr:.5f}",
+            f"{100 * text.same_top1:.1f} %",
+            f"{text.ppl:.3f}",
+            f"{text.ratio:.4f}",
+            None if text.ratio_stderr is None else f"{text.ratio_stderr:.4f}",
+        ]
+        for text in row.texts
+    ]
+
+
+def label(found: Comparison, row: Compared) -> str:
+    """What a row is called."""
+    if row is not found.floor:
+        return row.made.name
+    return f"{FLOOR}, {row.made.threads} thread{'s' if row.made.threads > 1 else ''}"
+
+
+def _several(found: Comparison) -> bool:
+    return len(found.others[0].texts) > 1
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
