@@ -45,6 +45,7 @@ COMMAND_OPTIONS = {
     "output": "output",
     "plot": "plot/no-plot",
     "prefill": "prefill",
+    "prompts": "prompts",
     "resume": "resume/no-resume",
     "speculate": "speculate",
     "startup": "startup/no-startup",

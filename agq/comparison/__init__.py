@@ -4,7 +4,7 @@ Models are loaded one after another. Torch only where a sentence model judges th
 """
 
 from agq.comparison.answers import AnswerDistance, Summary
-from agq.comparison.compare import compare
+from agq.comparison.runner import compare
 from agq.comparison.page import to_html
 from agq.comparison.prompts import Prompt, PromptSet, own_prompts, read_prompts
 from agq.comparison.results import Compared, Comparison, Computed

@@ -312,5 +312,5 @@ def check_same_tokens(ours: TextTokenizer, theirs: TextTokenizer) -> None:
     probe = "The quick brown fox, 12 jumps\nover \u00fcber \u4f60\u597d."
     if ours.vocab != theirs.vocab or not np.array_equal(ours.encode(probe), theirs.encode(probe)):
         raise AgqError(
-            "model and baseline have different tokenizers", hint="a baseline is the same model in another form"
+            "the models have different tokenizers", hint="only forms of one model can be compared with each other"
         )

@@ -193,8 +193,15 @@ class _Work:
 
 def _prompt_ids(chosen: PromptSet, artifact: Artifact) -> list[list[int]]:
     """Token ids of the prompts, the same for all models: through the original's chat template where it has one."""
-    tokenizer, template = load_tokenizer(artifact), template_of(artifact, None)
-    return [prompt_ids(prompt.text, tokenizer, template) for prompt in chosen.prompts]
+    tokenizer, template, context = load_tokenizer(artifact), template_of(artifact, None), artifact.spec.context
+    found = [prompt_ids(prompt.text, tokenizer, template) for prompt in chosen.prompts]
+    for prompt, ids in zip(chosen.prompts, found, strict=True):
+        if len(ids) >= context:
+            raise AgqError(
+                f"prompt `{prompt.id}` has {len(ids)} tokens, and the model's context holds {context} with the answer",
+                hint="take shorter ones with `prompts: FILE`",
+            )
+    return found
 
 
 def short_names(names: Sequence[str]) -> list[str]:
