@@ -4,10 +4,10 @@ Models are loaded one after another. Torch only where a sentence model judges th
 """
 
 from agq.comparison.answers import AnswerDistance, Summary
-from agq.comparison.runner import compare
 from agq.comparison.page import to_html
 from agq.comparison.prompts import Prompt, PromptSet, own_prompts, read_prompts
 from agq.comparison.results import Compared, Comparison, Computed
+from agq.comparison.runner import compare
 from agq.comparison.tasks import read_tasks
 from agq.comparison.texts import TextDistance
 

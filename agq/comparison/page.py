@@ -68,7 +68,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
 
 def _passages(found: Comparison) -> list[str]:
     """One part a prompt with an answer that differs."""
-    parts = []
+    parts: list[str] = []
     for index, prompt in enumerate(found.prompts.prompts):
         differing = [row for row in found.others if not row.distances[index].same]
         if not differing:

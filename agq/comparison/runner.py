@@ -26,6 +26,7 @@ from agq.runtime.generation import load_tokenizer
 from agq.runtime.opening import opened, template_of
 from agq.runtime.prompts import prompt_ids
 from agq.system.threads import most_threads, resolve_threads
+from agq.text.sources import Text
 from agq.text.tokenizers import TextTokenizer
 
 MAX_TOKENS = 128
@@ -72,7 +73,7 @@ def compare(
             number out of range, results of lm-eval that are not one a model.
     """
     started = time.monotonic()
-    names = [os.fspath(original), *map(os.fspath, others)]
+    names = [os.fspath(name) for name in (original, *others)]
     _check(names, max_tokens, tasks)
     chosen = (own_prompts() if prompts is None else prompts).first(limit)
     notes = _Notes(note)
@@ -84,8 +85,8 @@ def compare(
     for artifact in artifacts[1:]:
         check_same_tokens(tokenizer, TextTokenizer.from_artifact(artifact))
     length = min(seq_len, artifacts[0].spec.context)
-    sources = [os.fspath(source) for source in data] or [own_text()]
-    texts = [cut(source, tokenizer, length, max_windows) for source in sources]
+    sources: list[str | Text] = [os.fspath(source) for source in data]
+    texts = [cut(source, tokenizer, length, max_windows) for source in sources or [own_text()]]
     work = _Work(_prompt_ids(chosen, artifacts[0]), max_tokens, texts, report)
     labels = short_names(names)
     others_threads = other_threads(threads) if floor else None

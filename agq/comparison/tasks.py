@@ -11,7 +11,7 @@ from typing import Any
 
 from agq.errors import AgqError
 
-_HINT = "give the results_*.json that lm_eval writes with --output_path"
+_HINT = "give the file of results that lm_eval writes"
 # Metrics of a task where the higher is better, the first that is there counts.
 _METRICS = ("acc_norm", "acc", "exact_match", "f1", "mc2")
 

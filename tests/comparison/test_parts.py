@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from agq.comparison.runner import other_threads, short_names
 from agq.comparison.order import find_order, main_scheme
 from agq.comparison.page import word_diff
 from agq.comparison.prompts import Prompt, own_prompts, own_text, read_prompts
+from agq.comparison.runner import other_threads, short_names
 from agq.comparison.tasks import Task, mean_recovery, read_tasks, recovery
 from agq.errors import AgqError, UsageError
 
@@ -89,10 +89,10 @@ def results(path: Path, **scores: dict) -> Path:
 
 
 def test_recovery_of_tasks(tmp_path: Path) -> None:
-    one = read_tasks(results(tmp_path / "a.json", arc={"alias": "arc", "acc,none": 0.3, "acc_norm,none": 0.4,
-                             "acc_norm_stderr,none": 0.01}, gsm={"exact_match,strict": 0.0}, only={"acc,none": 1}))  # fmt: skip
-    two = read_tasks(results(tmp_path / "b.json", arc={"acc_norm,none": 0.3, "acc,none": 0.9},
-                             gsm={"exact_match,strict": 0.2}, other={"acc,none": 0.5}))  # fmt: skip
+    scores = {"alias": "arc", "acc,none": 0.3, "acc_norm,none": 0.4, "acc_norm_stderr,none": 0.01}
+    one = read_tasks(results(tmp_path / "a.json", arc=scores, gsm={"exact_match,strict": 0.0}, only={"acc,none": 1}))
+    scores = {"acc_norm,none": 0.3, "acc,none": 0.9}
+    two = read_tasks(results(tmp_path / "b.json", arc=scores, gsm={"exact_match,strict": 0.2}, other={"acc,none": 0.5}))
     assert one["arc"] == Task("acc_norm", 0.4) and one["only"] == Task("acc", 1.0)
     arc, gsm = recovery(one, two)
     assert (arc.task, arc.metric, arc.recovery) == ("arc", "acc_norm", pytest.approx(0.75))
@@ -105,7 +105,7 @@ def test_recovery_of_tasks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", ["{", "[]", "{}", '{"results": {"a": {"alias": "a", "acc,none": true}}}'])
 def test_files_without_scores(tmp_path: Path, document: str) -> None:
     (tmp_path / "a.json").write_text(document)
-    with pytest.raises(AgqError, match="not JSON|no scores"):
+    with pytest.raises(AgqError, match=r"not JSON|no scores"):
         read_tasks(tmp_path / "a.json")
 
 
