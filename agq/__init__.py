@@ -16,6 +16,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "calibrate",
+    "compare",
     "evaluate_perplexity",
     "load",
     "pack",
@@ -25,6 +26,7 @@ __all__ = [
 if TYPE_CHECKING:
     from agq.artifact.pack import pack
     from agq.calibration.calibrate import calibrate
+    from agq.comparison import compare
     from agq.errors import AgqError, UsageError
     from agq.evaluation import evaluate_perplexity
     from agq.quantization.quantize import quantize
@@ -34,6 +36,7 @@ _WHERE = {
     "AgqError": "agq.errors",
     "UsageError": "agq.errors",
     "calibrate": "agq.calibration.calibrate",
+    "compare": "agq.comparison",
     "quantize": "agq.quantization.quantize",
     "pack": "agq.artifact.pack",
     "load": "agq.runtime.model",

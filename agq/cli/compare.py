@@ -149,7 +149,7 @@ def _show(found: Comparison) -> None:
         [answer_row(found, row) for row in found.rows],
         title=f"Answers to {len(found.prompts.prompts)} prompts",
         right=range(2, len(columns)),
-        least=("median", "ROUGE-1", "STS"),
+        least=("median", "ROUGE-1", "STS", "prefix", "size", "BERTScore"),
     )
     columns = text_columns(found)
     print_table(
@@ -157,6 +157,7 @@ def _show(found: Comparison) -> None:
         [cells for row in found.rows for cells in text_rows(found, row)],
         title="Next tokens of given texts",
         right=range(len(columns) - 6, len(columns)),
+        least=("ppl", "+- KL", "+- ratio"),
     )
     for line in found.facts():
         print(line)

@@ -6,11 +6,20 @@ import difflib
 import re
 from collections.abc import Sequence
 from html import escape
+from textwrap import shorten
 
 from agq.comparison.results import Compared, Comparison
-from agq.comparison.table import answer_columns, answer_row, text_columns, text_rows
+from agq.comparison.table import answer_columns, answer_row, kind_columns, kind_row, text_columns, text_rows
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
+_ANSWERS = (
+    "same: share of answers with exactly the original's tokens. prefix, median: tokens before the first other one. The "
+    "rest: how much the words (ROUGE) and the meaning (BERTScore, STS) have in common; 1 is everything."
+)
+_TEXTS = (
+    "KL: how far the predictions are from the original's, in nats; 0 is not at all. same top: how often the likeliest "
+    "next token is the same. ratio: perplexity over the original's. +-: standard errors."
+)
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --ink: #1b1f24; --soft: #5a6472; --line: #d5dae1; --card: #f6f8fa;
   --gone: #ffd8d3; --new: #c8efd0; }
@@ -42,8 +51,11 @@ def to_html(found: Comparison) -> str:
         f"<p>{escape(found.order.sentence())}</p>" if found.order is not None else "",
         f"<h2>Answers to {len(found.prompts.prompts)} prompts</h2>",
         _table(answer_columns(found), [answer_row(found, row) for row in found.rows]),
+        f'<p class="soft">{_ANSWERS}</p>',
         "<h2>Next tokens of given texts</h2>",
         _table(text_columns(found), [cells for row in found.rows for cells in text_rows(found, row)]),
+        f'<p class="soft">{_TEXTS}</p>',
+        *_kinds(found),
         *(f'<p class="soft">{escape(line)}</p>' for line in found.facts()),
         "<h2>Answers that differ</h2>",
         '<p class="soft">Left the original, right the other model. Marked: <del>what only the left says</del>, '
@@ -66,6 +78,18 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table></div>'
 
 
+def _kinds(found: Comparison) -> list[str]:
+    """A table by kinds, where prompts have some."""
+    if not found.prompts.kinds:
+        return []
+    what = "; then ROUGE-L" if found.has("rouge_l") else ""
+    return [
+        "<h2>By kind of prompt</h2>",
+        f'<p class="soft">Mean tokens before the first that is not the original\'s{what}.</p>',
+        _table(kind_columns(found), [kind_row(found, row) for row in found.rows]),
+    ]
+
+
 def _passages(found: Comparison) -> list[str]:
     """One part a prompt with an answer that differs."""
     parts: list[str] = []
@@ -75,7 +99,7 @@ def _passages(found: Comparison) -> list[str]:
             continue
         original = found.original.answers[index].text
         pairs = "".join(_pair(found.original.name, original, row, index) for row in differing)
-        head = f"{prompt.id}: {' '.join(prompt.text.split())[:90]}"
+        head = f"{prompt.id}: {shorten(prompt.text, 90, placeholder=' ...')}"
         parts.append(
             f"<details{' open' if not parts else ''}><summary>{escape(head)} "
             f'<span class="soft">{len(differing)} of {len(found.others)} differ</span></summary>'

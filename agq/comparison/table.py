@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agq.comparison.results import Compared, Comparison
 from agq.comparison.tasks import mean_recovery
+from agq.reporting.output import human_size
 
 FLOOR = "floor"
 
@@ -13,6 +14,7 @@ def answer_columns(found: Comparison) -> list[str]:
     return [
         "model",
         "scheme",
+        "size",
         "same",
         "prefix",
         "median",
@@ -29,6 +31,7 @@ def answer_row(found: Comparison, row: Compared) -> list[str | None]:
     return [
         label(found, row),
         row.made.scheme,
+        human_size(row.made.bytes),
         f"{100 * item.same:.0f} %",
         f"{item.prefix:.1f}",
         f"{item.prefix_median:g}",
@@ -41,7 +44,7 @@ def answer_row(found: Comparison, row: Compared) -> list[str | None]:
 def text_columns(found: Comparison) -> list[str]:
     """Heads of the table of texts."""
     text = ["text"] if _several(found) else []
-    return ["model", *text, "KL", "+-", "same top", "perplexity", "ratio", "+-"]
+    return ["model", *text, "KL", "+- KL", "same top", "ppl", "ratio", "+- ratio"]
 
 
 def text_rows(found: Comparison, row: Compared) -> list[list[str | None]]:
@@ -59,6 +62,20 @@ def text_rows(found: Comparison, row: Compared) -> list[list[str | None]]:
         ]
         for text in row.texts
     ]
+
+
+def kind_columns(found: Comparison) -> list[str]:
+    """Heads of the table of kinds of prompts."""
+    return ["model", *found.prompts.kinds]
+
+
+def kind_row(found: Comparison, row: Compared) -> list[str | None]:
+    """Tokens of the original before the first other one, and ROUGE-L where it was run, for each kind of prompts."""
+    kinds = row.by_kind(found.prompts)
+    cells = [
+        f"{item.prefix:.1f}" + ("" if item.rouge_l is None else f"; {item.rouge_l:.3f}") for item in kinds.values()
+    ]
+    return [label(found, row), *cells]
 
 
 def label(found: Comparison, row: Compared) -> str:
