@@ -46,7 +46,8 @@ def compare(
             "--data",
             envvar="AGQ_COMPARE_DATA",
             show_default=False,
-            help="wikitext2, c4, c4-new, or a text or jsonl file. May be repeated. Default: agq's own prompts as text.",
+            help="prompts (agq's own, as a text), wikitext2, c4, c4-new, or a text or jsonl file. May be repeated. "
+            "Default prompts.",
         ),
     ] = None,
     seq_len: Annotated[
@@ -108,7 +109,7 @@ def compare(
             prompts=chosen,
             limit=limit,
             max_tokens=max_tokens,
-            data=data or (),
+            data=data or ("prompts",),
             seq_len=seq_len,
             max_windows=max_windows,
             threads=threads,
@@ -140,7 +141,7 @@ def _note(problem: str, hint: str | None) -> None:
 
 
 def _show(found: Comparison) -> None:
-    from agq.comparison.table import answer_columns, answer_row, text_columns, text_rows
+    from agq.comparison.table import TEXT_COLUMNS, answer_columns, answer_row, text_row, text_titles
     from agq.reporting.output import print_table
 
     columns = answer_columns(found)
@@ -151,14 +152,14 @@ def _show(found: Comparison) -> None:
         right=range(2, len(columns)),
         least=("median", "ROUGE-1", "STS", "prefix", "size", "BERTScore"),
     )
-    columns = text_columns(found)
-    print_table(
-        columns,
-        [cells for row in found.rows for cells in text_rows(found, row)],
-        title="Next tokens of given texts",
-        right=range(len(columns) - 6, len(columns)),
-        least=("ppl", "+- KL", "+- ratio"),
-    )
+    for index, title in enumerate(text_titles(found)):
+        print_table(
+            TEXT_COLUMNS,
+            [text_row(found, row, index) for row in found.rows],
+            title=title,
+            right=range(1, len(TEXT_COLUMNS)),
+            least=("ppl", "+- KL", "+- ratio"),
+        )
     for line in found.facts():
         print(line)
     if found.order is not None:

@@ -9,7 +9,7 @@ from html import escape
 from textwrap import shorten
 
 from agq.comparison.results import Compared, Comparison
-from agq.comparison.table import answer_columns, answer_row, kind_columns, kind_row, text_columns, text_rows
+from agq.comparison.table import TEXT_COLUMNS, answer_columns, answer_row, kind_columns, kind_row, text_row, text_titles
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 _ANSWERS = (
@@ -52,8 +52,7 @@ def to_html(found: Comparison) -> str:
         f"<h2>Answers to {len(found.prompts.prompts)} prompts</h2>",
         _table(answer_columns(found), [answer_row(found, row) for row in found.rows]),
         f'<p class="soft">{_ANSWERS}</p>',
-        "<h2>Next tokens of given texts</h2>",
-        _table(text_columns(found), [cells for row in found.rows for cells in text_rows(found, row)]),
+        *(part for index, title in enumerate(text_titles(found)) for part in _text(found, index, title)),
         f'<p class="soft">{_TEXTS}</p>',
         *_kinds(found),
         *(f'<p class="soft">{escape(line)}</p>' for line in found.facts()),
@@ -76,6 +75,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
     lines = ["".join(f"<td>{escape(cell or '-')}</td>" for cell in row) for row in rows]
     inner = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table></div>'
+
+
+def _text(found: Comparison, index: int, title: str) -> list[str]:
+    return [f"<h2>{escape(title)}</h2>", _table(TEXT_COLUMNS, [text_row(found, row, index) for row in found.rows])]
 
 
 def _kinds(found: Comparison) -> list[str]:

@@ -69,7 +69,7 @@ def own_text() -> Text:
     """The own prompts as one text, joined by blank lines: what nothing was calibrated on."""
     prompts = own_prompts()
     text = JOINT.join(prompt.text for prompt in prompts.prompts)
-    return Text(text, hashlib.sha256(text.encode("utf-8")).hexdigest(), "agq's own prompts as a text")
+    return Text(text, hashlib.sha256(text.encode("utf-8")).hexdigest(), "agq's own prompts")
 
 
 def read_prompts(path: str | os.PathLike[str]) -> PromptSet:

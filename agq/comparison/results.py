@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agq.comparison.answers import AnswerDistance, Summary, summary
-from agq.comparison.order import Order
+from agq.comparison.order import Order, same_scheme
 from agq.comparison.prompts import PromptSet
 from agq.comparison.tasks import TaskRecovery
 from agq.comparison.texts import RESAMPLES, TextDistance
@@ -19,18 +19,27 @@ class Computed:
     """A model and its answers.
 
     Attributes:
-        name: short, unique among the models. model: as given. scheme: number formats. bytes, sha256: of the packed
-            file. threads, kernel: that computed it. answers: one a prompt.
+        name: short, unique among the models. model: as given. scheme: number formats of the packed file. quantized_as:
+            the scheme that its recipe names, None without a recipe: weights of 4 bits whose scales differ by channel,
+            as Agile-Quant's, are packed with 8. bytes, sha256: of the packed file. threads, kernel: that computed it.
+            answers: one a prompt.
     """
 
     name: str
     model: str
     scheme: str
+    quantized_as: str | None
     bytes: int
     sha256: str
     threads: int
     kernel: str
     answers: Sequence[Answer]
+
+    @property
+    def form(self) -> str:
+        """The scheme, for people."""
+        recipe = self.quantized_as
+        return self.scheme if recipe is None or same_scheme(recipe, self.scheme) else f"{recipe} in {self.scheme}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, without the answers."""
@@ -114,7 +123,7 @@ class Comparison:
         way = "through the chat template" if self.chat else "as texts to continue"
         answers = self.others[0].summary
         return [
-            f"original: {self.original.model}, {self.original.scheme}, {self.original.kernel}, "
+            f"original: {self.original.model}, {self.original.form}, {self.original.kernel}, "
             f"{self.original.threads} threads",
             f"answers: greedy, at most {self.max_tokens} tokens, {answers.tokens:.1f} in the original's mean answer; "
             f"{self.prompts.label}, {way}",

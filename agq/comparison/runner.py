@@ -13,20 +13,20 @@ from typing import Any
 from agq.artifact.reader import Artifact
 from agq.comparison.answers import distances, greedy_answers, summary
 from agq.comparison.order import find_order
-from agq.comparison.prompts import PromptSet, own_prompts, own_text
+from agq.comparison.prompts import PromptSet, own_prompts
 from agq.comparison.results import Compared, Comparison, Computed
 from agq.comparison.rouge import Rouge
 from agq.comparison.sentences import SentenceModel
 from agq.comparison.tasks import Task, recovery
-from agq.comparison.texts import Reference, TextDistance, WindowedText, cut, measure, refer
+from agq.comparison.texts import PROMPTS, Reference, TextDistance, WindowedText, cut, measure, refer
 from agq.errors import AgqError, UsageError
 from agq.evaluation import EngineScorer
 from agq.evaluation.evaluate import check_same_tokens
+from agq.recipe.schemes import Scheme
 from agq.runtime.generation import load_tokenizer
 from agq.runtime.opening import opened, template_of
 from agq.runtime.prompts import prompt_ids
 from agq.system.threads import most_threads, resolve_threads
-from agq.text.sources import Text
 from agq.text.tokenizers import TextTokenizer
 
 MAX_TOKENS = 128
@@ -45,7 +45,7 @@ def compare(
     prompts: PromptSet | None = None,
     limit: int | None = None,
     max_tokens: int = MAX_TOKENS,
-    data: Sequence[str | os.PathLike[str]] = (),
+    data: Sequence[str | os.PathLike[str]] = (PROMPTS,),
     seq_len: int = SEQ_LEN,
     max_windows: int | None = WINDOWS,
     threads: int | None = None,
@@ -60,7 +60,7 @@ def compare(
 
     Args:
         original, others: whatever `agq.load` takes. prompts: default the own set. limit: so many of them, of all kinds.
-        max_tokens: of an answer. data: texts as of `agq.evaluate_perplexity`; default the own prompts as a text.
+        max_tokens: of an answer. data: texts as of `agq.evaluate_perplexity`, and "prompts": the own ones as a text.
         seq_len, max_windows: windows of each text. threads: default as `agq.load`.
         floor: also the original against itself with another number of threads.
         sentences: a sentence model's folder or hub id; None: the package that carries one, where it is installed.
@@ -74,7 +74,7 @@ def compare(
     """
     started = time.monotonic()
     names = [os.fspath(name) for name in (original, *others)]
-    _check(names, max_tokens, tasks)
+    _check(names, max_tokens, data, tasks)
     chosen = (own_prompts() if prompts is None else prompts).first(limit)
     notes = _Notes(note)
     rouge = notes.optional(Rouge)
@@ -85,8 +85,7 @@ def compare(
     for artifact in artifacts[1:]:
         check_same_tokens(tokenizer, TextTokenizer.from_artifact(artifact))
     length = min(seq_len, artifacts[0].spec.context)
-    sources: list[str | Text] = [os.fspath(source) for source in data]
-    texts = [cut(source, tokenizer, length, max_windows) for source in sources or [own_text()]]
+    texts = [cut(os.fspath(source), tokenizer, length, max_windows) for source in data]
     work = _Work(_prompt_ids(chosen, artifacts[0]), max_tokens, texts, report)
     labels = short_names(names)
     others_threads = other_threads(threads) if floor else None
@@ -114,13 +113,15 @@ def compare(
         not_run=tuple(notes.said),
         seed=seed,
         seconds=time.monotonic() - started,
-        order=find_order([(row.made.scheme, row.kl) for row in rows]),
+        order=find_order([(row.made.quantized_as or row.made.scheme, row.kl) for row in rows]),
     )
 
 
-def _check(names: Sequence[str], max_tokens: int, tasks: Sequence[Any]) -> None:
+def _check(names: Sequence[str], max_tokens: int, data: Sequence[Any], tasks: Sequence[Any]) -> None:
     if len(names) < 2:
         raise UsageError("nothing to compare with", hint="name another form of the model after the original")
+    if isinstance(data, str) or not data:
+        raise UsageError("texts are a list of at least one")
     if max_tokens < 1:
         raise UsageError(f"answers of {max_tokens} tokens say nothing", hint="`max_tokens:` is at least 1")
     if tasks and len(tasks) != len(names):
@@ -174,7 +175,8 @@ class _Work:
         answers, used = greedy_answers(artifact, self.prompts, self.max_tokens, threads, self._step(name))
         with closing(self._scorer(artifact, threads)) as scorer:
             scheme, kernel, digest = scorer.scheme, scorer.kernel, scorer.sha256()
-        return Computed(name, model, scheme, artifact.size, digest, used, kernel, answers)
+        made_as = _recipe_scheme(artifact)
+        return Computed(name, model, scheme, made_as, artifact.size, digest, used, kernel, answers)
 
     def _scorer(self, artifact: Artifact, threads: int | None) -> EngineScorer:
         return EngineScorer(artifact.path, max(text.plan.seq_len for text in self.texts), threads)
@@ -190,6 +192,12 @@ class _Work:
         """Another model's predictions against them."""
         with closing(self._scorer(artifact, threads)) as scorer:
             return measure(scorer, self.texts, reference, seed, self._step(name))
+
+
+def _recipe_scheme(artifact: Artifact) -> str | None:
+    """What the recipe of a packed file names; other tools' have none."""
+    found = artifact.recipe.get("scheme") if isinstance(artifact.recipe, dict) else None
+    return None if found is None else Scheme.from_dict(found).name
 
 
 def _prompt_ids(chosen: PromptSet, artifact: Artifact) -> list[list[int]]:

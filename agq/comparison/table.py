@@ -30,7 +30,7 @@ def answer_row(found: Comparison, row: Compared) -> list[str | None]:
     tasks = mean_recovery(row.tasks)
     return [
         label(found, row),
-        row.made.scheme,
+        row.made.form,
         human_size(row.made.bytes),
         f"{100 * item.same:.0f} %",
         f"{item.prefix:.1f}",
@@ -41,27 +41,26 @@ def answer_row(found: Comparison, row: Compared) -> list[str | None]:
     ]
 
 
-def text_columns(found: Comparison) -> list[str]:
-    """Heads of the table of texts."""
-    text = ["text"] if _several(found) else []
-    return ["model", *text, "KL", "+- KL", "same top", "ppl", "ratio", "+- ratio"]
+TEXT_COLUMNS = ("model", "KL", "+- KL", "same top", "ppl", "ratio", "+- ratio")
 
 
-def text_rows(found: Comparison, row: Compared) -> list[list[str | None]]:
-    """A model's predictions, a row a text, under text_columns."""
+def text_row(found: Comparison, row: Compared, index: int) -> list[str | None]:
+    """A model's predictions over a text, under TEXT_COLUMNS."""
+    text = row.texts[index]
     return [
-        [
-            label(found, row),
-            *([text.data] if _several(found) else []),
-            f"{text.kl:.5f}",
-            f"{text.kl_stderr:.5f}",
-            f"{100 * text.same_top1:.1f} %",
-            f"{text.ppl:.3f}",
-            f"{text.ratio:.4f}",
-            None if text.ratio_stderr is None else f"{text.ratio_stderr:.4f}",
-        ]
-        for text in row.texts
+        label(found, row),
+        f"{text.kl:.5f}",
+        f"{text.kl_stderr:.5f}",
+        f"{100 * text.same_top1:.1f} %",
+        f"{text.ppl:.3f}",
+        f"{text.ratio:.4f}",
+        None if text.ratio_stderr is None else f"{text.ratio_stderr:.4f}",
     ]
+
+
+def text_titles(found: Comparison) -> list[str]:
+    """Above the tables of texts."""
+    return [f"Next tokens of {text.data}" for text in found.others[0].texts]
 
 
 def kind_columns(found: Comparison) -> list[str]:
@@ -83,10 +82,6 @@ def label(found: Comparison, row: Compared) -> str:
     if row is not found.floor:
         return row.made.name
     return f"{FLOOR}, {row.made.threads} thread{'s' if row.made.threads > 1 else ''}"
-
-
-def _several(found: Comparison) -> bool:
-    return len(found.others[0].texts) > 1
 
 
 def _number(value: float | None) -> str | None:

@@ -16,16 +16,18 @@ from typing import IO, Any
 
 import numpy as np
 
+from agq.comparison.prompts import own_text
 from agq.errors import AgqError
 from agq.evaluation.evaluate import make_plan
 from agq.evaluation.methods import Plan, plan_tokens
 from agq.evaluation.perplexity import Mean, check_finite, divergence, log_softmax
 from agq.evaluation.scorers import Scorer, default_rows
 from agq.files import cache_dir, ensure_free_space
-from agq.text.sources import Text
+from agq.text.sources import Text, is_named
 from agq.text.tokenizers import TextTokenizer
 
 RESAMPLES = 2000  # of the bootstrap
+PROMPTS = "prompts"  # the own prompts as a text; a file of this name wins
 _METHOD = "gptq"  # windows that do not overlap
 
 
@@ -78,17 +80,17 @@ class Reference:
         self.file.close()
 
 
-def cut(text: Text | str, tokenizer: TextTokenizer, seq_len: int, max_windows: int | None) -> WindowedText:
-    """Windows of a text, or of a source of text (`agq.text.sources.load_text`).
+def cut(source: str, tokenizer: TextTokenizer, seq_len: int, max_windows: int | None) -> WindowedText:
+    """Windows of a source of text (`agq.evaluate_perplexity`), or of PROMPTS.
 
     Raises:
         AgqError: a text that cannot be read, or is shorter than one window.
     """
-    if isinstance(text, str):
-        plan, found = make_plan(text, tokenizer, _METHOD, seq_len, max_windows=max_windows)
+    if not is_named(source, PROMPTS):
+        plan, found = make_plan(source, tokenizer, _METHOD, seq_len, max_windows=max_windows)
         return WindowedText(found, plan)
-    ids = tokenizer.encode(text.text)
-    return WindowedText(text, plan_tokens(_METHOD, ids, min(seq_len, len(ids)), max_windows=max_windows))
+    text = own_text()
+    return WindowedText(text, plan_tokens(_METHOD, tokenizer.encode(text.text), seq_len, max_windows=max_windows))
 
 
 def refer(scorer: Scorer, texts: Sequence[WindowedText], report: Callable[[], None] | None = None) -> Reference:

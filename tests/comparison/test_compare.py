@@ -151,6 +151,16 @@ def test_bad_numbers_for_callers(world: Path) -> None:
         compare("m", [])
     with pytest.raises(UsageError, match="say nothing"):
         compare("m", ["m"], max_tokens=0)
+    for data in ("text.txt", ()):
+        with pytest.raises(UsageError, match="texts are a list"):
+            compare("m", ["m"], data=data)
     with pytest.raises(AgqError, match="does not fill one window"):
         (world / "short.txt").write_text("hello")
         compare("m", ["m"], prompts=read_prompts("prompts.jsonl"), data=["short.txt"], seq_len=60)
+
+
+@pytest.mark.slow
+def test_the_order_goes_by_the_recipe(demo_artifact: Path) -> None:
+    """A folder that agq quantized names its scheme; here it is the packed one, too."""
+    found = compare(demo_artifact, [demo_artifact], limit=1, max_tokens=1, max_windows=1, floor=False)
+    assert found.original.quantized_as == "W4A8" and found.order is None

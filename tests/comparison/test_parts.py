@@ -12,6 +12,7 @@ import pytest
 from agq.comparison.order import find_order, main_scheme
 from agq.comparison.page import word_diff
 from agq.comparison.prompts import Prompt, own_prompts, own_text, read_prompts
+from agq.comparison.results import Computed
 from agq.comparison.runner import other_threads, short_names
 from agq.comparison.tasks import Task, mean_recovery, read_tasks, recovery
 from agq.errors import AgqError, UsageError
@@ -81,6 +82,14 @@ def test_order_does_not_hold() -> None:
     assert "does not hold here" in find_order([("W8A8", 0.4), ("W4A4", 0.02)]).sentence()
     assert find_order([("W8A8", 0.4), ("W8A8", 0.2), ("W4A8", 0.1), ("BF16", 0.0)]) is None
     assert main_scheme("BF16") == "BF16"
+
+
+def test_the_form_of_a_model() -> None:
+    def form(scheme: str, recipe: str | None) -> str:
+        return Computed("a", "a", scheme, recipe, 1, "", 1, "", ()).form
+
+    assert form("W8A8", "W4A8_ASYM") == "W4A8_ASYM in W8A8"
+    assert form("W4A4 (92), W4A8 (28)", "W4A4") == "W4A4 (92), W4A8 (28)" and form("BF16", None) == "BF16"
 
 
 def results(path: Path, **scores: dict) -> Path:
