@@ -160,7 +160,5 @@ def _show(found: Comparison) -> None:
             right=range(1, len(TEXT_COLUMNS)),
             least=("ppl", "+- KL", "+- ratio"),
         )
-    for line in found.facts():
+    for line in (*found.facts(), *found.verdict()):
         print(line)
-    if found.order is not None:
-        print(found.order.sentence())

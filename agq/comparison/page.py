@@ -48,7 +48,7 @@ def to_html(found: Comparison) -> str:
     names = ", ".join(row.made.name for row in found.others)
     body = [
         f"<h1>{escape(found.original.name)} and {escape(names)}</h1>",
-        f"<p>{escape(found.order.sentence())}</p>" if found.order is not None else "",
+        *(f"<p>{escape(sentence)}</p>" for sentence in found.verdict()),
         f"<h2>Answers to {len(found.prompts.prompts)} prompts</h2>",
         _table(answer_columns(found), [answer_row(found, row) for row in found.rows]),
         f'<p class="soft">{_ANSWERS}</p>',

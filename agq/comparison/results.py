@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from agq.comparison.answers import AnswerDistance, Summary, summary
+from agq.comparison.choice import Candidate, Choice, choose
 from agq.comparison.order import Order, same_scheme
 from agq.comparison.prompts import PromptSet
 from agq.comparison.tasks import TaskRecovery
@@ -68,6 +70,12 @@ class Compared:
         """KL divergence over all scored positions of all texts, nats."""
         return sum(text.kl * text.tokens for text in self.texts) / sum(text.tokens for text in self.texts)
 
+    @property
+    def kl_stderr(self) -> float:
+        """Its standard error."""
+        parts = [text.kl_stderr * text.tokens for text in self.texts]
+        return math.hypot(*parts) / sum(text.tokens for text in self.texts)
+
     def by_kind(self, prompts: PromptSet) -> dict[str, Summary]:
         """The means of each kind of prompts."""
         pairs = list(zip(prompts.prompts, self.distances, strict=True))
@@ -113,6 +121,16 @@ class Comparison:
         """The floor, where it was run, and the others."""
         return [*([self.floor] if self.floor is not None else []), *self.others]
 
+    @property
+    def choice(self) -> Choice:
+        """What it says about which of the others to take."""
+        return choose([Candidate(row.made.name, row.made.bytes, row.kl, row.kl_stderr) for row in self.others])
+
+    def verdict(self) -> list[str]:
+        """Sentences for people: which model is nearest, and whether the known order of schemes holds."""
+        chosen = [self.choice.sentence()] if len(self.others) > 1 else []
+        return chosen + ([self.order.sentence()] if self.order is not None else [])
+
     def has(self, measure: str) -> bool:
         """Whether a measure of the answers was run."""
         return getattr(self.others[0].summary, measure) is not None
@@ -153,6 +171,11 @@ class Comparison:
             "seed": self.seed,
             "resamples": RESAMPLES,
             "order": asdict(self.order) if self.order is not None else None,
+            "choice": {
+                "nearest": self.choice.nearest.name,
+                "smallest": self.choice.smallest.name,
+                "beaten": self.choice.beaten,
+            },
             "outputs": [self._output(index) for index in range(len(self.prompts.prompts))],
             "seconds": round(self.seconds, 3),
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agq.comparison.choice import Candidate, choose
 from agq.comparison.order import find_order, main_scheme
 from agq.comparison.page import word_diff
 from agq.comparison.prompts import Prompt, own_prompts, own_text, read_prompts
@@ -136,6 +137,24 @@ def test_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (other_threads(1), other_threads(2)) == (2, 1)
     monkeypatch.setattr("agq.comparison.runner.most_threads", lambda: 1)
     assert other_threads(1) is None
+
+
+def test_choice() -> None:
+    """Sizes within one percent are the same, and distances within two standard errors of their difference."""
+    models = [
+        Candidate("W8", 1368, 0.016, 0.0002),
+        Candidate("a", 880, 0.160, 0.003),
+        Candidate("b", 878, 0.168, 0.003),
+        Candidate("c", 885, 0.2, 0.004),
+        Candidate("W8b", 1400, 0.4, 0.006),
+    ]
+    found = choose(models)
+    assert (found.nearest.name, found.smallest.name, found.beaten) == ("W8", "a", {"c": "a", "W8b": "W8"})
+    assert found.sentence() == (
+        "Nearest: W8 (KL 0.016, 1.4 kB). Smallest: a (KL 0.16, 880 bytes). "
+        "Another one is no larger and nearer than: c (a), W8b (W8)."
+    )
+    assert choose(models[:1]).sentence() == "Nearest and smallest: W8 (KL 0.016, 1.4 kB)."
 
 
 class Tags(HTMLParser):
