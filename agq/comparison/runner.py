@@ -22,6 +22,7 @@ from agq.comparison.texts import PROMPTS, Reference, TextDistance, WindowedText,
 from agq.errors import AgqError, UsageError
 from agq.evaluation import EngineScorer
 from agq.evaluation.evaluate import check_same_tokens
+from agq.evaluation.perplexity import check_same_vocabulary
 from agq.recipe.schemes import Scheme
 from agq.runtime.generation import load_tokenizer
 from agq.runtime.opening import opened, template_of
@@ -84,6 +85,7 @@ def compare(
     tokenizer = TextTokenizer.from_artifact(artifacts[0])
     for artifact in artifacts[1:]:
         check_same_tokens(tokenizer, TextTokenizer.from_artifact(artifact))
+        check_same_vocabulary(artifact.spec.vocab, artifacts[0].spec.vocab)
     length = min(seq_len, artifacts[0].spec.context)
     texts = [cut(os.fspath(source), tokenizer, length, max_windows) for source in data]
     work = _Work(_prompt_ids(chosen, artifacts[0]), max_tokens, texts, report)

@@ -130,10 +130,13 @@ def measure(
     seed: int = 0,
     report: Callable[[], None] | None = None,
 ) -> list[TextDistance]:
-    """A model against the original, text by text. seed: of the bootstrap. report: called after each window.
+    """A model against the original, text by text.
+
+    Args:
+        scorer: of the original's vocabulary. seed: of the bootstrap. report: called after each window.
 
     Raises:
-        AgqError: another vocabulary than the original's; logits that are not finite.
+        AgqError: logits that are not finite.
     """
     reference.file.seek(0)
     return [

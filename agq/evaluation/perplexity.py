@@ -169,11 +169,7 @@ def compare_plan(
     Raises:
         AgqError: vocabularies of different size; logits that are not finite.
     """
-    if scorer.vocab != baseline.vocab:
-        raise AgqError(
-            f"the models' vocabularies differ: {scorer.vocab} and {baseline.vocab} entries",
-            hint="a baseline is the same model in another form",
-        )
+    check_same_vocabulary(scorer.vocab, baseline.vocab)
     rows = rows or default_rows(scorer.vocab)
     ours, theirs, difference, kl, same = Mean(), Mean(), Mean(), Mean(), Mean()
     for index, window in enumerate(plan.windows):
@@ -243,6 +239,15 @@ def divergence(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     np.subtract(log_p, log_q, out=log_q)
     np.multiply(log_q, np.exp(log_p), out=log_q)
     return log_q.sum(axis=1, dtype=np.float64)
+
+
+def check_same_vocabulary(ours: int, theirs: int) -> None:
+    """AgqError where two models have vocabularies of different size."""
+    if ours != theirs:
+        raise AgqError(
+            f"the models' vocabularies differ: {ours} and {theirs} entries",
+            hint="only forms of one model can be compared with each other",
+        )
 
 
 def check_finite(value: float, index: int) -> None:

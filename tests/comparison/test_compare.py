@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import agq
+from agq.cli.compare import _show
 from agq.comparison import compare, read_prompts, to_html
 from agq.errors import AgqError, UsageError
 from agq.runtime.chat import ChatTemplate
@@ -27,6 +30,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, tokenizer in (("m", sentencepiece_like()), ("chat", sentencepiece_like()), ("other", byte_level())):
         write_folder(folder / name, config("llama", vocab_size=300))
         tokenizer.save(str(folder / name / "tokenizer.json"))
+    write_folder(folder / "wide", config("llama", vocab_size=310))
+    sentencepiece_like().save(str(folder / "wide" / "tokenizer.json"))
     (folder / "chat" / "chat_template.jinja").write_text(TEMPLATE)
     for weights in ("int8", "int4"):
         agq.pack(folder / "m", folder / f"{weights}.agq.safetensors", weights=weights)
@@ -124,6 +129,7 @@ def test_prompts_go_through_the_chat_template(world: Path) -> None:
     ("arguments", "said"),
     [
         (("m", "other"), "different tokenizers"),
+        (("m", "wide"), "vocabularies differ: 310 and 300"),
         (("m", "absent"), "absent"),
         (("m", "text.txt"), "is a text file"),
         (("m", "int4.agq.safetensors"), "prompt `chat-1` has"),
@@ -157,6 +163,23 @@ def test_bad_numbers_for_callers(world: Path) -> None:
     with pytest.raises(AgqError, match="does not fill one window"):
         (world / "short.txt").write_text("hello")
         compare("m", ["m"], prompts=read_prompts("prompts.jsonl"), data=["short.txt"], seq_len=60)
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_tables_fit_the_terminal(world: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """All measures, five models, a long scheme."""
+    found = compare("m", ["int8.agq.safetensors"], prompts=read_prompts("prompts.jsonl"), max_tokens=2,
+                    data=["text.txt"], seq_len=16, max_windows=2, floor=True)  # fmt: skip
+    (row,) = found.others
+    measured = replace(row.summary, rouge1=0.5, rouge_l=0.5, bert_score=0.5, sts=0.5)
+    row = replace(row, summary=measured, made=replace(row.made, name="smollm2-W4A4", scheme="W4A4 (92), W4A8 (28)"))
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("agq.reporting.console.is_terminal", lambda stream: True)
+    _show(replace(found, others=[row]))
+    text = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    table = text.partition("original:")[0].splitlines()
+    assert max(map(len, table)) <= width and sum("smollm2-W4A4" in line for line in table) == 2
+    assert "KL" in text and "ROUGE-L" in text
 
 
 @pytest.mark.slow
