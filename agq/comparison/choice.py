@@ -47,8 +47,8 @@ class Choice:
         else:
             found = f"Nearest: {self.nearest.sentence()}. Smallest: {self.smallest.sentence()}."
         if self.beaten:
-            pairs = ", ".join(f"{name} ({by})" for name, by in self.beaten.items())
-            found += f" Another one is no larger and nearer than: {pairs}."
+            pairs = ", ".join(f"{by} than {name}" for name, by in self.beaten.items())
+            found += f" No larger, and nearer: {pairs}."
         return found
 
 

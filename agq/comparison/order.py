@@ -49,12 +49,7 @@ def find_order(models: Sequence[tuple[str, float]]) -> Order | None:
     return Order([places[place] for place, _ in known], [kl for _, kl in known], holds)
 
 
-def same_scheme(one: str, two: str) -> bool:
-    """Whether two schemes have the same bits, zero points apart."""
-    return main_scheme(one) == main_scheme(two)
-
-
 def main_scheme(text: str) -> str:
-    """Bits of the scheme that stands first: "W4A8" of "W4A8_ASYM (30), W8A8 (6)"."""
+    """Bits of the scheme that stands first: "W4A8" of "W4A8_ASYM (30), W8A8 (6)", "BF16" of "BF16 (3), F32 (1)"."""
     found = re.match(r"W\d+A\d+", text)
-    return found[0] if found else text
+    return found[0] if found else text.partition(" ")[0]

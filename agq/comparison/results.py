@@ -9,7 +9,7 @@ from typing import Any
 
 from agq.comparison.answers import AnswerDistance, Summary, summary
 from agq.comparison.choice import Candidate, Choice, choose
-from agq.comparison.order import Order, same_scheme
+from agq.comparison.order import Order, main_scheme
 from agq.comparison.prompts import PromptSet
 from agq.comparison.tasks import TaskRecovery
 from agq.comparison.texts import RESAMPLES, TextDistance
@@ -39,9 +39,11 @@ class Computed:
 
     @property
     def form(self) -> str:
-        """The scheme, for people."""
-        recipe = self.quantized_as
-        return self.scheme if recipe is None or same_scheme(recipe, self.scheme) else f"{recipe} in {self.scheme}"
+        """The scheme of most linears, for people."""
+        packed = main_scheme(self.scheme)
+        name = packed + (" mixed" if "," in self.scheme else "")
+        recipe = main_scheme(self.quantized_as or packed)
+        return name if recipe == packed else f"{recipe} in {name}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, without the answers."""

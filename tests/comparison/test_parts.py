@@ -89,8 +89,9 @@ def test_the_form_of_a_model() -> None:
     def form(scheme: str, recipe: str | None) -> str:
         return Computed("a", "a", scheme, recipe, 1, "", 1, "", ()).form
 
-    assert form("W8A8", "W4A8_ASYM") == "W4A8_ASYM in W8A8"
-    assert form("W4A4 (92), W4A8 (28)", "W4A4") == "W4A4 (92), W4A8 (28)" and form("BF16", None) == "BF16"
+    assert form("W8A8", "W4A8_ASYM") == "W4A8 in W8A8" and form("W4A8_ASYM", "W4A8_ASYM") == "W4A8"
+    assert form("W4A4 (92), W4A8 (28)", "W4A4") == "W4A4 mixed" and form("BF16", None) == "BF16"
+    assert form("F32 (3), BF16 (2)", None) == "F32 mixed"
 
 
 def results(path: Path, **scores: dict) -> Path:
@@ -152,7 +153,7 @@ def test_choice() -> None:
     assert (found.nearest.name, found.smallest.name, found.beaten) == ("W8", "a", {"c": "a", "W8b": "W8"})
     assert found.sentence() == (
         "Nearest: W8 (KL 0.016, 1.4 kB). Smallest: a (KL 0.16, 880 bytes). "
-        "Another one is no larger and nearer than: c (a), W8b (W8)."
+        "No larger, and nearer: a than c, W8 than W8b."
     )
     assert choose(models[:1]).sentence() == "Nearest and smallest: W8 (KL 0.016, 1.4 kB)."
 
