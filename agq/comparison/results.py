@@ -190,4 +190,5 @@ class Comparison:
             "prompt": prompt.text,
             "original": self.original.answers[index].text,
             "others": {row.made.name: row.made.answers[index].text for row in self.others},
+            "distances": {row.made.name: asdict(row.distances[index]) for row in self.others},
         }

@@ -81,7 +81,7 @@ rows: [{name: W4A8, options: {preset: rtn, scheme: W4A8}}]
 QUICK = {
     "AGQ_CALIBRATION_SAMPLES": "1", "AGQ_CALIBRATION_SEQ_LEN": "64", "AGQ_TUNE": "0", "AGQ_FORCE": "1",
     "AGQ_MAX_TOKENS": "4", "AGQ_MAX_WINDOWS": "1", "AGQ_REPETITIONS": "1", "AGQ_LIMITS": "0", "AGQ_STARTUP": "0",
-    "AGQ_THREADS": "1", "AGQ_PLOT": "0", "AGQ_NO_PROGRESS": "1", "AGQ_PPL_SEQ_LEN": "64",
+    "AGQ_THREADS": "1", "AGQ_LIMIT": "1", "AGQ_PLOT": "0", "AGQ_NO_PROGRESS": "1", "AGQ_PPL_SEQ_LEN": "64",
 }  # fmt: skip
 
 

@@ -70,6 +70,7 @@ def test_numbers_are_those_of_other_commands(call) -> None:
             for output in found["outputs"]:
                 assert output["original"] == one.generate(output["prompt"], max_tokens=12)
                 assert output["others"][row["name"]] == two.generate(output["prompt"], max_tokens=12)
+                assert output["distances"][row["name"]]["same"] == (output["original"] == output["others"][row["name"]])
         assert row["answers"]["same"] == np.mean(
             [output["original"] == output["others"][row["name"]] for output in found["outputs"]]
         )
