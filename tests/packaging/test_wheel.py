@@ -56,8 +56,9 @@ def test_tag_and_content(wheel: Path, repository: Path) -> None:
     configs = repository / "configs"
     recipes = {f"agq/configs/{path.relative_to(configs)}" for path in configs.rglob("*.yaml")}
     assert recipes == {name for name in names if name.startswith("agq/configs/")}
-    texts = {str(path.relative_to(repository)) for path in (repository / "agq/text/own").iterdir()}
-    assert texts == {name for name in names if name.startswith("agq/text/own/")}
+    for own in ("agq/text/own", "agq/comparison/own"):
+        texts = {str(path.relative_to(repository)) for path in (repository / own).iterdir()}
+        assert texts == {name for name in names if name.startswith(f"{own}/")}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "demo/", "kernels/")) for name in names)
 
