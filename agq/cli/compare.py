@@ -158,7 +158,7 @@ def _show(found: Comparison) -> None:
             [text_row(found, row, index) for row in found.rows],
             title=title,
             right=range(1, len(TEXT_COLUMNS)),
-            least=("ppl", "+- KL", "+- ratio"),
+            least=("+- KL", "+-", "ppl", "abits"),
         )
     for line in (*found.facts(), *found.verdict()):
         print(line)

@@ -17,8 +17,9 @@ _ANSWERS = (
     "rest: how much the words (ROUGE) and the meaning (BERTScore, STS) have in common; 1 is everything."
 )
 _TEXTS = (
-    "KL: how far the predictions are from the original's, in nats; 0 is not at all. same top: how often the likeliest "
-    "next token is the same. ratio: perplexity over the original's. +-: standard errors."
+    "KL: how far the predictions are from the original's, in nats; 0 is not at all. top-1: how often the likeliest "
+    "next token is the same. abits: effective bits of the activations; -: floats. ratio: perplexity over the "
+    "original's. +-: standard errors."
 )
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --ink: #1b1f24; --soft: #5a6472; --line: #d5dae1; --card: #f6f8fa;

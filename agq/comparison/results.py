@@ -13,6 +13,7 @@ from agq.comparison.order import Order, main_scheme
 from agq.comparison.prompts import PromptSet
 from agq.comparison.tasks import TaskRecovery
 from agq.comparison.texts import RESAMPLES, TextDistance
+from agq.formats.effective import ActivationBits
 from agq.runtime.batch import Answer
 
 
@@ -21,16 +22,17 @@ class Computed:
     """A model and its answers.
 
     Attributes:
-        name: short, unique among the models. model: as given. scheme: number formats of the packed file. quantized_as:
-            the scheme that its recipe names, None without a recipe: weights of 4 bits whose scales differ by channel,
-            as Agile-Quant's, are packed with 8. bytes, sha256: of the packed file. threads, kernel: that computed it.
-            answers: one a prompt.
+        name: short, unique among the models. model: as given. scheme: number formats of the packed file.
+        quantized_as: the scheme that its recipe names, None without a recipe: weights of 4 bits whose scales differ by
+            channel, as Agile-Quant's, are packed with 8. activation_bits: effective ones, None where inputs are floats.
+        bytes, sha256: of the packed file. threads, kernel: that computed it. answers: one a prompt.
     """
 
     name: str
     model: str
     scheme: str
     quantized_as: str | None
+    activation_bits: ActivationBits | None
     bytes: int
     sha256: str
     threads: int
@@ -48,7 +50,8 @@ class Computed:
     def to_dict(self) -> dict[str, Any]:
         """JSON types, without the answers."""
         found = {name: value for name, value in vars(self).items() if name not in ("answers", "sha256")}
-        return found | {"model_sha256": self.sha256}
+        bits = self.activation_bits
+        return found | {"activation_bits": None if bits is None else bits.mean, "model_sha256": self.sha256}
 
 
 @dataclass(frozen=True)
@@ -142,15 +145,24 @@ class Comparison:
         text = self.others[0].texts[0]
         way = "through the chat template" if self.chat else "as texts to continue"
         answers = self.others[0].summary
+        lowest = (
+            [] if self.floor is None else [f"floor: the original against itself, threads: {self.floor.made.threads}"]
+        )
         return [
             f"original: {self.original.model}, {self.original.form}, {self.original.kernel}, "
-            f"{self.original.threads} threads",
+            f"threads: {self.original.threads}",
+            *lowest,
             f"answers: greedy, at most {self.max_tokens} tokens, {answers.tokens:.1f} in the original's mean answer; "
             f"{self.prompts.label}, {way}",
             *(
                 f"text: {text.data}, {text.windows} windows of {text.seq_len} tokens, sha256 {text.data_sha256[:16]}; "
                 f"the original's perplexity {text.original_ppl:.3f}"
                 for text in self.others[0].texts
+            ),
+            *(
+                f"effective activation bits of {row.made.name}: {row.made.activation_bits.describe()}"
+                for row in self.others
+                if row.made.activation_bits is not None and row.made.activation_bits.coarse
             ),
             f"error of the ratio: paired bootstrap over {text.windows} windows, {RESAMPLES} draws, seed {self.seed}",
             *([f"sentence model: {self.sentence_model}"] if self.sentence_model is not None else []),

@@ -176,9 +176,18 @@ class _Work:
         """A model's answers."""
         answers, used = greedy_answers(artifact, self.prompts, self.max_tokens, threads, self._step(name))
         with closing(self._scorer(artifact, threads)) as scorer:
-            scheme, kernel, digest = scorer.scheme, scorer.kernel, scorer.sha256()
-        made_as = _recipe_scheme(artifact)
-        return Computed(name, model, scheme, made_as, artifact.size, digest, used, kernel, answers)
+            return Computed(
+                name=name,
+                model=model,
+                scheme=scorer.scheme,
+                quantized_as=_recipe_scheme(artifact),
+                activation_bits=scorer.activation_bits,
+                bytes=artifact.size,
+                sha256=scorer.sha256(),
+                threads=used,
+                kernel=scorer.kernel,
+                answers=answers,
+            )
 
     def _scorer(self, artifact: Artifact, threads: int | None) -> EngineScorer:
         return EngineScorer(artifact.path, max(text.plan.seq_len for text in self.texts), threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agq.comparison.results import Compared, Comparison
 from agq.comparison.tasks import mean_recovery
+from agq.formats.effective import number
 from agq.reporting.output import human_size
 
 FLOOR = "floor"
@@ -35,23 +36,24 @@ def answer_row(found: Comparison, row: Compared) -> list[str | None]:
         f"{100 * item.same:.0f} %",
         f"{item.prefix:.1f}",
         f"{item.prefix_median:g}",
-        *([_number(item.rouge1), _number(item.rouge_l)] if found.has("rouge_l") else []),
-        *([_number(item.bert_score), _number(item.sts)] if found.has("bert_score") else []),
+        *([_measure(item.rouge1), _measure(item.rouge_l)] if found.has("rouge_l") else []),
+        *([_measure(item.bert_score), _measure(item.sts)] if found.has("bert_score") else []),
         *([None if tasks is None else f"{100 * tasks:.1f} %"] if any(one.tasks for one in found.others) else []),
     ]
 
 
-TEXT_COLUMNS = ("model", "KL", "+- KL", "same top", "ppl", "ratio", "+- ratio")
+TEXT_COLUMNS = ("model", "KL", "+- KL", "top-1", "abits", "ppl", "ratio", "+-")
 
 
 def text_row(found: Comparison, row: Compared, index: int) -> list[str | None]:
     """A model's predictions over a text, under TEXT_COLUMNS."""
-    text = row.texts[index]
+    text, bits = row.texts[index], row.made.activation_bits
     return [
         label(found, row),
         f"{text.kl:.5f}",
         f"{text.kl_stderr:.5f}",
         f"{100 * text.same_top1:.1f} %",
+        None if bits is None else number(bits.mean),
         f"{text.ppl:.3f}",
         f"{text.ratio:.4f}",
         None if text.ratio_stderr is None else f"{text.ratio_stderr:.4f}",
@@ -79,10 +81,8 @@ def kind_row(found: Comparison, row: Compared) -> list[str | None]:
 
 def label(found: Comparison, row: Compared) -> str:
     """What a row is called."""
-    if row is not found.floor:
-        return row.made.name
-    return f"{FLOOR}, {row.made.threads} thread{'s' if row.made.threads > 1 else ''}"
+    return FLOOR if row is found.floor else row.made.name
 
 
-def _number(value: float | None) -> str | None:
+def _measure(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}"

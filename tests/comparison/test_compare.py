@@ -15,6 +15,7 @@ import agq
 from agq.cli.compare import _show
 from agq.comparison import compare, read_prompts, to_html
 from agq.errors import AgqError, UsageError
+from agq.formats.effective import ActivationBits, Kind
 from agq.runtime.chat import ChatTemplate
 from agq.runtime.opening import opened
 from tests.checkpoint.folders import config, write_folder
@@ -74,6 +75,7 @@ def test_numbers_are_those_of_other_commands(call) -> None:
         assert row["answers"]["same"] == np.mean(
             [output["original"] == output["others"][row["name"]] for output in found["outputs"]]
         )
+        assert row["activation_bits"] == 8 and found["original"]["activation_bits"] is None
         assert row["identical"] is False and text["kl"] > 0
     assert found["models"][0]["texts"][0]["kl"] < found["models"][1]["texts"][0]["kl"]
 
@@ -173,14 +175,23 @@ def test_tables_fit_the_terminal(world: Path, width: int, monkeypatch: pytest.Mo
                     data=["text.txt"], seq_len=16, max_windows=2, floor=True)  # fmt: skip
     (row,) = found.others
     measured = replace(row.summary, rouge1=0.5, rouge_l=0.5, bert_score=0.5, sts=0.5)
-    row = replace(row, summary=measured, made=replace(row.made, name="smollm2-W4A4", scheme="W4A4 (92), W4A8 (28)"))
+    kinds = (Kind("4 g32", 4, 92, 0.9, False), Kind("8 per token", 8, 28, 0.1, True))
+    bits = ActivationBits(4.58, kinds, True)
+    made = replace(row.made, name="smollm2-W4A4", scheme="W4A4 (92), W4A8 (28)", activation_bits=bits)
+    row = replace(row, summary=measured, made=made)
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr("agq.reporting.console.is_terminal", lambda stream: True)
     _show(replace(found, others=[row]))
     text = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
     table = text.partition("original:")[0].splitlines()
     assert max(map(len, table)) <= width and sum("smollm2-W4A4" in line for line in table) == 2
-    assert "KL" in text and "ROUGE-L" in text
+    assert (
+        "floor: the original against itself, threads: " in text
+        and "ROUGE-L" in text
+        and " 4.58 " in text
+        and "W4A4 mixed" in text
+    )
+    assert "effective activation bits of smollm2-W4A4: 4.58; 28 of 120 inputs are finer" in text
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_order_does_not_hold() -> None:
 
 def test_the_form_of_a_model() -> None:
     def form(scheme: str, recipe: str | None) -> str:
-        return Computed("a", "a", scheme, recipe, 1, "", 1, "", ()).form
+        return Computed("a", "a", scheme, recipe, None, 1, "", 1, "", ()).form
 
     assert form("W8A8", "W4A8_ASYM") == "W4A8 in W8A8" and form("W4A8_ASYM", "W4A8_ASYM") == "W4A8"
     assert form("W4A4 (92), W4A8 (28)", "W4A4") == "W4A4 mixed" and form("BF16", None) == "BF16"
