@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,10 +99,11 @@ def compare(
     """
     from agq.comparison import compare as compare_models
     from agq.comparison import read_prompts, read_tasks, to_html
+    from agq.files import atomic_writer
 
     chosen = read_prompts(prompts) if prompts is not None else None
     tasks = [read_tasks(path) for path in lm_eval or ()]
-    with progress("compare", unit="steps") as bar:
+    with atomic_writer(html) if html is not None else nullcontext() as page, progress("compare", unit="steps") as bar:
         bar.update(note="reading models and texts")
         found = compare_models(
             original,
@@ -120,10 +122,8 @@ def compare(
             report=bar.reach,
             note=_note,
         )
-    if html is not None:
-        from agq.files import atomic_write_text
-
-        atomic_write_text(html, to_html(found))
+        if page is not None:
+            page.write(to_html(found).encode("utf-8"))
     if json:
         from agq.reporting.output import print_json
 
@@ -141,14 +141,14 @@ def _note(problem: str, hint: str | None) -> None:
 
 
 def _show(found: Comparison) -> None:
-    from agq.comparison.table import TEXT_COLUMNS, answer_columns, answer_row, text_row, text_titles
+    from agq.comparison.table import TEXT_COLUMNS, answer_columns, answer_row, answer_title, text_row, text_titles
     from agq.reporting.output import print_table
 
     columns = answer_columns(found)
     print_table(
         columns,
         [answer_row(found, row) for row in found.rows],
-        title=f"Answers to {len(found.prompts.prompts)} prompts",
+        title=answer_title(found),
         right=range(2, len(columns)),
         least=("median", "ROUGE-1", "STS", "prefix", "size", "BERTScore"),
     )

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from agq.reporting import console
+from agq.reporting.output import counted
 
 if TYPE_CHECKING:
     from agq.runtime.session import Session
@@ -28,11 +29,6 @@ def report_speed(session: Session, generation: Any, brief: bool = False) -> None
         + f"; {values.finish_reason}"
         + (f"; look-up {values.accepted} of {values.drafted} tokens right" if values.drafted else "")
     )
-
-
-def counted(number: int, word: str) -> str:
-    """ "1 token", "2 tokens"."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def report_end(session: Session, generation: Any, told: bool) -> None:

@@ -9,7 +9,16 @@ from html import escape
 from textwrap import shorten
 
 from agq.comparison.results import Compared, Comparison
-from agq.comparison.table import TEXT_COLUMNS, answer_columns, answer_row, kind_columns, kind_row, text_row, text_titles
+from agq.comparison.table import (
+    TEXT_COLUMNS,
+    answer_columns,
+    answer_row,
+    answer_title,
+    kind_columns,
+    kind_row,
+    text_row,
+    text_titles,
+)
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 _ANSWERS = (
@@ -50,7 +59,7 @@ def to_html(found: Comparison) -> str:
     body = [
         f"<h1>{escape(found.original.name)} and {escape(names)}</h1>",
         *(f"<p>{escape(sentence)}</p>" for sentence in found.verdict()),
-        f"<h2>Answers to {len(found.prompts.prompts)} prompts</h2>",
+        f"<h2>{answer_title(found)}</h2>",
         _table(answer_columns(found), [answer_row(found, row) for row in found.rows]),
         f'<p class="soft">{_ANSWERS}</p>',
         *(part for index, title in enumerate(text_titles(found)) for part in _text(found, index, title)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from agq.comparison.prompts import PromptSet
 from agq.comparison.tasks import TaskRecovery
 from agq.comparison.texts import RESAMPLES, TextDistance
 from agq.formats.effective import ActivationBits
+from agq.reporting.output import counted
 from agq.runtime.batch import Answer
 
 
@@ -140,34 +141,32 @@ class Comparison:
         """Whether a measure of the answers was run."""
         return getattr(self.others[0].summary, measure) is not None
 
-    def facts(self) -> list[str]:
+    def facts(self) -> Iterator[str]:
         """What the numbers depend on, a line each, for people."""
-        text = self.others[0].texts[0]
+        original, first = self.original, self.others[0]
+        yield f"original: {original.model}, {original.form}, {original.kernel}, {counted(original.threads, 'thread')}"
+        if self.floor is not None:
+            yield f"floor: the original against itself with {counted(self.floor.made.threads, 'thread')}"
         way = "through the chat template" if self.chat else "as texts to continue"
-        answers = self.others[0].summary
-        lowest = (
-            [] if self.floor is None else [f"floor: the original against itself, threads: {self.floor.made.threads}"]
+        yield (
+            f"answers: greedy, at most {counted(self.max_tokens, 'token')}, {first.summary.tokens:.1f} in the "
+            f"original's mean answer; {self.prompts.label}, {way}"
         )
-        return [
-            f"original: {self.original.model}, {self.original.form}, {self.original.kernel}, "
-            f"threads: {self.original.threads}",
-            *lowest,
-            f"answers: greedy, at most {self.max_tokens} tokens, {answers.tokens:.1f} in the original's mean answer; "
-            f"{self.prompts.label}, {way}",
-            *(
-                f"text: {text.data}, {text.windows} windows of {text.seq_len} tokens, sha256 {text.data_sha256[:16]}; "
-                f"the original's perplexity {text.original_ppl:.3f}"
-                for text in self.others[0].texts
-            ),
-            *(
-                f"effective activation bits of {row.made.name}: {row.made.activation_bits.describe()}"
-                for row in self.others
-                if row.made.activation_bits is not None and row.made.activation_bits.coarse
-            ),
-            f"error of the ratio: paired bootstrap over {text.windows} windows, {RESAMPLES} draws, seed {self.seed}",
-            *([f"sentence model: {self.sentence_model}"] if self.sentence_model is not None else []),
-            *(f"not run: {why}" for why in self.not_run),
-        ]
+        for text in first.texts:
+            yield (
+                f"text: {text.data}, {counted(text.windows, 'window')} of {text.seq_len} tokens, sha256 "
+                f"{text.data_sha256[:16]}; the original's perplexity {text.original_ppl:.3f}"
+            )
+        if any(text.windows > 1 for text in first.texts):
+            yield f"error of the ratio: paired bootstrap over windows, {RESAMPLES} draws, seed {self.seed}"
+        for row in self.others:
+            bits = row.made.activation_bits
+            if bits is not None and bits.coarse:
+                yield f"effective activation bits of {row.made.name}: {bits.describe()}"
+        if self.sentence_model is not None:
+            yield f"sentence model: {self.sentence_model}"
+        for why in self.not_run:
+            yield f"not run: {why}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 from agq.comparison.results import Compared, Comparison
 from agq.comparison.tasks import mean_recovery
 from agq.formats.effective import number
-from agq.reporting.output import human_size
+from agq.reporting.output import counted, human_size
 
 FLOOR = "floor"
+
+
+def answer_title(found: Comparison) -> str:
+    """Above the table of answers."""
+    return f"Answers to {counted(len(found.prompts.prompts), 'prompt')}"
 
 
 def answer_columns(found: Comparison) -> list[str]:

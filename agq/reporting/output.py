@@ -53,6 +53,11 @@ def human_size(nbytes: int | float) -> str:
     return f"{nbytes:.1f} TB"
 
 
+def counted(number: int, word: str) -> str:
+    """ "1 token", "2 tokens"."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[Any]],
