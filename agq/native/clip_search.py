@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agq.errors import AgqError
 from agq.native.library import Library, load_library
@@ -50,23 +50,83 @@ def clip_search(
     """
     import numpy as np
 
-    groups, size = values.shape
-    best, sure = np.empty(groups, np.int32), np.empty(groups, np.uint8)
+    best, sure = np.empty(len(values), np.int32), np.empty(len(values), np.uint8)
     ffi = found.ffi
-    arrays = {"values": values, "scale": scale, "zero": zero, "importance": importance}
-    problem = ffi.new("agq_clip_problem *")
-    kept = []
-    for name, array in arrays.items():
-        if array is not None:
-            assert array.dtype == np.float32 and array.flags.c_contiguous
-            kept.append(ffi.from_buffer("float[]", array))
-            setattr(problem, name, kept[-1])
-    problem.groups, problem.size, problem.steps = groups, size, scale.shape[1]
-    problem.period = 0 if importance is None else importance.shape[0]
-    problem.lowest, problem.highest = limits
-    problem.margin = MARGIN
+    problem, kept = _problem(found, values, scale, zero, importance, limits)
     status = found.c.agq_clip_search(problem, ffi.from_buffer("int32_t[]", best), ffi.from_buffer(sure), threads)
+    del kept
     if status == found.c.AGQ_ERR_MEMORY:
         raise MemoryError
     assert status == found.c.AGQ_OK, f"agq_clip_search: {status}"
     return best, sure.astype(bool)
+
+
+def clip_errors(
+    found: Library,
+    values: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray | None,
+    importance: np.ndarray | None,
+    limits: tuple[int, int],
+    lanes: int | None = None,
+) -> np.ndarray:
+    """float32 [groups, steps]: the sum of each grid, bit for bit as PyTorch computes it with vectors of `lanes` floats,
+    by default those of this machine. Arguments as of `clip_search`."""
+    import numpy as np
+
+    errors = np.empty(scale.shape, np.float32)
+    problem, kept = _problem(found, values, scale, zero, importance, limits)
+    status = found.c.agq_clip_errors(problem, lanes or torch_lanes(found), found.ffi.from_buffer("float[]", errors))
+    del kept
+    assert status == found.c.AGQ_OK, f"agq_clip_errors: {status}"
+    return errors
+
+
+def least_error(
+    found: Library,
+    values: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray | None,
+    importance: np.ndarray | None,
+    limits: tuple[int, int],
+) -> np.ndarray:
+    """int32 [groups]: the first grid with the least of `clip_errors`, 0 where none is finite. It decides where
+    `clip_search` is not sure."""
+    import numpy as np
+
+    errors = clip_errors(found, values, scale, zero, importance, limits)
+    chosen: np.ndarray = np.where(np.isnan(errors), np.float32(np.inf), errors).argmin(axis=1).astype(np.int32)
+    return chosen
+
+
+@cache
+def torch_lanes(found: Library) -> int:
+    """Floats of the vectors that PyTorch adds with on this machine."""
+    features = set(found.cpu_features)
+    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= features:
+        return 16
+    return 4 if "asimd" in features else 8
+
+
+def _problem(
+    found: Library,
+    values: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray | None,
+    importance: np.ndarray | None,
+    limits: tuple[int, int],
+) -> tuple[Any, list[Any]]:
+    """The arrays as an agq_clip_problem, and what must live as long as it."""
+    import numpy as np
+
+    problem, kept = found.ffi.new("agq_clip_problem *"), []
+    for name, array in {"values": values, "scale": scale, "zero": zero, "importance": importance}.items():
+        if array is not None:
+            assert array.dtype == np.float32 and array.flags.c_contiguous
+            kept.append(found.ffi.from_buffer("float[]", array))
+            setattr(problem, name, kept[-1])
+    (problem.groups, problem.size), problem.steps = values.shape, scale.shape[1]
+    problem.period = 0 if importance is None else importance.shape[0]
+    problem.lowest, problem.highest = limits
+    problem.margin = MARGIN
+    return problem, kept

@@ -307,6 +307,10 @@ typedef struct {
 /* best[groups]: the step with the least error. sure[groups]: 1 where every other step's is larger by more than `margin`:
  * 2e-5 is above the errors of the sums. AGQ_OK, AGQ_ERR_ARGUMENT or AGQ_ERR_MEMORY. */
 int agq_clip_search(const agq_clip_problem *problem, int32_t *best, uint8_t *sure, int threads);
+/* errors[groups][steps], as PyTorch computes them in float32 on a processor whose vectors have `lanes` floats (4, 8 or 16):
+ * what decides where agq_clip_search is not sure; `margin` is not read. NaN and infinite where they overflow. AGQ_OK or
+ * AGQ_ERR_ARGUMENT. */
+int agq_clip_errors(const agq_clip_problem *problem, int lanes, float *errors);
 
 /* Limits of this machine, for figures beside those of an engine; the best of what `seconds` allow, 0 on a bad argument
  * or for want of memory. Bandwidth: bytes per second that `threads` threads read from a buffer of `bytes`, again and

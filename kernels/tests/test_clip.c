@@ -107,6 +107,50 @@ static void zero_points(void) {
               "a range that lies elsewhere");
 }
 
+/* Bit for bit what PyTorch 2.13 computes on a processor with AVX2, on every level: three grids of one group, and with
+ * importance; 1056 columns are more than a level of the cascade. Other orders of the sum differ in the last bits. */
+static void pytorch(void) {
+  enum { LONGEST = 1056 };
+  static const struct {
+    int size, important;
+    float scale, error;
+  } known[] = {
+      {64, 0, 0.003f, 0x1.07a074p-18f},   {64, 0, 0.0028f, 0x1.9fd02ep-18f},   {64, 1, 0.0015f, 0x1.165386p-13f},
+      {1056, 0, 0.003f, 0x1.ff45bcp-15f}, {1056, 0, 0.0028f, 0x1.7a06fcp-14f}, {1056, 1, 0.0015f, 0x1.2058f4p-9f},
+  };
+  float values[LONGEST], importance[LONGEST];
+  for (int i = 0; i < LONGEST; i++) {
+    values[i] = (float)(i * 37 % 101 - 50) / 64 * 0.03f;
+    importance[i] = (float)(i % 7 + 1) / 8;
+  }
+  for (unsigned i = 0; i < sizeof known / sizeof *known; i++) {
+    const agq_clip_problem p = {
+        values, &known[i].scale, NULL, known[i].important ? importance : NULL, 1, known[i].size, 1, 1, -8, 7, 0};
+    float errors[3];
+    test_expect(agq_clip_errors(&p, 8, errors) == AGQ_OK && errors[0] == known[i].error, "PyTorch's sum");
+    const double exact = error(&p, 0, 0);
+    for (int lanes = 4; lanes <= 16; lanes *= 2) {
+      test_expect(agq_clip_errors(&p, lanes, errors) == AGQ_OK, "vectors of this width");
+      test_expect(fabs((double)errors[0] - exact) < 1e-5 * exact, "the sum in another order");
+    }
+  }
+}
+
+/* Of a group with zero points. */
+static void errors_with_zero_points(void) {
+  enum { MANY = 5, SIZE = 96 };
+  float values[2 * SIZE], scale[2 * MANY], zero[2 * MANY], importance[SIZE], errors[2 * MANY];
+  for (int i = 0; i < 2 * SIZE; i++) values[i] = random_float() + 0.3f;
+  for (int i = 0; i < SIZE; i++) importance[i] = random_float() + 1.5f;
+  for (int i = 0; i < 2 * MANY; i++) scale[i] = 0.2f - 0.01f * (float)i, zero[i] = (float)(i % 7 - 5);
+  const agq_clip_problem p = {values, scale, zero, importance, 2, SIZE, MANY, 1, -8, 7, 0};
+  test_expect(agq_clip_errors(&p, 16, errors) == AGQ_OK, "with zero points");
+  for (int i = 0; i < 2 * MANY; i++) {
+    const double exact = error(&p, i / MANY, i % MANY);
+    test_expect(fabs((double)errors[i] - exact) < 1e-5 * exact, "the sum with zero points");
+  }
+}
+
 static void refusals(void) {
   float values[32] = {1}, scale[1] = {1};
   int32_t best[1];
@@ -121,6 +165,11 @@ static void refusals(void) {
   p = good, p.importance = values;
   test_expect(agq_clip_search(&p, best, sure, 1) == AGQ_ERR_ARGUMENT, "importance of no period");
   test_expect(agq_clip_search(&good, best, sure, 0) == AGQ_ERR_ARGUMENT, "no threads");
+  float errors[1];
+  test_expect(agq_clip_errors(&good, 8, errors) == AGQ_OK, "one sum");
+  test_expect(agq_clip_errors(&good, 5, errors) == AGQ_ERR_ARGUMENT, "vectors of 5");
+  p = good, p.size = 48;
+  test_expect(agq_clip_errors(&p, 8, errors) == AGQ_ERR_ARGUMENT, "sums of a size of 48");
 }
 
 int main(void) {
@@ -130,6 +179,8 @@ int main(void) {
     if (test_takes(i / 3 + i)) against_double(problems[i % 3][0], problems[i % 3][1], i / 3 & 1, i / 6);
   if (test_takes(0)) against_double(2048, 4, 0, 1);
   zero_points();
+  pytorch();
+  errors_with_zero_points();
   refusals();
   return test_end("clip");
 }

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agq.formats.clips import SHARES
-from agq.native.clip_search import clip_search, library
+from agq.formats.clips import NORM, SHARES
+from agq.native.clip_search import clip_errors, clip_search, least_error, library, torch_lanes
 from agq.numerics import quantizers
 from agq.numerics.quantizers import Grid, weight_grid
 
@@ -106,3 +106,44 @@ def test_shares_tried_together_have_the_errors_of_shares_tried_alone(
     assert torch.equal(errors(None), errors(1))
     together = quantizers._shares_at_once(weight)
     assert (together > 1) == (size % 32 == 0 and groups * size < 1 << 14) and together <= len(SHARES)
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 576, 2048, 16416])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("important", [False, True])
+def test_the_librarys_errors_are_torchs(size: int, symmetric: bool, important: bool) -> None:
+    """Bit for bit, from errors that float32 holds only as subnormal numbers to those that overflow."""
+    groups = max(2, 4096 // size)
+    draw = torch.Generator().manual_seed(size)
+    values = torch.randn(groups, size, generator=draw) * 10 ** (50 * torch.rand(groups, 1, generator=draw) - 30)
+    scale = values.abs().amax(1, keepdim=True) * torch.tensor(SHARES) / 7.5
+    zero = None if symmetric else torch.randint(-8, 8, scale.shape, generator=draw).float()
+    importance = torch.rand(3, size, generator=draw) if important else None
+    arrays = (None if array is None else array.numpy() for array in (values, scale, zero, importance))
+    found = clip_errors(library(), *arrays, (-8, 7))
+    grid = scale[:, :, None]
+    shift = torch.zeros_like(grid) if zero is None else zero[:, :, None]
+    error = torch.round(values[:, None] / grid).add_(shift).clamp_(-8, 7).sub_(shift).mul_(grid).sub_(values[:, None])
+    error = error.abs_().contiguous().pow_(NORM)
+    if importance is not None:
+        error.mul_(importance[torch.arange(groups) % 3][:, None])
+    assert np.array_equal(found, error.sum(dim=-1).numpy(), equal_nan=True)
+
+
+def test_the_first_of_equal_errors_and_none_that_is_no_number() -> None:
+    values = np.array([[1.0], [3e38], [3e38]], np.float32).repeat(32, axis=1)
+    scale = np.array([[3, 0.5, 0.25], [3, 0.5, 0.25], [3, 5e37, 0.25]], np.float32)
+    assert least_error(library(), values, scale, None, None, (-8, 7)).tolist() == [1, 0, 1]
+    zeros = np.zeros((1, 32), np.float32)  # times an infinite error
+    assert least_error(library(), values, scale, None, zeros, (-8, 7)).tolist() == [0, 0, 1]
+
+
+def test_a_wide_vector_adds_in_another_order() -> None:
+    """What PyTorch adds with is told by the processor's features."""
+    values = weights(40, 576, 1).numpy()[2:]
+    scale = np.abs(values).max(axis=1, keepdims=True) * np.array(SHARES, np.float32) / np.float32(7.5)
+    four, eight, sixteen = (clip_errors(library(), values, scale, None, None, (-8, 7), lanes) for lanes in (4, 8, 16))
+    for one, other in ((four, eight), (eight, sixteen), (four, sixteen)):
+        assert not np.array_equal(one, other)
+        np.testing.assert_allclose(one, other, rtol=3e-6)
+    assert torch_lanes(library()) in (4, 8, 16)
