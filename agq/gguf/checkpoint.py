@@ -178,7 +178,7 @@ class GgufCheckpoint(Checkpoint):
         data = self._sorted(name, tensor.data, rows)
         try:
             with np.errstate(all="ignore"):  # values that are not finite are told where they matter
-                values = np.array(dequantize(_longer_rows(data, tensor.kind), tensor.kind), dtype=np.float32)
+                values = _floats(data, tensor)
         except NotImplementedError as error:
             raise AgqError(
                 f"`{self.path}`: tensor `{tensor.name}` has type {tensor.type}, which cannot be read"
@@ -283,6 +283,13 @@ class GgufCheckpoint(Checkpoint):
         if self._left_out:
             found.append(f"left out, as the model does not use them: {fold_names(self._left_out)}")
         return found
+
+
+def _floats(data: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Rows of a tensor as a new float32 array, of some shape."""
+    if row := BLOCKS.get(tensor.type):
+        return row.values(np.asarray(data).reshape(-1, row.bytes))
+    return np.array(dequantize(_longer_rows(data, tensor.kind), tensor.kind), dtype=np.float32)
 
 
 def _longer_rows(data: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:

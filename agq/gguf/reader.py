@@ -20,6 +20,7 @@ from agq.models.folding import fold_names
 
 _MAX_RANK = 4  # ggml's own limit
 _TYPES = {int(kind) for kind in GGMLQuantizationType}
+_TEXTS = [GGUFValueType.ARRAY, GGUFValueType.STRING]
 _DOWNLOAD = "the download is incomplete or damaged: fetch it again"
 
 
@@ -53,18 +54,19 @@ class _Reader(GGUFReader):
         values = self._get(start, self.gguf_scalar_to_np[kind], count)
         return 12 + values.nbytes, [values], [0], types
 
-    def _strings(self, offset: int, count: int) -> tuple[list[memoryview], int]:
+    def _strings(self, offset: int, count: int) -> tuple[list[bytes], int]:
         """Texts that stand one after the other, each behind its length; and where they end."""
         memory = memoryview(self.data.data)
+        length_at = struct.Struct("<Q").unpack_from
         if count > (len(memory) - offset) // 8:
             raise ValueError("the file ends too early")
         found = []
         for _ in range(count):
-            (length,) = struct.unpack_from("<Q", memory, offset)
+            (length,) = length_at(memory, offset)
             end = offset + 8 + length
             if end > len(memory) - 8 and end > len(memory):
                 raise ValueError("the file ends too early")
-            found.append(memory[offset + 8 : end])
+            found.append(bytes(memory[offset + 8 : end]))
             offset = end
         return found, offset
 
@@ -176,4 +178,6 @@ class GgufFile:
         if field is None:
             return default
         with _readable(self.path):
+            if field.types == _TEXTS:
+                return [str(bytes(field.parts[at]), "utf-8") for at in field.data]  # see _Reader._strings
             return field.contents()

@@ -169,10 +169,12 @@ class _Reader:
     def byte_level(self) -> tuple[dict[str, Any], bool, bool]:
         """`gpt2`."""
         pre = self._pre_tokenizer()
-        merges = []
-        for merge in self._list("merges"):
-            left, _, right = _halves(str(merge))
-            if left in self.ids and right in self.ids and left + right in self.ids:
+        ids, merges = self.ids, []
+        for merge in map(str, self._list("merges")):
+            # The left side may itself begin with a space.
+            space = merge.find(" ", 1)
+            left, right = (merge[:space], merge[space + 1 :]) if space > 0 else (merge, "")
+            if left in ids and right in ids and left + right in ids:
                 merges.append([left, right])
         if not merges:
             raise AgqError("the file's tokenizer has no merges (`tokenizer.ggml.merges`)")
@@ -224,9 +226,3 @@ class _Reader:
 
 
 _KINDS = {"gpt2": _Reader.byte_level, "llama": _Reader.sentence_piece}
-
-
-def _halves(merge: str) -> tuple[str, str, str]:
-    """The two sides of a merge; the left one may itself begin with a space."""
-    left, space, right = merge[1:].partition(" ")
-    return merge[:1] + left, space, right

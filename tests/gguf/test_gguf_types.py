@@ -24,6 +24,9 @@ def test_codes_and_scales(name: str) -> None:
     values = groups * scale[:, :, None] + (0 if minimum is None else minimum[:, :, None])
     assert (minimum is not None) == row.minimum
     assert np.array_equal(values.reshape(len(blocks), -1), gguf.quants.dequantize(blocks, Type[name]))
+    # Values of many blocks, which are made in parts.
+    many = random_blocks(Type[name], 5000, 2)
+    assert np.array_equal(row.values(many), gguf.quants.dequantize(many, Type[name]))
 
 
 def test_one_form_for_what_is_computed_together() -> None:
