@@ -32,14 +32,13 @@ def pack_int(codes: np.ndarray, bits: int) -> np.ndarray:
         ValueError: bits that no code has, codes out of range.
     """
     low = _lowest(bits)
-    high = -low - 1
-    codes = np.asarray(codes)
-    if codes.size and (codes.min() < low or codes.max() > high):
-        raise ValueError(f"codes of {bits} bits must be in {low}..{high}")
     rows, columns = codes.shape
     words = packed_words(columns, bits)
     unsigned = np.zeros((rows, -(-words * 32 // bits)), np.uint8)
-    unsigned[:, :columns] = (codes.astype(np.int16) - low).astype(np.uint8)
+    wide = codes.dtype != np.int8 and codes.size and (codes.min() < low or codes.max() > -low - 1)
+    np.add(codes.astype(np.int8, copy=False).view(np.uint8), np.uint8(-low), out=unsigned[:, :columns])  # modulo 256
+    if wide or (unsigned.size and unsigned.max() >> bits):
+        raise ValueError(f"codes of {bits} bits must be in {low}..{-low - 1}")
     return np.ascontiguousarray(_to_bytes(unsigned, bits)[:, : 4 * words]).view("<i4")
 
 

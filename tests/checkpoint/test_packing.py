@@ -75,6 +75,8 @@ def test_all_codes_of_the_bits_and_no_others(bits: int, low: int, high: int) -> 
         with pytest.raises(ValueError, match=rf"{low}\.\.{high}"):
             pack_int(codes, bits)
     assert pack_int(np.zeros((0, 8), np.int8), bits).shape[0] == 0
+    with pytest.raises(ValueError, match=r"-8\.\.7"):
+        pack_int(np.full((1, 8), 8, np.int8), 4)
 
 
 def test_codes_stored_one_per_byte_keep_to_their_bits() -> None:
