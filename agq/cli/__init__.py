@@ -8,6 +8,7 @@ usage (and internal errors), 130 interrupted, 141 nobody reads stdout.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Modules and vocabularies are many objects that stay: looking for garbage among them costs more than there is.
+    gc.set_threshold(100_000)
     return failures.run(lambda: _main(arguments))
 
 
