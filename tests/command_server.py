@@ -35,6 +35,7 @@ PRELOADED = (
     "rich.table",
     "typer.rich_utils",
     "agq.quantization.quantize",
+    "agq.quantization.compute",
     "agq.quantization.execute",
     "agq.quantization.transforms.parameters",
     "agq.evaluation.reference_scorer",

@@ -84,14 +84,17 @@ def quantize(
         effective = effective_recipe(recipe, changes, automatic)
         print(replace(effective, model=effective.model or model).to_yaml(), end="")
         return
-    from agq.system.torch_threads import set_threads
+    from agq.system.torch_threads import idle_threads_sleep, set_threads
 
-    set_threads(threads)
+    idle_threads_sleep()
     from agq.cli.quantize_output import plan_object, run_plan, show_plan, show_report
     from agq.quantization.execute import refuse_taken_back
+    from agq.quantization.nearest import suffices
     from agq.quantization.plan import plan as make_plan
 
     plan = make_plan(model, output, changes, run, recipe=recipe, force=force, check_space=not dry_run)
+    if not suffices(plan):
+        set_threads(threads)
     if dry_run:
         from agq.quantization.rehearsal import rehearse
         from agq.reporting.output import print_json
@@ -107,7 +110,7 @@ def quantize(
         else:
             show_plan(plan, seconds)
         return
-    report = run_plan(plan, resume)
+    report = run_plan(plan, resume, threads)
     show_report(plan, report, json_output)
     refuse_taken_back(plan, report)
     if plan.push is not None:

@@ -10,13 +10,14 @@ from agq.reporting import console
 from agq.reporting.progress_bar import progress
 
 if TYPE_CHECKING:
-    from agq.quantization.execute import QuantizeReport
     from agq.quantization.plan import Plan
+    from agq.quantization.report import QuantizeReport
 
 
 def show_plan(plan: Plan, seconds: float | None = None) -> None:
     """What would be done: schemes of the linears on stdout. seconds: that it takes; None: not known."""
     from agq.reporting.output import human_size, print_pairs, print_table
+    from agq.system.devices import kind_of
     from agq.system.memory import available_memory
 
     weights: dict[tuple[str, str], list[int]] = {}
@@ -44,7 +45,7 @@ def show_plan(plan: Plan, seconds: float | None = None) -> None:
             "calibration": source if plan.recipe.calibrated else None,
             "output": plan.output,
             "format": plan.format,
-            "device": plan.device.type,
+            "device": kind_of(plan.device),
             "memory": f"about {human_size(memory)} (available: {human_size(available_memory())})",
             "disk": f"about {human_size(plan.needs.output)}",
             "time": f"roughly {console.clock(seconds)}, by the speed of one product" if seconds else None,
@@ -56,6 +57,7 @@ def show_plan(plan: Plan, seconds: float | None = None) -> None:
 
 def plan_object(plan: Plan, seconds: float) -> dict[str, Any]:
     """The plan as JSON."""
+    from agq.system.devices import kind_of
     from agq.system.memory import available_memory
 
     return {
@@ -63,7 +65,7 @@ def plan_object(plan: Plan, seconds: float) -> dict[str, Any]:
         "output": str(plan.output),
         "recipe": plan.recipe.to_dict(),
         "format": plan.format,
-        "device": plan.device.type,
+        "device": kind_of(plan.device),
         "memory_bytes": plan.needs.working + plan.needs.hidden,
         "memory_available_bytes": available_memory(),
         "disk_bytes": plan.needs.output,
@@ -112,10 +114,10 @@ def _transforms_text(plan: Plan) -> str | None:
     return ", ".join(steps) or None
 
 
-def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
+def run_plan(plan: Plan, resume: bool, threads: int | None) -> QuantizeReport:
     """Runs a plan with its progress on stderr."""
     from agq.quantization.execute import execute
-    from agq.quantization.walk import LayerReport
+    from agq.quantization.report import LayerReport
     from agq.reporting.progress import Progress
 
     console.say(f"quantizing `{plan.model}` with {plan.recipe.method.upper()}: {plan.recipe.scheme.describe()}")
@@ -157,7 +159,7 @@ def run_plan(plan: Plan, resume: bool) -> QuantizeReport:
                 console.warning(in_flags(text))
 
         try:
-            return execute(plan, resume, Shown())
+            return execute(plan, resume, Shown(), threads)
         except KeyboardInterrupt:
             console.say(f"finished blocks are kept in `{plan.work}`: the same command continues there")
             raise

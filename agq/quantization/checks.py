@@ -10,11 +10,9 @@ from agq.formats.groups import FITTED_SIZES, fit, suggestion
 from agq.formats.weights import FLOAT_BITS
 from agq.models import Linear, ModelParts
 from agq.models.folding import fold_linears
-from agq.quantization.solvers import FALLBACK
-from agq.quantization.tuning.student import KEPT_ACTIVATIONS
 from agq.quantization.tuning.text import JUDGED, block_windows, training_length, window_count
 from agq.recipe import METHODS, CalibrationSpec, Recipe, Scheme, TuneOptions
-from agq.reference.stream import BATCH_TOKENS
+from agq.recipe.methods import FALLBACK
 
 # Of the interpreter and the libraries.
 PROCESS_BYTES = 300_000_000
@@ -136,6 +134,8 @@ def estimate(
     working = PROCESS_BYTES + 4 * block + 4 * 5 * largest
     hidden = 0
     if windows is not None:
+        from agq.reference.stream import BATCH_TOKENS
+
         count, length = windows
         tokens = max(BATCH_TOKENS, length)
         working += 4 * spec.vocab * spec.embed_dim + 4 * tokens * (3 * spec.ffn + 6 * spec.hidden)
@@ -164,6 +164,8 @@ def tuning_bytes(parts: ModelParts, options: TuneOptions, length: int) -> int:
     """What tuning by windows of `length` tokens takes: of every weight its code and, where codes are trained, what Adam
     keeps; one block's weights and activations with their gradients, the embeddings and head, what the head reads of the
     judged windows. Beside it stand the predictions of the windows that are trained on (`tuning_states`)."""
+    from agq.quantization.tuning.student import KEPT_ACTIVATIONS
+
     spec = parts.spec
     block, activations = _block_sizes(parts, options, length)
     return (

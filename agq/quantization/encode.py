@@ -6,46 +6,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agq.checkpoint.compressed_tensors import PACKED
-from agq.checkpoint.module_scheme import FLOAT
-from agq.checkpoint.packing import pack_int, pack_zero_points, unpack_int, unpack_zero_points
-from agq.formats.weights import FP8
+from agq.checkpoint.packing import unpack_int, unpack_zero_points
 from agq.numerics.fp8 import fp8_weight
 from agq.numerics.quantizers import Grid, dequantize_weight
 from agq.quantization.state import RawTensors
+from agq.quantization.stored import stored_linear
 from agq.quantization.walk import QuantizedLinear
 from agq.recipe import Scheme
-from agq.safetensors.files import f32_to_bf16
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-def store_float(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 values as the elements of a safetensors dtype (bits for BF16)."""
-    if dtype == "BF16":
-        return f32_to_bf16(values)
-    return values.astype(np.float16 if dtype == "F16" else np.float32)
 
 
 def encode(module: str, linear: QuantizedLinear, format: str, scale_dtype: str) -> RawTensors:
     """The tensors of a quantized linear. format: "pack-quantized", "int-quantized" or "float-quantized"; scale_dtype:
     "F32", "F16" or "BF16"."""
-    codes = linear.codes.cpu().numpy()
     grid = linear.grid
-    tensors: RawTensors = {}
-    if format == PACKED:
-        tensors[f"{module}.weight_packed"] = ("I32", pack_int(codes, grid.bits))
-        tensors[f"{module}.weight_shape"] = ("I64", np.array(codes.shape, dtype=np.int64))
-    else:
-        tensors[f"{module}.weight"] = (str(FP8.stored) if format == FLOAT else "I8", codes)
-    tensors[f"{module}.weight_scale"] = (scale_dtype, store_float(grid.scale.cpu().numpy(), scale_dtype))
-    if not grid.symmetric:
-        zero = grid.zero.cpu().numpy().astype(np.int8)
-        if format == PACKED:
-            tensors[f"{module}.weight_zero_point"] = ("I32", pack_zero_points(zero, grid.bits))
-        else:
-            tensors[f"{module}.weight_zero_point"] = ("I8", zero)
-    return tensors
+    zero = None if grid.symmetric else grid.zero.cpu().numpy()
+    return stored_linear(
+        module, linear.codes.cpu().numpy(), grid.scale.cpu().numpy(), zero, grid.bits, format, scale_dtype
+    )
 
 
 def decode(module: str, tensors: RawTensors, scheme: Scheme, columns: int) -> Tensor:

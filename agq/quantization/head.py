@@ -65,7 +65,7 @@ def fit_head(
     write: Callable[[Path, Recipe], object],
     folder: Path,
     windows: np.ndarray,
-    device: torch.device,
+    device: torch.device | str,
     progress: Progress,
 ) -> tuple[Recipe, dict[str, Any]]:
     """The recipe with the width that measuring finds, and what agq.json's report says of it: width -> cost.

@@ -9,9 +9,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from agq.checkpoint.numbers import KINDS
 from agq.errors import AgqError
 from agq.files import atomic_write_text
@@ -52,10 +49,9 @@ class Numbers:
         self._keep()
         self.progress.note(f"{place}: {problem}; {instead} instead")
 
-    def weight(self, module: str, weight: Tensor) -> None:
-        """Looks at a matrix, float32 [rows, columns]. Raises AgqError where the transformations, which start from
-        finite values, made something else of it."""
-        low, high = (float(value) for value in torch.aminmax(weight))
+    def weight(self, module: str, low: float, high: float) -> None:
+        """Looks at the least and the largest value of a matrix. Raises AgqError where the transformations, which start
+        from finite values, made something else of it."""
         if not (math.isfinite(low) and math.isfinite(high)):
             raise AgqError(
                 f"`{module}`: the transformed weights are not finite", hint="quantize without transformations"

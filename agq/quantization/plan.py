@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from agq.calibration.file import StatisticsFile, check_model, open_statistics
 from agq.checkpoint import Checkpoint
 from agq.checkpoint.compressed_tensors import PACKED
@@ -38,8 +36,9 @@ from agq.recipe import CalibrationSpec, Recipe, Scheme, no_sinks
 from agq.recipe.changes import EFFORT_NAMES, RecipeChanges, RunOptions
 from agq.recipe.declaration import section
 from agq.recipe.effects import without_effect
+from agq.recipe.methods import FALLBACK
 from agq.recipe.resolve import effective_recipe, fit_hadamard
-from agq.system.devices import torch_device
+from agq.system.devices import PROCESSOR, device_name, free_bytes, kind_of
 from agq.system.memory import available_memory
 from agq.text.calibration import fit_text, mixture_of, settled
 
@@ -61,7 +60,7 @@ class Plan:
     statistics: StatisticsFile | None
     output: Path
     needs: Needs
-    device: torch.device
+    device: str
     force: bool
     fitted: bool
     groups: str | None = None
@@ -194,9 +193,11 @@ def plan(
     calibration, statistics = _calibration(model, checkpoint, recipe, changes, run.calibration)
     fitted = statistics is None and calibration.seq_len != recipe.calibration.seq_len
     recipe = replace(recipe, calibration=calibration)
-    device = torch_device(run.device)
+    # Where weights are only rounded a graphics card is no faster than reading them.
+    only = rounds_only(recipe, schemes, transforms, statistics)
+    device = PROCESSOR if only and run.device is None else device_name(run.device)
     if changes.tune is not None and recipe.tune.steps:
-        recipe = replace(recipe, tune=replace(recipe.tune, batch=BATCH[device.type]))
+        recipe = replace(recipe, tune=replace(recipe.tune, batch=BATCH[kind_of(device)]))
     recipe, found = _budget(recipe, run, device)
     target = Path(output) if output is not None else default_output(str(model), recipe)
     _check_target(target, Path(folder), force)
@@ -227,7 +228,7 @@ def plan(
     )
 
 
-def _budget(recipe: Recipe, run: RunOptions, device: torch.device) -> tuple[Recipe, Budget | None]:
+def _budget(recipe: Recipe, run: RunOptions, device: str) -> tuple[Recipe, Budget | None]:
     """The recipe with the batch of its tuning, and the run's time where the number of steps depends on it. UsageError:
     a time that changes nothing."""
     if not recipe.tune.auto:
@@ -237,11 +238,20 @@ def _budget(recipe: Recipe, run: RunOptions, device: torch.device) -> tuple[Reci
                 hint="leave it out",
             )
         return recipe, None
-    found = budget(run.effort, run.time, device.type, recipe.calibration.samples)
+    found = budget(run.effort, run.time, kind_of(device), recipe.calibration.samples)
     if found.most < LEAST:
         return replace(recipe, tune=replace(recipe.tune, steps=0, auto=False)), None
-    batch = recipe.tune.batch if recipe.tune.batch > 1 else BATCH[device.type]
+    batch = recipe.tune.batch if recipe.tune.batch > 1 else BATCH[kind_of(device)]
     return replace(recipe, tune=replace(recipe.tune, batch=batch)), found
+
+
+def rounds_only(
+    recipe: Recipe, schemes: Mapping[str, Scheme], transforms: TransformPlan, statistics: StatisticsFile | None
+) -> bool:
+    """Whether a run rounds weights to integers and does nothing else: no text, no statistics, no products."""
+    integers = all(scheme.weights.format.integer for scheme in schemes.values())
+    nothing_else = not recipe.calibrated and transforms.empty and statistics is None
+    return integers and nothing_else and recipe.method == FALLBACK
 
 
 def _check_calibration_options(recipe: Recipe, changes: RecipeChanges, statistics: str | Path | None) -> None:
@@ -315,7 +325,7 @@ def _needs(
     recipe: Recipe,
     schemes: dict[str, Scheme],
     transformed: bool,
-    device: torch.device,
+    device: str,
     found: Budget | None,
 ) -> tuple[Recipe, Needs]:
     """Bytes that the run takes, tuning included. The recipe tunes block by block where the whole model does not fit
@@ -333,14 +343,14 @@ def _needs(
         if found is not None and taken > _free(device):
             return replace(recipe, tune=replace(recipe.tune, steps=0, auto=False, blocks=False)), needs
     # What the solver took is free again.
-    working = max(needs.working, taken if device.type == "cpu" else 0)
+    working = max(needs.working, taken if kind_of(device) == PROCESSOR else 0)
     return recipe, replace(
         needs, working=working, hidden=max(needs.hidden, tuning_states(parts, tune, recipe.calibration))
     )
 
 
-def _free(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+def _free(device: str) -> int:
+    return available_memory() if kind_of(device) == PROCESSOR else free_bytes(device)
 
 
 def _check_overrides(checkpoint: Checkpoint, recipe: Recipe) -> None:

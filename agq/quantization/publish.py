@@ -9,8 +9,8 @@ from agq.errors import AgqError
 from agq.evaluation.evaluate import Evaluation, evaluate_perplexity
 from agq.files import atomic_write_text
 from agq.hub import push_folder
-from agq.quantization.execute import QuantizeReport
 from agq.quantization.plan import Plan
+from agq.quantization.report import QuantizeReport
 from agq.reporting import console
 from agq.reporting.output import human_size
 

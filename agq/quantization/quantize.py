@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from agq.quantization.execute import QuantizeReport, execute, refuse_taken_back
+from agq.quantization.execute import execute, refuse_taken_back
 from agq.quantization.plan import plan
-from agq.quantization.publish import publish
+from agq.quantization.report import QuantizeReport
 from agq.recipe import Recipe
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import given_to, takes
@@ -41,6 +41,8 @@ def quantize(
     report = execute(made, resume, progress)
     refuse_taken_back(made, report)
     if made.push is not None:
+        from agq.quantization.publish import publish
+
         publish(made, report, made.push)
     return report
 

@@ -6,33 +6,34 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
-import torch
+import numpy as np
 
 from agq.checkpoint import Checkpoint
 from agq.files import ensure_free_space
 from agq.quantization.checks import check_memory
 from agq.quantization.execute import run_key, text_of_run
+from agq.quantization.nearest import suffices
 from agq.quantization.plan import Plan
 from agq.quantization.state import WorkFolder
-from agq.quantization.transforms.inputs import SAMPLE_TOKENS
-from agq.quantization.transforms.learn import BATCH as LEARNED_ROWS
-from agq.quantization.transforms.learn import block_size
-from agq.quantization.transforms.search import SEARCH_TOKENS
 from agq.quantization.tuning.effort import Budget
 from agq.quantization.tuning.text import training_length
 from agq.recipe import Recipe
+from agq.system.devices import kind_of
 from agq.system.memory import available_memory
 
 # Seconds of a run over those that its matrix products take at the rate of a large one: small products, attention,
 # element-wise work, files. Measured on models of 30 to 135 million parameters.
 _OVERHEAD = 2.0
+# In the place of a kind of device: the processor without torch.
+ROUNDING = "rounding"
 # Seconds before the first block and after the last one: imports, reading, writing; and what a GPU waits for being told
 # what to do, in models of some 30 blocks.
-_FIXED = {"cpu": 5.0, "cuda": 40.0}
+_FIXED = {"cpu": 5.0, "cuda": 40.0, ROUNDING: 2.0}
 # Passes of a sample through a block in which formats of its inputs are compared.
 _JUDGED = 10.0
-_SIZE = {"cpu": 768, "cuda": 8192}
+_SIZE = {"cpu": 768, "cuda": 8192, ROUNDING: 768}
 
 
 def rehearse(plan: Plan, resume: bool = True) -> float:
@@ -44,15 +45,14 @@ def rehearse(plan: Plan, resume: bool = True) -> float:
         WorkFolder.check(plan.work, run_key(plan, record))
     in_memory = check_memory(plan.needs, available_memory())
     ensure_free_space(plan.output, plan.needs.output + (0 if in_memory else plan.needs.hidden))
-    recipe, transformed = plan.recipe, not plan.transforms.empty
+    recipe, transformed, device = plan.recipe, not plan.transforms.empty, kind_of(plan.device)
     if plan.budget is not None:
-        recipe = with_steps(plan.checkpoint, recipe, transformed, plan.budget, plan.device)
-    return seconds(operations_of(plan.checkpoint, recipe, transformed), plan.device)
+        recipe = with_steps(plan.checkpoint, recipe, transformed, plan.budget, device)
+    kind = ROUNDING if suffices(plan) else device
+    return seconds(operations_of(plan.checkpoint, recipe, transformed), kind)
 
 
-def with_steps(
-    checkpoint: Checkpoint, recipe: Recipe, transformed: bool, budget: Budget, device: torch.device
-) -> Recipe:
+def with_steps(checkpoint: Checkpoint, recipe: Recipe, transformed: bool, budget: Budget, device: str) -> Recipe:
     """The recipe with as many steps of tuning as the run's time is expected to allow."""
     untuned = replace(recipe, tune=replace(recipe.tune, steps=0, auto=False))
     other = seconds(operations_of(checkpoint, untuned, transformed), device)
@@ -61,9 +61,9 @@ def with_steps(
     return replace(recipe, tune=replace(recipe.tune, steps=steps, auto=False))
 
 
-def seconds(work: float, device: torch.device) -> float:
-    """What so many operations take on the device, with all that surrounds them."""
-    return _FIXED[device.type] + _OVERHEAD * work / _rate(device.type)
+def seconds(work: float, device: str) -> float:
+    """What so many operations take on a kind of device, with all that surrounds them."""
+    return _FIXED[device] + _OVERHEAD * work / _rate(device)
 
 
 def operations_of(checkpoint: Checkpoint, recipe: Recipe, transformed: bool) -> float:
@@ -74,6 +74,9 @@ def operations_of(checkpoint: Checkpoint, recipe: Recipe, transformed: bool) -> 
     total = 60.0 * weights  # the clip search
     if not recipe.calibrated:
         return total
+    from agq.quantization.transforms.inputs import SAMPLE_TOKENS
+    from agq.quantization.transforms.search import SEARCH_TOKENS
+
     length = recipe.calibration.seq_len
     tokens = recipe.calibration.samples * length
     passes = 0.0
@@ -91,8 +94,10 @@ def operations_of(checkpoint: Checkpoint, recipe: Recipe, transformed: bool) -> 
 
 def _learning_operations(checkpoint: Checkpoint) -> float:
     """Of one step of learning rotations: each input's rows turned, forwards and backwards, and the rotation made."""
+    from agq.quantization.transforms.learn import BATCH, block_size
+
     spec, block = checkpoint.spec, block_size(checkpoint.spec.hidden)
-    rows = 2.0 * spec.layers * LEARNED_ROWS
+    rows = 2.0 * spec.layers * BATCH
     return 6.0 * rows * spec.hidden * block + 10.0 * spec.hidden * block**2
 
 
@@ -109,7 +114,13 @@ def step_operations(checkpoint: Checkpoint, recipe: Recipe) -> float:
 def _rate(device: str) -> float:
     """Operations a second of a float32 product on the device."""
     size = _SIZE[device]
-    a = torch.ones(size, size, device=device)
+    a: Any
+    if device == ROUNDING:
+        a = np.ones((size, size), np.float32)
+    else:
+        import torch
+
+        a = torch.ones(size, size, device=device)
     best = 0.0
     for _ in range(4):
         start = time.perf_counter()

@@ -11,10 +11,11 @@ from agq.models.folding import fold_linears
 from agq.models.parts import Linear
 from agq.numerics.quantizers import Grid
 from agq.quantization.numbers import DEAD_CHANNELS, RANK_DEFICIENT, ZERO_TOKENS, Numbers
-from agq.quantization.solvers import FALLBACK, solver
+from agq.quantization.solvers import solver
 from agq.quantization.solvers.hessian import Hessian
 from agq.quantization.solvers.solver import Rounding, Solution, Unsolvable
 from agq.recipe import Recipe
+from agq.recipe.methods import FALLBACK
 
 # What is used in place of a solver's weights.
 _NEAREST = "rounded to nearest"

@@ -141,6 +141,10 @@ class WorkFolder:
         file = _open(self._file(index))
         return _raw(file), json.loads(file.header.metadata["reports"])
 
+    def reports(self) -> list[dict[str, Any]]:
+        """The layers' reports of all finished blocks."""
+        return [report for index in self.finished() for report in self.read(index)[1]]
+
     def entries(self, index: int) -> dict[str, Entry]:
         """Tensors of a finished block, read only when they are written."""
         return _entries(_open(self._file(index)))

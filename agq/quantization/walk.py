@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,39 +20,18 @@ from agq.numerics.fp8 import fp8_grid, fp8_weight, round_fp8
 from agq.numerics.quantizers import Grid, dequantize_weight, weight_grid
 from agq.quantization.clip import search_clip
 from agq.quantization.numbers import Numbers
-from agq.quantization.solvers import FALLBACK
+from agq.quantization.report import LayerReport
 from agq.quantization.solvers.hessian import Hessian, layer_loss, output_energy
 from agq.quantization.solving import Solving
 from agq.quantization.stages import gather_hessians, run_stages
 from agq.recipe import METHODS, Recipe, Scheme
+from agq.recipe.methods import FALLBACK
 from agq.reference.attention import Positions
 from agq.reference.block import Block, Linear
 from agq.reference.decoder import Embedding, Parameters
 from agq.reference.quantizers import activation_quantizer, kv_quantizer, kv_rotation
 from agq.reference.stream import HiddenStates, Stream
-from agq.reporting.output import plain
 from agq.reporting.progress import Progress
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """What happened to one linear. loss: mean squared output error over calibration tokens, summed over outputs;
-    relative: the same over the output's mean square (both nan without calibration data); fallback: RTN because the
-    method could not use the inputs; act_clip: share of the range that the input's codes cover."""
-
-    module: str
-    scheme: str
-    method: str
-    loss: float
-    relative: float
-    damping: float
-    fallback: bool
-    act_clip: float = 1.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON: what is not finite becomes None."""
-        found: dict[str, Any] = plain(asdict(self))
-        return found
 
 
 @dataclass(frozen=True)
@@ -152,7 +130,7 @@ class BlockQuantizer:
             if scheme is None or not scheme.quantized:
                 continue
             linear, module = block.linears[role], modules[role]
-            self.numbers.weight(module, linear.weight)
+            self.numbers.weight(module, *(float(value) for value in torch.aminmax(linear.weight)))
             energy = output_energy(linear.weight, matrix) if matrix is not None else float("nan")
             if not scheme.weights.format.integer:
                 results[role], loss = self._floats(linear, module, scheme, matrix)

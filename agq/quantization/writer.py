@@ -22,12 +22,12 @@ from agq.files import atomic_directory, atomic_write_bytes, atomic_write_text
 from agq.formats import cache_format
 from agq.formats.weights import BYTE_CODES
 from agq.models import ONLINE_PREFIX, ModelParts
-from agq.quantization.agile.stage import add_entries
-from agq.quantization.encode import store_float
+from agq.quantization.agile.entries import add_entries
 from agq.quantization.numbers import BEYOND_FP16, Numbers
 from agq.quantization.state import WorkFolder
-from agq.quantization.transforms.parameters import TransformedParameters
+from agq.quantization.stored import store_float
 from agq.quantization.transforms.plan import TransformPlan
+from agq.quantization.written import WrittenModel
 from agq.recipe import ActivationScheme, Recipe, Scheme, WeightScheme
 from agq.recipe.schemes import FLOAT_INPUT
 from agq.reporting import console
@@ -116,7 +116,7 @@ def runtime_formats(recipe: Recipe, schemes: dict[str, Scheme], clips: dict[str,
     return names
 
 
-def build_config(parameters: TransformedParameters, schemes: dict[str, Scheme], format: str) -> dict[str, Any]:
+def build_config(parameters: WrittenModel, schemes: dict[str, Scheme], format: str) -> dict[str, Any]:
     """config.json of the output folder.
 
     Modules with one scheme form a config group. When all quantized linears share one scheme the target is the class
@@ -146,7 +146,7 @@ def build_config(parameters: TransformedParameters, schemes: dict[str, Scheme], 
 
 
 def folder_entries(
-    parameters: TransformedParameters, schemes: dict[str, Scheme], work: WorkFolder, numbers: Numbers
+    parameters: WrittenModel, schemes: dict[str, Scheme], work: WorkFolder, numbers: Numbers
 ) -> list[Entry]:
     """Every tensor of the output folder, in model order: what the finished blocks hold, the rest of the (transformed)
     model in the source's number formats; bit for bit where nothing was transformed."""
@@ -182,14 +182,14 @@ def _finite(entry: Entry) -> np.ndarray:
     return values
 
 
-def _entry(parameters: TransformedParameters, name: str, numbers: Numbers) -> Entry:
+def _entry(parameters: WrittenModel, name: str, numbers: Numbers) -> Entry:
     checkpoint = parameters.checkpoint
     dtype = checkpoint.dtype(name)
     if parameters.plan.empty:
         return Entry(name, dtype, checkpoint.shape(name), lambda: checkpoint.read_raw(name)[1])
 
     def stored() -> np.ndarray:
-        values = parameters.tensor(name).cpu().numpy()
+        values = parameters.values(name)
         if dtype == "F16":
             largest = np.float32(np.finfo(np.float16).max)
             numbers.count(BEYOND_FP16, name, int(np.count_nonzero((np.abs(values) > largest) & np.isfinite(values))))
@@ -201,7 +201,7 @@ def _entry(parameters: TransformedParameters, name: str, numbers: Numbers) -> En
 
 def write_folder(
     output: Path,
-    parameters: TransformedParameters,
+    parameters: WrittenModel,
     recipe: Recipe,
     schemes: dict[str, Scheme],
     format: str,
@@ -276,7 +276,7 @@ def _write_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def activation_entries(
-    parameters: TransformedParameters, schemes: dict[str, Scheme], clips: dict[str, float]
+    parameters: WrittenModel, schemes: dict[str, Scheme], clips: dict[str, float]
 ) -> dict[str, dict[str, Any]]:
     """Of each linear what agq.json says of its input: the quantizer, its clip where it is not 1, the online
     transform."""

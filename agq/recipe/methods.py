@@ -49,6 +49,8 @@ METHODS: dict[str, Method] = {
     ),
     "rtn": Method("round to nearest, which needs no calibration", calibrated=False, options=("mse",)),
 }
+# The method that needs nothing: it rounds what another one finds unsolvable.
+FALLBACK = "rtn"
 
 
 def methods_in_words() -> str:

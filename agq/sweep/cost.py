@@ -13,7 +13,7 @@ from agq.recipe import Recipe
 from agq.recipe.resolve import adjust_recipe, effective_recipe
 from agq.sweep.definition import ModelEntry, Row, Sweep, TextEntry
 from agq.sweep.forecast import REST, SOLVE, TRANSFORM, TUNE
-from agq.system.devices import torch_device
+from agq.system.devices import device_name, kind_of
 
 _BYTES = 4  # of a token of English text
 _TOKENS = 300_000  # of a named data set's test split
@@ -25,7 +25,7 @@ def expected_seconds(sweep: Sweep, model: ModelEntry, row: Row, checkpoint: Chec
     """Seconds that the parts of an entry will take, a rough figure. checkpoint: of the model's folder."""
     parts, spec = checkpoint.parts, checkpoint.spec
     run = row.options.run
-    device = torch_device(run.device)
+    device = kind_of(device_name(run.device))
     weights = sum(linear.in_features * linear.out_features for linear in parts.block_linears())
     work = 2.0 * _scored(sweep, model, row) * (weights + spec.vocab * spec.embed_dim)
     found = {REST: seconds(work, device)}
@@ -33,8 +33,8 @@ def expected_seconds(sweep: Sweep, model: ModelEntry, row: Row, checkpoint: Chec
         return found
     recipe = _recipe(sweep, model, row)
     if recipe.tune.auto:
-        time = budget(run.effort, run.time, device.type, recipe.calibration.samples)
-        recipe = replace(recipe, tune=replace(recipe.tune, batch=BATCH[device.type]))
+        time = budget(run.effort, run.time, device, recipe.calibration.samples)
+        recipe = replace(recipe, tune=replace(recipe.tune, batch=BATCH[device]))
         recipe = with_steps(checkpoint, recipe, recipe.transforms.any, time, device)
     untuned = replace(recipe, tune=replace(recipe.tune, steps=0))
     solved = operations_of(checkpoint, untuned, False)

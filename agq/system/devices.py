@@ -1,10 +1,32 @@
-"""Where torch computes: the processor or a CUDA device (imports torch)."""
+"""Where torch computes: the processor or a CUDA device."""
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from agq.errors import AgqError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+PROCESSOR = "cpu"
+
+
+def kind_of(device: str) -> str:
+    """The first word of a device's name: `cpu` or `cuda`."""
+    return device.partition(":")[0]
+
+
+def device_name(name: str | None = None) -> str:
+    """The name of the device that `torch_device` finds."""
+    return PROCESSOR if name == PROCESSOR else str(torch_device(name))
+
+
+def free_bytes(device: str) -> int:
+    """Memory of a CUDA device that is free."""
+    import torch
+
+    return torch.cuda.mem_get_info(torch.device(device))[0]
 
 
 def torch_device(name: str | None = None) -> torch.device:
@@ -12,6 +34,8 @@ def torch_device(name: str | None = None) -> torch.device:
 
     Raises UsageError for another name, AgqError for a CUDA device that is not there.
     """
+    import torch
+
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")

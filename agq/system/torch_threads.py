@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 
 
-def set_threads(threads: int | None) -> None:
-    """Lets torch use `threads` threads; by default those that `run` would use (affinity, container limits).
+def idle_threads_sleep() -> None:
+    """Before the first torch import: idle threads sleep instead of spinning. On a busy machine spinning costs more than
+    waking up."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-    Before the first torch import, idle threads are told to sleep instead of spinning: on a busy machine spinning costs
-    more than waking up.
-    """
+
+def set_threads(threads: int | None) -> None:
+    """Lets torch use `threads` threads; by default those that `run` would use (affinity, container limits)."""
     from agq.system.threads import resolve_threads
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    idle_threads_sleep()
     import torch
 
     torch.set_num_threads(resolve_threads(threads))

@@ -9,9 +9,9 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from agq.quantization.execute import QuantizeReport
 from agq.quantization.plan import Plan, plan
 from agq.quantization.quantize import quantize
+from agq.quantization.report import QuantizeReport
 from agq.recipe.changes import RecipeChanges, RunOptions
 from agq.recipe.declaration import given_to
 from agq.reporting.progress import Progress

@@ -81,12 +81,12 @@ def test_output_estimate_is_near_what_is_written(short_model: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_hidden_states_go_to_files_where_memory_is_short(short_model: Path, tmp_path: Path, monkeypatch) -> None:
     """The same bytes either way, and no file is left."""
-    from agq.quantization import execute
+    from agq.quantization import compute
     from tests.quantization.quantization_support import differences, quantized
 
     options = {"scheme": "W4A8", "method": "gptaq"}
     quantized(short_model, tmp_path / "memory", **options)
-    monkeypatch.setattr(execute, "check_memory", lambda needs, free: False)
+    monkeypatch.setattr(compute, "check_memory", lambda needs, free: False)
     quantized(short_model, tmp_path / "files", **options)
     assert not differences(tmp_path / "files", tmp_path / "memory")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["files", "memory"]

@@ -8,7 +8,8 @@ import torch
 
 from agq.formats import PER_ROW, PerGroup
 from agq.numerics.quantizers import Grid, dequantize_weight
-from agq.quantization.encode import decode, decode_codes, encode, store_float
+from agq.quantization.encode import decode, decode_codes, encode
+from agq.quantization.stored import store_float
 from agq.quantization.walk import QuantizedLinear
 from agq.recipe import ActivationScheme, Scheme, WeightScheme
 

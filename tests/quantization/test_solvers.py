@@ -15,6 +15,7 @@ from agq.quantization.solvers.hessian import Hessian
 from agq.quantization.solvers.solver import Unsolvable
 from agq.quantization.writer import module_schemes
 from agq.recipe import METHODS, Method, Recipe
+from agq.recipe.methods import FALLBACK
 from tests.quantization.quantization_support import quantized
 
 # All codes are zero; with seed 1 it refuses inputs of 256 channels: those of all linears but the feed-forward's last.
@@ -51,7 +52,7 @@ def zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_every_row_has_its_file_and_every_file_its_row() -> None:
     files = {path.stem for path in Path(solvers.__file__).parent.glob("*.py")} - {"__init__", "solver", "hessian"}
     assert files == set(METHODS)
-    assert solvers.FALLBACK in METHODS and not METHODS[solvers.FALLBACK].calibrated
+    assert FALLBACK in METHODS and not METHODS[FALLBACK].calibrated
     for method in METHODS:
         assert callable(solvers.solver(method))
 
@@ -66,7 +67,7 @@ def test_what_is_not_positive_definite_is_unsolvable(method: str) -> None:
     hessian.matrix[0, 1] = float("nan")
     with pytest.raises(Unsolvable, match="damping up to 10"):
         solvers.solver(method)(hessian, Recipe(method=method))
-    rounded = solvers.solver(solvers.FALLBACK)(None, Recipe()).solve(weight, weight_grid(weight, 4, True, 32))
+    rounded = solvers.solver(FALLBACK)(None, Recipe()).solve(weight, weight_grid(weight, 4, True, 32))
     assert rounded.codes.unique().tolist() == [7]
 
 

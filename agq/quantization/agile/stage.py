@@ -1,14 +1,12 @@
-"""Static activations as a stage of a quantization run: calibrated on the finished blocks, written beside agq.json."""
+"""Static activations as a stage of a quantization run: calibrated on the finished blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from agq.checkpoint.static import StaticRecord
-from agq.formats import PER_ROW, groups
 from agq.quantization.agile.calibrate import calibrate
 from agq.quantization.encode import decode
 from agq.quantization.state import WorkFolder
@@ -39,16 +37,3 @@ def static_activations(
         lambda module: module in schemes,
         recipe.pruning,
     )
-
-
-def add_entries(activations: dict[str, dict[str, Any]], statics: StaticRecord) -> None:
-    """Puts the static quantizers into the `activations` of agq.json."""
-    for module, item in statics.inputs.items():
-        kept = {key: value for key, value in activations[module].items() if key == "hadamard"}
-        activations[module] = {
-            "bits": item.bits,
-            "group_size": groups.to_recipe(PER_ROW),
-            "symmetric": item.channel_scale is not None,
-            **kept,
-            "static": item.entry(),
-        }

@@ -7,9 +7,6 @@ from importlib import import_module
 
 from agq.quantization.solvers.solver import Solver
 
-# The method that needs nothing: it rounds what another one finds unsolvable.
-FALLBACK = "rtn"
-
 
 def solver(method: str) -> Solver:
     """The solver of a method's name, one of agq.recipe.METHODS."""

@@ -6,6 +6,7 @@ Row vectors: a hidden state h becomes h Q, so a linear that reads it gets W Q an
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -65,6 +66,11 @@ class TransformedParameters(TransformTensors):
         if module == parts.head:
             return self._head()
         return super().tensor(name)
+
+    def values(self, name: str) -> np.ndarray:
+        """The same as an array."""
+        found: np.ndarray = self.tensor(name).cpu().numpy()
+        return found
 
     def linear(self, module: str) -> Linear:
         """The linear `module`, with the online transform of its input where the plan has one."""

@@ -15,7 +15,6 @@ from agq.checkpoint import Checkpoint
 from agq.errors import AgqError
 from agq.files import atomic_writer
 from agq.models.spec import GATED, ModelSpec
-from agq.numerics.hadamard import power_of_two
 from agq.recipe import TransformOptions
 from agq.safetensors.files import SafetensorsFile, load_json
 from agq.safetensors.shards import Entry, write_file
@@ -238,7 +237,7 @@ def shifted_places(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def _check_block(size: int, ffn: int) -> None:
-    if not power_of_two(size) or ffn % size:
+    if size < 1 or size & (size - 1) or ffn % size:
         sizes = [str(1 << k) for k in range(4, 15) if ffn % (1 << k) == 0]
         hint = f"possible: {', '.join(sizes)}" if sizes else "use 0: no online transform"
         raise AgqError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from agq.models import ModelSpec
 from agq.recipe import CalibrationSpec, TuneOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Windows on which the result is judged.
 JUDGED = 4
@@ -62,6 +64,8 @@ class TuningText:
     def trained(self, count: int) -> Tensor:
         """int64 [at most count, length]. Trained on is text that the solver has not seen, on which its error is what it
         will be; a statistics file has no more text than its windows."""
+        import torch
+
         if self._draw is not None:
             drawn = self._draw(count, self.length)
         else:
