@@ -61,7 +61,19 @@ def offline_if_unreachable() -> None:
                 sys.modules[module].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]  # modules of any kind
 
 
-def _download(repo: str, revision: str) -> Path:
+def config_file(name: str) -> Path:
+    """The config.json of a hub id, downloaded without the weights.
+
+    Raises:
+        AgqError: as local_folder.
+    """
+    folder = _download(*name.partition("@")[::2], wanted=["config.json"])
+    if not (folder / "config.json").is_file():
+        raise AgqError(f"hub model `{name}` has no config.json", hint="is it a Hugging Face model?")
+    return folder / "config.json"
+
+
+def _download(repo: str, revision: str, wanted: list[str] = _WANTED) -> Path:
     offline_if_unreachable()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -79,7 +91,7 @@ def _download(repo: str, revision: str) -> Path:
     console.say(f"model {repo}: looking in the hub's cache, downloading what is missing")
     try:
         folder = Path(
-            snapshot_download(repo, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+            snapshot_download(repo, revision=revision or None, allow_patterns=wanted, ignore_patterns=_UNWANTED)
         )
     except GatedRepoError:
         raise AgqError(
@@ -103,7 +115,7 @@ def _download(repo: str, revision: str) -> Path:
         raise AgqError(f"hub model `{repo}`: {_reason(error)}", hint=offline_hint) from None
     except _connection_errors() as error:
         raise _unreachable(error, f"hub model `{repo}` cannot be downloaded", offline_hint) from None
-    if not any(folder.glob("*.safetensors")):
+    if wanted is _WANTED and not any(folder.glob("*.safetensors")):
         raise AgqError(
             f"hub model `{repo}` has no weights in safetensors format",
             hint="convert it once: python -c "

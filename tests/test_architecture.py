@@ -23,7 +23,7 @@ FLOORS = (
     ("artifact", "reference"),
     ("runtime", "text"),
     ("calibration", "evaluation", "inspect"),
-    ("comparison", "quantization"),
+    ("comparison", "planning", "quantization"),
     ("report", "sweep"),
     ("cli",),
     ("agq",),  # the package itself: agq/__init__.py and agq/__main__.py, which nobody imports
@@ -41,6 +41,7 @@ LIGHT = (
     "artifact",
     "runtime",
     "inspect",
+    "planning",
 )
 # The only functions that take keywords without naming them. Names of the first two and of `agq.cli` come from the
 # declarations of options (agq.recipe.declaration.takes); the others hand them to a dataclass, which knows its fields.

@@ -1,0 +1,235 @@
+"""The schemes for a model, a machine and a use case: what each would take, and the one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agq.artifact.reader import Artifact
+from agq.artifact.schema import ArtifactModel
+from agq.formats import words
+from agq.planning import sizes
+from agq.planning.accuracy import Accuracy
+from agq.planning.kernel_table import KernelTable
+from agq.planning.machines import Machine, computes, estimate
+from agq.planning.measure import measure, needed
+from agq.planning.roofline import Forecast, forecast
+from agq.planning.source import Planned
+from agq.planning.use_cases import UseCase
+from agq.recipe.schemes import SCHEMES, Scheme
+from agq.runtime import benchmark
+
+# What a model without quantization is called, in recipes as here.
+SIXTEEN = "W16A16"
+# More perplexity than this is not taken without being asked for.
+USUAL_RATIO = 1.05
+# Two times that differ by less are one: forecasts are no better.
+_ALIKE = 0.05
+# Steps of decoding that an artifact is measured with.
+_STEPS = 16
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A format of the model. coarse: its inputs have so few codes that they need care."""
+
+    scheme: str
+    model: ArtifactModel
+    coarse: bool = False
+    floats: bool = False
+    artifact: Artifact | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate, and what is known of it. accuracy: None where nobody has measured it. measured: of an artifact."""
+
+    candidate: Candidate
+    forecast: Forecast
+    memory: sizes.Memory
+    fits: bool
+    accuracy: Accuracy | None
+    measured: Forecast | None
+
+    @property
+    def seconds(self) -> float:
+        """Of an answer: as measured, else as forecast."""
+        return (self.measured or self.forecast).answer_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        artifact, accuracy = self.candidate.artifact, self.accuracy
+        return {
+            "scheme": self.candidate.scheme,
+            "formats": words.linear(*self.candidate.model.linears["blocks.0.qkv"].words()),
+            "artifact": None if artifact is None else str(artifact.path),
+            "predicted": self.forecast.to_dict(),
+            "measured": None if self.measured is None else self.measured.to_dict(),
+            "memory": self.memory.to_dict(),
+            "fits": self.fits,
+            "accuracy": None if accuracy is None else vars(accuracy),
+        }
+
+
+def candidates(planned: Planned, artifacts: Iterable[Artifact] = (), card: bool = False) -> list[Candidate]:
+    """The schemes that the model can have, then the files that are there. card: as vLLM holds it."""
+    found = []
+    for name in (SIXTEEN, *SCHEMES):
+        scheme = None if name == SIXTEEN else Scheme.parse(name)
+        model = sizes.served(planned.spec, scheme) if card else sizes.packed(planned.spec, scheme)
+        # FP8 is computed in 16-bit floats where a processor has nothing else.
+        if model is None or (scheme is not None and scheme.weights.floats and not card):
+            continue
+        coarse = scheme is not None and scheme.activations.coarse
+        found.append(Candidate(name, model, coarse, scheme is not None and scheme.weights.floats))
+    if card:
+        return found
+    if planned.made is not None and planned.artifact is None:
+        found.append(Candidate(scheme_of(planned.made), planned.made, _coarse(planned.made)))
+    for artifact in artifacts:
+        found.append(Candidate(scheme_of(artifact.info), artifact.info, _coarse(artifact.info), artifact=artifact))
+    return found
+
+
+def scheme_of(model: ArtifactModel) -> str:
+    """The name of the scheme of the first linear of the blocks."""
+    info = model.linears["blocks.0.qkv"]
+    return words.name(info.format.bits, info.activations.bits, not info.asym)
+
+
+def _coarse(model: ArtifactModel) -> bool:
+    return model.linears["blocks.0.qkv"].activations.coarse
+
+
+def rows_here(
+    found: list[Candidate],
+    case: UseCase,
+    users: int,
+    limit: int | None,
+    known: Mapping[str, Accuracy],
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[KernelTable, list[Row]]:
+    """Measures this machine and every artifact, and forecasts all candidates. limit: bytes; None: what is free."""
+    pairs = [(item.model, sizes.read_bytes(item.model)) for item in found]
+    table = measure(needed(pairs, (item.model.kv_bits for item in found)), threads, say=say)
+    limit = table.memory if limit is None else limit
+    rows = []
+    for item in found:
+        took = sizes.memory(item.model, case.tokens, users)
+        fits = took.peak <= limit
+        if item.artifact is not None and fits:
+            say(item.artifact.path.name)
+        seen = measured(item.artifact, case, users, threads) if item.artifact is not None and fits else None
+        rows.append(_row(item, table, case, users, took, limit, known, seen))
+    return table, rows
+
+
+def rows_there(
+    found: list[Candidate],
+    machine: Machine,
+    case: UseCase,
+    users: int,
+    limit: int | None,
+    known: Mapping[str, Accuracy],
+) -> tuple[KernelTable, list[Row]]:
+    """The same for a machine that is not here, from its documented figures."""
+    limit = machine.free if limit is None else limit
+    rows = []
+    table: KernelTable | None = None
+    for item in found:
+        if not computes(machine, item.model, item.floats):
+            continue
+        table = estimate(machine, item.model, item.floats)
+        took = (
+            sizes.card_memory(item.model, case.tokens, users)
+            if machine.card
+            else sizes.memory(item.model, case.tokens, users)
+        )
+        rows.append(_row(item, table, case, users, took, limit, known, None))
+    assert table is not None
+    return table, rows
+
+
+def _row(
+    item: Candidate,
+    table: KernelTable,
+    case: UseCase,
+    users: int,
+    took: sizes.Memory,
+    limit: int,
+    known: Mapping[str, Accuracy],
+    seen: Forecast | None,
+) -> Row:
+    accuracy = Accuracy(1.0, "", "the model itself") if item.scheme == SIXTEEN else known.get(item.scheme)
+    return Row(item, forecast(item.model, table, case, users), took, took.peak <= limit, accuracy, seen)
+
+
+def measured(artifact: Artifact, case: UseCase, users: int, threads: int | None = None) -> Forecast:
+    """The same figures as `forecast`, measured: the prompt of one user, and some steps in the middle of the answer."""
+    steps = min(_STEPS, max(case.answer - 1, 1))
+    depth = case.prompt + max((case.answer - 1 - steps) // 2, 0)
+    cases = [
+        benchmark.Case("prefill", case.prompt, 0, threads),
+        benchmark.Case("decode", steps, depth, threads, batch=users),
+    ]
+    prefill, decode = benchmark.run(artifact, cases, repetitions=2, limits=False)
+    one, step = (min(result.samples_ns) * 1e-9 for result in (prefill, decode))
+    step /= steps
+    answer = users * one + (case.answer - 1) * step
+    return Forecast(users, one, users * one, step, answer, users * case.answer / answer)
+
+
+def choose(rows: list[Row], ratio: float | None) -> Row | None:
+    """The row to take: of those that fit and lose little enough, the one whose answer is there first; of those that
+    are alike, the one that loses least, else the one with more bits.
+
+    ratio: the most perplexity over the unquantized model's; what nobody has measured does not count then. None: at
+    most USUAL_RATIO where it is known, and no 4-bit inputs where it is not.
+    """
+    good = [row for row in rows if row.fits and _accurate(row, ratio)]
+    if not good:
+        return None
+    best = min(row.seconds for row in good)
+    alike = [row for row in good if row.seconds <= (1 + _ALIKE) * best]
+    return min(alike, key=lambda row: (row.accuracy.ratio if row.accuracy else 2.0, -row.memory.weights))
+
+
+def _accurate(row: Row, ratio: float | None) -> bool:
+    if row.accuracy is None:
+        return ratio is None and not row.candidate.coarse
+    return row.accuracy.ratio <= (USUAL_RATIO if ratio is None else ratio)
+
+
+def reason(taken: Row | None, rows: list[Row], ratio: float | None, limit: int) -> str:
+    """Why `choose` took this row, in one sentence without its full stop."""
+    from agq.reporting.output import human_size
+
+    if taken is None:
+        if not any(row.fits for row in rows):
+            least = min(row.memory.peak for row in rows)
+            return f"no scheme fits into {human_size(limit)}: the least is {human_size(least)}"
+        most = USUAL_RATIO if ratio is None else ratio
+        return f"no scheme that fits is known to have at most {most:g} times the perplexity"
+    name = taken.candidate.scheme
+    others = [row for row in rows if row is not taken and row.fits and row.candidate.scheme != name]
+    parts = []
+    slower = max((row.seconds for row in others if row.candidate.scheme == SIXTEEN), default=None)
+    if slower is not None and slower > taken.seconds:
+        parts.append(f"an answer takes 1/{slower / taken.seconds:.1f} of the time of 16 bits")
+    elif all(row.seconds >= (1 - _ALIKE) * taken.seconds for row in others):
+        parts.append("no other scheme that fits is faster")
+    if taken.accuracy is None:
+        parts.append("what it loses is not known for this model: `agq sweep` or `agq eval-ppl --baseline` measures it")
+    elif taken.candidate.scheme != SIXTEEN:
+        parts.append(f"it has {taken.accuracy.ratio:.3f} times the perplexity")
+    quicker = [row for row in rows if row.fits and row.seconds < (1 - _ALIKE) * taken.seconds]
+    if quicker:
+        best = min(quicker, key=lambda row: row.seconds)
+        why = "what it loses is unknown" if best.accuracy is None else f"its ratio is {best.accuracy.ratio:.3f}"
+        parts.append(f"{best.candidate.scheme} would be {taken.seconds / best.seconds:.1f} times as fast, but {why}")
+    unfit = [row.candidate.scheme for row in rows if not row.fits]
+    if unfit:
+        parts.append(f"{', '.join(dict.fromkeys(unfit))} would not fit")
+    return f"Take {name}: " + "; ".join(parts or ["it is the only one that fits"])
