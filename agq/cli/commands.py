@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("agq.cli.report", "Write a page that shows where a quantized model's accuracy went."),
     "verify": ("agq.cli.verify", "Check a folder or packed file for damage and inconsistencies."),
     "sweep": ("agq.cli.sweep", "Compare methods on models as one table."),
+    "recommend": ("agq.cli.recommend", "Say which scheme to take, for a machine and a use."),
+    "fit": ("agq.cli.fit", "Say whether a model fits into memory, and how."),
     "bench": ("agq.cli.bench", "Measure speed on this machine."),
     "cache": ("agq.cli.cache", "List and clear what `run` has packed."),
     "env": ("agq.cli.env", "Show versions, processor and kernels, for bug reports."),

@@ -17,6 +17,8 @@ COMMON = {
     "report": ("--original", "--data", "--output", "--png"),
     "verify": (),
     "sweep": ("--output", "--row", "--model", "--dry-run"),
+    "recommend": ("--use", "--machine", "--memory", "--users", "--max-ratio"),
+    "fit": ("--memory", "--machine", "--context"),
     "bench": ("--prefill", "--decode", "--threads", "--output"),
     "cache": (),
     "env": (),
@@ -64,6 +66,12 @@ EXAMPLES = {
         "agq sweep configs/sweeps/demo.yaml --row W4A8 -o results",
         "agq sweep configs/sweeps/demo.yaml --dry-run",
     ),
+    "recommend": (
+        "agq recommend FOLDER --use chat",
+        "agq recommend llama-7b --machine pi5 --use rag --memory 6G",
+        "agq recommend FOLDER --artifact model.agq.safetensors --max-ratio 1.05",
+    ),
+    "fit": ("agq fit FOLDER --memory 100M", "agq fit llama-7b --machine pi5", "agq fit llama-7b -m 8G --json"),
     "bench": (
         "agq bench model.agq.safetensors",
         "agq bench model.agq.safetensors -p 512 -n 64 -t 1,2,4",
