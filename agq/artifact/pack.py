@@ -102,7 +102,7 @@ def pack(
     blocks = [info for name, info in plan.model.linears.items() if name.startswith("blocks.")]
     stored = sum(item.nbytes for info in blocks for name, item in info.tensors("").items() if name != ".bias")
     count = sum(info.out * info.inputs for info in blocks)
-    parameters = _parameters(plan.model)
+    parameters = parameter_count(plan.model)
     schemes: dict[str, int] = {}
     for info in blocks:
         scheme = words.linear(*info.words())
@@ -130,7 +130,7 @@ def _created_by() -> str:
     return f"agq {__version__}"
 
 
-def _parameters(model: ArtifactModel) -> int:
+def parameter_count(model: ArtifactModel) -> int:
     """Parameters of the model (a tied embedding counts once)."""
     spec = model.spec
     count = sum(info.out * (info.inputs + (1 if info.bias else 0)) for info in model.linears.values())

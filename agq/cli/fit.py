@@ -51,10 +51,7 @@ def fit(
         raise UsageError("--memory and --machine exclude each other")
     there = find_machine(machine) if machine is not None else None
     if there is not None and there.card:
-        raise UsageError(
-            f"`{there.key}` is a graphics card, which agq does not run on",
-            hint="`agq recommend --machine` counts its memory, too",
-        )
+        raise UsageError(f"`{there.key}` is a graphics card, which agq does not run on", hint="name a computer")
     limit = size_in_bytes(memory, "--memory") if memory is not None else there.free if there else available_memory()
     planned = read_model(model)
     if context is not None and context > planned.spec.context:

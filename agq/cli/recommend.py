@@ -114,7 +114,7 @@ def recommend(
     files = [open_model(path, console.say) for path in artifact or ()]
     for item in files:
         if (item.spec.layers, item.spec.hidden) != (planned.spec.layers, planned.spec.hidden):
-            raise UsageError(f"`{item.path}` is no file of {planned.name}: its layers have another size")
+            raise UsageError(f"`{item.path}` is another model than {planned.name}: its layers have other sizes")
     if planned.artifact is not None and all(item.path != planned.artifact.path for item in files):
         files.insert(0, planned.artifact)
     found = candidates(planned, files if there is None else (), card=there is not None and there.card)
@@ -132,10 +132,14 @@ def recommend(
         print_json(_document(planned, table, case, users, limit, max_ratio, rows, taken, sentence))
     else:
         _show(planned, table, there, case, users, limit, rows, taken)
+    if taken is None and any(row.fits for row in rows):
+        raise AgqError(sentence, hint="name results of a sweep with --accuracy, or another --max-ratio")
     if taken is None:
-        raise AgqError(sentence, hint="more memory, a smaller model, or another --max-ratio")
+        raise AgqError(sentence, hint="a smaller model, fewer users or tokens, or more memory")
     if not json_output:
         print(f"{sentence}.")
+        if taken.accuracy is None:
+            console.say("next: agq quantize makes it, agq eval-ppl FILE --baseline MODEL measures what it loses")
 
 
 def _document(

@@ -39,7 +39,7 @@ def accuracies(names: Iterable[str], path: Path | None = None) -> dict[str, Accu
         models = dict.fromkeys(str(record.get("model")) for record in _records(path))
         raise AgqError(
             f"`{path}` has no results of `{next(iter(names))}`",
-            hint=f"it has those of {', '.join(f'`{name}`' for name in models)}; `agq sweep` measures a model",
+            hint=f"it has those of {', '.join(f'`{name}`' for name in models)}",
         )
     return found
 
@@ -51,7 +51,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
         assert all(isinstance(record["options"], dict) and isinstance(record["row"], str) for record in records)
     except (OSError, ValueError, LookupError, TypeError, AssertionError):
         raise AgqError(
-            f"`{path}` is not the results of a sweep", hint="`agq sweep -o FOLDER` writes one: FOLDER/results.json"
+            f"`{path}` is not the results of a sweep", hint="a sweep writes `results.json` into its folder"
         ) from None
     return list(records)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -51,9 +51,9 @@ def fits(found: Iterable[Candidate], limit: int, wanted: int) -> list[Fit]:
     rows = []
     for item in found:
         for bits in _widths(item.model):
-            context = longest(item.model, limit, bits)
-            took = sizes.memory(item.model, max(context, wanted) if context < wanted else context, kv_bits=bits)
-            rows.append(Fit(item, bits, context, context >= wanted, took))
+            taken = sizes.Footprint(item.model, bits)
+            context = longest(taken, item.model.spec.context, limit)
+            rows.append(Fit(item, bits, context, context >= wanted, taken.at(max(context, wanted))))
     return rows
 
 
@@ -64,16 +64,9 @@ def _widths(model: ArtifactModel) -> list[int]:
     return sorted(CACHES, reverse=True)
 
 
-def longest(model: ArtifactModel, limit: int, kv_bits: int) -> int:
-    """The most positions of one sequence that `limit` bytes hold, at most the model's context; 0: none."""
-    whole = model.spec.context
-    one, two = (sizes.memory(model, count, kv_bits=kv_bits).peak for count in (1, min(2049, whole)))
-    each = (two - one) / max(min(2048, whole - 1), 1)
-    count = math.floor((limit - one) / each) + 1 if limit >= one else 0
-    count = min(count, whole)
-    while count and sizes.memory(model, count, kv_bits=kv_bits).peak > limit:
-        count -= 1  # what rounding up has added
-    return count
+def longest(taken: sizes.Footprint, whole: int, limit: int) -> int:
+    """The most positions of one sequence, at most `whole`, that `limit` bytes hold; 0: none."""
+    return bisect.bisect_right(range(1, whole + 1), limit, key=lambda count: taken.at(count).peak)
 
 
 def best(rows: list[Fit]) -> Fit | None:

@@ -77,8 +77,7 @@ class KernelTable:
             linears, by the same name: a unit is a channel of an input.
         kv_store: rotary positions, and keys and values into the cache, by its bits: a unit is a channel of q, k or v.
         attention: by the bits of the cache.
-        forward: what a forward pass costs beside all that, in seconds for each call: a unit is a channel of an
-            embedding.
+        forward: what a forward pass costs beside all that: a unit is a layer.
         most: tokens computed at once.
         sources: where documented figures come from, in words.
     """

@@ -32,14 +32,17 @@ from agq.system.memory import available_memory
 from agq.system.threads import resolve_threads
 
 # Tokens computed together.
-_TOKENS = (1, 4, 16, 64, CHUNK)
+_TOKENS = (1, 8, 64, CHUNK)
 # Channels of the blocks of the two models that a format is timed in; the feed-forward part has three times as many.
 _NARROW, _WIDE = 256, 1024
 # Bytes of weights that are read in turn: more than caches hold.
 _MOST_BYTES = 128 << 20
 # Multiply-accumulates of a pass that is timed.
 _PRODUCTS = 1 << 30
-_REPETITIONS = 3
+# Samples of each measurement, the seconds that one takes at least, and its most passes.
+_SAMPLES, _SECONDS, _MOST_PASSES = 3, 0.02, 100
+# Linears of a block.
+_LINEARS = 4
 # Of the names of a profile.
 _PREPARE, _STORE, _ATTENTION, _EMBED = (
     "residual, norm, quantization",
@@ -150,9 +153,9 @@ def _format(
     info: LinearInfo, nbytes: int, room: np.ndarray, threads: int, isa: str | None
 ) -> tuple[Curve, Curve, Curve]:
     """Curves of a format's linears, of its inputs, and of what a pass costs beside them."""
-    linears, inputs, forward = [], [], []
+    linears, inputs, outside = [], [], []
     for tokens in _TOKENS:
-        found = []
+        found: list[_Probe] = []
         for wanted in (_NARROW, _WIDE):
             width = _width(info, wanted)
             one = probe(probe_spec(width, 1, width // 64, width // 64, 64), info)
@@ -163,14 +166,44 @@ def _format(
             layers = max(min(-(-nbytes // stored), _PRODUCTS // (tokens * weights), 512), 1)
             model = probe(replace(one.spec, layers=layers), info)
             with Engine(StandIn(model, room), threads, context=tokens, isa=isa) as engine:
-                times = _least(engine, tokens)
-            total = sum(times[part] for part in PARTS if part != "head")
-            found.append((total / layers / 4, weights / 4, times[_PREPARE] / layers / 4, channels / 4, width, times))
-        (t1, w1, p1, c1, width1, times1), (t2, w2, p2, c2, width2, times2) = found
-        linears.append(_point(tokens, (t1, w1), (t2, w2)))
-        inputs.append(_point(tokens, (p1, c1), (p2, c2)))
-        forward.append(Point(tokens, times1[OUTSIDE], (times1[_EMBED] + times2[_EMBED]) / (width1 + width2)))
-    return Curve(tuple(linears)), Curve(tuple(inputs)), Curve(tuple(forward))
+                found.append(_Probe(layers, weights, channels, width, _least(engine, tokens)))
+        narrow, wide = found
+        linears.append(_point(tokens, narrow.products, wide.products))
+        inputs.append(_point(tokens, narrow.preparing, wide.preparing))
+        outside.append(_outside(tokens, narrow, wide))
+    return Curve(tuple(linears)), Curve(tuple(inputs)), Curve(tuple(outside))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """What a pass of a model of `layers` layers took, by part. weights, channels: of a layer's linears, and of their
+    inputs; width: of the hidden states."""
+
+    layers: int
+    weights: int
+    channels: int
+    width: int
+    times: Mapping[str, float]
+
+    @property
+    def products(self) -> tuple[float, float]:
+        """(seconds, weights) of a linear, in the mean."""
+        total = sum(self.times[part] for part in PARTS if part != "head")
+        return total / self.layers / _LINEARS, self.weights / _LINEARS
+
+    @property
+    def preparing(self) -> tuple[float, float]:
+        """(seconds, channels) of an input, in the mean."""
+        return self.times[_PREPARE] / self.layers / _LINEARS, self.channels / _LINEARS
+
+
+def _outside(tokens: int, narrow: _Probe, wide: _Probe) -> Point:
+    """What a pass costs beside its parts: once, and for each layer."""
+    each = 0.0
+    if narrow.layers > wide.layers:
+        each = max(narrow.times[OUTSIDE] - wide.times[OUTSIDE], 0.0) / (narrow.layers - wide.layers)
+    once = max(min(item.times[OUTSIDE] - item.layers * each for item in (narrow, wide)), 0.0)
+    return Point(tokens, once + narrow.times[_EMBED], each)
 
 
 def _point(tokens: int, narrow: tuple[float, float], wide: tuple[float, float]) -> Point:
@@ -207,20 +240,25 @@ def _cache(spec: ModelSpec, bits: int, room: np.ndarray, threads: int, isa: str 
 
 
 def _least(engine: Engine, tokens: int) -> Mapping[str, float]:
-    """Seconds of each part of a pass of `tokens` tokens behind what the engine holds: the least of some repetitions.
+    """Seconds of each part of a pass of `tokens` tokens behind what the engine holds: the least of some samples, each
+    the mean of as many passes as take a while, so that other programs slow them down as much as they do a long text.
     All tokens' logits are asked for: none of them leaves before the last layer."""
     before = engine.length()
     ids = np.arange(tokens, dtype=np.int32) % engine.vocab
     best: dict[str, float] = {}
-    for repetition in range(_REPETITIONS + 1):
-        engine.truncate(0, before)
+    passes = 1
+    for sample in range(_SAMPLES + 1):
         engine.profile()
         start = time.perf_counter()
-        engine.forward(ids, logits="all")
+        for _ in range(passes):
+            engine.truncate(0, before)
+            engine.forward(ids, logits="all")
         took = time.perf_counter() - start
         times = engine.profile()
         times[OUTSIDE] = max(took - sum(times.values()), 0.0)
-        if repetition:
-            best = {name: min(value, best.get(name, value)) for name, value in times.items()}
+        if sample:
+            best = {name: min(value / passes, best.get(name, math.inf)) for name, value in times.items()}
+        else:  # not counted: pages and frequencies come up
+            passes = min(max(math.ceil(_SECONDS / took), 1), _MOST_PASSES)
     engine.truncate(0, before)
     return best

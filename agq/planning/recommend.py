@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from agq.planning.measure import measure, needed
 from agq.planning.roofline import Forecast, forecast
 from agq.planning.source import Planned
 from agq.planning.use_cases import UseCase
+from agq.recipe.changes import RecipeChanges
+from agq.recipe.resolve import effective_recipe
 from agq.recipe.schemes import SCHEMES, Scheme
 from agq.runtime import benchmark
 
@@ -25,20 +28,26 @@ SIXTEEN = "W16A16"
 # More perplexity than this is not taken without being asked for.
 USUAL_RATIO = 1.05
 # Two times that differ by less are one: forecasts are no better.
-_ALIKE = 0.05
+_ALIKE = 0.1
 # Steps of decoding that an artifact is measured with.
 _STEPS = 16
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A format of the model. coarse: its inputs have so few codes that they need care."""
+    """A format of the model.
+
+    Attributes:
+        coarse: its inputs have so few codes that they need care. floats: weights and inputs are 8-bit floats.
+        artifact: the file that is there. usual: made as the scheme's preset makes it, as far as that is known.
+    """
 
     scheme: str
     model: ArtifactModel
     coarse: bool = False
     floats: bool = False
     artifact: Artifact | None = None
+    usual: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,8 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        """Of an answer: as measured, else as forecast."""
-        return (self.measured or self.forecast).answer_s
+        """Of an answer, as forecast: forecasts compare with each other, not with what was measured."""
+        return self.forecast.answer_s
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -86,9 +95,11 @@ def candidates(planned: Planned, artifacts: Iterable[Artifact] = (), card: bool 
     if card:
         return found
     if planned.made is not None and planned.artifact is None:
-        found.append(Candidate(scheme_of(planned.made), planned.made, _coarse(planned.made)))
+        found.append(Candidate(scheme_of(planned.made), planned.made, _coarse(planned.made), usual=False))
     for artifact in artifacts:
-        found.append(Candidate(scheme_of(artifact.info), artifact.info, _coarse(artifact.info), artifact=artifact))
+        named = scheme_of(artifact.info)
+        usual = named == SIXTEEN or _as_preset(artifact.recipe, named)
+        found.append(Candidate(named, artifact.info, _coarse(artifact.info), artifact=artifact, usual=usual))
     return found
 
 
@@ -96,6 +107,15 @@ def scheme_of(model: ArtifactModel) -> str:
     """The name of the scheme of the first linear of the blocks."""
     info = model.linears["blocks.0.qkv"]
     return words.name(info.format.bits, info.activations.bits, not info.asym)
+
+
+def _as_preset(values: Any, scheme: str) -> bool:
+    """Whether a file's account of its making says the method and the rotations of the scheme's preset."""
+    inner = values.get("recipe") if isinstance(values, dict) else None
+    if not isinstance(inner, dict):
+        return False
+    usual, transforms = effective_recipe(None, RecipeChanges(scheme=scheme)), inner.get("transforms") or {}
+    return inner.get("method") == usual.method and bool(transforms.get("r1")) == usual.transforms.r1
 
 
 def _coarse(model: ArtifactModel) -> bool:
@@ -117,7 +137,7 @@ def rows_here(
     limit = table.memory if limit is None else limit
     rows = []
     for item in found:
-        took = sizes.memory(item.model, case.tokens, users)
+        took = sizes.Footprint(item.model).at(case.tokens, users)
         fits = took.peak <= limit
         if item.artifact is not None and fits:
             say(item.artifact.path.name)
@@ -145,7 +165,7 @@ def rows_there(
         took = (
             sizes.card_memory(item.model, case.tokens, users)
             if machine.card
-            else sizes.memory(item.model, case.tokens, users)
+            else sizes.Footprint(item.model).at(case.tokens, users)
         )
         rows.append(_row(item, table, case, users, took, limit, known, None))
     assert table is not None
@@ -163,6 +183,8 @@ def _row(
     seen: Forecast | None,
 ) -> Row:
     accuracy = Accuracy(1.0, "", "the model itself") if item.scheme == SIXTEEN else known.get(item.scheme)
+    if not item.usual:
+        accuracy = None
     return Row(item, forecast(item.model, table, case, users), took, took.peak <= limit, accuracy, seen)
 
 
@@ -193,7 +215,14 @@ def choose(rows: list[Row], ratio: float | None) -> Row | None:
         return None
     best = min(row.seconds for row in good)
     alike = [row for row in good if row.seconds <= (1 + _ALIKE) * best]
-    return min(alike, key=lambda row: (row.accuracy.ratio if row.accuracy else 2.0, -row.memory.weights))
+    return min(
+        alike,
+        key=lambda row: (
+            row.accuracy.ratio if row.accuracy else math.inf,
+            -row.memory.weights,
+            row.candidate.artifact is None,
+        ),
+    )
 
 
 def _accurate(row: Row, ratio: float | None) -> bool:
@@ -211,25 +240,29 @@ def reason(taken: Row | None, rows: list[Row], ratio: float | None, limit: int) 
             least = min(row.memory.peak for row in rows)
             return f"no scheme fits into {human_size(limit)}: the least is {human_size(least)}"
         most = USUAL_RATIO if ratio is None else ratio
-        return f"no scheme that fits is known to have at most {most:g} times the perplexity"
+        unknown = dict.fromkeys(row.candidate.scheme for row in rows if row.fits and row.accuracy is None)
+        why = f"; nobody has measured {', '.join(unknown)}" if unknown else ""
+        return f"no scheme that fits is known to have at most {most:g} times the perplexity{why}"
     name = taken.candidate.scheme
-    others = [row for row in rows if row is not taken and row.fits and row.candidate.scheme != name]
     parts = []
-    slower = max((row.seconds for row in others if row.candidate.scheme == SIXTEEN), default=None)
-    if slower is not None and slower > taken.seconds:
-        parts.append(f"an answer takes 1/{slower / taken.seconds:.1f} of the time of 16 bits")
-    elif all(row.seconds >= (1 - _ALIKE) * taken.seconds for row in others):
-        parts.append("no other scheme that fits is faster")
-    if taken.accuracy is None:
-        parts.append("what it loses is not known for this model: `agq sweep` or `agq eval-ppl --baseline` measures it")
-    elif taken.candidate.scheme != SIXTEEN:
-        parts.append(f"it has {taken.accuracy.ratio:.3f} times the perplexity")
+    sixteen = next((row for row in rows if row.candidate.scheme == SIXTEEN), None)
+    if sixteen is not None and sixteen is not taken:
+        parts.append(
+            f"an answer comes {sixteen.seconds / taken.seconds:.1f} times as fast as with 16 bits"
+            if sixteen.fits
+            else f"16 bits take {human_size(sixteen.memory.peak)} and do not fit"
+        )
+    if name != SIXTEEN:
+        parts.append(
+            "how much it loses is not known for this model"
+            if taken.accuracy is None
+            else f"it has {taken.accuracy.ratio:.3f} times the perplexity"
+        )
     quicker = [row for row in rows if row.fits and row.seconds < (1 - _ALIKE) * taken.seconds]
     if quicker:
         best = min(quicker, key=lambda row: row.seconds)
-        why = "what it loses is unknown" if best.accuracy is None else f"its ratio is {best.accuracy.ratio:.3f}"
-        parts.append(f"{best.candidate.scheme} would be {taken.seconds / best.seconds:.1f} times as fast, but {why}")
-    unfit = [row.candidate.scheme for row in rows if not row.fits]
-    if unfit:
-        parts.append(f"{', '.join(dict.fromkeys(unfit))} would not fit")
-    return f"Take {name}: " + "; ".join(parts or ["it is the only one that fits"])
+        loss = "an unknown loss" if best.accuracy is None else f"{best.accuracy.ratio:.3f} times the perplexity"
+        parts.append(f"{best.candidate.scheme} would be {taken.seconds / best.seconds:.1f} times as fast, with {loss}")
+    else:
+        parts.append("nothing else that fits is faster")
+    return f"Take {name}: {'; '.join(parts)}"

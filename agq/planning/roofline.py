@@ -103,7 +103,7 @@ def _pass(model: ArtifactModel, table: KernelTable, tokens: int, logits: int, kv
     """Seconds of one forward pass of `tokens` tokens without attention. logits: of how many of them they are wanted."""
     spec = model.spec
     after = f"blocks.{spec.layers - 1}."
-    total = table.forward.seconds(tokens, spec.hidden)
+    total = table.forward.seconds(tokens, spec.layers)
     for name, info in model.linears.items():
         late = not name.startswith("blocks.") or (name.startswith(after) and not name.endswith(".qkv"))
         count = logits if late and name != "project_in" else tokens

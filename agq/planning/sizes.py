@@ -21,12 +21,13 @@ from agq.recipe.resolve import effective_recipe, fit_hadamard
 from agq.recipe.schemes import Scheme
 from agq.runtime.engine import Engine
 
-# Resident memory of `agq run` beside model and engine: the interpreter, numpy, the tokenizer of a small vocabulary.
-PROCESS_BYTES = 60_000_000
+# Resident memory of `agq run` beside model and engine: the interpreter and numpy; and for each token of the vocabulary
+# the tokenizer while it is made, which took 470 bytes (SmolLM2) to 1,290 (Gemma 3).
+_PROCESS_BYTES, _TOKEN_BYTES = 45_000_000, 1000
 # Activations and captured graphs of vLLM.
 _CARD_BYTES = 2_000_000_000
-# Positions of the larger of the engines that are asked for their bytes.
-_POSITIONS = 768
+# Positions of the engines that are asked for their bytes: whole blocks of the cache.
+_POSITIONS = (256, 768)
 # Codes of one byte with a scale for each row, and inputs as they are.
 _BYTES = LinearInfo(0, 0, BYTE_CODES.name, SCALE)
 # What 16-bit weights are packed as where the model is only known by its shape.
@@ -40,7 +41,7 @@ class Memory:
     weights: int
     kv: int
     workspace: int
-    process: int = PROCESS_BYTES
+    process: int
 
     @property
     def peak(self) -> int:
@@ -153,24 +154,34 @@ def served(spec: ModelSpec, scheme: Scheme | None) -> ArtifactModel | None:
     return _model(spec, names, infos, HALF)
 
 
-def memory(model: ArtifactModel, tokens: int, users: int = 1, kv_bits: int | None = None) -> Memory:
-    """What running `model` takes, with `users` sequences of `tokens` positions. The engine itself says what its cache
-    and its workspace take: two without weights are made, with few positions; both grow in proportion.
+class Footprint:
+    """What running `model` takes. The engine itself says what its cache and its workspace take: three without weights
+    and with few positions are made, and both grow in proportion.
 
     Raises:
         AgqError: no kernels for the model.
     """
-    most = min(_POSITIONS, model.spec.context)
-    least = max(most // 3, 1)
-    small, large = (_engine_bytes(model, count, kv_bits) for count in (least, most))
-    share = (tokens - least) / max(most - least, 1)
-    kv, workspace = (low + share * (high - low) for low, high in zip(small, large, strict=True))
-    return Memory(weight_bytes(model), math.ceil(users * kv), math.ceil(workspace))
 
+    def __init__(self, model: ArtifactModel, kv_bits: int | None = None):
+        self._model = model
+        # Learned positions end.
+        most = min(_POSITIONS[1], model.spec.context) if model.spec.position == "learned" else _POSITIONS[1]
+        self._least, self._most = min(_POSITIONS[0], most), most
+        engines, file = [], StandIn(model)
+        for context in (1, self._least, self._most):
+            with Engine(file, context=context, kv_bits=kv_bits) as engine:
+                engines.append((engine.kv_bytes, engine.workspace_bytes))
+        (self._block, _), self._small, self._large = engines
 
-def _engine_bytes(model: ArtifactModel, context: int, kv_bits: int | None) -> tuple[int, int]:
-    with Engine(StandIn(model), context=context, kv_bits=kv_bits) as engine:
-        return engine.kv_bytes, engine.workspace_bytes
+    def at(self, tokens: int, users: int = 1) -> Memory:
+        """With `users` sequences of `tokens` positions. The cache has whole blocks of positions."""
+        span = max(self._most - self._least, 1)
+        each = (self._large[0] - self._small[0]) / span or self._block
+        kv = self._block * math.ceil(tokens / round(self._block / each))
+        growth = (self._large[1] - self._small[1]) / span
+        workspace = self._small[1] + max(growth * (tokens - self._least), 0)
+        process = _PROCESS_BYTES + _TOKEN_BYTES * self._model.spec.vocab
+        return Memory(weight_bytes(self._model), users * kv, math.ceil(workspace), process)
 
 
 def card_memory(model: ArtifactModel, tokens: int, users: int) -> Memory:

@@ -51,7 +51,7 @@ def use_case(name: str | None, prompt: int | None = None, answer: int | None = N
     if prompt is None and answer is None:
         return DEFAULT if name is None else USE_CASES[name]
     if name is not None and prompt is not None and answer is not None:
-        raise UsageError(f"`use: {name}` says how long prompt and answer are", hint="leave it out, or the numbers")
+        raise UsageError(f"use case `{name}` says how long prompt and answer are", hint="name either of them")
     row = DEFAULT if name is None else USE_CASES[name]
     return UseCase("", row.prompt if prompt is None else prompt, row.answer if answer is None else answer)
 

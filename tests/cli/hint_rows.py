@@ -212,6 +212,7 @@ ELSEWHERE = {
     "pip install transformers": "tests/comparison/test_distances.py",
     "`limit:` is at least 1": "for callers of the library: the command line has these limits",
     "`max_tokens:` is at least 1": "for callers of the library: the command line has these limits",
+    "name results of a sweep with --accuracy, or another --max-ratio": "tests/cli/test_planning.py",
     "cut the beginning of the context, or load the model with a larger `context:`": "tests/runtime/test_model.py",
     "/exit or Ctrl-D leaves": "tests/cli/test_conversation.py",
     "/save writes such a file": "tests/cli/test_conversation.py",

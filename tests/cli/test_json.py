@@ -92,6 +92,9 @@ def made(
         "agq info": printed("info", folder / "q"),
         "agq info, a packed file": printed("info", packed),
         "agq env": printed("env"),
+        "agq recommend": printed("recommend", demo_model, "--machine", "pi4"),
+        "agq recommend --list-machines": lines("recommend", "--list-machines")[0][0],
+        "agq fit": printed("fit", demo_model, "--memory", "1G"),
         "agq sweep --dry-run": printed("sweep", folder / "sweep.yaml", "--dry-run"),
         "agq sweep": printed("sweep", folder / "sweep.yaml", "-o", folder / "sweep", "--no-plot"),
     }
