@@ -22,15 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from agq.formats.cache import DEFAULT_CACHE
 from agq.formats.groups import fit
+from agq.planning.sizes import ENTRY_BYTES, PROCESS_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
 # An allowance for Raspberry Pi OS Lite without a desktop. What the graphics part keeps is the difference between a
 # board's 2^30 bytes and our 10^9.
 SYSTEM = 300_000_000
-# Python 3.11 with numpy and the engine; while the tokenizer is read, for each of its entries and merges. From --measure
-# of models with 21 thousand, 98 thousand and 776 thousand of them.
-PROGRAM = 48_000_000
-ENTRY = 390
 TOKENS = 2048
 PASS = 256
 # Bytes of tokenizer.json for an entry of the vocabulary: 99 for the demo model, 72 for SmolLM2.
@@ -41,7 +38,7 @@ PIS = (1, 2, 4, 8)
 def in_memory(file: int, cache: int, workspace: int, entries: int) -> int:
     """Bytes of `agq run` with a full cache, of the bytes of file, cache and workspace. entries: of the tokenizer, its
     merges too."""
-    return file + cache + workspace + PROGRAM + ENTRY * entries
+    return file + cache + workspace + PROCESS_BYTES + ENTRY_BYTES * entries
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def fit(
     from agq.planning.machines import machine as find_machine
     from agq.planning.recommend import candidates
     from agq.planning.source import read_model
-    from agq.reporting.output import human_size, print_json, print_table
+    from agq.reporting.output import print_json
     from agq.system.memory import available_memory
 
     if memory is not None and machine is not None:
@@ -77,23 +77,34 @@ def fit(
             }
         )
     else:
-        cells = [
-            [
-                row.candidate.artifact.path.name if row.candidate.artifact else row.candidate.scheme,
-                f"{row.kv_bits}",
-                human_size(row.memory.weights),
-                f"{row.context:,}" if row.context else "-",
-                human_size(row.memory.peak),
-                "yes" if row.fits else "no",
-            ]
-            for row in rows
-        ]
-        columns = ["scheme", "KV bits", "weights", "context", "memory", "fits"]
-        print_table(columns, cells, right=(1, 2, 3, 4), title=f"{planned.name} in {human_size(limit)}")
+        _show(planned.name, rows, limit)
     if taken is None or not taken.fits:
         raise AgqError(sentence, hint="a smaller model, or more memory")
     if not json_output:
         print(f"{sentence}.")
+
+
+def _show(name: str, rows: list[Fit], limit: int) -> None:
+    """A line for each scheme and file: how many tokens fit with each cache."""
+    from agq.reporting.output import human_size, print_table
+
+    print(f"{name} in {human_size(limit)}: tokens of context that fit, with keys and values of so many bits")
+    widths = sorted({row.kv_bits for row in rows}, reverse=True)
+    found: dict[str, dict[int, Fit]] = {}
+    for row in rows:
+        found.setdefault(row.candidate.label, {})[row.kv_bits] = row
+    cells = []
+    for label, by_width in found.items():
+        weights = human_size(next(iter(by_width.values())).memory.weights)
+        cells.append([label, weights, *(_context(by_width.get(bits)) for bits in widths)])
+    print_table(["scheme", "weights", *(f"{bits} bits" for bits in widths)], cells, right=range(1, 2 + len(widths)))
+
+
+def _context(row: Fit | None) -> str:
+    """ "1,142", "294, too few", "none"."""
+    if row is None:
+        return "-"
+    return f"{row.context:,}{'' if row.fits else ', too few'}" if row.context else "none"
 
 
 def _sentence(name: str, taken: Fit | None, limit: int, wanted: int) -> str:

@@ -195,35 +195,32 @@ def _show(
             "model": f"{planned.name}, {planned.kind}: {planned.spec.family}, {planned.spec.layers} layers of "
             f"{planned.spec.hidden}",
             "use": f"{case.describe()}, {users} user{'s' * (users > 1)} at a time",
-            "machine": f"{table.machine}, {table.threads} threads, {table.level} ({kind})"
+            "machine": f"{table.machine}, {table.threads} thread{'s' * (table.threads > 1)}, {table.level} ({kind})"
             if there is None or not there.card
             else f"{table.machine}, through vLLM ({kind})",
             "limits": f"{table.bandwidth * 1e-9:.1f} GB/s, {2e-9 * table.peak:,.0f} GOPS ({table.instruction})",
             "memory": human_size(limit),
         }
     )
+    both = any(row.measured for row in rows)
     cells = []
     for row in rows:
-        accuracy = "unknown" if row.accuracy is None else f"{row.accuracy.ratio:.3f}"
-        name = row.candidate.scheme
-        for kind, speed in (("predicted" if table.measured else "estimate", row.forecast), ("measured", row.measured)):
+        for kind, speed in (("predicted", row.forecast), ("measured", row.measured)):
             if speed is None:
                 continue
-            label = row.candidate.artifact.path.name if row.candidate.artifact is not None else ""
-            cells.append(
-                [
-                    f"{'* ' if row is taken else ''}{name}{f' {label}' if label else ''}",
-                    kind,
-                    _time(speed.first_token_s),
-                    _time(speed.answer_s),
-                    f"{speed.throughput:,.1f}",
-                    human_size(row.memory.peak) + ("" if row.fits else ", too much"),
-                    accuracy,
-                ]
-            )
-    columns = ["scheme", "", "first token", "answer", "tokens/s", "memory", "perplexity ratio"]
+            cell = [
+                f"{'* ' if row is taken else ''}{row.candidate.label}",
+                kind,
+                _time(speed.first_token_s),
+                _time(speed.answer_s),
+                f"{speed.throughput:,.1f}",
+                human_size(row.memory.peak) + ("" if row.fits else ", too much"),
+                "unknown" if row.accuracy is None else f"{row.accuracy.ratio:.3f}",
+            ]
+            cells.append(cell if both else [cell[0], *cell[2:]])
+    columns = ["scheme", *(["times"] if both else []), "first token", "answer", "tokens/s", "memory", "ppl ratio"]
     print()
-    print_table(columns, cells, right=(2, 3, 4, 5, 6), least=("tokens/s",))
+    print_table(columns, cells, right=range(1, len(columns)), least=("tokens/s",))
     for source in dict.fromkeys(row.accuracy.source for row in rows if row.accuracy and row.accuracy.text):
         console.detail(f"perplexity: {source}")
     for source in table.sources:

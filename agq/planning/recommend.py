@@ -49,6 +49,11 @@ class Candidate:
     artifact: Artifact | None = None
     usual: bool = True
 
+    @property
+    def label(self) -> str:
+        """The scheme, and the file's name where there is one."""
+        return self.scheme if self.artifact is None else f"{self.scheme} {self.artifact.path.name}"
+
 
 @dataclass(frozen=True)
 class Row:

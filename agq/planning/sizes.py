@@ -21,9 +21,11 @@ from agq.recipe.resolve import effective_recipe, fit_hadamard
 from agq.recipe.schemes import Scheme
 from agq.runtime.engine import Engine
 
-# Resident memory of `agq run` beside model and engine: the interpreter and numpy; and for each token of the vocabulary
-# the tokenizer while it is made, which took 470 bytes (SmolLM2) to 1,290 (Gemma 3).
-_PROCESS_BYTES, _TOKEN_BYTES = 45_000_000, 1000
+# Resident memory of `agq run` beside model and engine: Python 3.11 with numpy; and for each entry and merge of the
+# tokenizer, while it is read: measured with 21 thousand, 98 thousand and 776 thousand of them (scripts/fits.py).
+PROCESS_BYTES, ENTRY_BYTES = 48_000_000, 390
+# Entries and merges for a token of the vocabulary: of the tokenizers that were measured 2.0 to 3.2.
+_ENTRIES = 3
 # Activations and captured graphs of vLLM.
 _CARD_BYTES = 2_000_000_000
 # Positions of the engines that are asked for their bytes: whole blocks of the cache.
@@ -180,7 +182,7 @@ class Footprint:
         kv = self._block * math.ceil(tokens / round(self._block / each))
         growth = (self._large[1] - self._small[1]) / span
         workspace = self._small[1] + max(growth * (tokens - self._least), 0)
-        process = _PROCESS_BYTES + _TOKEN_BYTES * self._model.spec.vocab
+        process = PROCESS_BYTES + ENTRY_BYTES * _ENTRIES * self._model.spec.vocab
         return Memory(weight_bytes(self._model), users * kv, math.ceil(workspace), process)
 
 

@@ -92,7 +92,7 @@ def test_this_machine(call, demo_artifact: Path, monkeypatch: pytest.MonkeyPatch
     planned = read_model(demo_artifact)
     monkeypatch.setattr(recommend, "measure", rows)
     result = call("recommend", demo_artifact, "--prompt-tokens", 8, "--answer-tokens", 4, "-t", 1)
-    assert result.code == 0 and "paper, 1 threads, scalar (measured now)" in result.out, result.err
+    assert result.code == 0 and "paper, 1 thread, scalar (measured now)" in result.out, result.err
     assert re.search(r"W4A8 \S+ +predicted", result.out) and re.search(r"W4A8 \S+ +measured", result.out)
     assert "agq eval-ppl FILE --baseline MODEL" not in result.err  # W8A8 is known of llama-demo
 
@@ -106,9 +106,9 @@ def test_machines_are_listed(call) -> None:
 
 
 def test_fit(call) -> None:
-    result = call("fit", "opt-125m", "--memory", "0.2G")
-    assert result.code == 0 and "opt-125m fits into 200.0 MB as W4A8 with a KV cache of 8 bits and up to" in result.out
-    found = json.loads(call("fit", "opt-125m", "--memory", "0.2G", "--context", "1100", "--json").out)
+    result = call("fit", "opt-125m", "--memory", "0.213G")
+    assert result.code == 0 and "opt-125m fits into 213.0 MB as W4A8 with a KV cache of 8 bits and up to" in result.out
+    found = json.loads(call("fit", "opt-125m", "--memory", "0.213G", "--context", "1100", "--json").out)
     assert found["fits"] and found["wanted_context"] == 1100 and found["model_context"] == 2048
     assert (found["taken"]["scheme"], found["taken"]["kv_bits"]) == ("W4A8", 4)
     assert 1100 <= found["taken"]["context"] < 2048
@@ -117,9 +117,9 @@ def test_fit(call) -> None:
 def test_fit_that_does_not(call) -> None:
     result = call("fit", "opt-125m", "--memory", "100M")
     assert result.code == 1 and "opt-125m does not fit into 100.0 MB in any format" in result.err
-    result = call("fit", "opt-125m", "--memory", "0.2G", "-c", "2048", "--json")
+    result = call("fit", "opt-125m", "--memory", "0.213G", "-c", "2048", "--json")
     assert result.code == 1 and json.loads(result.out)["fits"] is False
-    assert "does not fit into 200.0 MB with 2,048 tokens; the most is as W4A16 with a KV cache of 4" in result.err
+    assert "does not fit into 213.0 MB with 2,048 tokens; the most is as W4A16 with a KV cache of 4" in result.err
     pi = json.loads(call("fit", "opt-125m", "--machine", "pi4-4gb", "--json").out)
     assert pi["memory_bytes"] == int(0.85 * 4e9) and pi["taken"]["scheme"] == "W16A16"
     for arguments, words in (

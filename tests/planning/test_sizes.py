@@ -46,6 +46,13 @@ def test_width_of_the_cache() -> None:
     assert four < eight
 
 
+def test_beside_the_model() -> None:
+    found = Footprint(packed(spec(), None)).at(64)
+    assert found.process == 48_000_000 + 3 * 390 * 100
+    assert found.peak == found.weights + found.kv + found.workspace + found.process
+    assert found.to_dict()["peak"] == found.peak
+
+
 def test_what_a_preset_adds() -> None:
     tied = spec(tie_word_embeddings=True)
     assert "project_out" in packed(tied, Scheme.parse("W4A8")).linears

@@ -118,6 +118,20 @@ _SWEEPS = [
     ),
 ]
 
+# Plans: machines that are not here, so that nothing is measured.
+_PLANS = [
+    Case("plan-machines", "agq recommend --list-machines", terminal=True),
+    Case("plan-machine", "agq recommend llama-7b --machine pi5 --use rag", terminal=True),
+    Case("plan-card", "agq recommend llama-7b --machine h100 --users 16"),
+    Case("plan-machine-mistyped", "agq recommend llama-7b --machine pi55"),
+    Case("plan-use-mistyped", "agq recommend llama-7b --use chats"),
+    Case("plan-nothing-known", "agq recommend llama-7b --machine pi5 --max-ratio 1.02"),
+    Case("plan-nothing-fits", "agq recommend llama-7b --machine pi4-2gb"),
+    Case("plan-fit", "agq fit llama-7b --memory 100G", terminal=True),
+    Case("plan-fit-not", "agq fit llama-7b --memory 1G"),
+    Case("plan-fit-size", "agq fit llama-7b --memory plenty"),
+]
+
 # Files that are absent, damaged, or of another kind.
 _FILES = [
     *(
@@ -246,5 +260,5 @@ _TORCH = [
 ]  # fmt: skip
 
 # `make check` runs helps and wrong command lines, which take a tenth of a second each; `make test` runs all.
-_MORE = (*_RECIPES, *_SWEEPS, *_FILES, *_REFUSALS, *_SHOWN, *_TORCH)
+_MORE = (*_RECIPES, *_SWEEPS, *_PLANS, *_FILES, *_REFUSALS, *_SHOWN, *_TORCH)
 CASES = [*_HELP, *_USAGE, *(replace(case, slow=True) for case in _MORE)]
