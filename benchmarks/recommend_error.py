@@ -2,8 +2,8 @@
 
     python -m benchmarks.recommend_error FILE.agq.safetensors ... [--threads 2] [--rounds 3]
 
-Both sides are measured in turn, several times: the kernel table (agq/planning/measure.py), then the prompts and answers
-of each file. The least time of each side counts, since other programs on the machine only make it longer.
+Both sides are measured in turn, several times: the kernel table (agq/planning/measure.py), then prompts and answers of
+each file. Samples are short, and the least time of each side counts: other programs on the machine only make it longer.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from agq.runtime import benchmark
 CASES = (
     ("prefill", 64, 0),
     ("prefill", 256, 0),
-    ("prefill", 1024, 0),
-    ("decode", 32, 0),
-    ("decode", 32, 512),
-    ("decode", 32, 1500),
+    ("prefill", 512, 0),
+    ("decode", 8, 16),
+    ("decode", 8, 512),
+    ("decode", 8, 1500),
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=None, help="Default: physical cores.")
+    parser.add_argument("--rounds", type=int, default=3, help="Measurements of each side.")
     options = parser.parse_args()
     print("| file | scheme | test | measured | predicted | error |\n|---|---|---|--:|--:|--:|")
     errors = []
@@ -63,7 +63,7 @@ def compare(path: Path, threads: int | None, rounds: int) -> list[float]:
             else:
                 seconds = decode_seconds(model, table, case.tokens, case.depth, 1, model.kv_bits)
             predicted[case] = min(predicted[case], seconds)
-        for case, result in zip(cases, benchmark.run(artifact, cases, repetitions=3, limits=False), strict=True):
+        for case, result in zip(cases, benchmark.run(artifact, cases, repetitions=8, limits=False), strict=True):
             measured[case] = min(measured[case], min(result.samples_ns) * 1e-9)
     errors = []
     for case in cases:

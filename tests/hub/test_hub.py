@@ -58,6 +58,20 @@ def test_revision_home_and_offline(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_config_alone(hub: Hub, tmp_path: Path) -> None:
+    """A plan downloads no weights, and a model that is wanted afterwards gets its own."""
+    line = f"from agq.hub import config_file; print(config_file('{MODEL}@old'))"
+    config = folder_of(python(hub, tmp_path, line))
+    assert config.read_bytes() == b'{"old": 1}' and [path.name for path in config.parent.iterdir()] == ["config.json"]
+    assert not any("safetensors" in request for request in map(str, hub.requests))
+    folder = folder_of(python(hub, tmp_path, f"print(local_folder('{MODEL}@old'))"))
+    assert (folder / "model.safetensors").is_file()
+    hub.models[MODEL]["bare"] = {"README.md": b"none"}
+    none = python(hub, tmp_path, f"from agq.hub import config_file; config_file('{MODEL}@bare')")
+    assert f"hub model `{MODEL}@bare` has no config.json" in none.stderr
+
+
+@pytest.mark.slow
 def test_a_broken_download_goes_on(hub: Hub, tmp_path: Path) -> None:
     weights = bytes(24_000_000)  # more than two of the parts that the hub's library writes to disk
     hub.models[MODEL]["main"]["model.safetensors"] = weights

@@ -59,6 +59,7 @@ def test_tag_and_content(wheel: Path, repository: Path) -> None:
     for own in ("agq/text/own", "agq/comparison/own"):
         texts = {str(path.relative_to(repository)) for path in (repository / own).iterdir()}
         assert texts == {name for name in names if name.startswith(f"{own}/")}
+    assert {"agq/planning/machines.yaml", "agq/planning/shapes.yaml"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "demo/", "kernels/")) for name in names)
 
