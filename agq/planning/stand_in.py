@@ -3,6 +3,8 @@ one, so it tells what a model would take, and how long kernels take, before ther
 
 from __future__ import annotations
 
+import mmap
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,15 @@ _ZEROS = (".zero", ".act_exponent", "_exponent", "_zero")
 
 
 def memory(nbytes: int) -> np.ndarray:
-    """Bytes for the tensors of stand-ins that are computed with: uint8 [nbytes]."""
-    return np.full(nbytes, _BYTE, np.uint8)
+    """Bytes for the tensors of stand-ins that are computed with: uint8 [nbytes], in small pages, as a mapped file's are.
+    With the large ones that numpy asks for, weights would come faster than they do from a file."""
+    pages = mmap.mmap(-1, nbytes)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a system without large pages
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+    found = np.frombuffer(pages, np.uint8)
+    found[:] = _BYTE
+    return found
 
 
 class StandIn(Artifact):
