@@ -215,7 +215,7 @@ def _show(
                 _time(speed.answer_s),
                 f"{speed.throughput:,.1f}",
                 human_size(row.memory.peak) + ("" if row.fits else ", too much"),
-                "unknown" if row.accuracy is None else f"{row.accuracy.ratio:.3f}",
+                _ratio(row),
             ]
             cells.append(cell if both else [cell[0], *cell[2:]])
     columns = ["scheme", *(["times"] if both else []), "first token", "answer", "tokens/s", "memory", "ppl ratio"]
@@ -225,6 +225,13 @@ def _show(
         console.detail(f"perplexity: {source}")
     for source in table.sources:
         console.detail(source)
+
+
+def _ratio(row: Row) -> str:
+    """ "1.014"; where inputs have few codes also their effective bits: "1.075, A4.58"."""
+    if row.accuracy is None:
+        return "unknown"
+    return f"{row.accuracy.ratio:.3f}" + (f", A{row.effective_bits}" if row.candidate.coarse else "")
 
 
 def _time(seconds: float) -> str:

@@ -18,11 +18,13 @@ _KNOWN = Path(__file__).resolve().parents[2] / "docs" / "results.json"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Perplexity over that of the unquantized model, the worst of the texts. text: which. source: where it stands."""
+    """Perplexity over that of the unquantized model, the worst of the texts. text: which. source: where it stands.
+    activation_bits: effective ones; None: floats, or an earlier version made the record."""
 
     ratio: float
     text: str
     source: str
+    activation_bits: float | None = None
 
 
 def accuracies(names: Iterable[str], path: Path | None = None) -> dict[str, Accuracy]:
@@ -67,8 +69,9 @@ def _read(path: Path, names: Iterable[str]) -> dict[str, Accuracy]:
     for record in sorted(mine, key=lambda item: len(item["options"])):
         scheme = _scheme(record)
         worst = _worst(record, base)
+        source = f"{path.name}, {record['model']}, row {record['row']}"
         if scheme is not None and worst is not None:
-            found.setdefault(scheme, Accuracy(*worst, f"{path.name}, {record['model']}, row {record['row']}"))
+            found.setdefault(scheme, Accuracy(*worst, source, record.get("activation_bits")))
     return found
 
 

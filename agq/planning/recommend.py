@@ -10,6 +10,7 @@ from typing import Any
 from agq.artifact.reader import Artifact
 from agq.artifact.schema import ArtifactModel
 from agq.formats import words
+from agq.formats.effective import number
 from agq.planning import sizes
 from agq.planning.accuracy import Accuracy
 from agq.planning.kernel_table import KernelTable
@@ -70,6 +71,21 @@ class Row:
     def seconds(self) -> float:
         """Of an answer, as forecast: forecasts compare with each other, not with what was measured."""
         return self.forecast.answer_s
+
+    @property
+    def loss(self) -> str:
+        """ "1.014 times the perplexity"; where inputs have few codes, some may have been given more: their effective
+        bits stand beside it. "an unknown loss"."""
+        if self.accuracy is None:
+            return "an unknown loss"
+        bits = f" at {self.effective_bits} activation bits" if self.candidate.coarse else ""
+        return f"{self.accuracy.ratio:.3f} times the perplexity{bits}"
+
+    @property
+    def effective_bits(self) -> str:
+        """Of the activations, as measured: "4.58"; "?" where an earlier version made the record."""
+        bits = self.accuracy.activation_bits if self.accuracy is not None else None
+        return "?" if bits is None else number(bits)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -259,15 +275,13 @@ def reason(taken: Row | None, rows: list[Row], ratio: float | None, limit: int) 
         )
     if name != SIXTEEN:
         parts.append(
-            "how much it loses is not known for this model"
-            if taken.accuracy is None
-            else f"it has {taken.accuracy.ratio:.3f} times the perplexity"
+            "how much it loses is not known for this model" if taken.accuracy is None else f"it has {taken.loss}"
         )
     quicker = [row for row in rows if row.fits and row.seconds < (1 - _ALIKE) * taken.seconds]
     if quicker:
         best = min(quicker, key=lambda row: row.seconds)
-        loss = "an unknown loss" if best.accuracy is None else f"{best.accuracy.ratio:.3f} times the perplexity"
-        parts.append(f"{best.candidate.scheme} would be {taken.seconds / best.seconds:.1f} times as fast, with {loss}")
+        times = f"{taken.seconds / best.seconds:.1f}"
+        parts.append(f"{best.candidate.scheme} would be {times} times as fast, with {best.loss}")
     else:
         parts.append("nothing else that fits is faster")
     return f"Take {name}: {'; '.join(parts)}"

@@ -21,8 +21,8 @@ _ZEROS = (".zero", ".act_exponent", "_exponent", "_zero")
 
 
 def memory(nbytes: int) -> np.ndarray:
-    """Bytes for the tensors of stand-ins that are computed with: uint8 [nbytes], in small pages, as a mapped file's are.
-    With the large ones that numpy asks for, weights would come faster than they do from a file."""
+    """Bytes for the tensors of stand-ins that are computed with: uint8 [nbytes]. In small pages, as a mapped file: with
+    the large ones that numpy asks for, weights would come faster than they do from a file."""
     pages = mmap.mmap(-1, nbytes)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         with suppress(OSError):  # a system without large pages

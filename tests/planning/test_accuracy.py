@@ -21,7 +21,7 @@ RECORDS = [
     record("bf16", {"a": 10.0, "b": 20.0}),
     record("other seed", {"a": 30.0, "b": 20.0}, scheme="W4A8", seed=7),
     record("W8A8", {"a": 10.1, "b": 20.4}, preset="w8a8"),
-    record("W4A4", {"a": 12.0, "b": 21.0}, preset="w4a4-offline"),
+    {**record("W4A4", {"a": 12.0, "b": 21.0}, preset="w4a4-offline"), "activation_bits": 4.58},
     record("W4A4 online", {"a": 11.0, "b": 21.0}, preset="w4a4"),
     record("W4A16", {"a": 11.0}, scheme="W4A16"),
     record("bf16", {"a": 1.0}, model="n"),
@@ -42,6 +42,7 @@ def test_the_worst_text_of_the_plainest_row(results: Path) -> None:
     found = accuracies(["M"], results)
     assert found["W8A8"] == Accuracy(pytest.approx(1.02), "b", "results.json, m, row W8A8")
     assert found["W4A4"].ratio == pytest.approx(1.2) and found["W4A4"].source.endswith("row W4A4")
+    assert found["W4A4"].activation_bits == 4.58 and found["W8A8"].activation_bits is None
     assert found["W4A16"].ratio == pytest.approx(1.1)
     assert set(found) == {"W8A8", "W4A4", "W4A16"}
     assert accuracies(["absent", "n"], results)["W4A8"].ratio == 9

@@ -82,6 +82,14 @@ def test_reasons() -> None:
     )
 
 
+def test_effective_bits_stand_beside_the_perplexity_of_few_codes() -> None:
+    four, eight = row("W4A4", 1, 1.2), row("W4A8", 1, 1.2)
+    assert (eight.loss, four.loss) == ("1.200 times the perplexity", "1.200 times the perplexity at ? activation bits")
+    known = Row(**{**vars(four), "accuracy": Accuracy(1.2, "t", "s", 4.58)})
+    assert known.loss == "1.200 times the perplexity at 4.58 activation bits"
+    assert row("W4A4", 1).loss == "an unknown loss"
+
+
 def test_candidates_and_their_files(demo_artifact: Path) -> None:
     planned = read_model(demo_artifact)
     assert planned.artifact is not None
@@ -132,7 +140,7 @@ def test_rows_here(demo_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_recipe_of_a_file(demo_artifact: Path) -> None:
     recipe = {"recipe": {"method": "gptq", "transforms": {"r1": True}}}
     assert recommend._as_preset(recipe, "W4A8")
-    assert not recommend._as_preset(recipe, "W8A8")
+    assert not recommend._as_preset(recipe, "W8A16")
     assert not recommend._as_preset({"recipe": {"method": "rtn", "transforms": {"r1": True}}}, "W4A8")
     assert not recommend._as_preset({"quantization_config": {"quant_method": "gguf"}}, "W4A8")
     assert not recommend._as_preset(open_artifact(demo_artifact).recipe, "W4A8")
