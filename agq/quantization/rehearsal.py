@@ -25,12 +25,12 @@ from agq.system.memory import available_memory
 
 # Seconds of a run over those that its matrix products take at the rate of a large one: small products, attention,
 # element-wise work, files. Measured on models of 30 to 135 million parameters.
-_OVERHEAD = 2.0
+_OVERHEAD, _ROUNDING_OVERHEAD = 2.0, 16.0
 # In the place of a kind of device: the processor without torch.
 ROUNDING = "rounding"
 # Seconds before the first block and after the last one: imports, reading, writing; and what a GPU waits for being told
 # what to do, in models of some 30 blocks.
-_FIXED = {"cpu": 5.0, "cuda": 40.0, ROUNDING: 2.0}
+_FIXED = {"cpu": 5.0, "cuda": 40.0, ROUNDING: 1.0}
 # Passes of a sample through a block in which formats of its inputs are compared.
 _JUDGED = 10.0
 _SIZE = {"cpu": 768, "cuda": 8192, ROUNDING: 768}
@@ -63,7 +63,8 @@ def with_steps(checkpoint: Checkpoint, recipe: Recipe, transformed: bool, budget
 
 def seconds(work: float, device: str) -> float:
     """What so many operations take on a kind of device, with all that surrounds them."""
-    return _FIXED[device] + _OVERHEAD * work / _rate(device)
+    overhead = _ROUNDING_OVERHEAD if device == ROUNDING else _OVERHEAD
+    return _FIXED[device] + overhead * work / _rate(device)
 
 
 def operations_of(checkpoint: Checkpoint, recipe: Recipe, transformed: bool) -> float:
