@@ -196,7 +196,7 @@ def unknown_command(name: str, names: list[str]) -> AgqError:
     """The error for a command that does not exist, with the closest names."""
     from agq.errors import UsageError
 
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, [*names, "help"], n=1)
     listing = f"commands: {', '.join(names)}"
     known = f"did you mean `{close[0]}`? {listing}" if close else f"{listing}; see `agq --help`"
     return UsageError(f"unknown command `{name}`", hint=known)

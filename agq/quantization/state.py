@@ -64,7 +64,10 @@ class WorkFolder:
             try:
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise AgqError(f"cannot make the work folder `{path}`: {error.strerror}") from error
+                raise AgqError(
+                    f"cannot make the work folder `{path}`: {error.strerror}",
+                    hint="choose another output path: unfinished blocks stand beside it",
+                ) from error
             atomic_write_text(state, json.dumps(key, indent=2, sort_keys=True) + "\n")
         return cls(path)
 

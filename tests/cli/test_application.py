@@ -103,6 +103,7 @@ def test_no_command_shows_help_on_stderr(agq_cli):
     ("arguments", "error", "hint"),
     [
         (["rnu"], "unknown command `rnu`", "did you mean `run`? commands: calibrate,"),
+        (["hlep"], "unknown command `hlep`", "did you mean `help`? commands: calibrate,"),
         (["--foo"], "`agq` has no option `--foo`", "did you mean"),
         (["eval-ppl", "x", "--sed-len", "4"], "`agq eval-ppl` has no option `--sed-len`", "did you mean `--seq-len`?"),
         (["eval-ppl"], "`agq eval-ppl`: missing argument `MODEL`", "usage: agq eval-ppl"),

@@ -12,6 +12,7 @@ from agq.errors import AgqError
 from agq.formats import FITTED, PER_ROW, Granularity, PerGroup
 from agq.quantization.checks import check_memory, check_schemes, estimate
 from agq.quantization.plan import plan
+from agq.quantization.state import WorkFolder
 from agq.quantization.writer import module_schemes
 from agq.recipe import Override, Recipe, Scheme
 from agq.recipe.changes import RecipeChanges
@@ -131,3 +132,10 @@ def test_output_that_must_not_be_replaced(short_model: Path, tmp_path: Path) -> 
         plan(str(short_model), short_model, force=True)
     with pytest.raises(AgqError, match="not a folder"):
         plan(str(short_model), tmp_path / "none" / "out")
+
+
+def test_no_place_for_the_work_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AgqError, match="cannot make the work folder") as refused:
+        WorkFolder.open(tmp_path / "file" / ".out.agq-work", {})
+    assert "choose another output path" in str(refused.value.hint)
