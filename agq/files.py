@@ -174,8 +174,12 @@ def cache_dir() -> Path:
         raise AgqError("there is no home folder to make a cache in", hint="AGQ_CACHE_DIR names another one") from error
 
 
+class NoRoom(AgqError):
+    """A file system has too little room for what is to be written."""
+
+
 def ensure_free_space(path: str | os.PathLike, nbytes: int) -> None:
-    """Refuses (AgqError) to start writing `nbytes` where the file system of `path` has less room."""
+    """Refuses (NoRoom) to start writing `nbytes` where the file system of `path` has less room."""
     folder = Path(path).absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -184,7 +188,7 @@ def ensure_free_space(path: str | os.PathLike, nbytes: int) -> None:
     except OSError:
         return  # no answer is no reason to stop: the write itself is checked
     if free < nbytes:
-        raise AgqError(
+        raise NoRoom(
             f"not enough room for `{path}`: {nbytes / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free",
             hint="free some space or choose another output path",
         )

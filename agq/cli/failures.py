@@ -189,7 +189,17 @@ def usage_message(exception: Any) -> tuple[str, str | None]:
     message = _tidy(exception.format_message())
     if "unexpected argument" in message and command.endswith(" run"):
         return f"`{command}`: {message}", "put a prompt of several words in quotes"
+    if "unexpected argument" in message and (meant := _option_of(message, context)):
+        return f"`{command}`: {message}", f"did you mean `{meant}`?"
     return f"`{command}`: {message}", _usage(context) or f"see `{command} --help`"
+
+
+def _option_of(message: str, context: Any) -> str | None:
+    """The option that the unexpected argument of a message is without its dashes."""
+    named = re.search(r"unexpected argument `([^`]+)`", message)
+    options = {name for parameter in getattr(context.command, "params", ()) for name in parameter.opts}
+    found = f"--{named[1]}" if named is not None else ""
+    return found if found in options else None
 
 
 def unknown_command(name: str, names: list[str]) -> AgqError:

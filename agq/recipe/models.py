@@ -43,6 +43,8 @@ def resolve_model(name: str) -> tuple[str, Recipe | None]:
     a_file = path.suffix in _MODEL_FILES
     if near is None and not a_file and not name.startswith((".", "/", "~")) and _HUB_ID.fullmatch(name):
         return name, None
+    if path.exists():
+        raise AgqError(f"`{name}` is neither a file nor a folder", hint=MEANS)
     if "/" in name or name.startswith((".", "~")) or a_file:
         raise AgqError(f"no such file or folder: `{name}`", hint=near or MEANS)
     raise AgqError(

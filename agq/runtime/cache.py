@@ -10,7 +10,7 @@ from pathlib import Path
 from agq.artifact.header import ABI
 from agq.artifact.reader import Artifact, open_artifact
 from agq.errors import AgqError
-from agq.files import cache_dir
+from agq.files import NoRoom, cache_dir
 from agq.gguf.files import is_gguf, split_parts, stem
 from agq.hub import find_model
 from agq.reporting.progress_bar import progress
@@ -97,8 +97,12 @@ def open_model(path: str | os.PathLike[str], say: Callable[[str], None]) -> Arti
         raise AgqError(
             f"cannot make the cache folder `{target.parent}`: {error.strerror}", hint="AGQ_CACHE_DIR names another one"
         ) from error
-    with progress("pack", unit="MB") as bar:
-        report = pack(path, target, progress=bar.megabytes)
+    try:
+        with progress("pack", unit="MB") as bar:
+            report = pack(path, target, progress=bar.megabytes)
+    except NoRoom as error:
+        hint = "`agq cache` lists what was packed before and can be cleared; AGQ_CACHE_DIR names another folder"
+        raise AgqError(error.message, hint=hint) from error
     say(f"packed in {report.seconds:.1f} s: {report.bytes / 1e6:.0f} MB")
     for note in report.notes:
         say(note)

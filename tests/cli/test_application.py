@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,6 +113,7 @@ def test_no_command_shows_help_on_stderr(agq_cli):
         (["eval-ppl", "x", "--threads", "0"], "`--threads`: ", "--help"),
         (["eval-ppl", "x", "--data"], "`--data` needs a value", "--help"),
         (["eval-ppl", "x", "y"], "unexpected argument `y`", "usage: "),
+        (["cache", "clear"], "unexpected argument `clear`", "did you mean `--clear`?"),
         (["eval-ppl", "x", "--color", "pink"], "`--color`: `pink` is not one of auto, always, never", "--help"),
         (["eval-ppl", "x", "--method", "guess"], "unknown method `guess`", "gptq, llama.cpp, lm-eval, strided"),
     ],
@@ -122,6 +124,21 @@ def test_usage_errors_are_two_lines_and_code_2(agq_cli, arguments, error, hint):
     assert result.returncode == 2 and result.stdout == "" and len(lines) == 2, result.stderr
     assert lines[0].startswith("error: ") and error in lines[0] and not lines[0].endswith(".")
     assert lines[1].startswith("hint: ") and hint in lines[1]
+
+
+def test_a_device_is_no_model(call):
+    result = call("info", "/dev/null")
+    assert result.code == 1 and result.err.startswith(
+        "error: `/dev/null` is neither a file nor a folder\nhint: MODEL is"
+    )
+
+
+def test_a_full_cache_says_what_can_be_done(call, demo_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("AGQ_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("agq.files.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    result = call("run", demo_model, "hi", "-n", "2")
+    assert result.code == 1 and "error: not enough room for" in result.err
+    assert "hint: `agq cache` lists what was packed before" in result.err and "AGQ_CACHE_DIR" in result.err
 
 
 def test_a_wrong_variable_is_named(agq_cli):
