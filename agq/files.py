@@ -57,9 +57,12 @@ def atomic_writer(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """A binary file object (readable and seekable too) that becomes `path` when the block ends without an exception.
 
     Raises:
-        AgqError: disk full, no permission, folder missing. Nothing is left behind then.
+        AgqError: disk full, no permission, folder missing; `path` is a device or a pipe, in whose place a file would
+            stand. Nothing is left behind then.
     """
     given, path = Path(path), Path(os.path.abspath(path))  # errors name absolute paths; the user's words are shown
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise AgqError(f"`{given}` is a device or a pipe, not a file", hint="name a file")
     temporary = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

@@ -109,3 +109,11 @@ def test_a_user_without_a_home_is_told_of_the_variable(monkeypatch: pytest.Monke
     with pytest.raises(AgqError, match="no home folder") as caught:
         cache_dir()
     assert "AGQ_CACHE_DIR" in str(caught.value.hint)
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """Nor a device: root's `-o /dev/null` would make a file of it for everybody."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AgqError, match="is a device or a pipe, not a file"), atomic_writer(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo() and list(tmp_path.iterdir()) == [tmp_path / "pipe"]
