@@ -100,7 +100,7 @@ def pack(
         raise UsageError(f"`{folder}` is {kind.name}, no model folder or GGUF file", hint=kind.advice)
     name = stem(source) if source.is_file() else source.resolve().name
     path = output if output is not None else Path(name + SUFFIX)
-    if path.exists() and not force:
+    if path.exists() and not path.is_dir() and not force:
         raise AgqError(f"`{path}` exists", hint="choose another name with -o, or pass `--force`")
     with progress("pack", unit="MB") as bar:
         report = pack_folder(

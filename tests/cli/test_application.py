@@ -141,6 +141,14 @@ def test_a_full_cache_says_what_can_be_done(call, demo_model, tmp_path, monkeypa
     assert "hint: `agq cache` lists what was packed before" in result.err and "AGQ_CACHE_DIR" in result.err
 
 
+def test_a_folder_as_output_of_pack_is_named_as_one(call, demo_model, tmp_path):
+    """`--force` would be no help."""
+    result = call("pack", demo_model, "-o", tmp_path)
+    assert result.code == 2 and result.err == f"error: output `{tmp_path}` is a folder\nhint: name a file, such as " + (
+        "model.agq.safetensors\n"
+    )
+
+
 def test_a_wrong_variable_is_named(agq_cli):
     result = agq_cli("eval-ppl", "x", env={"AGQ_THREADS": "two"})
     assert result.returncode == 2 and "`--threads` (from AGQ_THREADS): `two` is not a whole number" in result.stderr
