@@ -25,9 +25,11 @@ def decibels(value: float) -> str:
     return "exact" if value == math.inf else f"{value:.1f} dB"
 
 
-def weight_ratios(subject: Subject) -> dict[str, float]:
-    """Module -> signal-to-quantization-noise ratio in dB of its output, by the solver's relative error of the weights
-    on the calibration text. Modules without such a figure are left out."""
+def weight_ratios(subject: Subject, observed: Observed | None) -> dict[str, float]:
+    """Module -> signal-to-quantization-noise ratio in dB of its output, by the rounding of its weights: as observed,
+    else the solver's relative error on the calibration text. Modules without such a figure are left out."""
+    if observed is not None and observed.weights:
+        return {module: ratio.sqnr for module, ratio in observed.weights.items()}
     found = {}
     for layer in subject.layers:
         if isinstance(layer.get("relative"), int | float):
@@ -40,13 +42,15 @@ def errors(subject: Subject, observed: Observed | None, comparison: Comparison, 
     section = Section(
         "Error of each layer",
         "The signal-to-quantization-noise ratio (SQNR) of a layer's output: 10 dB is an error of a tenth of its power, "
-        "20 dB of a hundredth. Dark cells lose most.",
+        "20 dB of a hundredth. Strong colours mark large errors.",
     )
-    weights = weight_ratios(subject)
+    weights = weight_ratios(subject, observed)
+    seen = observed is not None and bool(observed.weights)
     if weights:
-        section.items.append(_map(subject, "Rounding the weights (on calibration text)", weights))
+        text = "this page's" if seen else "calibration"
+        section.items.append(_map(subject, f"Rounding the weights (on {text} text)", weights))
         tuned = subject.tuning
-        if tuned is not None and tuned.get("kept"):
+        if tuned is not None and tuned.get("kept") and not seen:
             section.items.append(
                 Missing("the weights' errors after tuning; the map shows those before it, as the solver left them")
             )
@@ -78,7 +82,7 @@ def errors(subject: Subject, observed: Observed | None, comparison: Comparison, 
 def _no_weights(subject: Subject) -> str:
     if not subject.layers:
         return NOT_SAID
-    return "it was rounded without calibration text"
+    return "it was rounded without calibration text, and the original, not transformed, is not at hand"
 
 
 def _map(subject: Subject, title: str, ratios: dict[str, float]) -> Chart:

@@ -19,6 +19,7 @@ from agq.errors import AgqError
 from agq.formats.effective import ActivationBits
 from agq.inspect.describe import describe_artifact, describe_folder
 from agq.models import ModelSpec
+from agq.recipe import Scheme
 from agq.recipe.pruning import PruningOptions
 from agq.version import __version__
 
@@ -73,8 +74,6 @@ class Subject:
     @property
     def scheme(self) -> str:
         """ "W4A4", as the recipe has it; "" where it is not known."""
-        from agq.recipe import Scheme
-
         values = self.record.get("scheme")
         return Scheme.from_dict(values).name if isinstance(values, dict) else ""
 

@@ -60,13 +60,21 @@ def spread(values: np.ndarray) -> float:
 @dataclass
 class Observed:
     """One model on the text. inputs: in model order; rounding: module -> what rounding its input costs its output;
+    weights: the same of its weights, {} where the original's are not at hand or are transformed;
     attention: of each block, the mean probability that a query gives the first token; kept: tokens that pruning leaves,
     bool [windows, n], None where nothing is pruned."""
 
     inputs: list[InputRanges] = field(default_factory=list)
     rounding: dict[str, Ratio] = field(default_factory=dict)
+    weights: dict[str, Ratio] = field(default_factory=dict)
     attention: list[float] = field(default_factory=list)
     kept: np.ndarray | None = None
+
+
+def untransformed(checkpoint: Checkpoint) -> bool:
+    """A quantized folder's weights are those of the original, rounded: agq.json says how it was made, and of no
+    transformation."""
+    return bool(checkpoint.agq) and not checkpoint.agq.get("transforms") and bool(checkpoint.quantization)
 
 
 class _Watch:
@@ -79,6 +87,8 @@ class _Watch:
         self.channels: dict[tuple[int, str], Tensor] = {}
         self.tokens: dict[tuple[int, str], list[Tensor]] = {}
         self.rounding: dict[str, Ratio] = {}
+        self.weights: dict[str, Ratio] = {}
+        self.exact: ReferenceModel | None = None  # with the weights that were rounded
         self.first = torch.zeros(self.model.spec.layers, dtype=torch.float64)
         self.queries = 0
         for index, block in enumerate(self.model.blocks):
@@ -118,6 +128,9 @@ class _Watch:
             linear, module = block.linears[role], parts.linears[role].module
             exact = fwht(x, linear.hadamard) if linear.hadamard else x
             read = linear.transform(x)
+            if self.exact is not None:
+                wanted = self.exact.blocks[block.index].linears[role].weight
+                self.weights.setdefault(module, Ratio()).add(read @ wanted.t(), read @ linear.weight.t())
             if torch.equal(read, exact):
                 continue
             weight = linear.weight.t()
@@ -145,7 +158,7 @@ class _Watch:
             tokens = torch.cat(self.tokens[index, place]).numpy()
             inputs.append(InputRanges(index, place, most.numpy(), tokens, exponents))
         kept = None if options is None else self.pruned(windows, options)
-        return Observed(inputs, self.rounding, (self.first / self.queries).tolist(), kept)
+        return Observed(inputs, self.rounding, self.weights, (self.first / self.queries).tolist(), kept)
 
 
 def observe(
@@ -165,6 +178,7 @@ def observe(
         first, second = (None if side is None else watches[side] for side in (quantized, original))
         comparison = None
         if first is not None and second is not None:
+            first.exact = second.model if untransformed(first.checkpoint) else None
             comparison = Comparison.of(second.model.embedding, first.model.embedding, windows.shape[1])
         for done, window in enumerate(windows, 1):
             states = {watch: watch.begin(window) for watch in watches.values()}

@@ -65,7 +65,7 @@ def _bits(subject: Subject) -> str:
 def _where(subject: Subject, observed: Observed | None) -> str:
     rounding = {} if observed is None else {name: ratio.sqnr for name, ratio in observed.rounding.items()}
     parts = []
-    for what, ratios in (("weights", weight_ratios(subject)), ("inputs", rounding)):
+    for what, ratios in (("weights", weight_ratios(subject, observed)), ("inputs", rounding)):
         finite = {name: value for name, value in ratios.items() if math.isfinite(value)}
         if finite:
             worst = min(finite, key=lambda name: finite[name])

@@ -69,6 +69,7 @@ def test_the_first_input(turned: Path, seen: tuple[np.ndarray, Observed, Observe
     from agq.reference.decoder import ReferenceModel
 
     windows, quantized, _ = seen
+    assert quantized.weights == {}  # rotated: the original's are others
     model = ReferenceModel(open_checkpoint(turned))
     block = model.blocks[0]
     with torch.inference_mode():
@@ -83,6 +84,25 @@ def test_the_first_input(turned: Path, seen: tuple[np.ndarray, Observed, Observe
     exact, found = (values.double().numpy() @ weight.T for values in (x, read))
     expected = 10 * math.log10(np.square(exact).sum() / np.square(found - exact).sum())
     assert quantized.rounding[module].sqnr == pytest.approx(expected, abs=1e-3)
+
+
+def test_rounded_weights(demo_quantized: Path, demo_model: Path, tmp_path: Path) -> None:
+    """Of a model that was rounded only: v of the first block, on what it reads."""
+    from agq.reference.decoder import ReferenceModel
+
+    windows = np.array([[5, 6, 7, 8, 9]])
+    folder, original = open_checkpoint(demo_quantized), open_checkpoint(demo_model)
+    found, _, _ = observe(folder, original, windows)
+    assert found is not None and len(found.weights) == 7 * 6
+    model = ReferenceModel(folder)
+    block, module = model.blocks[0], folder.parts.block(0).linears["v"].module
+    with torch.inference_mode():
+        x = block.attention_input(model.embedding(torch.from_numpy(windows)))[0]
+        read = block.linears["v"].transform(x[None])[0].double().numpy()
+    exact = read @ original.read(f"{module}.weight").astype(np.float64).T
+    rounded = read @ read_linear(folder, module).dequantize().astype(np.float64).T
+    expected = 10 * math.log10(np.square(exact).sum() / np.square(rounded - exact).sum())
+    assert 10 < expected < 40 and found.weights[module].sqnr == pytest.approx(expected, abs=1e-2)
 
 
 def test_attention_is_that_of_the_calibration(short_model: Path, seen: tuple[np.ndarray, Observed, Observed]) -> None:
