@@ -34,6 +34,7 @@ SPEED_PROMPT_CHARACTERS = 1800  # about 480 tokens: enough for a rate of prefill
 LEGEND = f"""\
 folder: computed in PyTorch with simulated quantization. packed: computed by the C kernels, in integers.
 bits per weight: of the linear layers of the blocks; embedding and output head have 8 bits in the quantized files.
+activation bits: a mean; of W4A4 inputs that would lose too much have 8.
 perplexity: {HELDOUT_TEXT}, windows of 1024 tokens, lower is better. W4A8: 4-bit weights, 8-bit activations.
 tok/s: tokens per second on this machine, of a prompt (prefill) and of generated text (decode)."""
 
@@ -42,12 +43,14 @@ console = Console()
 
 @dataclass
 class Row:
-    """One line of the table. Sizes in bytes, rates in tokens per second; None where the form has no such number."""
+    """One line of the table. Sizes in bytes, rates in tokens per second; None where the form has no such number, or
+    activations are floats."""
 
     form: str
     bits_per_weight: float
     size: int
     perplexity: float
+    activation_bits: float | None
     prefill: float | None = None
     decode: float | None = None
 
@@ -80,8 +83,10 @@ def last_object(output: str) -> dict:
     return json.loads(output.strip().splitlines()[-1])
 
 
-def perplexity(model: str | Path) -> float:
-    return last_object(agq("eval-ppl", model, "--data", HELDOUT_TEXT, "--seq-len", 1024, "--json", capture=True))["ppl"]
+def perplexity(model: str | Path) -> tuple[float, float | None]:
+    """And the activation bits that it was reached with."""
+    found = last_object(agq("eval-ppl", model, "--data", HELDOUT_TEXT, "--seq-len", 1024, "--json", capture=True))
+    return found["ppl"], found["activation_bits"]
 
 
 def speed(artifact: Path, prompt: Path) -> tuple[float, float]:
@@ -104,12 +109,12 @@ def unquantized_rows(prompt: Path) -> list[Row]:
     artifact = OUTPUT / "llama-demo-bf16.agq.safetensors"
     agq("pack", MODEL, "--weights", "bf16", "-o", artifact)
     return [
-        Row("bf16 folder", 16.0, folder_size(ROOT / MODEL), original),
+        Row("bf16 folder", 16.0, folder_size(ROOT / MODEL), *original),
         Row(
             "bf16 packed",
             bits_per_weight(artifact),
             artifact.stat().st_size,
-            perplexity(artifact),
+            *perplexity(artifact),
             *speed(artifact, prompt),
         ),
     ]
@@ -123,20 +128,33 @@ def quantized_rows(scheme: str, statistics: Path, prompt: Path) -> tuple[list[Ro
     agq("pack", folder, "-o", artifact)
     bits = bits_per_weight(artifact)
     return [
-        Row(f"{scheme} folder", bits, folder_size(folder), perplexity(folder)),
-        Row(f"{scheme} packed", bits, artifact.stat().st_size, perplexity(artifact), *speed(artifact, prompt)),
+        Row(f"{scheme} folder", bits, folder_size(folder), *perplexity(folder)),
+        Row(f"{scheme} packed", bits, artifact.stat().st_size, *perplexity(artifact), *speed(artifact, prompt)),
     ], artifact
 
 
 def show(rows: list[Row]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("form", no_wrap=True)
-    for heading in ("bits per\nweight", "file\nsize", "perplexity", "prefill\ntok/s", "decode\ntok/s"):
+    for heading in (
+        "bits per\nweight",
+        "activation\nbits",
+        "file\nsize",
+        "perplexity",
+        "prefill\ntok/s",
+        "decode\ntok/s",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         rates = [f"{rate:,.0f}" if rate is not None else "-" for rate in (row.prefill, row.decode)]
+        activations = "float" if row.activation_bits is None else f"{row.activation_bits:.2f}"
         table.add_row(
-            row.form, f"{row.bits_per_weight:.2f}", f"{row.size / 1e6:.1f} MB", f"{row.perplexity:.2f}", *rates
+            row.form,
+            f"{row.bits_per_weight:.2f}",
+            activations,
+            f"{row.size / 1e6:.1f} MB",
+            f"{row.perplexity:.2f}",
+            *rates,
         )
     say("Result")
     console.print(table)

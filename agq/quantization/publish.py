@@ -8,6 +8,7 @@ from pathlib import Path
 from agq.errors import AgqError
 from agq.evaluation.evaluate import Evaluation, evaluate_perplexity
 from agq.files import atomic_write_text
+from agq.formats.effective import mean_words
 from agq.hub import push_folder
 from agq.quantization.plan import Plan
 from agq.quantization.report import QuantizeReport
@@ -68,7 +69,8 @@ def model_card(plan: Plan, report: QuantizeReport, repo: str, measured: Evaluati
             "",
         ),
         *("## Measured", ""),
-        f"{report.bits_per_weight:.3f} bits per quantized weight, {human_size(report.total_bytes)} of weight files.",
+        f"{report.bits_per_weight:.3f} bits per quantized weight, {_activations(report)}, "
+        f"{human_size(report.total_bytes)} of weight files.",
         "",
         *_table(measured),
         *("", "## How to run it", "", "```sh"),
@@ -85,6 +87,11 @@ def model_card(plan: Plan, report: QuantizeReport, repo: str, measured: Evaluati
         lines += [f"vLLM does not serve it: {'; '.join(found)}."] if found else ["Or by vLLM:", "", "```sh"]
         lines += [] if found else [f"vllm serve {repo}", "```"]
     return "\n".join(lines) + "\n"
+
+
+def _activations(report: QuantizeReport) -> str:
+    """Effective bits of the inputs that the perplexity below was measured with."""
+    return "float activations" if report.activation_bits is None else mean_words(report.activation_bits.mean)
 
 
 def _table(measured: Evaluation | str) -> list[str]:

@@ -146,6 +146,13 @@ def test_quantize_and_push(hub: Hub, tmp_path: Path, short_model: Path) -> None:
     card = files["README.md"].decode()
     assert files["recipe.yaml"].decode().rstrip() in card
     assert card.startswith("---\nlibrary_name: transformers\n") and "- W8A8\n" in card
-    for words in ("- method: RTN", "calibration text: none", "scheme:\n  weights:", "| this model | ", "vllm serve"):
+    for words in (
+        "- method: RTN",
+        "calibration text: none",
+        "scheme:\n  weights:",
+        "| this model | ",
+        "vllm serve",
+        "weight, 8 activation bits, ",
+    ):
         assert words in card
     assert "agq pack house/made -o made.agq.safetensors\nagq run made.agq.safetensors" in card
