@@ -140,7 +140,7 @@ def _bars(chart: Bars) -> str:
     longest = max((len(name) for name, _, _ in chart.rows), default=0)
     above = longest > _BESIDE  # names stand above their bars, not beside them
     label, row = (4, _ROW + 14) if above else (8 + longest * 6, _ROW)
-    words = 8 + max((len(text) for _, _, text in chart.rows), default=0) * 6
+    words = 12 + max((len(text) for _, _, text in chart.rows), default=0) * 7
     most = max((value for _, value, _ in chart.rows), default=0) or 1.0
     room = WIDTH - label - words
 

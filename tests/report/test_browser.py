@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agq.report.document import Bars, Section
 from agq.report.html import render
 from agq.report.make import Made
 from tests.support import REPOSITORY
@@ -30,7 +32,11 @@ def checked(page: Path) -> tuple[int, str]:
 
 def test_nothing_is_wrong(made: Made, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    page.write_text(render(made.page), encoding="utf-8")
+    long = Section(
+        "Long words", "", [Bars("b", [("a name of many letters", 1.0, "1,234.5 MB"), ("short", 0.5, "9 kB")])]
+    )
+    more = replace(made.page, sections=[*made.page.sections, long])
+    page.write_text(render(more), encoding="utf-8")
     assert checked(page) == (0, "nothing is wrong\n")
 
 
