@@ -33,7 +33,7 @@ def checked(page: Path) -> tuple[int, str]:
 def test_nothing_is_wrong(made: Made, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     long = Section(
-        "Long words", "", [Bars("b", [("a name of many letters", 1.0, "1,234.5 MB"), ("short", 0.5, "9 kB")])]
+        "Long words", "", [Bars("b", [("a name of many letters", 1.0, "1,234 MMMM"), ("short", 0.5, "9 kB")])]
     )
     more = replace(made.page, sections=[*made.page.sections, long])
     page.write_text(render(more), encoding="utf-8")
