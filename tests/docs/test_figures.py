@@ -80,3 +80,22 @@ def test_a_perplexity_of_w4a4_has_its_activation_bits(measured: dict[str, dict[s
         assert names and all("activation bits" in name for name in names), page
     exact = f"x {float(measured['W4A4, 4 activation bits']['r, wt2']):.3f}"
     assert exact in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_small_models_name_their_activation_bits() -> None:
+    """Every table with perplexities has the column; 4-bit activations without finer formats have 4."""
+    page = REPOSITORY / "docs" / "results-small-models.md"
+    text = "\n".join(line for _, line in prose(page))
+    tables = [
+        part.splitlines() for part in text.split("\n\n") if part.startswith("| ") and " ppl |" in part.splitlines()[0]
+    ]
+    assert len(tables) > 8
+    for header, _, *rows in tables:
+        place = [cell.strip() for cell in header.split("|")].index("abits")
+        for row in rows:
+            cells = [cell.strip() for cell in row.split("|")]
+            found, name = cells[place], " ".join(cells[1:3])
+            wanted = "-" if "bf16" in name or "W4A16" in name else "8" if "W8A8" in name or "W4A8" in name else None
+            assert found == wanted if wanted else found == "?" or 4 <= float(found) <= 8, row
+            if "without finer" in name or "GPTQ W4A4" in name:
+                assert found == "4", row
