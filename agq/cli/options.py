@@ -44,6 +44,7 @@ COMMAND_OPTIONS = {
     "max_windows": "max-windows",
     "output": "output",
     "plot": "plot/no-plot",
+    "png": "png",
     "prefill": "prefill",
     "prompts": "prompts",
     "resume": "resume/no-resume",

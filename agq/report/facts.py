@@ -38,8 +38,8 @@ class Subject:
     """The model that a report is about.
 
     Attributes:
-        name: for people. packed: a packed file. values: as `agq info --json`. record: how it was made: agq.json, or
-            what a packed file keeps of it; {} where nothing is known.
+        name: for people. packed: a packed file. values: what `agq info` prints as JSON. record: how it was made:
+            agq.json, or what a packed file keeps of it; {} where nothing is known.
         checkpoint: of a folder; None of a packed file, whose linears the torch reference does not read.
     """
 

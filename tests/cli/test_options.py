@@ -19,8 +19,9 @@ from tests.support import REPOSITORY
 LIBRARY = sorted(path for path in (REPOSITORY / "agq").rglob("*.py") if "cli" not in path.relative_to(REPOSITORY).parts)
 # `--word`, and `-w` in backticks or quotes.
 FLAG = re.compile(r"(?<![\w/-])--[a-z]|[`\"']-[a-z][`\"',)]")
-# Flags of other programs.
-OTHERS = {"iconv -f LATIN1 -t UTF-8"}
+# Flags of other programs, and names of CSS.
+OTHERS = {"iconv -f LATIN1 -t UTF-8", "pip install --no-deps"}
+CSS = re.compile(r"var\(--[a-z0-9]+\)|--[a-z0-9]+: ?#[0-9a-f]+")
 REFERENCE = re.compile(r"`([a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)?):(?: [^`]*)?`")
 
 
@@ -29,6 +30,7 @@ def test_the_library_names_no_flag(path: Path) -> None:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         for other in OTHERS:
             line = line.replace(other, "")
+        line = CSS.sub("", line)
         assert not FLAG.search(line), f"{path}:{number}: {line.strip()}"
 
 

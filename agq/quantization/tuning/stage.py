@@ -160,6 +160,6 @@ def judged(report: dict[str, Any], numbers: Numbers) -> dict[str, Any]:
         found = "its predictions are not finite" if not math.isfinite(report["after"]) else "it came no nearer"
         numbers.take_back("tuning", found, "the solver's weights")
     told: dict[str, Any] = plain(report)
-    if not told["looks"]:
-        del told["looks"]
+    if not told.get("looks"):
+        told.pop("looks", None)
     return told
