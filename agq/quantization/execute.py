@@ -146,4 +146,4 @@ def calibration_tokens(plan: Plan) -> tuple[np.ndarray, dict[str, Any]]:
     spec = plan.recipe.calibration
     if plan.statistics is not None:
         return plan.statistics.tokens, dict(plan.statistics.calibration)
-    return calibration_windows(spec, plan.checkpoint, plan.recipe.scheme)
+    return calibration_windows(spec, plan.checkpoint)

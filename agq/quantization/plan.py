@@ -40,7 +40,7 @@ from agq.recipe.methods import FALLBACK
 from agq.recipe.resolve import effective_recipe, fit_hadamard
 from agq.system.devices import PROCESSOR, device_name, free_bytes, kind_of
 from agq.system.memory import available_memory
-from agq.text.calibration import fit_text, mixture_of, settled
+from agq.text.calibration import fit_text, has_random_tokens, mixture_of, settled
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,11 @@ class Plan:
         if self.recipe.calibrated and self.statistics is None:
             if kinds := mixture_of(self.recipe.calibration, self.checkpoint):
                 notes.append(f"calibration text is a mixture: {kinds}")
+            bits = {width for scheme in schemes for width in (scheme.weights.bits, scheme.activations.bits)}
+            if has_random_tokens(self.recipe.calibration) and 4 in bits:
+                notes.append(
+                    "random tokens are no text: 4 bits calibrated on them lose more than on text (arXiv 2411.02355)"
+                )
         return notes
 
 

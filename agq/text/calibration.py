@@ -10,10 +10,10 @@ import numpy as np
 
 from agq.checkpoint import Checkpoint
 from agq.errors import AgqError
-from agq.recipe import CalibrationSpec, Scheme
+from agq.recipe import CalibrationSpec
 from agq.recipe.files import split_sources
 from agq.recipe.options import AUTO_TEXT
-from agq.text.sources import MIXTURE, WIKITEXT, is_named
+from agq.text.sources import MIXTURE, RANDOM, WIKITEXT, is_named
 from agq.tokenizer.files import chat_template
 
 
@@ -22,7 +22,7 @@ def fit_text(spec: CalibrationSpec, checkpoint: Checkpoint, given: Container[str
     context.
 
     The text of a chat model, one with a chat template, is the mixture, that of others WikiText-2. A mixture has no
-    detached punctuation but where it was asked for: presets mean text of one kind.
+    detached punctuation but where it was asked for: presets mean text of one kind. Random tokens have none either.
 
     Args:
         given: names of the options that were asked for.
@@ -31,7 +31,7 @@ def fit_text(spec: CalibrationSpec, checkpoint: Checkpoint, given: Container[str
         AgqError: the length was asked for, and is more than the context.
     """
     spec = settled(spec, chat=has_chat_template(checkpoint))
-    if is_mixture(spec) and "detached" not in given:
+    if (is_mixture(spec) or has_random_tokens(spec)) and "detached" not in given:
         spec = replace(spec, detached=False)
     context = checkpoint.spec.context
     if spec.seq_len <= context:
@@ -59,6 +59,11 @@ def is_mixture(spec: CalibrationSpec) -> bool:
     return any(is_named(name, MIXTURE) for name in split_sources(spec.data))
 
 
+def has_random_tokens(spec: CalibrationSpec) -> bool:
+    """Whether the text, or some of it, is random tokens."""
+    return any(is_named(name, RANDOM) for name in split_sources(spec.data))
+
+
 def mixture_of(spec: CalibrationSpec, checkpoint: Checkpoint) -> str | None:
     """The kinds of text and their shares, in words, where the text of a model is the mixture."""
     from agq.text.mixture import describe, kinds_of
@@ -66,10 +71,8 @@ def mixture_of(spec: CalibrationSpec, checkpoint: Checkpoint) -> str | None:
     return describe(kinds_of(has_chat_template(checkpoint))) if is_mixture(spec) else None
 
 
-def calibration_windows(
-    spec: CalibrationSpec, checkpoint: Checkpoint, scheme: Scheme | None = None
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Token windows int64 [samples, seq_len], and the record of them (JSON). scheme: what they calibrate, for a check.
+def calibration_windows(spec: CalibrationSpec, checkpoint: Checkpoint) -> tuple[np.ndarray, dict[str, Any]]:
+    """Token windows int64 [samples, seq_len], and the record of them (JSON).
 
     Raises AgqError: no tokenizer, no such text, text too short, token ids outside the model's vocabulary.
     """
@@ -82,10 +85,10 @@ def calibration_windows(
     if is_mixture(spec):
         texts = [name for name in split_sources(spec.data) if not is_named(name, MIXTURE)]
         for name in texts:
-            check_source(name, scheme, spec.detached)
+            check_source(name, spec.detached)
         windows = mixture_windows(texts, tokenizer, read_files(checkpoint), *size, detached=spec.detached)
     else:
-        windows = token_windows(spec.data, tokenizer, *size, scheme=scheme, detached=spec.detached)
+        windows = token_windows(spec.data, tokenizer, *size, detached=spec.detached)
     if int(windows.tokens.max()) >= checkpoint.spec.vocab:
         raise AgqError(
             f"the tokenizer makes token {int(windows.tokens.max())}, "

