@@ -164,6 +164,7 @@ def _document(
             "peak": table.peak,
             "instruction": table.instruction,
             "sources": list(table.sources),
+            "kernels": table.rates(),
         },
         "use": case.name or None,
         "prompt_tokens": case.prompt,
@@ -225,6 +226,8 @@ def _show(
         console.detail(f"perplexity: {source}")
     for source in table.sources:
         console.detail(source)
+    for rate in table.rates():
+        console.detail(f"{rate['format']}, {rate['tokens']} at once: {2e-9 * rate['products_per_s']:,.0f} GOPS")
 
 
 def _ratio(row: Row) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from agq.artifact.linear_info import LinearInfo
 from agq.formats import words
@@ -98,9 +99,14 @@ class KernelTable:
     most: int
     sources: tuple[str, ...] = field(default=())
 
-    def computes(self, infos: Mapping[str, LinearInfo]) -> bool:
-        """Whether there is a row for each of these linears."""
-        return all(format_name(info) in self.linears for info in infos.values())
+    def rates(self) -> list[dict[str, Any]]:
+        """JSON-ready: for each format and number of tokens together, multiply-accumulates a second in large linears."""
+        return [
+            {"format": name, "tokens": point.tokens, "products_per_s": point.tokens / point.unit}
+            for name, curve in self.linears.items()
+            for point in curve.points
+            if point.unit > 0
+        ]
 
 
 def format_name(info: LinearInfo) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agq.artifact.reader import Artifact
@@ -182,13 +182,14 @@ def rows_there(
     for item in found:
         if not computes(machine, item.model, item.floats):
             continue
-        table = estimate(machine, item.model, item.floats)
+        mine = estimate(machine, item.model, item.floats)
+        table = mine if table is None else replace(table, linears={**mine.linears, **table.linears})
         took = (
             sizes.card_memory(item.model, case.tokens, users)
             if machine.card
             else sizes.Footprint(item.model).at(case.tokens, users)
         )
-        rows.append(_row(item, table, case, users, took, limit, known, None))
+        rows.append(_row(item, mine, case, users, took, limit, known, None))
     assert table is not None
     return table, rows
 

@@ -74,7 +74,9 @@ def test_a_table_has_what_was_asked_for(hasty: None) -> None:
     for bits in (8, 32):
         row = found.attention[bits]
         assert row.one > 0 and row.pair > 0 and found.kv_store[bits].points[-1].unit > 0
-    assert found.computes(models[0].linears) and not found.computes(packed(spec(), Scheme.parse("W8A16")).linears)
+    assert [(row["format"], row["tokens"]) for row in found.rates()] == [
+        (name, tokens) for name in found.linears for tokens in (1, 4)
+    ]
 
 
 @pytest.mark.slow

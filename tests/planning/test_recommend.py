@@ -106,7 +106,9 @@ def test_candidates_and_their_files(demo_artifact: Path) -> None:
 
 def test_rows_of_a_machine_that_is_not_here() -> None:
     found = candidates(Planned("m", (), spec(), ""))
-    _, rows = rows_there(found, machine("pi4"), UseCase("", 64, 8), 1, None, {"W8A8": Accuracy(1.01, "t", "s")})
+    pi = machine("pi4")
+    rates, rows = rows_there(found, pi, UseCase("", 64, 8), 1, None, {"W8A8": Accuracy(1.01, "t", "s")})
+    assert len(rates.linears) == 6  # a row for each format of the blocks, the head among them, and for floats
     assert {item.candidate.scheme: item.accuracy and item.accuracy.ratio for item in rows} == {
         SIXTEEN: 1.0, "W4A4": None, "W4A8": None, "W4A16": None, "W8A8": 1.01, "W8A16": None
     }  # fmt: skip

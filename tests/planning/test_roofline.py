@@ -38,6 +38,14 @@ def test_decode_reads_every_weight_once_a_step() -> None:
     assert decode_seconds(MODEL, rates, 3, 0, 1, 32) == 3 * (2 * LAYER + HEAD)
 
 
+def test_rates_count_products() -> None:
+    curve = Curve((Point(1, 5.0, 0.5), Point(4, 5.0, 1.0)))
+    assert table(MODEL, linears={ROW: curve}).rates() == [
+        {"format": ROW, "tokens": 1, "products_per_s": 2.0},
+        {"format": ROW, "tokens": 4, "products_per_s": 4.0},
+    ]
+
+
 def test_each_linear_is_a_call() -> None:
     rates = table(MODEL, linears={ROW: flat(call=1.0)}, inputs={ROW: flat(call=10.0)}, kv_store={32: flat(call=100.0)})
     assert decode_seconds(MODEL, rates, 1, 0, 1, 32) == 9 * 1 + 9 * 10 + 2 * 100
