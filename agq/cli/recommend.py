@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def recommend(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -100,7 +101,9 @@ def recommend(
         print_json(machine_rows()) if json_output else show_machines()
         return
     there = find_machine(machine) if machine is not None else None
-    if there is not None and (artifact or threads is not None):
+    sources = [context.get_parameter_source(name) for name in ("artifact", "threads")]
+    measuring = any(source is not None and source.name == "COMMANDLINE" for source in sources)
+    if there is not None and measuring:  # what stands in the environment is for other commands, too
         raise UsageError("--machine is measured by nobody here: --artifact and --threads do not go with it")
     case = use_case(use, prompt_tokens, answer_tokens)
     limit = None if memory is None else size_in_bytes(memory, "--memory")

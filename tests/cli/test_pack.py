@@ -45,7 +45,7 @@ def test_options_reach_the_artifact(agq_cli, demo_model, tmp_path):
         (["--head-bits", "16", "--embed-bits", "8"], 2, "is its output head"),
         (["--target", "neon"], 2, "`agq pack` has no option `--target`"),
         (["-o", "no/such/folder/x"], 1, "folder does not exist"),
-        (["-o", "."], 1, "`.` exists"),
+        (["-o", "."], 2, "output `.` is a folder"),
     ],
 )
 def test_what_is_refused(agq_cli, demo_model, tmp_path, arguments, code, message):

@@ -129,3 +129,9 @@ def test_fit_that_does_not(call) -> None:
     ):
         result = call("fit", "llama-7b", *arguments)
         assert result.code == 2 and words in result.err
+
+
+def test_threads_of_the_environment_are_no_reason_to_refuse_a_machine(agq_cli) -> None:
+    command = ("recommend", "llama-7b", "--machine", "pi5", "--json")
+    assert agq_cli(*command, env={"AGQ_THREADS": "2"}).returncode == 0
+    assert agq_cli(*command, "-t", "2").returncode == 2

@@ -163,7 +163,7 @@ def test_rotations_that_diverge_are_taken_back(
     quantized(short_model, tmp_path / "without", **LEARNED | {"rot_steps": 0})
     monkeypatch.setattr(learn, "ranges", lambda x, group: x * torch.nan)
     monkeypatch.setattr("agq.quantization.plan.check_push", lambda name: None)
-    monkeypatch.setattr("agq.quantization.quantize.publish", lambda *_: pytest.fail("published what is refused"))
+    monkeypatch.setattr("agq.quantization.publish.publish", lambda *_: pytest.fail("published what is refused"))
     told = Told()
     with pytest.raises(AgqError, match="3 steps of the run were taken back: the residual stream: the learned rotation"):
         quantized(short_model, tmp_path / "q", **LEARNED, strict=True, progress=told, push="house/made")
