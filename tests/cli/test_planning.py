@@ -13,6 +13,7 @@ from agq.planning.machines import machines
 from tests.planning.tables import flat, table
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_not_here(call) -> None:
     result = call("recommend", "llama-7b", "--machine", "pi5", "--use", "rag")
     assert result.code == 0 and "estimates from documented figures, not measured" in result.out
@@ -34,6 +35,7 @@ def test_a_graphics_card(call) -> None:
     assert " FP8 " in result.out and result.out.splitlines()[-1].startswith("Take W8A8: ")
 
 
+@pytest.mark.slow
 def test_a_floor_that_nothing_is_known_to_meet(call, tmp_path: Path) -> None:
     """The hint's two ways are taken."""
     arguments = ("recommend", "llama-7b", "--machine", "pi5", "--max-ratio", "1.05")
@@ -114,6 +116,7 @@ def test_fit(call) -> None:
     assert 1100 <= found["taken"]["context"] < 2048
 
 
+@pytest.mark.slow
 def test_fit_that_does_not(call) -> None:
     result = call("fit", "opt-125m", "--memory", "100M")
     assert result.code == 1 and "opt-125m does not fit into 100.0 MB in any format" in result.err
@@ -131,6 +134,7 @@ def test_fit_that_does_not(call) -> None:
         assert result.code == 2 and words in result.err
 
 
+@pytest.mark.slow
 def test_threads_of_the_environment_are_no_reason_to_refuse_a_machine(agq_cli) -> None:
     command = ("recommend", "llama-7b", "--machine", "pi5", "--json")
     assert agq_cli(*command, env={"AGQ_THREADS": "2"}).returncode == 0

@@ -80,6 +80,7 @@ def test_the_story_is_that_of_the_figures(made: Made) -> None:
     assert re.search(r"weights costs \w+ of block \d .* inputs costs \w+ of block \d", third)
 
 
+@pytest.mark.slow
 def test_pictures(made: Made, tmp_path: Path) -> None:
     page = Page("t", "s", [], [Section("s", "", section.charts[:1]) for section in made.page.sections[:2]])
     drawn = write(page, tmp_path / "pictures")
@@ -164,6 +165,7 @@ def test_what_is_refused(turned: Path, short_model: Path, demo_model: Path) -> N
         make(turned, demo_model)
 
 
+@pytest.mark.slow
 def test_the_command(call: Any, turned: Path, short_model: Path, demo_text: Path, tmp_path: Path) -> None:
     target = tmp_path / "page.html"
     options = ("--data", demo_text / "heldout.txt", "--seq-len", 32, "--max-windows", 1, "-o", target)
