@@ -146,4 +146,4 @@ def test_a_wide_vector_adds_in_another_order() -> None:
     for one, other in ((four, eight), (eight, sixteen), (four, sixteen)):
         assert not np.array_equal(one, other)
         np.testing.assert_allclose(one, other, rtol=3e-6)
-    assert torch_lanes(library()) in (4, 8, 16)
+    assert torch_lanes(library()) in (4, 8)
