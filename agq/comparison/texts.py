@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -103,20 +103,7 @@ def refer(scorer: Scorer, texts: Sequence[WindowedText], report: Callable[[], No
     reference = Reference(tempfile.TemporaryFile(dir=folder))  # until close()
     try:
         for text in texts:
-            sums = []
-            for index, (targets, logits) in enumerate(_windows(scorer, text.plan)):
-                total = 0.0
-                done = 0
-                for part in logits:
-                    log_p = log_softmax(part)
-                    reference.file.write(log_p.tobytes())
-                    total += _nll(log_p, targets[done : done + len(part)]).sum()
-                    done += len(part)
-                check_finite(total, index)
-                sums.append(total)
-                if report is not None:
-                    report()
-            reference.nll.append(sums)
+            reference.nll.append(_nlls(scorer, text.plan, lambda log_p: reference.file.write(log_p.tobytes()), report))
     except BaseException:
         reference.close()
         raise
@@ -153,23 +140,17 @@ def _measure(
     seed: int,
     report: Callable[[], None] | None,
 ) -> TextDistance:
-    kl, same, ours = Mean(), Mean(), []
+    kl, same = Mean(), Mean()
     identical = True
-    for index, (targets, logits) in enumerate(_windows(scorer, text.plan)):
-        total = 0.0
-        done = 0
-        for part in logits:
-            log_q = log_softmax(part)
-            log_p = np.frombuffer(file.read(log_q.nbytes), np.float32).reshape(log_q.shape)
-            identical = identical and np.array_equal(log_p, log_q)
-            total += _nll(log_q, targets[done : done + len(part)]).sum()
-            same.add(log_p.argmax(axis=1) == log_q.argmax(axis=1))
-            kl.add(divergence(log_p, log_q))
-            done += len(part)
-        check_finite(total, index)
-        ours.append(total)
-        if report is not None:
-            report()
+
+    def look(log_q: np.ndarray) -> None:
+        nonlocal identical
+        log_p = np.frombuffer(file.read(log_q.nbytes), np.float32).reshape(log_q.shape)
+        identical = identical and np.array_equal(log_p, log_q)
+        same.add(log_p.argmax(axis=1) == log_q.argmax(axis=1))
+        kl.add(divergence(log_p, log_q))
+
+    ours = _nlls(scorer, text.plan, look, report)
     counts = [len(window.targets) for window in text.plan.windows]
     ratio, error = perplexity_ratio(ours, theirs, counts, seed)
     return TextDistance(
@@ -211,16 +192,25 @@ def perplexity_ratio(
     return ratio, float(ratios.std(ddof=1))
 
 
-def _windows(scorer: Scorer, plan: Plan) -> Any:
-    """(targets, parts of the logits) of each window."""
+def _nlls(
+    scorer: Scorer, plan: Plan, look: Callable[[np.ndarray], object], report: Callable[[], None] | None
+) -> list[float]:
+    """The sum of negative log likelihoods of each window, nats. look: gets the log probabilities float32 [n, vocab], a
+    part after the other, and may overwrite them. AgqError: logits that are not finite."""
     rows = default_rows(scorer.vocab)
-    for window in plan.windows:
-        yield window.targets, scorer.logits(window.inputs, window.first, len(window.targets), rows)
-
-
-def _nll(log_p: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Negative log likelihoods float64 [n] of targets."""
-    return -log_p[np.arange(len(targets)), targets].astype(np.float64)
+    sums = []
+    for index, window in enumerate(plan.windows):
+        total, done = 0.0, 0
+        for part in scorer.logits(window.inputs, window.first, len(window.targets), rows):
+            log_p, targets = log_softmax(part), window.targets[done : done + len(part)]
+            total += -log_p[np.arange(len(targets)), targets].astype(np.float64).sum()
+            look(log_p)
+            done += len(part)
+        check_finite(total, index)
+        sums.append(total)
+        if report is not None:
+            report()
+    return sums
 
 
 def _folder(nbytes: int) -> Path:
