@@ -131,8 +131,8 @@ class Plan:
         if self.recipe.calibrated and self.statistics is None:
             if kinds := mixture_of(self.recipe.calibration, self.checkpoint):
                 notes.append(f"calibration text is a mixture: {kinds}")
-            bits = {width for scheme in schemes for width in (scheme.weights.bits, scheme.activations.bits)}
-            if has_random_tokens(self.recipe.calibration) and 4 in bits:
+            coarse = narrow or any(scheme.activations.coarse for scheme in schemes)
+            if has_random_tokens(self.recipe.calibration) and coarse:
                 notes.append(
                     "random tokens are no text: 4 bits calibrated on them lose more than on text (arXiv 2411.02355)"
                 )
