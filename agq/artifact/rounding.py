@@ -13,7 +13,7 @@ import numpy as np
 
 from agq.formats.clips import NORM, SHARES
 from agq.formats.weights import WeightFormat
-from agq.native.clip_search import STEP, clip_search, library
+from agq.native.clip_search import STEP, Grids, clip_search, library
 from agq.safetensors.files import bf16_to_f32, f32_to_bf16
 
 _PART = 1 << 12  # groups that are searched at a time
@@ -33,7 +33,7 @@ def group_scales(values: np.ndarray, columns: int, format: WeightFormat, stored:
         tried = _stored(amax * _SHARES / np.float32((high - low) / 2), stored)
         best, sure = np.zeros(len(part), np.int32), np.zeros(len(part), bool)
         if found is not None:
-            best, sure = clip_search(found, part, tried, None, None, (low, high), threads)
+            best, sure = clip_search(found, Grids(part, tried, (low, high)), threads)
         left = np.flatnonzero(~sure)
         for some in np.array_split(left, max(1, len(left) // 64)):
             best[some] = _exact(part[some], tried[some], low, high)

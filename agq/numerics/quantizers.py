@@ -17,7 +17,7 @@ from agq.formats.activations import FLOAT, QUANTIZED
 from agq.formats.cache import four_bit_group
 from agq.formats.clips import NORM, SHARES
 from agq.formats.weights import code_format
-from agq.native.clip_search import STEP, clip_search, library
+from agq.native.clip_search import STEP, Grids, clip_search, library
 
 # Ranges of activations below it count as 0 (docs/arithmetic.md): their inverses need not be finite.
 LEAST_RANGE = 2.0**-120
@@ -157,15 +157,14 @@ def _best_clip(
             scales, zeros = _symmetric_scale(_amax(low[part], high[part])[:, None] * shares, bits, dtype), None
         else:
             scales, zeros = _grid_of_range(low[part, None] * shares, high[part, None] * shares, bits, False, dtype)
-        best, sure = clip_search(
-            found,
+        grids = Grids(
             grouped[part].numpy(),
             scales.numpy(),
+            code_format(bits).limits(symmetric),
             None if zeros is None else zeros.numpy(),
             None if importance is None else importance.numpy(),
-            code_format(bits).limits(symmetric),
-            torch.get_num_threads(),
         )
+        best, sure = clip_search(found, grids, torch.get_num_threads())
         chosen = torch.from_numpy(best).long().unsqueeze(1)
         scale[part] = scales.gather(1, chosen).squeeze(1)
         zero[part] = 0 if zeros is None else zeros.gather(1, chosen).squeeze(1)

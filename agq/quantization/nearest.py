@@ -13,7 +13,7 @@ import numpy as np
 
 from agq.checkpoint import Checkpoint
 from agq.formats.clips import SHARES
-from agq.native.clip_search import STEP, clip_search, least_error, library
+from agq.native.clip_search import STEP, Grids, clip_search, least_error, library
 from agq.quantization.checks import check_memory
 from agq.quantization.computed import Computed
 from agq.quantization.numbers import Numbers
@@ -156,10 +156,10 @@ class Rounding:
             return np.zeros(len(values), np.int32)
         found, limits = library(), self.scheme.format.limits(self.scheme.symmetric)
         assert found is not None  # see `suffices`
-        best, sure = clip_search(found, values, scales, zeros, None, limits, self.threads)
+        best, sure = clip_search(found, Grids(values, scales, limits, zeros), self.threads)
         if len(left := np.flatnonzero(~sure)):
             of_left = None if zeros is None else zeros[left]
-            best[left] = least_error(found, values[left], scales[left], of_left, None, limits)
+            best[left] = least_error(found, Grids(values[left], scales[left], limits, of_left))
         return best
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from agq.formats.clips import NORM, SHARES
-from agq.native.clip_search import clip_errors, clip_search, least_error, library, torch_lanes
+from agq.native.clip_search import Grids, clip_errors, clip_search, least_error, library, torch_lanes
 from agq.numerics import quantizers
 from agq.numerics.quantizers import Grid, weight_grid
 
@@ -50,7 +50,7 @@ def test_what_the_library_is_sure_of_is_the_least_error() -> None:
     values = weights(500, 64, 5).numpy()
     amax = np.abs(values).max(axis=1, keepdims=True)
     scale = np.where(amax > 0, amax * np.array(SHARES, np.float32) / np.float32(7.5), np.float32(1)).astype(np.float32)
-    best, sure = clip_search(library(), values, scale, None, None, (-8, 7))
+    best, sure = clip_search(library(), Grids(values, scale, (-8, 7)))
     codes = np.clip(np.rint(values[:, None] / scale[:, :, None]), -8, 7)
     error = (np.abs(codes * scale[:, :, None].astype(float) - values[:, None]) ** 2.4).sum(axis=2)
     assert sure.mean() > 0.97 and not sure[0]
@@ -67,15 +67,15 @@ def test_not_a_number_is_the_definitions(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_threads_do_not_matter() -> None:
     values = weights(1000, 32, 4).numpy()
     scale = np.abs(values).max(axis=1, keepdims=True) * np.array(SHARES, np.float32) / np.float32(7.5) + 1e-9
-    one, three = (clip_search(library(), values, scale.astype(np.float32), None, None, (-8, 7), n) for n in (1, 3))
+    one, three = (clip_search(library(), Grids(values, scale.astype(np.float32), (-8, 7)), n) for n in (1, 3))
     assert (one[0] == three[0]).all() and (one[1] == three[1]).all()
 
 
 def test_what_it_is_not_sure_of_is_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it proposes there."""
 
-    def unsure(found: object, values: np.ndarray, *more: object) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros(len(values), np.int32), np.arange(len(values)) % 2 == 7
+    def unsure(found: object, grids: Grids, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(len(grids.values), np.int32), np.arange(len(grids.values)) % 2 == 7
 
     weight = weights(40, 64, 6)
     wanted = weight_grid(weight, 4, True, 32, True)
@@ -119,8 +119,8 @@ def test_the_librarys_errors_are_torchs(size: int, symmetric: bool, important: b
     scale = values.abs().amax(1, keepdim=True) * torch.tensor(SHARES) / 7.5
     zero = None if symmetric else torch.randint(-8, 8, scale.shape, generator=draw).float()
     importance = torch.rand(3, size, generator=draw) if important else None
-    arrays = (None if array is None else array.numpy() for array in (values, scale, zero, importance))
-    found = clip_errors(library(), *arrays, (-8, 7))
+    arrays = [None if array is None else array.numpy() for array in (values, scale, zero, importance)]
+    found = clip_errors(library(), Grids(*arrays[:2], (-8, 7), *arrays[2:]))
     grid = scale[:, :, None]
     shift = torch.zeros_like(grid) if zero is None else zero[:, :, None]
     error = torch.round(values[:, None] / grid).add_(shift).clamp_(-8, 7).sub_(shift).mul_(grid).sub_(values[:, None])
@@ -133,16 +133,16 @@ def test_the_librarys_errors_are_torchs(size: int, symmetric: bool, important: b
 def test_the_first_of_equal_errors_and_none_that_is_no_number() -> None:
     values = np.array([[1.0], [3e38], [3e38]], np.float32).repeat(32, axis=1)
     scale = np.array([[3, 0.5, 0.25], [3, 0.5, 0.25], [3, 5e37, 0.25]], np.float32)
-    assert least_error(library(), values, scale, None, None, (-8, 7)).tolist() == [1, 0, 1]
+    assert least_error(library(), Grids(values, scale, (-8, 7))).tolist() == [1, 0, 1]
     zeros = np.zeros((1, 32), np.float32)  # times an infinite error
-    assert least_error(library(), values, scale, None, zeros, (-8, 7)).tolist() == [0, 0, 1]
+    assert least_error(library(), Grids(values, scale, (-8, 7), importance=zeros)).tolist() == [0, 0, 1]
 
 
 def test_a_wide_vector_adds_in_another_order() -> None:
     """What PyTorch adds with is told by the processor's features."""
     values = weights(40, 576, 1).numpy()[2:]
     scale = np.abs(values).max(axis=1, keepdims=True) * np.array(SHARES, np.float32) / np.float32(7.5)
-    four, eight, sixteen = (clip_errors(library(), values, scale, None, None, (-8, 7), lanes) for lanes in (4, 8, 16))
+    four, eight, sixteen = (clip_errors(library(), Grids(values, scale, (-8, 7)), lanes) for lanes in (4, 8, 16))
     for one, other in ((four, eight), (eight, sixteen), (four, sixteen)):
         assert not np.array_equal(one, other)
         np.testing.assert_allclose(one, other, rtol=3e-6)
