@@ -36,7 +36,17 @@ def local_folder(name: str | os.PathLike[str]) -> Path:
         from agq.recipe.models import MEANS
 
         raise AgqError(f"no such file or folder: `{text}`", hint=MEANS)
-    return _download(*text.partition("@")[::2])
+    repo, _, revision = text.partition("@")
+    folder = _download(repo, revision, _WANTED)
+    if not any(folder.glob("*.safetensors")):
+        raise AgqError(
+            f"hub model `{repo}` has no weights in safetensors format",
+            hint="convert it once: python -c "
+            '"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+            f"[kind.from_pretrained('{repo}').save_pretrained('model') for kind in (M, T)]\""
+            ", then pass the folder `model`",
+        )
+    return folder
 
 
 def offline_if_unreachable() -> None:
@@ -67,13 +77,14 @@ def config_file(name: str) -> Path:
     Raises:
         AgqError: as local_folder.
     """
-    folder = _download(*name.partition("@")[::2], wanted=["config.json"])
+    folder = _download(*name.partition("@")[::2], ["config.json"])
     if not (folder / "config.json").is_file():
         raise AgqError(f"hub model `{name}` has no config.json", hint="is it a Hugging Face model?")
     return folder / "config.json"
 
 
-def _download(repo: str, revision: str, wanted: list[str] = _WANTED) -> Path:
+def _download(repo: str, revision: str, wanted: list[str]) -> Path:
+    """The folder of the hub's cache with the files that are `wanted` (patterns). Raises AgqError."""
     offline_if_unreachable()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -115,14 +126,6 @@ def _download(repo: str, revision: str, wanted: list[str] = _WANTED) -> Path:
         raise AgqError(f"hub model `{repo}`: {_reason(error)}", hint=offline_hint) from None
     except _connection_errors() as error:
         raise _unreachable(error, f"hub model `{repo}` cannot be downloaded", offline_hint) from None
-    if wanted is _WANTED and not any(folder.glob("*.safetensors")):
-        raise AgqError(
-            f"hub model `{repo}` has no weights in safetensors format",
-            hint="convert it once: python -c "
-            '"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
-            f"[kind.from_pretrained('{repo}').save_pretrained('model') for kind in (M, T)]\""
-            ", then pass the folder `model`",
-        )
     return folder
 
 
