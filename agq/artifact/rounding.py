@@ -14,7 +14,7 @@ import numpy as np
 from agq.formats.clips import NORM, SHARES
 from agq.formats.weights import WeightFormat
 from agq.native.clip_search import STEP, Grids, clip_search, library
-from agq.safetensors.files import bf16_to_f32, f32_to_bf16
+from agq.safetensors.scales import round_scale
 
 _PART = 1 << 12  # groups that are searched at a time
 _SHARES = np.array(SHARES, np.float32)
@@ -30,7 +30,7 @@ def group_scales(values: np.ndarray, columns: int, format: WeightFormat, stored:
     for start in range(0, len(groups), _PART):
         part = groups[start : start + _PART]
         amax = np.abs(part).max(axis=1, keepdims=True)
-        tried = _stored(amax * _SHARES / np.float32((high - low) / 2), stored)
+        tried = round_scale(amax * _SHARES / np.float32((high - low) / 2), stored.upper())
         best, sure = np.zeros(len(part), np.int32), np.zeros(len(part), bool)
         if found is not None:
             best, sure = clip_search(found, Grids(part, tried, (low, high)), threads)
@@ -39,25 +39,6 @@ def group_scales(values: np.ndarray, columns: int, format: WeightFormat, stored:
             best[some] = _exact(part[some], tried[some], low, high)
         scale[start : start + _PART] = tried[np.arange(len(part)), best]
     return scale.reshape(len(values), -1)
-
-
-def _stored(scale: np.ndarray, dtype: str) -> np.ndarray:
-    """bf16 values as float32 that an element type holds exactly; 1 where that is 0."""
-    rounded = bf16_to_f32(f32_to_bf16(scale)).reshape(scale.shape)
-    if dtype in _NARROWER:
-        rounded = bf16_to_f32(f32_to_bf16(_NARROWER[dtype](rounded))).reshape(scale.shape)
-    kept: np.ndarray = np.where(rounded > 0, rounded, np.float32(1))
-    return kept
-
-
-def _as_half(values: np.ndarray) -> np.ndarray:
-    """Small values are subnormal there; the largest bf16 value below infinity is 65280."""
-    half: np.ndarray = np.minimum(values, np.float32(65280)).astype(np.float16).astype(np.float32)
-    return half
-
-
-# Element types whose exponents reach less far than those of bf16.
-_NARROWER = {"f16": _as_half}
 
 
 def _exact(groups: np.ndarray, scale: np.ndarray, low: int, high: int) -> np.ndarray:

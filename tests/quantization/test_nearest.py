@@ -14,9 +14,10 @@ import torch
 from agq.formats import PER_ROW, PerGroup
 from agq.numerics.quantizers import quantize_weight, weight_grid
 from agq.quantization import nearest
-from agq.quantization.nearest import Rounding, round_scale, suffices
+from agq.quantization.nearest import Rounding, suffices
 from agq.recipe import WeightScheme
 from agq.reporting.progress import Progress
+from agq.safetensors.scales import round_scale
 from tests.quantization.quantization_support import Stop, contents, differences, planned, quantized
 from tests.quantization.test_resume import StopAfter
 from tests.support import REPOSITORY, clean_environment
