@@ -79,6 +79,26 @@ def test_gains_stored_less_one_survive_their_rounding(name: str, fold: bool, tmp
     assert relative_error(found, ReferenceModel(checkpoint).logits(tokens())) < 1e-4
 
 
+@pytest.mark.parametrize(("name", "r1"), [("gemma3", False), ("qwen3", False), ("qwen3", True)])
+def test_channels_with_gains_of_zero_stay_silent_unless_rotated(name: str, r1: bool, tmp_path: Path) -> None:
+    model = make(CASES[name])
+    dead = {"gemma3": -1.0}.get(name, 0.0)  # Gemma stores gains less 1
+    with torch.no_grad():
+        for module, weight in model.named_parameters():
+            if "layernorm" in module and "post_" not in module:
+                weight[3] = dead
+    model.save_pretrained(tmp_path)
+    checkpoint, plan = plan_of(tmp_path, fold=True, r1=r1)
+    assert plan.zero_gains == (not r1)
+    plan.save(tmp_path / "plan")
+    assert TransformPlan.load(tmp_path / "plan").zero_gains == plan.zero_gains
+    assert relative_error(logits(checkpoint, plan, tokens()), ReferenceModel(checkpoint).logits(tokens())) < 5e-4
+    norm = checkpoint.parts.block(0).norms["attn_norm"]
+    kept = TransformedParameters(checkpoint, plan).tensor(f"{norm}.weight") - (dead if name == "gemma3" else 0)
+    others = torch.cat([kept[:3], kept[4:]])
+    assert torch.equal(others, torch.ones_like(others)) and kept[3] == (1 if r1 else 0)
+
+
 @pytest.mark.parametrize(
     ("name", "step", "reason"),
     [

@@ -38,6 +38,7 @@ class TransformPlan:
 
     fold: norm gains (and biases) are folded into the linears that read the norms; for LayerNorms the mean over channels
         is removed from everything that writes to the residual stream.
+    zero_gains: gains of 0 stay where they are when the others are folded: the residual stream is not rotated.
     bake_embed_norm: BLOOM's embedding norm is computed into the embedding table.
     exponents: place -> int8 [layers, channels]: the channel's values are divided by 2^e and the reading columns
         multiplied. Places: "attention" and "mlp" (what q, k, v and gate, up read; [hidden]), "o" (the values of each
@@ -55,6 +56,7 @@ class TransformPlan:
     """
 
     fold: bool = False
+    zero_gains: bool = False
     bake_embed_norm: bool = False
     exponents: Mapping[str, np.ndarray] = field(default_factory=dict)
     shifts: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -134,6 +136,7 @@ class TransformPlan:
         arrays = {name: np.array(file.raw(name)) for name in file.tensors}
         return cls(
             fold=values["fold"],
+            zero_gains=values["fold"] and values["r1"] is None,
             bake_embed_norm=values["bake_embed_norm"],
             exponents={place: arrays[f"exponents.{place}"] for place in values["scaled"]},
             shifts={place: arrays[f"shifts.{place}"] for place in values["shifted"]},
@@ -198,6 +201,7 @@ def feasible(checkpoint: Checkpoint, options: TransformOptions) -> TransformPlan
         _check_block(options.hadamard, spec.ffn)
     return TransformPlan(
         fold=fold or r1,
+        zero_gains=fold and not r1,
         bake_embed_norm=bake,
         r1=options.seed if r1 else None,
         r2=options.seed if options.r2 else None,

@@ -124,6 +124,12 @@ class TransformTensors(Parameters):
         return weight + self.source.norm_offset if self.source.norm_offset else weight
 
     def _kept_gain(self, norm: str) -> Tensor:
-        """What is left of them where they are folded into what reads the norm."""
+        """What is left of them where they are folded into what reads the norm.
+
+        Gemma 3 has gains of 0, on channels whose values are a thousand times as large as those of the others. Folded,
+        such a channel would make the scale of the whole token, to be multiplied by a column of zeros.
+        """
         gain = self._gain(norm)
-        return torch.ones_like(gain) if self.plan.fold else gain
+        if not self.plan.fold:
+            return gain
+        return (gain != 0).to(gain.dtype) if self.plan.zero_gains else torch.ones_like(gain)
