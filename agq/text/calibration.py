@@ -21,8 +21,8 @@ def fit_text(spec: CalibrationSpec, checkpoint: Checkpoint, given: Container[str
     """`spec` with the text that fits the model, where the recipe leaves the choice, and windows no longer than its
     context.
 
-    The text of a chat model, one with a chat template, is the mixture, that of others WikiText-2. A mixture has no
-    detached punctuation but where it was asked for: presets mean text of one kind. Random tokens have none either.
+    The text of a chat model, one with a chat template, is the mixture, that of others WikiText-2. Random tokens have no
+    detached punctuation but where it was asked for, which is an error.
 
     Args:
         given: names of the options that were asked for.
@@ -31,7 +31,7 @@ def fit_text(spec: CalibrationSpec, checkpoint: Checkpoint, given: Container[str
         AgqError: the length was asked for, and is more than the context.
     """
     spec = settled(spec, chat=has_chat_template(checkpoint))
-    if (is_mixture(spec) or has_random_tokens(spec)) and "detached" not in given:
+    if has_random_tokens(spec) and "detached" not in given:
         spec = replace(spec, detached=False)
     context = checkpoint.spec.context
     if spec.seq_len <= context:

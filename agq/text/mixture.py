@@ -1,6 +1,6 @@
 """The mixture: calibration text of the kinds that a chat model reads and writes.
 
-A model that is calibrated on an encyclopaedia alone loses more on code, on other languages and in conversations. The
+A model that is calibrated on an encyclopaedia alone loses more on prose, code, other languages and in conversations. The
 mixture deals windows to these kinds by fixed shares; no window holds two kinds. Encyclopaedia is the text that is named
 beside the mixture, else WikiText-2. The other kinds are the project's own texts in `agq/text/own/`, the same bytes on
 every machine. A model without a chat template gets no conversations.
@@ -43,8 +43,14 @@ class Kind:
 
 
 _ENCYCLOPAEDIA = Kind("encyclopaedia", 40)
-_CONVERSATIONS = Kind("conversations", 30, "conversations.jsonl")
-KINDS = (_ENCYCLOPAEDIA, _CONVERSATIONS, Kind("code", 15, "code.txt"), Kind("other languages", 15, "languages.txt"))
+_CONVERSATIONS = Kind("conversations", 25, "conversations.jsonl")
+KINDS = (
+    _ENCYCLOPAEDIA,
+    _CONVERSATIONS,
+    Kind("prose", 15, "prose.txt"),
+    Kind("code", 10, "code.txt"),
+    Kind("other languages", 10, "languages.txt"),
+)
 
 
 def describe(kinds: Sequence[Kind]) -> str:

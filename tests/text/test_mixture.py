@@ -62,17 +62,18 @@ def test_windows_hold_one_kind_each(articles):
     texts = [
         Path(articles).read_bytes(),
         row + row[:64],
-        *((OWN / name).read_bytes() for name in ("code.txt", "languages.txt")),
+        *((OWN / name).read_bytes() for name in ("prose.txt", "code.txt", "languages.txt")),
     ]
-    order = deal(20, [40, 30, 15, 15])
+    order = deal(20, [40, 25, 15, 10, 10])
     assert all(text_of(window) in texts[kind] for window, kind in zip(found.tokens, order, strict=True))
     beginnings = [text_of(window) for window, kind in zip(found.tokens, order, strict=True) if kind == 1]
     assert all(window.startswith(b"<user>") for window in beginnings) and len(set(beginnings)) > 1
     assert [(part["kind"], part["share"], part["samples"]) for part in found.parts] == [
         ("encyclopaedia", 40, 8),
-        ("conversations", 30, 6),
-        ("code", 15, 3),
-        ("other languages", 15, 3),
+        ("conversations", 25, 5),
+        ("prose", 15, 3),
+        ("code", 10, 2),
+        ("other languages", 10, 2),
     ]
     assert [part["sha256"] for part in found.parts] == [
         *(hashlib.sha256(data).hexdigest() for data in texts[:1]),
@@ -88,25 +89,26 @@ def test_windows_hold_one_kind_each(articles):
 def test_punctuation_is_detached_in_the_encyclopaedia_alone(articles):
     plain, apart = (mixture_windows([articles], Bytes(), files(), 20, 64, 3, detached) for detached in (False, True))
     changed = [index for index in range(20) if not np.array_equal(plain.tokens[index], apart.tokens[index])]
-    order = deal(20, [40, 30, 15, 15])
+    order = deal(20, [40, 25, 15, 10, 10])
     assert changed and {order[index] for index in changed} == {0}
     assert sum(b" ." in text_of(window) for window in apart.tokens) == 4
 
 
 def test_models_without_template_get_no_conversations(articles):
-    found = mixture_windows([articles], Bytes(), files(None), 14, 64, seed=0)
+    found = mixture_windows([articles], Bytes(), files(None), 15, 64, seed=0)
     assert [(part["kind"], part["samples"]) for part in found.parts] == [
         ("encyclopaedia", 8),
-        ("code", 3),
-        ("other languages", 3),
+        ("prose", 3),
+        ("code", 2),
+        ("other languages", 2),
     ]
-    assert found.description == "mixture of encyclopaedia 57 %, code 21 %, other languages 21 %, seed 0"
+    assert found.description == "mixture of encyclopaedia 53 %, prose 20 %, code 13 %, other languages 13 %, seed 0"
 
 
 def test_what_cannot_be_had_is_left_out_and_said(articles, monkeypatch, capsys):
     refusing = files("{{ raise_exception('no talk today') }}")
     found = mixture_windows([articles], Bytes(), refusing, 14, 64, seed=0)
-    assert [part["kind"] for part in found.parts] == ["encyclopaedia", "code", "other languages"]
+    assert [part["kind"] for part in found.parts] == ["encyclopaedia", "prose", "code", "other languages"]
 
     def unreachable(*_: object) -> None:
         raise Unavailable("the hub cannot be reached")
@@ -114,9 +116,10 @@ def test_what_cannot_be_had_is_left_out_and_said(articles, monkeypatch, capsys):
     monkeypatch.setattr(mixture, "load_text", unreachable)
     found = mixture_windows([], Bytes(), files(), 12, 64, seed=0)
     assert [(part["kind"], part["samples"]) for part in found.parts] == [
-        ("conversations", 6),
-        ("code", 3),
-        ("other languages", 3),
+        ("conversations", 5),
+        ("prose", 3),
+        ("code", 2),
+        ("other languages", 2),
     ]
     for silent in ("", "{% if false %}{{ messages }}{% endif %}"):
         found = mixture_windows([articles], Bytes(), files(silent), 14, 64, seed=0)
@@ -150,7 +153,7 @@ def test_own_texts_are_well_formed():
     for talk in own_conversations()[0]:
         assert [message["role"] for message in talk] == ["user", "assistant"] * (len(talk) // 2) and talk
         assert all(message["content"].strip() for message in talk)
-    assert all(20_000 < len((OWN / name).read_text("utf-8")) < 100_000 for name in ("code.txt", "languages.txt"))
+    assert all(20_000 < len((OWN / name).read_text("utf-8")) < 100_000 for name in ("prose.txt", "code.txt", "languages.txt"))
 
 
 def test_chat_models_get_the_mixture():
@@ -166,20 +169,23 @@ def test_chat_models_get_the_mixture():
         and fit_text(CalibrationSpec(), base, {}).data == "wikitext2"
     )
     assert fit_text(CalibrationSpec("text.txt"), chat, {}).data == "text.txt"
-    # Presets detach the punctuation of text of one kind; of a mixture where it was asked for.
-    assert not fit_text(CalibrationSpec(detached=True), chat, {}).detached
-    assert not fit_text(CalibrationSpec("text.txt,mixture", detached=True), base, {}).detached
-    assert fit_text(CalibrationSpec(detached=True), chat, {"detached": True}).detached
-    assert fit_text(CalibrationSpec(detached=True), base, {}).detached
+    # Presets detach the punctuation of text, but not of random tokens.
+    for text in (CalibrationSpec(detached=True), CalibrationSpec("text.txt,mixture", detached=True)):
+        assert fit_text(text, chat, {}).detached and fit_text(text, base, {}).detached
+    assert not fit_text(CalibrationSpec("random-tokens", detached=True), base, {}).detached
+    assert not fit_text(CalibrationSpec(), chat, {}).detached
 
 
 def test_a_run_says_the_mixture_first(demo_model, tmp_path):
     folder = tmp_path / "chat"
     shutil.copytree(demo_model, folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    text = "calibration text is a mixture: encyclopaedia 40 %, conversations 30 %, code 15 %, other languages 15 %"
+    text = (
+        "calibration text is a mixture: encyclopaedia 40 %, conversations 25 %, prose 15 %, code 10 %, "
+        "other languages 10 %"
+    )
     made = plan(str(folder), tmp_path / "out")
-    assert text in made.notes and (made.recipe.calibration.data, made.recipe.calibration.detached) == ("mixture", False)
+    assert text in made.notes and (made.recipe.calibration.data, made.recipe.calibration.detached) == ("mixture", True)
     for planned in (
         plan(str(demo_model), tmp_path / "out"),
         plan(str(folder), tmp_path / "out", RecipeChanges(method="rtn")),
@@ -194,7 +200,8 @@ def test_the_record_names_every_part(demo_model, demo_text):
     assert tokens.shape == (7, 32) and json.loads(json.dumps(record)) == record
     assert [(part["kind"], part["samples"]) for part in record["parts"]] == [
         ("encyclopaedia", 4),
-        ("code", 2),
+        ("prose", 1),
+        ("code", 1),
         ("other languages", 1),
     ]
     assert record["parts"][0]["sha256"] == hashlib.sha256((demo_text / "heldout.txt").read_bytes()).hexdigest()
