@@ -54,19 +54,32 @@ class StopAfter(Progress):
             raise Stop
 
 
+@pytest.fixture(scope="module")
+def wholes(short_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of RUNS that nothing interrupted, each made when it is first asked for."""
+
+    class Made(dict[str, Path]):
+        def __missing__(self, name: str) -> Path:
+            self[name] = quantized(short_model, tmp_path_factory.mktemp("whole") / "whole", **RUNS[name]).path
+            return self[name]
+
+    return Made()
+
+
 @pytest.mark.parametrize("name", RUNS)
-def test_run_that_was_interrupted_between_blocks(short_model: Path, tmp_path: Path, name: str) -> None:
-    quantized(short_model, tmp_path / "whole", **RUNS[name])
+def test_run_that_was_interrupted_between_blocks(
+    short_model: Path, wholes: dict[str, Path], tmp_path: Path, name: str
+) -> None:
     with pytest.raises(Stop):
         quantized(short_model, tmp_path / "resumed", progress=StopAfter(0), **RUNS[name])
     work = tmp_path / ".resumed.agq-work"
     assert work.is_dir() and not (tmp_path / "resumed").exists()
     report = quantized(short_model, tmp_path / "resumed", **RUNS[name])
     assert report.resumed == 1 and not work.exists()
-    assert not differences(tmp_path / "resumed", tmp_path / "whole")
+    assert not differences(tmp_path / "resumed", wholes[name])
 
 
-def test_run_that_was_killed(short_model: Path, tmp_path: Path) -> None:
+def test_run_that_was_killed(short_model: Path, wholes: dict[str, Path], tmp_path: Path) -> None:
     """SIGKILL between the storing of a block and everything that follows it."""
     program = """
 import os, signal, sys
@@ -91,8 +104,7 @@ quantized(Path(sys.argv[1]), Path(sys.argv[2]), progress=Kill(), **RUNS["everyth
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "resumed").exists()
     assert quantized(short_model, tmp_path / "resumed", **RUNS["everything"]).resumed == 1
-    quantized(short_model, tmp_path / "whole", **RUNS["everything"])
-    assert not differences(tmp_path / "resumed", tmp_path / "whole")
+    assert not differences(tmp_path / "resumed", wholes["everything"])
 
 
 def test_interrupted_search_of_the_transformations_starts_again(short_model: Path, tmp_path: Path) -> None:

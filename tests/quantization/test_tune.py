@@ -31,10 +31,10 @@ from agq.reporting.progress import Progress
 from agq.text.calibration import calibration_windows
 from tests.quantization.quantization_support import TEXT, Stop, StopAt, differences, quantized
 
-STEPS = 48
-TUNE = TuneOptions(steps=STEPS, rounding_rate=4e-3)
+STEPS = 32
+TUNE = TuneOptions(steps=STEPS, rounding_rate=4e-3, temperature=1.0, drawn=0.0)
 RECIPE = Recipe(scheme=Scheme.parse("W4A8").fit(PerGroup(128)), tune=TUNE)
-RUN = {"recipe": RECIPE, "samples": 16, "seq_len": 256, "scale": True, "hadamard": 128}
+RUN = {"recipe": RECIPE, "samples": 16, "seq_len": 128, "scale": True, "hadamard": 128}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_without_rounding_codes_stay(short_model: Path, folders: tuple[Path, Pat
 def test_predictions_come_closer_on_windows_that_were_not_trained_on(folders: tuple[Path, Path]) -> None:
     found = report(folders[1])
     assert found["kept"] is True and found["steps"] == STEPS
-    assert found["after"] < 0.95 * found["before"]
+    assert found["after"] < 0.98 * found["before"]
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple
     made = plan(
         str(short_model),
         folders[0].parent / "unused",
-        RecipeChanges(data=str(TEXT), samples=16, seq_len=256, detached=False),
+        RecipeChanges(data=str(TEXT), samples=16, seq_len=128, detached=False),
     )
     windows = calibration_tokens(made)[0][:4]
     original = ReferenceModel.from_folder(short_model)
@@ -117,7 +117,8 @@ def test_record_is_what_the_reference_computes(short_model: Path, folders: tuple
 
 @pytest.mark.slow
 def test_interrupted_tuning_gives_the_same_bytes(short_model: Path, tmp_path: Path) -> None:
-    run = {"recipe": replace(RECIPE, tune=replace(TUNE, steps=8)), "samples": 8, "seq_len": 256, "hadamard": 128}
+    tune = TuneOptions(steps=8, drawn=0.3)
+    run = {"recipe": replace(RECIPE, tune=tune), "samples": 8, "seq_len": 64, "hadamard": 128}
     with pytest.raises(Stop):
         quantized(short_model, tmp_path / "tuned", progress=StopAt("weights tuned: step 3"), **run)
     assert quantized(short_model, tmp_path / "tuned", **run).resumed == 2
@@ -282,12 +283,12 @@ def test_models_that_do_not_fit_are_tuned_block_by_block(
 @pytest.mark.slow
 def test_steps_are_found_in_the_run_and_repeat_it(short_model: Path, tmp_path: Path) -> None:
     """The record names the steps that the time allowed, and so many give the same weights."""
-    run = {"scheme": "W4A8", "samples": 8, "seq_len": 64, "device": "cpu"}
+    run = {"scheme": "W4A8", "samples": 4, "seq_len": 64, "device": "cpu"}
     timed = quantized(short_model, tmp_path / "timed", **run, method="gptq", tune="auto", time="10m")
-    assert timed.tuned["steps"] == 128 and not timed.tuned["blocks"]  # 2048 for 128 windows; it may end earlier
+    assert timed.tuned["steps"] == 64 and not timed.tuned["blocks"]  # 2048 for 128 windows; it may end earlier
     recipe = json.loads((tmp_path / "timed" / "agq.json").read_text())["recipe"]
-    assert recipe["tune"]["steps"] == 128 and recipe["tune"]["auto"] is False
-    quantized(short_model, tmp_path / "again", **run, method="gptq", tune=128)
+    assert recipe["tune"]["steps"] == 64 and recipe["tune"]["auto"] is False
+    quantized(short_model, tmp_path / "again", **run, method="gptq", tune=64)
     names = ("timed", "again")
     assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in names}) == 1
 
@@ -302,10 +303,10 @@ BLOCKS = Recipe(
 def test_block_by_block(short_model: Path, tmp_path: Path) -> None:
     """Predictions come closer; a run that ends between two blocks goes on, to the same bytes."""
 
-    run = {"recipe": BLOCKS, "samples": 16, "seq_len": 256}
+    run = {"recipe": BLOCKS, "samples": 16, "seq_len": 128}
     found = quantized(short_model, tmp_path / "whole", **run).tuned
     assert found["blocks"] and found["kept"] and found["batch"] == 2
-    assert found["after"] < 0.992 * found["before"]
+    assert found["after"] < 0.995 * found["before"]
     with pytest.raises(Stop):
         quantized(short_model, tmp_path / "stopped", progress=StopAt("block 1 of 2 tuned"), **run)
     stored = tmp_path / ".stopped.agq-work" / "tuned-00000.safetensors"
@@ -326,15 +327,15 @@ def test_block_by_block(short_model: Path, tmp_path: Path) -> None:
 def test_the_first_block_may_be_left_as_it_is(short_model: Path, tmp_path: Path) -> None:
     """Steps are timed on the first block that is quantized; those of another time are found anew."""
     recipe = replace(BLOCKS, method="rtn", tune=replace(BLOCKS.tune, auto=True, steps=0), ignore=("re:.*layers.0.*",))
-    run = {"recipe": recipe, "data": str(TEXT), "samples": 16, "seq_len": 32, "device": "cpu"}
+    run = {"recipe": recipe, "data": str(TEXT), "samples": 12, "seq_len": 32, "device": "cpu"}
 
     with pytest.raises(Stop):
         quantized(short_model, tmp_path / "made", **run, time="4h", progress=StopAt("block 2 of 2 tuned"))
     work = tmp_path / ".made.agq-work"
-    assert json.loads((work / "tuning.json").read_text())["steps"] == 256
+    assert json.loads((work / "tuning.json").read_text())["steps"] == 192
     assert (work / "tuned-00001.safetensors").exists() and not (work / "tuned-00000.safetensors").exists()
     found = quantized(short_model, tmp_path / "made", **run, effort="normal").tuned
-    assert found["blocks"] and found["steps"] == 64
+    assert found["blocks"] and found["steps"] == 48
 
 
 @pytest.mark.slow
@@ -348,9 +349,10 @@ def test_a_block_that_gets_worse_is_not_kept(short_model: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_interrupted_descent_goes_on(short_model: Path, tmp_path: Path) -> None:
-    """64 steps, stopped after the look at the 32nd: the last half is done, to the same bytes."""
-
+def test_interrupted_descent_goes_on(short_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 steps, stopped after the look at the 8th: the last half is done, to the same bytes."""
+    monkeypatch.setattr("agq.quantization.tuning.whole._LOOKED_AT", 16)
+    monkeypatch.setattr("agq.quantization.tuning.whole._WORSE", 2.0)  # so little text may end it early
     steps = []
 
     class Watch(Progress):
@@ -358,12 +360,12 @@ def test_interrupted_descent_goes_on(short_model: Path, tmp_path: Path) -> None:
             if text.startswith("weights tuned: step"):
                 steps.append(text)
 
-    run = {"recipe": replace(RECIPE, tune=TuneOptions(steps=64, drawn=0.0)), "samples": 8, "seq_len": 64}
+    run = {"recipe": replace(RECIPE, tune=TuneOptions(steps=16, drawn=0.0)), "samples": 8, "seq_len": 64}
     quantized(short_model, tmp_path / "whole", **run)
     with pytest.raises(Stop):
-        quantized(short_model, tmp_path / "stopped", progress=StopAt("weights tuned: step 40 "), **run)
+        quantized(short_model, tmp_path / "stopped", progress=StopAt("weights tuned: step 10 "), **run)
     quantized(short_model, tmp_path / "stopped", progress=Watch(), **run)
-    assert steps[0].startswith("weights tuned: step 33 ")
+    assert steps[0].startswith("weights tuned: step 9 ")
     assert not differences(tmp_path / "stopped", tmp_path / "whole")
 
 

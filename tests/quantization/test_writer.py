@@ -11,20 +11,33 @@ import pytest
 from agq.artifact.pack import pack
 from agq.checkpoint import open_checkpoint
 from agq.evaluation.opening import open_scorer
+from agq.quantization.report import QuantizeReport
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.reference.decoder import ReferenceModel
 from tests.quantization.quantization_support import quantized
 
 pytestmark = pytest.mark.slow
 
-EVERYTHING = {"scheme": "W4A4", "rotate": True, "scale": True, "hadamard": 128, "permute": True, "act_clip": 0.9}
+EVERYTHING = {
+    "scheme": "W4A4",
+    "rotate": True,
+    "scale": True,
+    "hadamard": 128,
+    "permute": True,
+    "act_clip": 0.9,
+    "rot_steps": 8,
+}
 
 
 @pytest.fixture(scope="module")
-def folder(short_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(short_model: Path, tmp_path_factory: pytest.TempPathFactory) -> QuantizeReport:
     output = tmp_path_factory.mktemp("written") / "everything"
-    quantized(short_model, output, ignore=["re:.*layers.1.mlp.down_proj"], **EVERYTHING)
-    return output
+    return quantized(short_model, output, ignore=["re:.*layers.1.mlp.down_proj"], **EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def folder(made: QuantizeReport) -> Path:
+    return made.path
 
 
 def test_agq_json_names_what_is_computed_online(folder: Path) -> None:
@@ -58,12 +71,11 @@ def test_transformers_refuses_a_folder_that_it_would_compute_wrongly(folder: Pat
         AutoConfig.from_pretrained(folder)
 
 
-def test_written_tensors_are_those_of_the_transformed_model(folder: Path, short_model: Path) -> None:
+def test_written_tensors_are_those_of_the_transformed_model(made: QuantizeReport, short_model: Path) -> None:
     """Everything that is not quantized, to the precision of bf16."""
     source = open_checkpoint(short_model)
-    written = open_checkpoint(folder)
-    report = quantized(short_model, folder.parent / "again", ignore=["re:.*layers.1.mlp.down_proj"], **EVERYTHING)
-    parameters = TransformedParameters(source, report.transforms)
+    written = open_checkpoint(made.path)
+    parameters = TransformedParameters(source, made.transforms)
     for name in (
         "model.embed_tokens.weight",
         "lm_head.weight",
