@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.conftest import FEWER_STEPS
 from tests.support import last_object
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,7 @@ def test_presets_of_w4a4_beat_plain_gptq(pipeline, agq_cli) -> None:
     """Rotations, scales, sorted channels and clips, all in the weights; the preset `w4a4` with a transform at run time
     loses least."""
     folder, artifact = pipeline.folder / "W4A4-online", pipeline.folder / "W4A4-online.agq.safetensors"
-    options = ("--preset", "w4a4", "--tune", 4, "--calibration", pipeline.statistics(), "-o", folder)
+    options = ("--preset", "w4a4", *FEWER_STEPS["W4A4"], "--calibration", pipeline.statistics(), "-o", folder)
     agq_cli("quantize", pipeline.model, *options, check=True)
     agq_cli("pack", folder, "-o", artifact, check=True)
     original, plain = pipeline.perplexity(pipeline.model), pipeline.perplexity(pipeline.packed("W4A4", "gptq"))
@@ -112,7 +113,7 @@ def test_pack_is_small_and_says_so(pipeline, agq_cli) -> None:
 
 def test_same_input_gives_the_same_bytes(short_model: Path, pipeline, agq_cli, tmp_path: Path) -> None:
     """All steps of the preset, on two of the model's six blocks and little text."""
-    options = ("--scheme", "W4A8", "--data", pipeline.calibration, "--samples", 8, "--seq-len", 256, "--tune", 8)
+    options = ("--scheme", "W4A8", "--data", pipeline.calibration, "--samples", 16, "--seq-len", 128, "--tune", 12)
     folders = [tmp_path / name / "model" for name in ("once", "again")]  # an artifact keeps its folder's name
     for folder in folders:
         folder.parent.mkdir()
