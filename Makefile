@@ -79,10 +79,11 @@ kernels: ## compile the C libraries into kernels/build (CROSS=aarch64-linux-gnu-
 kernels-arm: deps
 	@$(MAKE) --no-print-directory -C kernels -j$(JOBS) CROSS=aarch64-linux-gnu-
 
+# Installing waits for the network and has one process: the emulated tests, which need no Python, run meanwhile.
 test: deps ## all tests: C natively and under Arm emulation, then Python with coverage; installs what is missing
-	@$(MAKE) --no-print-directory venv-test
+	@$(MAKE) --no-print-directory venv-test & installing=$$!; status=0; \
+	  $(MAKE) --no-print-directory test-arm || status=$$?; wait $$installing && exit $$status
 	@$(MAKE) --no-print-directory test-c
-	@$(MAKE) --no-print-directory test-arm
 	@$(MAKE) --no-print-directory coverage
 
 test-c: ## the C tests, at each instruction-set level that this machine runs
