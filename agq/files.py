@@ -1,4 +1,5 @@
-"""Files that are whole or absent: temporary name, fsync, rename. Also hashes, free space and the cache folder."""
+"""Files that are whole or absent: temporary name, fsync, rename. Also what is given to be read, hashes, free space and
+the folder of the cache."""
 
 import contextlib
 import errno
@@ -6,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import IO
 from agq.errors import AgqError
 
 _CHUNK = 1 << 20
+_MOST_OF_A_STREAM = 1 << 28  # bytes that are read of what is no regular file
 
 
 def _disk_error(error: OSError, path: Path) -> AgqError:
@@ -148,6 +151,40 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a whole UTF-8 file or none of it."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def read_input(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file, pipe or device that a user names.
+
+    Raises:
+        AgqError: as read_stream. OSError: as open.
+    """
+    with open(path, "rb") as file:
+        return read_stream(file, f"`{os.fspath(path)}`")
+
+
+def read_stream(file: IO[bytes], name: str) -> bytes:
+    """All bytes of an open file. name: what messages call it.
+
+    Raises:
+        AgqError: a pipe or a device gives more than 256 MiB, as `/dev/zero` does, which would fill the memory.
+    """
+    if _is_regular(file):
+        return file.read()
+    data = file.read(_MOST_OF_A_STREAM + 1)
+    if len(data) > _MOST_OF_A_STREAM:
+        raise AgqError(
+            f"{name} is no file, and gives more than {_MOST_OF_A_STREAM >> 20} MiB",
+            hint="write what is to be read into a file, and name that",
+        )
+    return data
+
+
+def _is_regular(file: IO[bytes]) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except OSError:  # no file of the system, as in tests
+        return False
 
 
 def sha256_file(path: str | os.PathLike) -> str:

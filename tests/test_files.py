@@ -17,6 +17,7 @@ from agq.files import (
     atomic_writer,
     cache_dir,
     ensure_free_space,
+    read_input,
     sha256_file,
 )
 
@@ -47,6 +48,20 @@ def test_a_reading_error_inside_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_writer(tmp_path / "x"):
         open(tmp_path / "y" / "z")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_device_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agq.files._MOST_OF_A_STREAM", 1 << 10)
+    with pytest.raises(AgqError, match="`/dev/zero` is no file, and gives more than 0 MiB"):
+        read_input("/dev/zero")
+    assert read_input("/dev/null") == b""
+    atomic_write_bytes(tmp_path / "long", bytes(1 << 12))
+    assert len(read_input(tmp_path / "long")) == 1 << 12
+    read, write = os.pipe()
+    with open(write, "wb") as end:
+        end.write(bytes(1 << 10))
+    assert len(read_input(f"/dev/fd/{read}")) == 1 << 10
+    os.close(read)
 
 
 def test_no_folder(tmp_path: Path) -> None:

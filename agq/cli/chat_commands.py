@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agq.errors import AgqError
-from agq.files import atomic_write_text
+from agq.files import atomic_write_text, read_input
 from agq.runtime.transcript import split_messages
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _path(argument: str) -> Path:
 def _read(path: Path) -> Any:
     """The JSON of a file."""
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(read_input(path).decode("utf-8-sig"))
     except OSError as error:
         raise AgqError(f"cannot read `{path}`: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agq.errors import AgqError
+from agq.files import read_input, read_stream
 from agq.reporting import console
 from agq.reporting.output import print_json
 from agq.reporting.progress_bar import progress
@@ -178,11 +179,7 @@ def read_requests(path: str) -> list[Request]:
         AgqError: the file cannot be read, holds nothing, or two lines have the same id.
     """
     try:
-        if path == "-":
-            data = sys.stdin.buffer.read()
-        else:
-            with open(path, "rb") as file:
-                data = file.read()
+        data = read_stream(sys.stdin.buffer, "stdin") if path == "-" else read_input(path)
     except OSError as error:
         raise AgqError(f"cannot read `{path}`: {error.strerror or error}") from error
     lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
@@ -230,7 +227,7 @@ def read_done(path: str) -> set[Id]:
     """
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            data = read_stream(file, f"`{path}`")
             status = os.fstat(file.fileno())
     except FileNotFoundError:
         return set()

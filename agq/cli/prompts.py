@@ -9,6 +9,7 @@ from typing import Any
 import typer.core
 
 from agq.errors import AgqError, UsageError
+from agq.files import read_input, read_stream
 from agq.reporting import console
 
 
@@ -63,13 +64,12 @@ def read_prompt(prompt: str | None, file: str | None) -> str | None:
         text = checked(prompt, "the prompt")
     elif file is not None and file != "-":
         try:
-            with open(file, "rb") as handle:
-                data = handle.read()
+            data = read_input(file)
         except OSError as error:
             raise AgqError(f"cannot read `{file}`: {error.strerror or error}") from error
         text = _decoded(data, f"`{file}`")
     elif from_stdin(prompt, file):
-        text = _decoded(sys.stdin.buffer.read(), "stdin") if sys.stdin is not None else ""
+        text = _decoded(read_stream(sys.stdin.buffer, "stdin"), "stdin") if sys.stdin is not None else ""
     else:
         return None
     if not text:

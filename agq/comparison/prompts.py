@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agq.errors import AgqError, UsageError
+from agq.files import read_input
 from agq.text.sources import JOINT, Text, is_json_lines
 
 _OWN = Path(__file__).parent / "own" / "prompts.jsonl"
@@ -81,7 +82,7 @@ def read_prompts(path: str | os.PathLike[str]) -> PromptSet:
     """
     path = Path(path).expanduser()
     try:
-        data = path.read_bytes()
+        data = read_input(path)
     except OSError as error:
         raise AgqError(f"cannot read `{path}`: {error.strerror or error}") from None
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agq.errors import AgqError
+from agq.files import read_input
 
 _HINT = "give the file of results that lm_eval writes"
 # Metrics of a task where the higher is better, the first that is there counts.
@@ -44,7 +45,7 @@ def read_tasks(path: str | os.PathLike[str]) -> dict[str, Task]:
     """
     path = Path(path).expanduser()
     try:
-        document: Any = json.loads(path.read_bytes())
+        document: Any = json.loads(read_input(path))
     except OSError as error:
         raise AgqError(f"cannot read `{path}`: {error.strerror or error}") from None
     except (ValueError, RecursionError):

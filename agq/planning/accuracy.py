@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agq.errors import AgqError
+from agq.files import read_input
 from agq.recipe.changes import RecipeChanges
 from agq.recipe.resolve import effective_recipe
 
@@ -48,7 +49,7 @@ def accuracies(names: Iterable[str], path: Path | None = None) -> dict[str, Accu
 
 def _records(path: Path) -> list[dict[str, Any]]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_input(path))
         records = document["records"]
         assert all(isinstance(record["options"], dict) and isinstance(record["row"], str) for record in records)
     except (OSError, ValueError, LookupError, TypeError, AssertionError):

@@ -15,7 +15,7 @@ from typing import Any
 
 from agq import structured
 from agq.errors import AgqError
-from agq.files import sha256_file
+from agq.files import read_input, sha256_file
 from agq.hub import find_model
 from agq.recipe import Recipe
 from agq.recipe.changes import RecipeChanges, RunOptions
@@ -185,7 +185,7 @@ def load_sweep(path: Path) -> Sweep:
     import yaml
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(read_input(path).decode("utf-8"))
     except OSError as error:
         raise AgqError(f"cannot read the sweep `{path}`: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agq.errors import AgqError, UsageError
+from agq.files import read_input
 from agq.reporting import console
 
 WIKITEXT, MIXTURE = "wikitext2", "mixture"
@@ -156,7 +157,7 @@ def local_text(name: str) -> Path:
 
 def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_input(path)
         return gzip.decompress(data) if path.suffix.lower() == ".gz" else data
     except (EOFError, gzip.BadGzipFile) as error:
         raise AgqError(f"`{path}` is not a whole gzip file: {error}") from None

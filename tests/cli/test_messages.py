@@ -54,6 +54,36 @@ def test_a_home_that_is_not_there(agq_cli) -> None:
     assert result.returncode == 1 and "home folder is not known" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "typed",
+    (
+        "run MODEL -f /dev/zero",
+        "run MODEL --jsonl /dev/zero",
+        "run MODEL --jsonl prompts.jsonl --skip-done /dev/zero",
+        "eval-ppl MODEL --data /dev/zero --seq-len 16",
+        "compare MODEL MODEL --prompts /dev/zero",
+        "recommend MODEL --accuracy /dev/zero",
+        "sweep /dev/zero",
+        "quantize --config /dev/zero",
+    ),
+)
+def test_nothing_reads_without_end(
+    typed: str, call, demo_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("agq.files._MOST_OF_A_STREAM", 1 << 10)
+    Path("prompts.jsonl").write_text('{"prompt": "a"}\n')
+    result = call(*typed.replace("MODEL", str(demo_artifact)).split())
+    assert result.code == 1 and "`/dev/zero` is" in result.err, result.err
+
+
+def test_stdin_without_end(call, demo_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agq.files._MOST_OF_A_STREAM", 1 << 10)
+    for arguments in ((), ("--jsonl", "-")):
+        result = call("run", demo_artifact, *arguments, stdin="x" * 2000)
+        assert result.code == 1 and "stdin is no file, and gives more than" in result.err
+
+
 @pytest.mark.slow
 def test_a_dry_run_reads_the_text(agq_cli, demo_model: Path, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("A few words only.\n")
