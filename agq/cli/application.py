@@ -191,8 +191,19 @@ def run(arguments: list[str]) -> int:
         command.main(args=arguments, prog_name="agq", standalone_mode=True)
         return 0
     with command.make_context("agq", arguments) as context:
-        result = command.invoke(context)
+        try:
+            result = command.invoke(context)
+        except Exception as error:
+            _name_command(error, context)
+            raise
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _name_command(error: Exception, context: Any) -> None:
+    """Says of a usage error whose command line it is about: Typer leaves that open for an option without its value."""
+    name = context.invoked_subcommand
+    if getattr(error, "ctx", error) is None and name in COMMANDS:
+        error.ctx = typer.Context(load_command(name), parent=context, info_name=name)  # type: ignore[attr-defined]
 
 
 __all__ = ["AgqError", "app", "load_command", "run"]

@@ -204,8 +204,11 @@ def _option_of(message: str, context: Any) -> str | None:
 
 def unknown_command(name: str, names: list[str]) -> AgqError:
     """The error for a command that does not exist, with the closest names."""
+    from agq.cli import other_tools
     from agq.errors import UsageError
 
+    if name in other_tools.COMMANDS:
+        return UsageError(f"unknown command `{name}`", hint=other_tools.COMMANDS[name])
     close = difflib.get_close_matches(name, [*names, "help"], n=1)
     listing = f"commands: {', '.join(names)}"
     known = f"did you mean `{close[0]}`? {listing}" if close else f"{listing}; see `agq --help`"

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer.core
 
+from agq.cli import other_tools
 from agq.errors import AgqError, UsageError
 from agq.files import read_input, read_stream
 from agq.reporting import console
@@ -43,6 +44,9 @@ class PromptCommand(typer.core.TyperCommand):
                 before += [word, *([value] if (value := next(rest, None)) is not None else [])]
             elif word.startswith("-") and " " in word.partition("=")[0] and word[:2] not in options:
                 prompts.append(word)
+            elif option is None and word.partition("=")[0] in other_tools.OPTIONS:
+                name = word.partition("=")[0]
+                raise UsageError(f"`agq run` has no option `{name}`", hint=other_tools.OPTIONS[name])
             else:
                 before.append(word)
         return [*before, "--", *prompts] if prompts else before
