@@ -212,7 +212,11 @@ def find_model(name: str | os.PathLike[str]) -> tuple[Path, Recipe | None]:
         AgqError: nothing has this name; as local_folder.
     """
     path = Path(name).expanduser()
-    if path.suffix not in (".yaml", ".yml") and (path.is_file() or (path / "config.json").is_file()):
+    if (
+        os.fspath(name)
+        and path.suffix not in (".yaml", ".yml")
+        and (path.is_file() or (path / "config.json").is_file())
+    ):
         return path, None  # `run` starts faster without the recipes
     from agq.recipe import resolve_model
 

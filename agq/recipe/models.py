@@ -12,6 +12,10 @@ from agq.recipe.files import find_recipe, load_recipe, recipe_names
 from agq.recipe.recipe import Recipe
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+# A model's page on the hub, as a browser or another program names it.
+_PAGE = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)(?:/tree/([\w.-]+))?/?(?:[?#].*)?"
+)
 MEANS = "MODEL is a packed or GGUF file, a model folder, a recipe's name or a hub id (owner/name)"
 # Files that may be meant by a name that is not there.
 _MODEL_FILES = (".safetensors", ".gguf", ".yaml", ".yml")
@@ -21,7 +25,7 @@ def resolve_model(name: str) -> tuple[str, Recipe | None]:
     """What MODEL on the command line means.
 
     In this order: a recipe file (`*.yaml`), a local folder with a config.json or a local file, a recipe's name, a hub
-    id ("owner/name", "owner/name@revision").
+    id ("owner/name", "owner/name@revision", or the address of its page).
 
     Returns:
         (local path or hub id, the recipe that named it or None).
@@ -29,6 +33,8 @@ def resolve_model(name: str) -> tuple[str, Recipe | None]:
     Raises:
         AgqError: none of these, with the nearest names that exist; the recipe names no model.
     """
+    if not name:
+        raise AgqError("MODEL is empty", hint=MEANS)
     path = Path(name).expanduser()
     if name.endswith((".yaml", ".yml")) and path.exists():
         return _model_of(load_recipe(path), str(path))
@@ -39,12 +45,18 @@ def resolve_model(name: str) -> tuple[str, Recipe | None]:
         return _model_of(recipe, name)
     if path.is_dir():
         raise AgqError(f"folder `{name}` has no config.json", hint=_near(name) or MEANS)
+    if (page := _PAGE.fullmatch(name)) is not None and not path.exists():
+        return "@".join(filter(None, page.groups())), None
+    if re.match(r"https?://", name):
+        raise AgqError(f"`{name}` is no model of the Hugging Face hub", hint="download it, and name the file or folder")
     near = _near(name)
     a_file = path.suffix in _MODEL_FILES
     if near is None and not a_file and not name.startswith((".", "/", "~")) and _HUB_ID.fullmatch(name):
         return name, None
     if path.exists():
         raise AgqError(f"`{name}` is neither a file nor a folder", hint=MEANS)
+    if path.is_symlink():
+        raise AgqError(f"`{name}` is a link to `{path.readlink()}`, which is not there", hint=near or MEANS)
     if "/" in name or name.startswith((".", "~")) or a_file:
         raise AgqError(f"no such file or folder: `{name}`", hint=near or MEANS)
     raise AgqError(
