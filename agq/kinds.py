@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Bytes that `kind_of` wants to see.
-LOOKED_AT = 256
+LOOKED_AT = 512
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ _CONVERT = (
 )
 _PICKLE = Kind("a PyTorch checkpoint (pickle)", _CONVERT)
 _ZIP = Kind("a zip archive", f"unpack it; {_FOLDER}")
+_UTF16 = Kind("a text file (UTF-16)", _FOLDER)
 # The first bytes that tell.
 _STARTS = (
     (b"GGUF", Kind("a GGUF file", "give it to the command itself: `agq run FILE`, `agq pack FILE`")),
@@ -35,6 +36,16 @@ _STARTS = (
     ),
     (b"\x89HDF", Kind("an HDF5 file", _CONVERT)),
     (b"\x1f\x8b", Kind("a gzip archive", f"unpack it; {_FOLDER}")),
+    *(
+        (start, Kind("an archive", f"unpack it; {_FOLDER}"))
+        for start in (b"\xfd7zXZ", b"BZh", b"(\xb5/\xfd", b"7z\xbc\xaf")
+    ),
+    (b"\x93NUMPY", Kind("a NumPy file", _FOLDER)),
+    (b"\x89PNG", Kind("an image", _FOLDER)),
+    (b"\xff\xd8\xff", Kind("an image", _FOLDER)),
+    (b"%PDF", Kind("a PDF file", _FOLDER)),
+    (b"\xff\xfe", _UTF16),
+    (b"\xfe\xff", _UTF16),
     (b"\x7fELF", Kind("a program", _FOLDER)),
     (b"lmgg", Kind("a GGML file", _FOLDER)),
     (b"tjgg", Kind("a GGML file", _FOLDER)),
@@ -62,6 +73,8 @@ def kind_of(start: bytes) -> Kind | None:
         return _PICKLE
     if start[:1] == b"\x08" and b"\x01" <= start[1:2] <= b"\x14" and start[2:3] in (b"\x12", b"\x1a", b"\x3a"):
         return Kind("an ONNX model", f"{_FOLDER}; export is one-way: take the original folder")
+    if start[257:262] == b"ustar":
+        return Kind("a tar archive", f"unpack it; {_FOLDER}")
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(_PAGES):
         return Kind("a web page", _AGAIN)

@@ -157,7 +157,7 @@ def parse_header(read: Any, file_size: int, where: str) -> Header:
     if file_size < 8:
         raise AgqError(f"{where} is too short for a safetensors file ({file_size} bytes)", hint=broken)
     if length > MAX_HEADER:
-        raise AgqError(f"{where} is not a safetensors file: its header would be {length} bytes long", hint=broken)
+        raise AgqError(f"{where} is not a safetensors file: it does not begin with the length of a header", hint=broken)
     if 8 + length > file_size:
         raise AgqError(f"{where} is truncated: its header of {length} bytes does not fit", hint=broken)
     raw = bytes(read(8, length))
