@@ -161,8 +161,9 @@ def parse_yaml(text: str, where: str) -> tuple[Any, dict[tuple[Any, ...], int]]:
     import yaml
 
     lines: dict[tuple[Any, ...], int] = {}
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         if any(
             isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken)
             for token in yaml.scan(text, yaml.SafeLoader)
@@ -170,17 +171,18 @@ def parse_yaml(text: str, where: str) -> tuple[Any, dict[tuple[Any, ...], int]]:
             raise AgqError(f"{where}: anchors, aliases and tags are not used in recipes")
         node = loader.get_single_node()
         value = {} if node is None else _value(node, (), lines, loader, where)
-    except RecursionError:
-        raise AgqError(f"{where}: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise not_yaml(error, where) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return value, lines
 
 
 def not_yaml(error: Exception, where: str) -> AgqError:
     """What is said of a text that the YAML parser refused: the line, where it knows it, and the problem."""
+    if isinstance(error, RecursionError):
+        return AgqError(f"{where}: nested too deeply")
     mark = getattr(error, "problem_mark", None)
     line = f", line {mark.line + 1}" if mark is not None else ""
     problem = getattr(error, "problem", None) or str(error).split("\n")[0]

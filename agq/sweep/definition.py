@@ -188,7 +188,7 @@ def load_sweep(path: Path) -> Sweep:
         data = yaml.safe_load(read_input(path).decode("utf-8"))
     except OSError as error:
         raise AgqError(f"cannot read the sweep `{path}`: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise not_yaml(error, f"`{path}`") from None
     return parse_sweep(data, path.parent)
 

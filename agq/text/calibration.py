@@ -13,6 +13,7 @@ from agq.errors import AgqError
 from agq.recipe import CalibrationSpec
 from agq.recipe.files import split_sources
 from agq.recipe.options import AUTO_TEXT
+from agq.system.memory import available_memory
 from agq.text.sources import MIXTURE, RANDOM, WIKITEXT, is_named
 from agq.tokenizer.files import chat_template
 
@@ -74,12 +75,19 @@ def mixture_of(spec: CalibrationSpec, checkpoint: Checkpoint) -> str | None:
 def calibration_windows(spec: CalibrationSpec, checkpoint: Checkpoint) -> tuple[np.ndarray, dict[str, Any]]:
     """Token windows int64 [samples, seq_len], and the record of them (JSON).
 
-    Raises AgqError: no tokenizer, no such text, text too short, token ids outside the model's vocabulary.
+    Raises AgqError: no tokenizer, no such text, text too short, token ids outside the model's vocabulary, more windows
+    than memory holds.
     """
     from agq.text.mixture import mixture_windows
     from agq.text.tokenizers import load_tokenizer, read_files
     from agq.text.windows import check_source, token_windows
 
+    needed = 8 * spec.samples * spec.seq_len
+    if needed > available_memory():
+        raise AgqError(
+            f"not enough memory: {spec.samples} windows of {spec.seq_len} tokens take {needed // 10**9} GB",
+            hint="use fewer `samples:`",
+        )
     tokenizer = load_tokenizer(checkpoint)
     size = (spec.samples, spec.seq_len, spec.seed)
     if is_mixture(spec):

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def _read(path: Path) -> bytes:
     try:
         data = read_input(path)
         return gzip.decompress(data) if path.suffix.lower() == ".gz" else data
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise AgqError(f"`{path}` is not a whole gzip file: {error}") from None
     except OSError as error:
         raise AgqError(f"cannot read `{path}`: {error.strerror or error}") from None

@@ -93,6 +93,15 @@ def test_a_dry_run_reads_the_text(agq_cli, demo_model: Path, tmp_path: Path) -> 
     assert result.returncode == 1 and "no such text file" in result.stderr
 
 
+@pytest.mark.parametrize("samples", [10**11, 10**20])
+@pytest.mark.parametrize("more", [(), ("--data", "TEXT"), ("--data", "TEXT,TEXT")])
+def test_a_dry_run_of_endless_samples(call, demo_model: Path, demo_text: Path, samples: int, more: tuple) -> None:
+    more = tuple(word.replace("TEXT", str(demo_text)) for word in more)
+    result = call("quantize", demo_model, "--dry-run", "--samples", samples, "--seq-len", 32, *more)
+    assert result.code == 1 and "error: not enough memory" in result.err and "--samples" in result.err
+    assert all(len(line) <= 300 for line in result.err.splitlines())
+
+
 def test_a_dry_run_counts_memory(monkeypatch: pytest.MonkeyPatch, demo_model: Path, tmp_path: Path) -> None:
     made = plan(str(demo_model), tmp_path / "out", RecipeChanges(method="rtn"), check_space=False)
     assert rehearsal.rehearse(made) > 0

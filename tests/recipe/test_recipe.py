@@ -108,6 +108,7 @@ BAD_YAML = [
     ("a: &x 1\nb: *x\n", "anchors, aliases and tags", None),
     ("x: !!python/object:os.system 1\n", "anchors, aliases and tags", None),
     ("x: [1\n", "not valid YAML", None),
+    ("x: \0\n", "not valid YAML: unacceptable character #x0000", None),
     ("- 1\n", "expected a table", "scheme"),
     ("method: magic\n", "unknown method `magic`", "rtn"),
     ("calibration: {samples: 0}\n", "samples is 0", None),

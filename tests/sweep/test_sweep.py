@@ -285,6 +285,21 @@ def test_a_part_keeps_what_was_finished(definition: Path, tmp_path: Path) -> Non
     assert runner.with_kept(replace(whole, prefill=64), part, output) == part
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"[" * 5000, "nested too deeply"),
+        (b"models: 2001-99-99\n", "not valid YAML: month must be"),
+        (b"models: \0\n", "not valid YAML: unacceptable character"),
+        (b"models: \xff\n", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_yaml(call_sweep, tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "sweep.yaml").write_bytes(data)
+    result = call_sweep(tmp_path / "sweep.yaml")
+    assert result.code == 1 and message in result.err and result.err.count("\n") <= 2, result.err
+
+
 def test_a_recipe_is_named_for_what_it_is(repository: Path) -> None:
     with pytest.raises(AgqError, match="a recipe of one model, not a sweep"):
         load_sweep(repository / "configs" / "demo.yaml")

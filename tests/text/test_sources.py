@@ -45,6 +45,7 @@ def test_json_lines(tmp_path):
         ("a.txt", b" \n\n ", "holds no text"),
         ("a.txt", b"fine\nb\xe4d\n", "line 2: not UTF-8"),
         ("a.txt.gz", b"no gzip", "not a whole gzip file"),
+        ("c.txt.gz", b"\x1f\x8b\x08" + bytes(30), "not a whole gzip file"),
         ("b.txt.gz", gzip.compress(b"hello hello", mtime=0)[:-9], "not a whole gzip file"),
     ],
 )
