@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +45,7 @@ def sweep(
     ] = None,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw results.svg (needs matplotlib).")] = True,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the entries, if models and texts are there, and stop.")
+        bool, typer.Option("--dry-run", help="List the entries, if models, texts and packages are there, and stop.")
     ] = False,
     jobs: Annotated[
         int,
@@ -76,6 +77,7 @@ def sweep(
     chosen = select(whole, model, row)
     if output.exists() and not output.is_dir():
         raise UsageError(f"`{output}` is a file", hint="--output names a folder")
+    _check_packages(chosen, plot)
     if dry_run:
         check_reachable(chosen)
         _print_entries(
@@ -83,9 +85,6 @@ def sweep(
         )
         return
     from agq.sweep import plot as drawing
-
-    if plot:
-        drawing.check_available()
     from agq.system.torch_threads import set_threads
 
     set_threads(chosen.threads)
@@ -119,6 +118,18 @@ def sweep(
     failed = [f"{record['model']} / {record['row']}" for record in records if "error" in record]
     if failed:
         console.warning(f"{len(failed)} entries could not be made: {', '.join(failed)}; results.md says why")
+
+
+def _check_packages(chosen: Sweep, plot: bool) -> None:
+    """ModuleNotFoundError or AgqError for a package that the sweep will need, the largest first: none is imported."""
+    from agq.sweep import plot as drawing
+    from agq.sweep.definition import downloaded_texts
+
+    for name in ("torch", *(("datasets",) if downloaded_texts(chosen) else ())):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"no package {name}", name=name)
+    if plot:
+        drawing.check_available()
 
 
 def _print_entries(entries: list[tuple[str, str]], json_output: bool) -> None:

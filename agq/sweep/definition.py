@@ -236,8 +236,17 @@ def check_reachable(sweep: Sweep) -> None:
     for model in sweep.models:
         find_model(model.path)
     for text in sweep.texts:
-        if not is_named(text.data, *NAMED, "c4-new"):
+        if not _is_downloaded(text):
             local_text(text.data)
+
+
+def downloaded_texts(sweep: Sweep) -> bool:
+    """Whether a text to evaluate on is a data set of the hub."""
+    return any(map(_is_downloaded, sweep.texts))
+
+
+def _is_downloaded(text: TextEntry) -> bool:
+    return is_named(text.data, *NAMED, "c4-new")
 
 
 def select(sweep: Sweep, models: list[str] | None, rows: list[str] | None) -> Sweep:

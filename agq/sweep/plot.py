@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,10 @@ from agq.sweep.report import by_name, relative
 
 def check_available() -> None:
     """Raises AgqError where matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is None:
         raise AgqError(
             "the plot needs matplotlib, which is not installed", hint="pip install matplotlib, or use `plot: false`"
-        ) from None
+        )
 
 
 def write_plot(path: Path, sweep: Sweep, records: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -325,3 +326,15 @@ def test_a_dry_run_needs_models_and_texts(call_sweep, definition: Path, demo_mod
     assert "no such text file" in call_sweep(definition).err
     definition.write_text(whole.replace(str(demo_model), str(tmp_path / "none")))
     assert "no such file or folder" in call_sweep(definition).err
+
+
+def test_packages_are_missed_at_once(call_sweep, definition: Path, demo_text: Path, monkeypatch) -> None:
+    """Also by a dry run; PyTorch before what only draws, so that one hint leads to a run."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "the plot needs matplotlib" in call_sweep(definition).err
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "this needs PyTorch" in call_sweep(definition).err
+    monkeypatch.delitem(sys.modules, "torch")
+    definition.write_text(definition.read_text().replace(str(demo_text / "heldout.txt"), "wikitext2"))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert "this needs the `datasets` package" in call_sweep(definition).err
