@@ -38,9 +38,10 @@ class ReferenceScorer:
         from agq.gguf.opening import open_source
         from agq.reference.decoder import ReferenceModel
         from agq.system.devices import torch_device
+        from agq.system.torch_threads import set_threads
 
         if threads is not None:
-            torch.set_num_threads(threads)
+            set_threads(threads)
         self.threads = torch.get_num_threads()
         self._torch = torch
         self.path = Path(path)

@@ -38,13 +38,14 @@ _ROWS = (
 )
 USE_CASES = {row.name: row for row in _ROWS}
 DEFAULT = USE_CASES["chat"]
+MOST_TOKENS = 1 << 20  # of a prompt, and of an answer: their passes are added up one by one
 
 
 def use_case(name: str | None, prompt: int | None = None, answer: int | None = None) -> UseCase:
     """The row of a name (None: chat), with the user's own numbers in place of its own.
 
     Raises:
-        UsageError: an unknown name; a name beside both numbers.
+        UsageError: an unknown name; a name beside both numbers; more tokens than MOST_TOKENS.
     """
     if name is not None and name not in USE_CASES:
         raise UsageError(f"unknown use case `{name}`", hint=_names(name))
@@ -52,6 +53,9 @@ def use_case(name: str | None, prompt: int | None = None, answer: int | None = N
         return DEFAULT if name is None else USE_CASES[name]
     if name is not None and prompt is not None and answer is not None:
         raise UsageError(f"use case `{name}` says how long prompt and answer are", hint="name either of them")
+    for what, count in (("a prompt", prompt), ("an answer", answer)):
+        if (count or 0) > MOST_TOKENS:
+            raise UsageError(f"{what} of {count} tokens is too long to plan for", hint=f"{MOST_TOKENS} at most")
     row = DEFAULT if name is None else USE_CASES[name]
     return UseCase("", row.prompt if prompt is None else prompt, row.answer if answer is None else answer)
 

@@ -139,3 +139,10 @@ def test_threads_of_the_environment_are_no_reason_to_refuse_a_machine(agq_cli) -
     command = ("recommend", "llama-7b", "--machine", "pi5", "--json")
     assert agq_cli(*command, env={"AGQ_THREADS": "2"}).returncode == 0
     assert agq_cli(*command, "-t", "2").returncode == 2
+
+
+def test_more_tokens_than_any_model_has(call) -> None:
+    """They were computed pass by pass, without end."""
+    for name in ("--prompt-tokens", "--answer-tokens"):
+        result = call("recommend", "llama-7b", name, 10**20)
+        assert result.code == 2 and "too long to plan for" in result.err and "1048576" in result.err, result.err
