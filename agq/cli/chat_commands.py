@@ -118,7 +118,12 @@ def _system(conversation: Conversation, argument: str) -> str:
     before = transcript.system
     transcript.system = None if argument in ('""', "''") else argument
     try:
-        transcript.encode("")
+        tokens, context = len(transcript.encode("", len(transcript.turns))), conversation.session.engine.context
+        if tokens >= context:
+            raise AgqError(
+                f"the system message takes {tokens} tokens, and the context holds {context}: no room for a question",
+                hint="shorten it, or start with a larger `context:`",
+            )
     except AgqError:
         transcript.system = before
         raise

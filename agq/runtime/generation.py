@@ -122,14 +122,8 @@ class Generation:
         self._pieces = self._run()
 
     def _check_room(self) -> None:
-        count, context = len(self.prompt), self._engine.context
-        if count < context:
-            return
-        most = self._engine.spec.context
-        hint = f"shorten it, or use a larger `context:`, up to the model's {most}" if context < most else "shorten it"
-        raise AgqError(
-            f"the prompt has {count} tokens, but the context holds {context}, the generated text included", hint=hint
-        )
+        if len(self.prompt) >= self._engine.context:
+            raise too_long(self._engine, f"{len(self.prompt)}")
 
     @property
     def tokens(self) -> list[int]:
@@ -260,6 +254,15 @@ class Generation:
         """The next token after the text and `more`."""
         seen = [*self.prompt, *self.tokens, *more] if self._sampler.repetition_penalty != 1 else ()
         return self._sampler(logits, seen)
+
+
+def too_long(engine: Engine, tokens: str) -> AgqError:
+    """The error of a prompt that the context does not hold. tokens: how many it has, in words."""
+    context, most = engine.context, engine.spec.context
+    return AgqError(
+        f"the prompt has {tokens} tokens, but the context holds {context}, the generated text included",
+        hint=f"shorten it, or use a larger `context:`, up to the model's {most}" if context < most else "shorten it",
+    )
 
 
 def check_limit(max_tokens: int | None) -> None:

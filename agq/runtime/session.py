@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from agq.artifact.reader import Artifact
 from agq.recipe.pruning import PruningOptions
-from agq.runtime.generation import Generation, check_speculation
+from agq.runtime.generation import Generation, check_speculation, too_long
 from agq.runtime.loaded import LoadedModel
 from agq.runtime.opening import opened, template_of
 from agq.runtime.sampling import Sampler
@@ -69,6 +69,7 @@ class Session:
 
     def answer(self, prompt: str) -> Generation:
         """Starts the answer to a prompt; iterate over it. `keep` it afterwards, if the conversation is to go on."""
+        self._check_length(prompt)
         return self._generation(self.transcript.encode(prompt))
 
     def answer_within_context(self, prompt: str) -> tuple[Generation, int]:
@@ -78,12 +79,18 @@ class Session:
         Raises:
             AgqError: the prompt alone is too long. Nothing is forgotten then.
         """
+        self._check_length(prompt)
         context = self.engine.context
         reserved = min(self.max_tokens or context, context // 2)
         ids, forgotten = self.transcript.fit(prompt, context - reserved)
         generation = self._generation(ids)
         del self.transcript.turns[:forgotten]
         return generation, forgotten
+
+    def _check_length(self, prompt: str) -> None:
+        """AgqError for a prompt that is far too long, before minutes go into its tokens."""
+        if (least := self.tokenizer.least(prompt)) >= self.engine.context:
+            raise too_long(self.engine, f"more than {least}")
 
     def _generation(self, ids: list[int]) -> Generation:
         if self._last is not None:

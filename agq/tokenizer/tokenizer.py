@@ -7,6 +7,9 @@ from typing import Any
 
 from agq.errors import AgqError
 
+_LONG = 100_000  # letters: to encode fewer takes no time that anybody notices
+_SHORTENED = 4  # a normalizer does not shorten a text more than that
+
 
 class Tokenizer:
     """A tokenizer from the bytes of a tokenizer.json that is complete (agq/tokenizer/files.py).
@@ -101,6 +104,13 @@ class Tokenizer:
                 hint="tokenizer.json does not belong to this model",
             )
         return self.prefix + ids if add_bos else ids
+
+    def least(self, text: str) -> int:
+        """At least so many tokens a long text has, by its length and that of the longest token: who cannot take them
+        need not encode it, which takes a second for a million letters. 0 for other texts."""
+        if len(text) < _LONG:
+            return 0
+        return len(text) // (_SHORTENED * max(map(len, self._fast.get_vocab(with_added_tokens=True))))
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of token ids; special tokens are left out."""

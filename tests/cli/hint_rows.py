@@ -218,6 +218,7 @@ ELSEWHERE = {
     "name results of a sweep with --accuracy, or another --max-ratio": "tests/cli/test_planning.py",
     "cut the beginning of the context, or load the model with a larger `context:`": "tests/runtime/test_model.py",
     "/exit or Ctrl-D leaves": "tests/cli/test_conversation.py",
+    "shorten it, or start with a larger `context:`": "tests/cli/test_conversation.py",
     "/save writes such a file": "tests/cli/test_conversation.py",
     "wait for it, end it, or choose another output with `output:`": "tests/cli/test_messages.py",
     "`act_bits:` is 8 or 16": "tests/gguf/test_gguf_commands.py",

@@ -230,3 +230,14 @@ def test_plain_terminal(demo_artifact: Path, call) -> None:
     assert "not UTF-8" in terminal.expect("hint") + terminal.expect("> ")
     terminal.send("\x04")
     assert terminal.close() == 0
+
+
+def test_a_system_message_without_room(chat) -> None:
+    """It was taken, and every message was too long afterwards."""
+    terminal = chat("-c", 64, *GREEDY)
+    terminal.ask("/system Be brief.")
+    said = terminal.ask("/system " + "long " * 70)
+    assert "no room for a question" in said and "--context" in said
+    assert "Be brief." in terminal.ask("/system")
+    wide = chat("-c", 256, *GREEDY)
+    assert "is set" in wide.ask("/system " + "long " * 70)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agq.runtime.tokenizer import Tokenizer
 from tests.support import clean_environment, heed_interrupts
 
 PROMPT = "The red wolf is"
@@ -261,3 +262,12 @@ def test_peak_memory(agq_cli, demo_artifact: Path) -> None:
     result = agq_cli("run", demo_artifact, PROMPT, "-n", 64, "--json", check=True, fresh=True)
     values = json.loads(result.stdout.splitlines()[-1])
     assert values["peak_rss_bytes"] < 1.15 * (values["model_bytes"] + values["kv_cache_bytes"]) + 60e6
+
+
+def test_a_prompt_that_is_far_too_long_is_not_encoded(call, demo_artifact, tmp_path, monkeypatch):
+    """Fifteen million letters took a minute, in which Ctrl-C was not heard."""
+    (tmp_path / "long.txt").write_text("word " * 400_000)
+    monkeypatch.setattr(Tokenizer, "encode", None)
+    result = call("run", demo_artifact, "-f", tmp_path / "long.txt")
+    assert result.code == 1 and re.match(r"error: the prompt has more than \d{4,} tokens, but the context", result.err)
+    assert "hint: shorten it" in result.err

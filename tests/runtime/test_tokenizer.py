@@ -165,3 +165,12 @@ def test_nothing_of_the_prompt_comes_again_after_bytes() -> None:
 def test_text_that_is_no_unicode() -> None:
     with pytest.raises(AgqError, match="not valid UTF-8"):
         made("byte-level").encode("caf\udce9")
+
+
+def test_the_least_tokens_of_a_long_text(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tokenizer.least("hello " * 1000) == 0
+    monkeypatch.setattr("agq.tokenizer.tokenizer._LONG", 100)
+    for text in TEXTS:
+        long = text * (1 + 3000 // len(text))
+        assert 0 <= tokenizer.least(long) <= len(tokenizer.encode(long, add_bos=False))
+    assert tokenizer.least("hello " * 1000) > 0
