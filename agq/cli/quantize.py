@@ -84,6 +84,13 @@ def quantize(
         effective = effective_recipe(recipe, changes, automatic)
         print(replace(effective, model=effective.model or model).to_yaml(), end="")
         return
+    if recipe is not None and model == recipe.model:
+        try:
+            resolve_model(model)
+        except AgqError as error:  # such as the recipe of a result, which names the model without its folder
+            raise AgqError(
+                error.message, hint=f"`{config}` says so; name the model: `agq quantize FOLDER --config {config}`"
+            ) from None
     from agq.system.torch_threads import idle_threads_sleep, set_threads
 
     idle_threads_sleep()

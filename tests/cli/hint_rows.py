@@ -129,6 +129,14 @@ QUICK = [
         },
         more=("--print-config",),
     ),
+    row(
+        "`{}` says so; name the model: `agq quantize FOLDER --config {}`",
+        "quantize --config away.yaml --dry-run",
+        values={
+            "agq quantize FOLDER --config away.yaml": "agq quantize model --method rtn --tune 0 --config away.yaml "
+            "--dry-run"
+        },
+    ),
     row("--output names a folder", "sweep sweep.yaml --dry-run -o text.txt", values={"--output": "swept"}),
     row(
         "`agq quantize` reads it with `config:`",

@@ -54,6 +54,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "latin.txt").write_bytes(b"caf\xe9 hello")
     (folder / "rows.jsonl").write_text(json.dumps({"text": 5, "body": "hello b. " * 200}) + "\n")
     (folder / "recipe.yaml").write_text("model: model\nmethod: rtn\n")
+    (folder / "away.yaml").write_text("model: gone\nmethod: rtn\n")
     (folder / "sweep.yaml").write_text(
         "models: [{name: m, path: model}]\ntexts: [{name: t, data: text.txt}]\n"
         "rows: [{name: rtn, options: {method: rtn}}]\n"
