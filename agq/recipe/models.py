@@ -76,7 +76,11 @@ def _near(name: str) -> str | None:
     found += [item for item in sorted(beside) if item.startswith(f"{path.name}.") and item not in found]
     names = [str(path.parent / item) for item in found]
     if "/" not in name:
-        names += [item for item in difflib.get_close_matches(name.lower(), recipe_names(), n=3) if item not in names]
+        names += [
+            item
+            for item in difflib.get_close_matches(name.lower(), recipe_names(), n=3, cutoff=0.75)
+            if item not in names
+        ]
     return f"did you mean {' or '.join(f'`{item}`' for item in names[:3])}?" if names else None
 
 

@@ -46,6 +46,9 @@ def test_nothing_near(beside: Path) -> None:
     with pytest.raises(AgqError, match="neither a recipe nor a local file or folder nor a hub id") as caught:
         resolve_model("quite_another")
     assert "recipes: " in str(caught.value.hint)
+    with pytest.raises(AgqError) as caught:
+        resolve_model("smollm2-135m")  # no `llama-2-13b`
+    assert "did you mean" not in str(caught.value.hint) and "hub id (owner/name)" in str(caught.value.hint)
     assert resolve_model("owner/quite-another") == ("owner/quite-another", None)
     with pytest.raises(AgqError, match=r"no such file or folder: `quite\.gguf`"):
         resolve_model("quite.gguf")
