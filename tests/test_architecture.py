@@ -22,8 +22,8 @@ FLOORS = (
     ("gguf",),
     ("artifact", "reference"),
     ("runtime", "text"),
-    ("calibration", "evaluation", "inspect"),
-    ("comparison", "planning", "quantization"),
+    ("calibration", "evaluation", "inspect", "planning"),
+    ("comparison", "quantization"),
     ("report", "sweep"),
     ("cli",),
     ("agq",),  # the package itself: agq/__init__.py and agq/__main__.py, which nobody imports

@@ -15,6 +15,44 @@ from agq.files import atomic_writer, ensure_free_space
 _NO_HASH = "0" * 64
 
 
+class _Header:
+    """The header of a file; position: bytes of the tensors behind it."""
+
+    def __init__(self, model: ArtifactModel, recipe: Any, source: dict[str, Any], created_by: str) -> None:
+        self.sizes = model.tensors()
+        self.tensors: dict[str, Any] = {}
+        self.position = 0
+        for name, size in self.sizes.items():
+            end = self.position + size.stored
+            self.tensors[name] = {"dtype": "U8", "shape": [size.stored], "data_offsets": [self.position, end]}
+            self.position = end
+        self.metadata = {
+            "format": "agq",
+            "agq.format": str(FORMAT),
+            "agq.abi": str(model.abi),
+            "agq.layout": LAYOUT,
+            "agq.created_by": created_by,
+            "agq.model": canonical(model.to_dict()),
+            "agq.recipe": canonical(recipe),
+            "agq.source": canonical(source),
+        }
+
+    def finished(self, hashes: dict[str, str], own: str) -> dict[str, Any]:
+        """With the hashes of the tensors, and its own."""
+        metadata = {**self.metadata, "agq.sha256": canonical(hashes), "agq.header_sha256": own}
+        return {**self.tensors, "__metadata__": metadata}
+
+    def draft(self) -> bytes:
+        """As long as the final one: hashes have a fixed length."""
+        return header_bytes(self.finished(dict.fromkeys(self.sizes, _NO_HASH), _NO_HASH))
+
+
+def artifact_bytes(model: ArtifactModel, recipe: Any, source: dict[str, Any], created_by: str) -> int:
+    """Size of the file that `write_artifact` makes."""
+    header = _Header(model, recipe, source, created_by)
+    return len(header.draft()) + header.position
+
+
 def write_artifact(
     path: str | os.PathLike[str],
     model: ArtifactModel,
@@ -38,29 +76,8 @@ def write_artifact(
     sizes = model.tensors()
     if set(sizes) != set(tensors):
         raise ValueError(f"tensors do not fit the description: {sorted(set(sizes) ^ set(tensors))[:5]}")
-    header: dict[str, Any] = {}
-    position = 0
-    for name, size in sizes.items():
-        header[name] = {"dtype": "U8", "shape": [size.stored], "data_offsets": [position, position + size.stored]}
-        position += size.stored
-
-    def finished(hashes: dict[str, str], own: str) -> dict[str, Any]:
-        metadata = {
-            "format": "agq",
-            "agq.format": str(FORMAT),
-            "agq.abi": str(model.abi),
-            "agq.layout": LAYOUT,
-            "agq.created_by": created_by,
-            "agq.model": canonical(model.to_dict()),
-            "agq.recipe": canonical(recipe),
-            "agq.source": canonical(source),
-            "agq.sha256": canonical(hashes),
-            "agq.header_sha256": own,
-        }
-        return {**header, "__metadata__": metadata}
-
-    # Hashes have a fixed length, so the header written first has the size of the final one.
-    draft = header_bytes(finished(dict.fromkeys(sizes, _NO_HASH), _NO_HASH))
+    header = _Header(model, recipe, source, created_by)
+    position, draft = header.position, header.draft()
     total = len(draft) + position
     ensure_free_space(path, total)
     hashes = {}
@@ -84,7 +101,7 @@ def write_artifact(
             done += size.stored
             if progress is not None:
                 progress(done, position, name)
-        final = finished(hashes, _NO_HASH)
+        final = header.finished(hashes, _NO_HASH)
         final["__metadata__"]["agq.header_sha256"] = header_hash(final)
         raw = header_bytes(final)
         if len(raw) != len(draft):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from agq.errors import UsageError
+from agq.recipe.target import SIZES
+from agq.recipe.target import size_in_bytes as read_size
 from agq.reporting.output import print_table
-
-# Decimal units, as `human_size` writes them, and binary ones by their own names.
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 def size_in_bytes(text: str, name: str) -> int:
-    """ "4G" -> 4000000000, "900MB", "4GiB". name: of the option, for the error."""
-    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) *([KMGT]I?)?B?", text.strip().upper())
-    value = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
-    if not value:
-        raise UsageError(f"{name} is `{text}`, not a size", hint="4G, 900M and 4GiB are sizes")
+    """As agq.recipe.target reads it. name: of the option, for the error."""
+    value = read_size(text)
+    if value is None:
+        raise UsageError(f"{name} is `{text}`, not a size", hint=SIZES)
     return value
 
 

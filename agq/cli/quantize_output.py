@@ -40,6 +40,7 @@ def show_plan(plan: Plan, seconds: float | None = None) -> None:
         {
             "model": plan.model,
             "method": plan.recipe.method,
+            "formats": _formats_text(plan),
             "transformations": _transforms_text(plan),
             "tuning": _tuning_text(plan),
             "calibration": source if plan.recipe.calibrated else None,
@@ -72,6 +73,13 @@ def plan_object(plan: Plan, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds),
         "notes": [in_flags(note) for note in plan.notes],
     }
+
+
+def _formats_text(plan: Plan) -> str | None:
+    """What formats are chosen for; None: the schemes are those of the table."""
+    if plan.problem is None:
+        return None
+    return f"chosen by measuring, {plan.problem.describe()} (possible: {plan.problem.bounds()})"
 
 
 def _tuning_text(plan: Plan) -> str | None:
@@ -123,6 +131,8 @@ def run_plan(plan: Plan, resume: bool, threads: int | None) -> QuantizeReport:
     console.say(f"quantizing `{plan.model}` with {plan.recipe.method.upper()}: {plan.recipe.scheme.describe()}")
     for note in plan.notes:
         console.say(f"note: {in_flags(note)}")
+    if (formats := _formats_text(plan)) is not None:
+        console.say(f"formats: {formats}")
     if (tuning := _tuning_text(plan)) is not None and plan.budget is not None:
         console.say(f"tuning: {tuning}; other times by {in_flags('`effort:`')} or {in_flags('`time:`')}")
     with progress("read", unit="blocks") as bar:
@@ -157,6 +167,10 @@ def run_plan(plan: Plan, resume: bool, threads: int | None) -> QuantizeReport:
 
             def note(self, text: str) -> None:
                 console.warning(in_flags(text))
+
+            def decided(self, lines: list[str]) -> None:
+                for line in lines:
+                    console.say(line)
 
         try:
             return execute(plan, resume, Shown(), threads)
@@ -209,6 +223,7 @@ def show_report(plan: Plan, report: QuantizeReport, json_output: bool) -> None:
                 "transforms": None if report.transforms.empty else report.transforms.to_dict(),
                 "model_sha256": plan.checkpoint.fingerprint(),
                 "tune": report.tuned,
+                "allocation": report.allocation,
                 "layers": report.layers,
             }
         )

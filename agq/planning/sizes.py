@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agq.artifact.linear_info import LinearInfo
 from agq.artifact.schema import ArtifactModel, linear_shapes
 from agq.artifact.sources import fused_linears
 from agq.formats import PER_ROW
-from agq.formats.cache import DEFAULT_CACHE, DEFAULT_TABLE, FLOAT_CACHE
-from agq.formats.groups import fit
+from agq.formats.activations import WIDE
+from agq.formats.cache import AUTO, CACHES, DEFAULT_TABLE, FLOAT_CACHE, TABLES
+from agq.formats.groups import Fitted, fit
 from agq.formats.weights import BYTE_CODES, EXACT, SCALE
 from agq.models import ModelParts, ModelSpec
 from agq.models import parts as parts_of
@@ -67,22 +69,46 @@ def packed(spec: ModelSpec, scheme: Scheme | None) -> ArtifactModel:
             spec, names, {name: LinearInfo(*shape, HALF) for name, shape in linear_shapes(spec).items()}, HALF
         )
     recipe = fit_hadamard(effective_recipe(None, RecipeChanges(scheme=scheme.name)), spec.ffn)
+    group = fit(inputs for name, (_, inputs) in linear_shapes(spec).items() if name.startswith("blocks."))
+    fitted = recipe.scheme.fit(group)
     tied = spec.tied and recipe.transforms.r1 and not spec.layer_norm and not spec.projected
     spec = replace(spec, head_matrix=True) if tied else spec
-    shapes = linear_shapes(spec)
-    group = fit(inputs for name, (_, inputs) in shapes.items() if name.startswith("blocks."))
-    block = _info(recipe.scheme.fit(group))
-    head = replace(_BYTES, act_bits=DEFAULT_TABLE.bits)
+    blocks = dict.fromkeys((name for name in linear_shapes(spec) if name.startswith("blocks.")), fitted)
+    return packed_as(spec, names, recipe, blocks)
+
+
+def packed_as(
+    spec: ModelSpec, names: ModelParts, recipe: Recipe, schemes: Mapping[str, Scheme | None], floats: str = HALF
+) -> ArtifactModel:
+    """The packed file of a quantized folder, without its documents.
+
+    spec: of the file, with its matrix before the head. names: of the model's tensors. recipe: what is said of the head,
+    the cache and the transform before the feed-forward's second layer. schemes: of each linear of the blocks by its
+    name in the file, None: floats. floats: the element type of what is not quantized.
+    """
+    bits = DEFAULT_TABLE.bits if recipe.head_bits == AUTO else int(recipe.head_bits)
+    table = TABLES[bits]
+    # Codes of fewer bits than a byte have a scale for some columns.
+    head_type = table.of(None, floats)
+    group = fit([spec.embed_dim]) if isinstance(head_type.group, Fitted) else PER_ROW
+    head = LinearInfo(0, 0, head_type.name)
+    if table.integer:
+        head = replace(_BYTES, dtype=head_type.name, group=group, act_bits=WIDE.code)
     infos = {}
-    for name, shape in shapes.items():
-        inside = name.startswith("blocks.")
-        found = block if inside else head if name == "head" else LinearInfo(0, 0, EXACT)
+    for name, shape in linear_shapes(spec).items():
+        if name.startswith("blocks."):
+            scheme = schemes[name]
+            found = LinearInfo(0, 0, floats) if scheme is None else linear_info(scheme)
+        elif name == "head":
+            found = head
+        else:
+            found = LinearInfo(0, 0, EXACT if spec.head_matrix else floats)
         online = recipe.transforms.hadamard if name.endswith(".down") else 0
         infos[name] = replace(found, out=shape[0], inputs=shape[1], hadamard=online)
-    return _model(spec, names, infos, BYTE_CODES.name, recipe)
+    return _model(spec, names, infos, BYTE_CODES.name if table.integer else floats, recipe, floats)
 
 
-def _info(scheme: Scheme) -> LinearInfo:
+def linear_info(scheme: Scheme) -> LinearInfo:
     """A linear of a scheme, of no shape yet."""
     weights, inputs = scheme.weights, scheme.activations
     if weights.floats:
@@ -101,7 +127,12 @@ def _info(scheme: Scheme) -> LinearInfo:
 
 
 def _model(
-    spec: ModelSpec, names: ModelParts, infos: dict[str, LinearInfo], table: str, recipe: Recipe | None = None
+    spec: ModelSpec,
+    names: ModelParts,
+    infos: dict[str, LinearInfo],
+    table: str,
+    recipe: Recipe | None = None,
+    floats: str = HALF,
 ) -> ArtifactModel:
     biased = {item.name for item in fused_linears(names.block(0), spec) if item.linears[0].bias}
     roles = {name.rpartition(".")[2] for name in biased}
@@ -111,8 +142,8 @@ def _model(
     }
     tables = {} if spec.tied else {"embed": table}
     if spec.position == "learned":
-        tables["position"] = HALF
-    cache = FLOAT_CACHE if recipe is None else DEFAULT_CACHE
+        tables["position"] = floats
+    cache = FLOAT_CACHE if recipe is None else CACHES[recipe.kv_bits]
     return ArtifactModel(
         spec=replace(spec, norm_offset=0.0),
         kv_bits=cache.bits,
@@ -148,7 +179,7 @@ def served(spec: ModelSpec, scheme: Scheme | None) -> ArtifactModel | None:
             return None
         eight = replace(_BYTES, act_bits=DEFAULT_TABLE.bits)
         inputs = (shape[1] for name, shape in linear_shapes(spec).items() if name.startswith("blocks."))
-        block = eight if scheme.weights.floats else _info(scheme.fit(fit(inputs)))
+        block = eight if scheme.weights.floats else linear_info(scheme.fit(fit(inputs)))
     infos = {}
     for name, (out, inside) in linear_shapes(spec).items():
         found = block if name.startswith("blocks.") else LinearInfo(0, 0, HALF)

@@ -4,12 +4,17 @@ walk over the blocks, static activations, tuning."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from agq.quantization.agile.stage import static_activations
+from agq.quantization.allocation.choice import NAME as ALLOCATION
+from agq.quantization.allocation.choice import Choice, load, save
+from agq.quantization.allocation.losses import measure
+from agq.quantization.allocation.problem import Problem
 from agq.quantization.checks import check_memory
 from agq.quantization.computed import Computed, clips_of
 from agq.quantization.encode import TORCH_DTYPES, decode, encode
@@ -44,6 +49,7 @@ def compute_blocks(
         transforms = _transforms(plan, work, windows, make, progress, numbers)
         plan = _finer(plan, transforms)
         parameters = TransformedParameters(plan.checkpoint, transforms, plan.device)
+        plan, allocation = _allocated(plan, parameters, work, windows, make, progress)
         _walk(plan, parameters, work, windows, make, progress, numbers)
         statics = None
         if plan.recipe.agile.active:
@@ -59,7 +65,7 @@ def compute_blocks(
             tuned = stage.run()
         finally:
             make.remove()
-    return Computed(plan, parameters, layers, statics, tuned)
+    return Computed(plan, parameters, layers, statics, tuned, allocation)
 
 
 def _transforms(
@@ -82,6 +88,42 @@ def _finer(plan: Plan, transforms: TransformPlan) -> Plan:
     parts = plan.checkpoint.parts
     recipe = finer_recipe(plan.recipe, dict(transforms.formats), list(parts.blocks()))
     return replace(plan, recipe=recipe, schemes=module_schemes(parts, recipe))
+
+
+def _allocated(
+    plan: Plan,
+    parameters: TransformedParameters,
+    work: WorkFolder,
+    windows: Tensor | None,
+    make: FileTensors,
+    progress: Progress,
+) -> tuple[Plan, dict[str, Any] | None]:
+    """The plan with the formats that are best for its target as overrides, and the record of the choice; an interrupted
+    run's losses are not measured again."""
+    if plan.problem is None:
+        return plan, None
+    assert windows is not None  # such a recipe is calibrated
+    checkpoint, path = plan.checkpoint, work.path / ALLOCATION
+    # Inputs may have become finer.
+    problem = Problem.of(checkpoint, plan.recipe, parameters.plan, plan.problem.said, plan.problem.modules)
+    losses = load(path)
+    if losses is None:
+        losses = measure(
+            parameters,
+            plan.recipe,
+            problem.items,
+            windows,
+            lambda module: TORCH_DTYPES[checkpoint.dtype(f"{module}.weight")],
+            make,
+            progress,
+        )
+        make.remove()
+        save(path, losses)
+    choice = Choice.of(problem, losses)
+    progress.decided(choice.lines())
+    recipe = choice.recipe(plan.recipe, checkpoint.parts)
+    schemes = module_schemes(checkpoint.parts, recipe)
+    return replace(plan, recipe=recipe, schemes=schemes, problem=None), choice.record()
 
 
 def _walk(

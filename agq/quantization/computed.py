@@ -19,13 +19,14 @@ def clips_of(layers: list[dict[str, Any]]) -> dict[str, float]:
 class Computed:
     """What a run has in its work folder when all blocks are done. plan: with what was found necessary on the way;
     parameters: the model's other tensors; layers: reports, in model order; statics: quantizers of static activations;
-    tuned: what tuning did, None without."""
+    tuned: what tuning did, allocation: how formats were chosen, None without."""
 
     plan: Plan
     parameters: WrittenModel
     layers: list[dict[str, Any]]
     statics: StaticRecord | None = None
     tuned: dict[str, Any] | None = None
+    allocation: dict[str, Any] | None = None
 
     @property
     def clips(self) -> dict[str, float]:

@@ -72,6 +72,8 @@ def _execute(plan: Plan, resume: bool, progress: Progress, threads: int | None) 
     report: dict[str, Any] = {"layers": layers, "fallbacks": fallbacks}
     if tuned is not None:
         report["tune"] = tuned
+    if done.allocation is not None:
+        report["allocation"] = done.allocation
 
     def write(output: Path, recipe: Recipe) -> Written:
         document = {
@@ -116,6 +118,7 @@ def _execute(plan: Plan, resume: bool, progress: Progress, threads: int | None) 
         tuned,
         numbers.record(),
         effective_bits(made),
+        done.allocation,
     )
 
 

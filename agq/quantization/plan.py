@@ -16,6 +16,7 @@ from agq.formats.weights import BYTE_CODES
 from agq.gguf.files import model_name
 from agq.gguf.opening import open_source
 from agq.hub import check_push, find_model
+from agq.quantization.allocation.problem import Problem
 from agq.quantization.checks import (
     PROCESS_BYTES,
     Needs,
@@ -69,6 +70,7 @@ class Plan:
     budget: Budget | None = None
     left_out: bool = False
     push: str | None = None
+    problem: Problem | None = None
 
     @property
     def work(self) -> Path:
@@ -183,6 +185,7 @@ def plan(
         raise AgqError(f"`{folder}` is quantized already", hint="start from the unquantized model")
     checkpoint.check_finite()
     recipe.pruning.check(checkpoint.spec.layers)
+    said = recipe.scheme.weights
     recipe, groups = fit_groups(checkpoint.parts, recipe)
     check_schemes(checkpoint.parts, recipe)
     schemes = _module_schemes(checkpoint, recipe)
@@ -194,6 +197,7 @@ def plan(
         transforms = replace(
             transforms, skipped={step: why for step, why in transforms.skipped.items() if step != "shift"}
         )
+    problem = Problem.of(checkpoint, recipe, transforms, said) if recipe.target.active else None
     format = choose_format(schemes, run.ct_format)
     calibration, statistics = _calibration(model, checkpoint, recipe, changes, run.calibration)
     fitted = statistics is None and calibration.seq_len != recipe.calibration.seq_len
@@ -230,6 +234,7 @@ def plan(
         budget=None if left_out else found,
         left_out=left_out,
         push=run.push,
+        problem=problem,
     )
 
 

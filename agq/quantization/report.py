@@ -38,7 +38,8 @@ class QuantizeReport:
     files. layers: one report a linear, in the order of computation. fallbacks: linears that the solver could not do and
     RTN did. resumed: blocks taken from an interrupted run. transforms: what was done to the model before. tuned: what
     tuning did (tune.TuneReport), None without. numbers: what was odd, and which steps were taken back
-    (Numbers.record). activation_bits: effective ones, None where inputs are floats."""
+    (Numbers.record). activation_bits: effective ones, None where inputs are floats. allocation: how formats were chosen
+    for a target (Choice.record), None without."""
 
     path: Path
     bits_per_weight: float
@@ -50,3 +51,4 @@ class QuantizeReport:
     tuned: dict[str, Any] | None = None
     numbers: dict[str, Any] | None = None
     activation_bits: ActivationBits | None = None
+    allocation: dict[str, Any] | None = None

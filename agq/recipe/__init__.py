@@ -20,6 +20,7 @@ from agq.recipe.schemes import (
     check_pattern,
     pattern_matches,
 )
+from agq.recipe.target import TargetOptions
 
 __all__ = [
     "METHODS",
@@ -33,6 +34,7 @@ __all__ = [
     "PruningOptions",
     "Recipe",
     "Scheme",
+    "TargetOptions",
     "TransformOptions",
     "TuneOptions",
     "WeightScheme",

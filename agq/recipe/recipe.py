@@ -26,6 +26,7 @@ from agq.recipe.schemes import (
     pattern_matches,
     read_override,
 )
+from agq.recipe.target import TargetOptions
 from agq.structured import Path, Place, setting
 
 
@@ -42,6 +43,7 @@ class Recipe:
         model: local folder or hub id, or None where the command line names it.
         overrides: other schemes for some linears; the first pattern that matches counts.
         ignore: patterns of linears that stay in floating point in the quantized folder.
+        target: what the formats of linears are chosen for that no override names.
         pruning: token pruning of prompts, which `agq run` does with the packed model unless it is told not to.
         act_clip: share of the range that asymmetric 4-bit activations cover; act_clip_search: choose it for each input
             on calibration text instead, by the error of the linears' outputs.
@@ -67,6 +69,7 @@ class Recipe:
     ignore: tuple[str, ...] = ("lm_head",)
     transforms: TransformOptions = TransformOptions()
     tune: TuneOptions = TuneOptions()
+    target: TargetOptions = TargetOptions()
     pruning: PruningOptions = PruningOptions()
     agile: AgileOptions = AgileOptions()
     act_clip: float = setting(1.0, least=0.5, most=1)
@@ -106,6 +109,11 @@ class Recipe:
                 f"integer attention (`agile.softmax_bits: 4`) keeps 8-bit keys and values, not {self.kv_bits}-bit ones",
                 hint="leave kv_bits at 8, or set `agile.softmax_bits: 0`",
             )
+        if self.target.active:
+            raise AgqError(
+                "static activations (`agile`) go with weights of 4 bits: no formats are chosen",
+                hint="leave the target of bits, size or speed out",
+            )
         if self.tune.active:
             raise AgqError(
                 "scales are tuned with dynamic activations, static ones (`agile`) are set afterwards",
@@ -141,6 +149,7 @@ class Recipe:
             or self.transforms.measured
             or self.act_clip_search
             or self.tune.active
+            or self.target.active
             or self.agile.active
             or self.head_bits == AUTO
         )

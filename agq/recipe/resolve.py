@@ -12,11 +12,13 @@ from agq.formats import groups
 from agq.formats.cache import AUTO, TABLES
 from agq.formats.choices import any_of
 from agq.recipe.changes import RecipeChanges
+from agq.recipe.declaration import options_in
 from agq.recipe.files import apply_preset
 from agq.recipe.options import TransformOptions, TuneOptions
 from agq.recipe.pruning import PruningOptions
 from agq.recipe.recipe import Recipe
 from agq.recipe.schemes import ActivationScheme, Override, Scheme
+from agq.recipe.target import TargetOptions
 
 # Schemes that have a preset of their own, by their names without zero points.
 _PRESETS = {"W4A8": "w4a8", "W4A4": "w4a4-offline", "W4A16": "w4a16", "W8A8": "w8a8", "FP8": "w8a8-fp8"}
@@ -108,6 +110,7 @@ def adjust_recipe(recipe: Recipe, changes: RecipeChanges) -> Recipe:
         ),
         "tune": adjust_tuning(recipe.tune, changes.tune),
         "pruning": _pruning(recipe.pruning, changes),
+        "target": _target(recipe.target, changes),
         **_clip(changes.act_clip),
         **_head(changes.head_bits),
     }
@@ -211,6 +214,13 @@ def adjust_tuning(options: TuneOptions, tune: int | str | None) -> TuneOptions:
         raise UsageError(
             f"`tune: {tune}` is neither a number of steps nor `auto`", hint="for example `tune: 200`"
         ) from None
+
+
+def _target(options: TargetOptions, changes: RecipeChanges) -> TargetOptions:
+    """The recipe's, unless another one is asked for: they exclude each other. A board and its rate go together."""
+    given = {option.name for option in options_in(TargetOptions)} & set(changes.given())
+    same = options.board is not None and given <= {"board", "min_tps"}
+    return options if not given or same else TargetOptions()
 
 
 def _pruning(options: PruningOptions, changes: RecipeChanges) -> PruningOptions:

@@ -26,3 +26,6 @@ class Progress:
     def block(self, index: int, seconds: float, resumed: bool) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+    def decided(self, lines: list[str]) -> None:
+        """What was measured and decided before the rest of the work, for people."""
