@@ -91,13 +91,15 @@ def at_path(values: dict, path: tuple[str, ...]):
 
 def needs(name: str) -> dict:
     """What an option is given together with."""
-    return {"pruning": "2-3:0.2"} if name.startswith("prune_") else {}
+    pairs = {"board": {"min_tps": 5.0}, "min_tps": {"board": "pi5"}}
+    return {"pruning": "2-3:0.2"} if name.startswith("prune_") else pairs.get(name, {})
 
 
 def other_value(name: str, value):
     special = {
         "method": "rtn", "data": "a.txt", "hadamard": 64, "kv_bits": 4, "damping": 0.5, "alpha": 0.5,
         "prune_positions": "paper", "prune_scores": "code-compat",
+        "target_bits": 5.0, "target_size": "900M", "board": "pi4", "min_tps": 7.0,
     }  # fmt: skip
     if name in special:
         return special[name]

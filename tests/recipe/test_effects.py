@@ -41,6 +41,10 @@ REFUSED: list[dict[str, Any]] = [
     {"prune_positions": "safe"},
     {"prune_scores": "fp"},
     {"scheme": "W4A8", "sink_tokens": 2},
+    {"target_bits": 5.0, "target_size": "4M"},
+    {"min_tps": 5.0, "target_bits": 5.0},
+    {"board": "pi5"},
+    {"min_tps": 5.0},
 ]
 # Options that count whatever the others are; those about calibration text are refused by the plan, and the
 # transformations that a model does not allow are named by it.

@@ -1,16 +1,18 @@
 """What a format of some linears loses: how far it moves the model's predictions, in nats.
 
-The divergence of predictions is, for small errors, a square form of the errors (the Fisher information of the outputs
-of the linears; Martens: "New insights and perspectives on the natural gradient method", 2014, section 9). With e[t, o]
-the error of output o at token t, and g[t, o] the gradient there of -log p(y) for tokens y that are drawn from the
-model's own predictions,
+The divergence of predictions is, for small errors, a square form of the errors: the Fisher information of outputs of
+the linears (Martens: "New insights and perspectives on the natural gradient method", 2014, section 9). With e[t, o] the
+error of output o at token t, and g[t, o] the gradient there of -log p(y), added up over a text whose next tokens y are
+drawn from the model's own predictions,
 
-    KL = 1/2 sum over t and o of g[t, o]^2 e[t, o]^2
+    KL of the text = 1/2 E[(sum over t and o of g[t, o] e[t, o])^2]
 
-summed over a text. Products of different outputs are left out: the errors of rows that are rounded by themselves are
-as often of one sign as of the other. So one pass through the model, forwards and backwards, serves all formats; the
-errors are those of weights rounded to nearest and of inputs quantized as the format says, in the transformed model,
-whose weights it is that are quantized. GPTQ and tuning make all of them smaller, by much the same factor.
+Errors of weights that are rounded by themselves are as often of one sign as of the other, row by row, so products of
+different outputs o fall out, while those of different tokens stay: an error in the rows of k moves all keys. The errors
+that quantized inputs make are as often of one sign as of the other token by token, so there it is the other way round.
+What is left needs one pass through the model, forwards and backwards, for all formats together. The model is the
+transformed one, whose weights it is that are rounded; they are rounded to nearest. GPTQ and tuning make all losses
+smaller, by much the same factor.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from agq.numerics.hadamard import random_words
 from agq.numerics.quantizers import dequantize_weight, quantize_weight, weight_grid
 from agq.quantization.allocation.items import Item
 from agq.quantization.transforms.parameters import TransformedParameters
-from agq.recipe import Recipe, Scheme
+from agq.recipe import ActivationScheme, Recipe, WeightScheme
 from agq.reference.attention import Positions
-from agq.reference.block import Block, Linear
+from agq.reference.block import Block, InputTransform, Linear
 from agq.reference.decoder import Embedding, finish, shaped_logits
 from agq.reference.quantizers import activation_quantizer
 from agq.reporting.progress import Progress
@@ -91,11 +93,7 @@ def measure(
                 hint="the model is damaged, or its activations are too large for float32",
             )
         for number, item in of_block.get(index, ()):
-            seen = [(module, watched[role]) for role, module in zip(item.roles, item.modules, strict=True)]
-            losses[number] = [
-                sum(_loss(linear, recipe, scheme, scale_dtype(module)) for module, linear in seen) / tokens.numel()
-                for scheme in item.schemes
-            ]
+            losses[number] = [loss / tokens.numel() for loss in _losses(item, watched, recipe, scale_dtype)]
         progress.advance(f"formats of block {index + 1} of {spec.layers} weighed")
     return losses
 
@@ -159,29 +157,52 @@ def _backward(block: Block, positions: Positions, states: Tensor, gradient: Tens
     for number in range(len(gradient)):
         h = states[number][None].to(gradient.device).clone().requires_grad_()
         with torch.enable_grad():
-            block(h, positions).backward(gradient[number][None])
+            # A copy: what watches the last linear keeps it.
+            block(h, positions).backward(gradient[number][None].clone())
         assert h.grad is not None
         gradient[number] = h.grad[0]
 
 
 @torch.no_grad()
-def _loss(linear: Watched, recipe: Recipe, scheme: Scheme, dtype: torch.dtype) -> float:
-    """Half the sum over tokens and outputs of the squares of gradient times error, for a linear with `scheme`."""
-    weight, weights, inputs = linear.weight, scheme.weights, scheme.activations
-    energy = sum(x.square().sum(dim=(0, 1)) for x in linear.inputs)
-    grid = weight_grid(
-        weight,
-        weights.bits,
-        weights.symmetric,
-        weights.group_size.columns(weight.shape[1]),
-        recipe.gptq.mse,
-        torch.as_tensor(energy),
-        dtype,
-    )
-    rounded = dequantize_weight(quantize_weight(weight, grid), grid)
-    read = activation_quantizer(inputs, recipe.act_clip if inputs.coarse else 1.0, sinks=recipe.sink_tokens)
+def weight_loss(linear: Watched, scheme: WeightScheme, mse: bool, dtype: torch.dtype) -> float:
+    """What rounding the weights to `scheme` loses, summed over the windows' tokens. mse: the clips of the scales are
+    searched; dtype: of the scales."""
+    weight, energy = linear.weight, sum(x.square().sum(dim=(0, 1)) for x in linear.inputs)
+    columns = scheme.group_size.columns(weight.shape[1])
+    grid = weight_grid(weight, scheme.bits, scheme.symmetric, columns, mse, torch.as_tensor(energy), dtype)
+    error = dequantize_weight(quantize_weight(weight, grid), grid) - weight
     total = 0.0
     for x, gradient in zip(linear.inputs, linear.gradients, strict=True):
-        error = read(x) @ rounded.t() - x @ weight.t()
-        total += float((error * gradient).square().sum(dtype=torch.float64))
+        moved = ((x[0] @ error.t()) * gradient[0]).sum(dim=0)
+        total += float(moved.square().sum(dtype=torch.float64))
     return total / 2
+
+
+@torch.no_grad()
+def input_loss(linears: Sequence[Watched], read: InputTransform) -> float:
+    """What quantizing the input that `linears` share by `read` loses, summed over the windows' tokens."""
+    total = 0.0
+    for number, x in enumerate(linears[0].inputs):
+        gradient = torch.zeros_like(x[0])
+        for linear in linears:
+            gradient.addmm_(linear.gradients[number][0], linear.weight)
+        moved = ((read(x) - x)[0] * gradient).sum(dim=1)
+        total += float(moved.square().sum(dtype=torch.float64))
+    return total / 2
+
+
+def _losses(
+    item: Item, watched: dict[str, Watched], recipe: Recipe, dtype: Callable[[str], torch.dtype]
+) -> list[float]:
+    """Of each scheme of an item, summed over the windows' tokens."""
+    linears = [(dtype(module), watched[role]) for role, module in zip(item.roles, item.modules, strict=True)]
+    # Linears that read one input share its quantizer: their errors add up token by token.
+    inputs: dict[ActivationScheme, float] = {}
+    for scheme in dict.fromkeys(scheme.activations for scheme in item.schemes):
+        read = activation_quantizer(scheme, recipe.act_clip if scheme.coarse else 1.0, sinks=recipe.sink_tokens)
+        inputs[scheme] = input_loss([linear for _, linear in linears], read) if scheme.quantized else 0.0
+    return [
+        inputs[scheme.activations]
+        + sum(weight_loss(linear, scheme.weights, recipe.gptq.mse, scales) for scales, linear in linears)
+        for scheme in item.schemes
+    ]
