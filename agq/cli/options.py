@@ -156,6 +156,12 @@ def _efforts() -> list[str]:
     return list(EFFORT_NAMES)
 
 
+def _boards() -> list[str]:
+    from agq.planning.machines import machines
+
+    return sorted(key for key, item in machines().items() if not item.card)
+
+
 def _beginning(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
     """What Typer asks when Tab is pressed: the names that begin with what stands there."""
 
@@ -171,6 +177,7 @@ _COMPLETED = {
     "preset": _beginning(_presets),
     "method": _beginning(_methods),
     "effort": _beginning(_efforts),
+    "board": _beginning(_boards),
 }
 
 

@@ -20,10 +20,12 @@ def show_plan(plan: Plan, seconds: float | None = None) -> None:
     from agq.system.devices import kind_of
     from agq.system.memory import available_memory
 
+    chosen = set(plan.problem.modules) if plan.problem is not None else set()
     weights: dict[tuple[str, str], list[int]] = {}
     for linear in plan.checkpoint.parts.block_linears():
         scheme = plan.schemes.get(linear.module)
-        key = (linear.role, scheme.describe() if scheme else "floating point, as in the source")
+        words = scheme.describe() if scheme else "floating point, as in the source"
+        key = (linear.role, "chosen by measuring" if linear.module in chosen else words)
         weights.setdefault(key, []).append(linear.out_features * linear.in_features)
     print_table(
         ("linears", "number", "weights", "scheme"),
@@ -65,6 +67,7 @@ def plan_object(plan: Plan, seconds: float) -> dict[str, Any]:
         "model": plan.model,
         "output": str(plan.output),
         "recipe": plan.recipe.to_dict(),
+        "chosen_for": plan.problem.describe() if plan.problem is not None else None,
         "format": plan.format,
         "device": kind_of(plan.device),
         "memory_bytes": plan.needs.working + plan.needs.hidden,
@@ -79,7 +82,7 @@ def _formats_text(plan: Plan) -> str | None:
     """What formats are chosen for; None: the schemes are those of the table."""
     if plan.problem is None:
         return None
-    return f"chosen by measuring, {plan.problem.describe()} (possible: {plan.problem.bounds()})"
+    return f"{plan.problem.describe()}; {plan.problem.bounds()} are possible"
 
 
 def _tuning_text(plan: Plan) -> str | None:

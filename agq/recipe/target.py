@@ -61,9 +61,10 @@ class TargetOptions:
     def __post_init__(self) -> None:
         structured.check(self)
         given = [name for name, value in self._names().items() if value is not None]
-        if (self.board is None) != (self.min_tps is None):
-            missing = "min_tps" if self.min_tps is None else "board"
-            raise AgqError(f"`{given[-1]}:` needs `{missing}:`", hint="for example `board: pi5` and `min_tps: 5`")
+        if self.board is not None and self.min_tps is None:
+            raise AgqError("`board:` needs `min_tps:`", hint="say how fast, for example `min_tps: 5`")
+        if self.min_tps is not None and self.board is None:
+            raise AgqError("`min_tps:` needs `board:`", hint="say where, for example `board: pi5`")
         kinds = [name for name in given if name != "min_tps"]
         if len(kinds) > 1:
             raise AgqError(f"`{kinds[0]}:` and `{kinds[1]}:` exclude each other", hint="say one of them")

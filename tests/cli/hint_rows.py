@@ -113,6 +113,8 @@ QUICK = [
     row("for example `act_clip: 0.9`", "quantize model --print-config --act-clip much"),
     row("for example `tune: 200`", "quantize model --print-config --tune often"),
     row("use `tune: 0`", "quantize model --print-config --preset agile --tune 4"),
+    row("say how fast, for example `min_tps: 5`", "quantize model --print-config --board pi5"),
+    row("say where, for example `board: pi5`", "quantize model --print-config --min-tps 5"),
     row(
         "use dynamic 4-bit activations (W4A4), or `sink_tokens: 0`",
         "quantize model --print-config --preset agile --sink-tokens 4 --scheme W4A8",
@@ -149,6 +151,18 @@ SLOW = [
     row(
         "for example `time: 20m` or `time: 1h30m`",
         "quantize model --dry-run --data text.txt --samples 2 --seq-len 16 --time soon",
+    ),
+    row(
+        "use `target_bits: {}` or more",
+        "quantize model --dry-run --data text.txt --samples 2 --seq-len 16 --tune 0 --target-bits 3",
+    ),
+    row(
+        "use `target_size: {}` or more",
+        "quantize model --dry-run --data text.txt --samples 2 --seq-len 16 --tune 0 --target-size 1K",
+    ),
+    row(
+        "use `min_tps: {}` or less",
+        "quantize model --dry-run --data text.txt --samples 2 --seq-len 16 --tune 0 --board pi4 --min-tps 1e9",
     ),
     row("for example `time: 20m`", "quantize model --dry-run --data text.txt --samples 2 --seq-len 16 --time 9999h"),
     row(

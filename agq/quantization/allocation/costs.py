@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agq.artifact.documents import read_documents
@@ -20,11 +21,13 @@ from agq.planning.machines import machine as find_machine
 from agq.planning.roofline import decode_seconds
 from agq.planning.sizes import Footprint, linear_info, packed_as
 from agq.planning.use_cases import DEFAULT
-from agq.quantization.allocation.items import PLACES, Item
+from agq.quantization.allocation.items import PLACES, Item, overrides_of
 from agq.quantization.report import LayerReport
 from agq.quantization.transforms.plan import TransformPlan
+from agq.quantization.writer import module_schemes
 from agq.recipe import Recipe, Scheme
 from agq.reporting.output import human_size
+from agq.structured import plain
 from agq.tokenizer.files import read_tokenizer_files
 from agq.version import __version__
 
@@ -32,6 +35,10 @@ from agq.version import __version__
 _PICOSECONDS = 1e12
 # Of a layer's report in the file's header: numbers as long as they come.
 _NUMBER = 0.12345678901234567
+# Bytes that an account may be longer: of tuning, of a head that was measured.
+_MARGIN = 2048
+# What a folder says of its calibration text, about.
+_TEXT = "calibration.txt (as it is), 128 x 2048 of 1000000 tokens, random crops, seed 0"
 
 
 @dataclass(frozen=True)
@@ -95,43 +102,46 @@ class File:
     def bytes(self, schemes: Sequence[Scheme]) -> int:
         """Of the file with a scheme for each item: tensors as they are padded, documents, and a header with an account
         of the making that is about as long as it will be."""
-        parts, own = self.checkpoint.parts, dict[str, Scheme]()
-        for item, scheme in zip(self.items, schemes, strict=True):
-            own.update(dict.fromkeys(item.modules, scheme))
-        found = {
-            linear.module: own.get(linear.module, self.recipe.scheme_for(linear.module))
-            for linear in parts.block_linears()
-        }
+        model, mixed = self.with_schemes(schemes), self._mixed()
         by_scheme: dict[Scheme, list[str]] = {}
         layers = []
-        for module, kept in found.items():
-            if kept is None:
-                continue
-            by_scheme.setdefault(kept, []).append(module)
-            report = LayerReport(module, kept.name, self.recipe.method, _NUMBER, _NUMBER, 0.01, False)
-            layers.append(asdict(report))
-        model = self.with_schemes(schemes)
+        for module, scheme in module_schemes(self.checkpoint.parts, mixed).items():
+            by_scheme.setdefault(scheme, []).append(module)
+            report = LayerReport(module, scheme.name, mixed.method, _NUMBER, _NUMBER, 0.01, False)
+            layers.append(report.to_dict())
         config = quantization_config(
             [(modules, scheme.weights, scheme.activations) for scheme, modules in by_scheme.items()],
             ["lm_head"],
             PACKED,
         )
-        # As json.dumps indents it, nearly.
-        written = len(repr(config)) + 13 * sum(map(len, by_scheme.values()))
+        written = len(json.dumps({"quantization_config": config}, indent=2))
         documents = {**model.documents, "config.json": model.documents.get("config.json", 0) + written}
         account: dict[str, Any] = {
             "version": __version__,
-            "recipe": self.recipe.to_dict(),
+            "recipe": mixed.to_dict(),
             "scheme": self.recipe.scheme.to_dict(),
-            "calibration": {"source": "", "sha256": "0" * 64, "samples": 128, "seq_len": 2048, "seed": 0},
+            "calibration": {**plain(mixed.calibration), "sha256": "0" * 64, "tokens_sha256": "0" * 64, "data": _TEXT},
             "report": {
                 "layers": layers,
                 "fallbacks": 0,
-                "allocation": [[_NUMBER] * len(item.schemes) for item in self.items],
+                "allocation": [
+                    {
+                        "linears": item.name,
+                        "chosen": item.base.describe(),
+                        "losses": {scheme.describe(): 0.0001234 for scheme in item.schemes},
+                    }
+                    for item in self.items
+                ],
             },
         }
         source = {"name": self.checkpoint.path.name, "sha256": "0" * 64}
-        return artifact_bytes(replace(model, documents=documents), account, source, f"agq {__version__}")
+        return _MARGIN + artifact_bytes(replace(model, documents=documents), account, source, f"agq {__version__}")
+
+    def _mixed(self) -> Recipe:
+        """The recipe with about as many overrides as a choice may need: blocks have all schemes in turn."""
+        schemes = [item.schemes[item.block % len(item.schemes)] for item in self.items]
+        overrides = overrides_of(self.checkpoint.parts, self.items, schemes)
+        return replace(self.recipe, overrides=(*overrides, *self.recipe.overrides))
 
 
 def _documents(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -161,7 +171,7 @@ def bits_costs(file: File, bits: float) -> Costs:
         _table(file, lambda info: _stored(info, False)),
         rest,
         int(bits * weights / 8 + 1e-6),
-        lambda total: f"{8 * total / weights:.2f} bits a weight",
+        lambda total: f"{8 * total / weights:.4g} bits a weight",
         lambda total: 8 * total / weights,
     )
 
@@ -169,7 +179,6 @@ def bits_costs(file: File, bits: float) -> Costs:
 def size_costs(file: File, most: int) -> Costs:
     """Bytes of the packed file."""
     each = _table(file, lambda info: _stored(info, True))
-    # The longest account is counted, so that the file is no larger.
     own = [item.schemes[0] for item in file.items]
     rest = file.bytes(own) - sum(row[0] for row in each)
     return Costs(each, rest, most, lambda total: human_size(total), float)

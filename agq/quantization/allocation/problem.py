@@ -79,19 +79,19 @@ class Problem:
         if least > self.costs.most:
             reached = self.costs.words(least)
             if self.target.bits is not None:
-                nearest = f"`target_bits: {math.ceil(100 * self.costs.figure(least)) / 100:g}` or more"
-                raise AgqError(f"`target_bits: {self.target.bits:g}`: the least is {reached}", hint=f"use {nearest}")
+                raise AgqError(
+                    f"`target_bits: {self.target.bits:g}`: the least is {reached}",
+                    hint=f"use `target_bits: {math.ceil(100 * self.costs.figure(least)) / 100:g}` or more",
+                )
             if self.target.size is not None:
-                nearest = f"`target_size: {_at_least(least)}` or more"
                 raise AgqError(
                     f"`target_size: {self.target.size}`: the least that the packed file takes is {reached}",
-                    hint=f"use {nearest}",
+                    hint=f"use `target_size: {_at_least(least)}` or more",
                 )
-            nearest = f"`min_tps: {_at_most(self.costs.figure(least)):g}` or less"
             raise AgqError(
                 f"`min_tps: {self.target.min_tps:g}`: no choice of formats makes this model faster than {reached} on "
                 f"`{self.target.board}`",
-                hint=f"use {nearest}",
+                hint=f"use `min_tps: {_at_most(self.costs.figure(least)):g}` or less",
             )
         if self.memory is not None and self.memory.least > self.memory.most:
             raise AgqError(
@@ -111,12 +111,12 @@ class Problem:
             if chosen is None or self.costs.total(chosen) > self.costs.most:
                 raise AgqError(
                     f"no formats were found with which the model fits into `{self.target.board}` and is as fast",
-                    hint="use a smaller `min_tps:`",
+                    hint="ask for less speed, or name a board with more memory",
                 )
         return chosen
 
     def describe(self) -> str:
-        """The target for people: "at most 4.60 bits a weight", "at least 5 tokens/s on pi5"."""
+        """The target for people: "at most 4.6 bits a weight", "at least 5 tokens/s on pi5"."""
         if self.target.min_tps is not None:
             return f"at least {self.target.min_tps:g} tokens/s on {self.target.board}"
         return f"at most {self.costs.words(self.costs.most)}"
