@@ -43,7 +43,12 @@ def sweep(
         list[str] | None,
         typer.Option("--row", show_default=False, help="Only this row of the sweep. May be repeated. Default: all."),
     ] = None,
-    plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw results.svg (needs matplotlib).")] = True,
+    plot: Annotated[
+        bool,
+        typer.Option(
+            "--plot/--no-plot", help="Draw results.svg, and sizes.svg of rows with a target (needs matplotlib)."
+        ),
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the entries, if models, texts and packages are there, and stop.")
     ] = False,
@@ -108,6 +113,8 @@ def sweep(
     write_json(output / "results.json", whole, records)
     if plot:
         drawing.write_plot(output / "results.svg", whole, records)
+        if any(drawing.chosen_formats(row) for row in whole.rows):
+            drawing.write_sizes(output / "sizes.svg", whole, records)
     if json_output:
         print_json({"output": str(output), "records": made})
     elif console.is_terminal(sys.stdout):

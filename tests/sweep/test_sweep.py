@@ -119,6 +119,26 @@ def test_a_model_with_nothing_to_draw_has_an_empty_panel(definition: Path, tmp_p
     assert "demo" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
 
 
+def test_the_picture_of_sizes_has_both_kinds_of_formats(tmp_path: Path) -> None:
+    """A row with a target is a point beside the line of the others; a row that failed is neither."""
+    from agq.sweep.plot import chosen_formats, write_sizes
+
+    rows = [{"name": "bf16"}, {"name": "four"}, {"name": "five"}, {"name": "broken"}]
+    rows[1]["options"] = rows[3]["options"] = {"scheme": "W4A8"}
+    rows[2]["options"] = {"scheme": "W4A8", "target_bits": 5}
+    sweep = parse_sweep(
+        {"models": [{"name": "m", "path": "."}], "texts": [{"name": "t", "data": "t.txt"}], "rows": rows}, tmp_path
+    )
+    assert [chosen_formats(row) for row in sweep.rows] == [False, False, True, False]
+    records = [
+        {"model": "m", "row": name, "options": {"scheme": "W4A8"}, "prune": None, "bytes": 10**6, **more}
+        for name, more in (("four", {"kl": 0.1}), ("five", {"kl": 0.05}), ("broken", {"error": "no"}))
+    ]
+    write_sizes(tmp_path / "sizes.svg", sweep, records)
+    drawn = (tmp_path / "sizes.svg").read_text(encoding="utf-8")
+    assert "<!-- four -->" in drawn and "<!-- five -->" in drawn and "<!-- broken -->" not in drawn
+
+
 def test_dry_run_lists_the_entries(definition: Path, agq_cli) -> None:
     result = agq_cli("sweep", definition, "--dry-run", "--row", "RTN W8A8", check=True)
     assert result.stdout.splitlines() == ["demo\tbf16", "demo\tRTN W8A8"]
