@@ -435,3 +435,24 @@ def test_better_than_the_line_between_uniform_formats(demo_model: Path, tmp_path
     (low, worst), (high, best), (bits, kl) = sizes["W4"], sizes["W8"], sizes["chosen"]
     line = worst + (best - worst) * (bits - low) / (high - low)
     assert low < bits <= 5.5 and kl < 0.9 * line, sizes
+
+
+def test_a_board_must_hold_the_model(demo_model: Path) -> None:
+    """Where the best formats for a speed do not fit into memory, the best that fit are taken; where none are fast
+    enough then, that is said."""
+    plan = planned(demo_model, Path("none"), board="pi4", min_tps=5.0, **QUICK)
+    found = plan.problem
+    assert found is not None and found.memory is not None
+    losses = [[1.0 / (number + 1) for number, _ in enumerate(item.schemes)] for item in found.items]
+    whole = found.solve(losses)
+    assert found.memory.total(whole) <= found.memory.most  # the demo model fits anywhere
+    assert whole == [len(item.schemes) - 1 for item in found.items]
+    tight = replace(found, memory=replace(found.memory, most=(found.memory.least + found.memory.total(whole)) // 2))
+    assert tight.memory is not None
+    assert tight.memory.total(tight.solve(losses)) <= tight.memory.most
+    other = replace(tight.memory, each=tuple(row[::-1] for row in found.memory.each))
+    both = replace(tight, costs=replace(found.costs, most=found.costs.least), memory=other)
+    with pytest.raises(AgqError, match="fits into `pi4` and is as fast"):
+        both.solve(losses)
+    with pytest.raises(AgqError, match="of memory at least"):
+        replace(tight, memory=replace(found.memory, most=found.memory.least - 1)).check()
