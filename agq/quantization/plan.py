@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agq.calibration.file import StatisticsFile, check_model, open_statistics
 from agq.checkpoint import Checkpoint
@@ -16,7 +17,7 @@ from agq.formats.weights import BYTE_CODES
 from agq.gguf.files import model_name
 from agq.gguf.opening import open_source
 from agq.hub import check_push, find_model
-from agq.quantization.allocation.problem import Problem
+from agq.models import ModelParts
 from agq.quantization.checks import (
     PROCESS_BYTES,
     Needs,
@@ -33,7 +34,7 @@ from agq.quantization.transforms.plan import TransformPlan, feasible
 from agq.quantization.tuning.effort import BATCH, LEAST, Budget, budget
 from agq.quantization.tuning.text import training_length
 from agq.quantization.writer import choose_format, module_schemes, online_steps
-from agq.recipe import CalibrationSpec, Recipe, Scheme, no_sinks
+from agq.recipe import CalibrationSpec, Recipe, Scheme, WeightScheme, no_sinks
 from agq.recipe.changes import EFFORT_NAMES, RecipeChanges, RunOptions
 from agq.recipe.declaration import section
 from agq.recipe.effects import without_effect
@@ -42,6 +43,9 @@ from agq.recipe.resolve import effective_recipe, fit_hadamard
 from agq.system.devices import PROCESSOR, device_name, free_bytes, kind_of
 from agq.system.memory import available_memory
 from agq.text.calibration import fit_text, has_random_tokens, mixture_of, settled
+
+if TYPE_CHECKING:
+    from agq.quantization.allocation.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ def plan(
         transforms = replace(
             transforms, skipped={step: why for step, why in transforms.skipped.items() if step != "shift"}
         )
-    problem = Problem.of(checkpoint, recipe, transforms, said) if recipe.target.active else None
+    problem = _problem(checkpoint, recipe, transforms, said)
     format = choose_format(schemes, run.ct_format)
     calibration, statistics = _calibration(model, checkpoint, recipe, changes, run.calibration)
     fitted = statistics is None and calibration.seq_len != recipe.calibration.seq_len
@@ -211,6 +215,8 @@ def plan(
     target = Path(output) if output is not None else default_output(str(model), recipe)
     _check_target(target, Path(folder), force)
     recipe, needs = _needs(checkpoint, recipe, schemes, not transforms.empty, device, found)
+    if problem is not None:
+        needs = _with_measuring(needs, checkpoint.parts)
     left_out = found is not None and not recipe.tune.active
     if check_space:
         check_memory(needs, available_memory())
@@ -235,6 +241,28 @@ def plan(
         left_out=left_out,
         push=run.push,
         problem=problem,
+    )
+
+
+def _problem(checkpoint: Checkpoint, recipe: Recipe, transforms: TransformPlan, said: WeightScheme) -> Problem | None:
+    """The choice of formats for a recipe's target; None without one. said: see Problem."""
+    if not recipe.target.active:
+        return None
+    from agq.quantization.allocation.problem import Problem
+
+    return Problem.of(checkpoint, recipe, transforms, said)
+
+
+def _with_measuring(needs: Needs, parts: ModelParts) -> Needs:
+    """The needs of a run that measures what formats lose, before anything else but the transformations. Its output may
+    have 8 bits throughout."""
+    from agq.quantization.allocation.problem import state_bytes, working_bytes
+
+    weights = sum(linear.in_features * linear.out_features for linear in parts.block_linears())
+    return Needs(
+        max(needs.working, PROCESS_BYTES + working_bytes(parts)),
+        max(needs.hidden, state_bytes(parts)),
+        needs.output + weights,
     )
 
 

@@ -33,6 +33,8 @@ ROUNDING = "rounding"
 _FIXED = {"cpu": 5.0, "cuda": 40.0, ROUNDING: 1.0}
 # Passes of a sample through a block in which formats of its inputs are compared.
 _JUDGED = 10.0
+# Passes of the text on which losses of formats are measured: forwards twice, backwards, and a product for each format.
+_WEIGHED = 8.0
 _SIZE = {"cpu": 768, "cuda": 8192, ROUNDING: 768}
 
 
@@ -85,6 +87,11 @@ def operations_of(checkpoint: Checkpoint, recipe: Recipe, transformed: bool) -> 
         searched = min(tokens, SEARCH_TOKENS)
         passes += 2.0 * searched + _JUDGED * SAMPLE_TOKENS * recipe.transforms.finer
         total += recipe.transforms.learn * _learning_operations(checkpoint)
+    if recipe.target.active:
+        from agq.quantization.allocation.problem import LENGTH, WINDOWS
+
+        passes += _WEIGHED * min(tokens, WINDOWS * LENGTH)
+        total += 3 * 60.0 * weights  # clip searches of the formats
     if recipe.solver:
         passes += 1.5 * tokens  # the first half of the feed-forward part is computed twice
         columns = [block.linears[roles[0]].in_features for block in parts.blocks() for roles in block.groups]

@@ -27,6 +27,7 @@ from agq.errors import AgqError
 from agq.numerics.hadamard import random_words
 from agq.numerics.quantizers import dequantize_weight, quantize_weight, weight_grid
 from agq.quantization.allocation.items import Item
+from agq.quantization.allocation.problem import LENGTH, ROWS, WINDOWS
 from agq.quantization.transforms.parameters import TransformedParameters
 from agq.recipe import ActivationScheme, Recipe, WeightScheme
 from agq.reference.attention import Positions
@@ -34,11 +35,6 @@ from agq.reference.block import Block, InputTransform, Linear
 from agq.reference.decoder import Embedding, finish, shaped_logits
 from agq.reference.quantizers import activation_quantizer
 from agq.reporting.progress import Progress
-
-# Windows of calibration text that are looked at, and tokens of each.
-WINDOWS, LENGTH = 8, 512
-# Rows of logits that stand in memory at once.
-_ROWS = 512
 
 Make = Callable[[tuple[int, ...]], Tensor]
 
@@ -125,8 +121,8 @@ def _forward(
         with torch.enable_grad():
             h = last[number].clone().requires_grad_()
             read = finish(h, norm, project)
-            for start in range(0, read.shape[0], _ROWS):
-                rows = slice(start, start + _ROWS)
+            for start in range(0, read.shape[0], ROWS):
+                rows = slice(start, start + ROWS)
                 logits = shaped_logits(read[rows] @ head.t(), spec)
                 drawn = _draw(logits.detach(), draws[rows])
                 torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward(retain_graph=True)

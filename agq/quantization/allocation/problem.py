@@ -8,12 +8,33 @@ from dataclasses import dataclass
 
 from agq.checkpoint import Checkpoint
 from agq.errors import AgqError
+from agq.models import ModelParts
 from agq.quantization.allocation.costs import Costs, File, bits_costs, size_costs, speed_costs
 from agq.quantization.allocation.items import Item, items_of, open_modules
 from agq.quantization.allocation.knapsack import solve
 from agq.quantization.transforms.plan import TransformPlan
 from agq.recipe import Recipe, TargetOptions, WeightScheme
 from agq.reporting.output import human_size
+
+# Windows of calibration text on which losses are measured, and tokens of each; rows of logits that stand in memory at
+# once.
+WINDOWS, LENGTH, ROWS = 8, 512, 512
+
+
+def state_bytes(parts: ModelParts) -> int:
+    """Hidden states that measuring keeps: those before each block."""
+    return 4 * WINDOWS * LENGTH * parts.spec.layers * parts.spec.hidden
+
+
+def working_bytes(parts: ModelParts) -> int:
+    """What measuring takes beside them: a block's weights and those of a linear rounded, what its linears read and the
+    gradients of what they put out, the activations of a window, the embedding, head and logits with their gradients."""
+    spec, linears = parts.spec, list(parts.block(0).linears.values())
+    sizes = [linear.in_features * linear.out_features for linear in linears]
+    kept = WINDOWS * LENGTH * sum(linear.in_features + linear.out_features for linear in linears)
+    window = LENGTH * (16 * spec.hidden + 8 * spec.ffn + 3 * spec.heads * LENGTH)
+    tables = 2 * spec.vocab * spec.embed_dim + 4 * ROWS * spec.vocab
+    return 4 * (sum(sizes) + 3 * max(sizes) + kept + window + tables + 2 * WINDOWS * LENGTH * spec.hidden)
 
 
 @dataclass(frozen=True)
