@@ -37,8 +37,9 @@ from agq.recipe.files import load_recipe
 from agq.reference.decoder import ReferenceModel
 from agq.reporting.progress import Progress
 from tests.checkpoint.folders import config
-from tests.families import SIZES
+from tests.families import CASES, SIZES, make
 from tests.quantization.quantization_support import TEXT, Stop, cut_model, differences, planned, quantized
+from tests.runtime.runtime_support import save_with_tokenizer
 from tests.runtime.test_head_matrix import model
 
 CONFIG_OF = {
@@ -408,9 +409,34 @@ def test_coarse_inputs_may_become_wider(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["opt", "bloom"])
 def test_other_families(family: str, shared_model: Any, tmp_path: Path) -> None:
-    report = quantized(shared_model(f"{family}-demo"), tmp_path / "q", target_bits=5.0, **QUICK)
-    assert report.allocation is not None and 4.3 < report.allocation["reached"] <= 5.0
+    """Trained models with LayerNorm and biases, one with fused projections."""
+    source = shared_model(f"{family}-demo")
+    report = quantized(source, tmp_path / "q", method="rtn", target_bits=5.0, **QUICK)
+    assert report.allocation is not None and 4.9 < report.allocation["reached"] <= 5.0
     assert pack(tmp_path / "q", tmp_path / "packed").bits_per_weight == pytest.approx(report.allocation["reached"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma2", "phi4", "olmo2", "gpt_neox"])
+def test_other_forms_of_blocks(name: str, tmp_path: Path) -> None:
+    """Norms behind, products of gates in one matrix, norms of q and k, attention and feed-forward side by side."""
+    source = save_with_tokenizer(make(CASES[name]).to(torch.bfloat16), tmp_path / "model")
+    quantized(source, tmp_path / "q", method="rtn", target_bits=7.0, **QUICK)
+    items = read_items(tmp_path / "q")
+    assert len(items) == 4 * open_checkpoint(source).spec.layers
+    for item in items:
+        losses = item["losses"]
+        assert 0 < losses["W8 per row, A8 per token"] < min(list(losses.values())[:-1]), item
+
+
+@pytest.mark.slow
+def test_from_a_gguf_file(tmp_path: Path) -> None:
+    from tests.gguf.gguf_files import types_of, write
+
+    source = write(tmp_path / "model.gguf", make(CASES["qwen3"]), "qwen3", types_of("Q8_0"))
+    report = quantized(source, tmp_path / "q", method="rtn", target_bits=6.0, **QUICK)
+    assert report.allocation is not None and report.allocation["reached"] <= 6.0
+    pack(tmp_path / "q", tmp_path / "packed")
 
 
 @pytest.mark.slow
