@@ -12,6 +12,7 @@ TRANSFORM, SOLVE, TUNE, REST = "transform", "solve", "tune", "rest"
 # Stages of quantizing that are not parts of their own: the part that they belong to.
 _PART_OF = {
     "transform": TRANSFORM,
+    "weigh formats": TRANSFORM,
     "learn rotations": TRANSFORM,
     "learn value rotations": TRANSFORM,
     "static activations": SOLVE,

@@ -11,8 +11,9 @@ Errors of weights that are rounded by themselves are as often of one sign as of 
 different outputs o fall out, while those of different tokens stay: an error in the rows of k moves all keys. The errors
 that quantized inputs make are as often of one sign as of the other token by token, so there it is the other way round.
 What is left needs one pass through the model, forwards and backwards, for all formats together. The model is the
-transformed one, whose weights it is that are rounded; they are rounded to nearest. GPTQ and tuning make all losses
-smaller, by much the same factor.
+transformed one, whose weights it is that are rounded. They are rounded to nearest; where a solver follows, losses are
+multiplied by the share that GPTQ leaves of them (`solver_share`), which depends on how much the channels of an input
+have in common. Tuning makes all losses smaller by much the same factor.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from agq.numerics.hadamard import random_words
 from agq.numerics.quantizers import dequantize_weight, quantize_weight, weight_grid
 from agq.quantization.allocation.items import Item
 from agq.quantization.allocation.problem import LENGTH, ROWS, WINDOWS
+from agq.quantization.solvers.gptq import factorize
+from agq.quantization.solvers.hessian import Hessian
 from agq.quantization.transforms.parameters import TransformedParameters
-from agq.recipe import ActivationScheme, Recipe, WeightScheme
+from agq.recipe import METHODS, ActivationScheme, GptqOptions, Recipe, WeightScheme
 from agq.reference.attention import Positions
 from agq.reference.block import Block, InputTransform, Linear
 from agq.reference.decoder import Embedding, finish, shaped_logits
@@ -187,6 +190,26 @@ def input_loss(linears: Sequence[Watched], read: InputTransform) -> float:
     return total / 2
 
 
+@torch.no_grad()
+def solver_share(linear: Watched, options: GptqOptions) -> float:
+    """Share of the error of rounding to nearest that GPTQ leaves on the inputs that a linear read.
+
+    Rounding a column adds delta^2 / U_jj^2 to the error, U the upper Cholesky factor of the inverse Hessian H, where
+    rounding to nearest adds delta^2 H_jj (arXiv 2210.17323, section 3): the ratio of their means over the columns. 1
+    where H has no factor.
+    """
+    hessian = Hessian(linear.weight.shape[1], linear.weight.device)
+    for x in linear.inputs:
+        hessian.add(x)
+    diagonal = hessian.finish().diagonal().double()
+    factor = factorize(hessian.matrix, options.damping, options.act_order)
+    live = diagonal > 0
+    if factor is None or not bool(live.any()):
+        return 1.0
+    pivots = factor.upper.diagonal().double()[live[factor.order]].pow(-2)
+    return float(pivots.mean() / ((1 + factor.damping) * diagonal[live].mean()))
+
+
 def _losses(
     item: Item, watched: dict[str, Watched], recipe: Recipe, dtype: Callable[[str], torch.dtype]
 ) -> list[float]:
@@ -197,8 +220,9 @@ def _losses(
     for scheme in dict.fromkeys(scheme.activations for scheme in item.schemes):
         read = activation_quantizer(scheme, recipe.act_clip if scheme.coarse else 1.0, sinks=recipe.sink_tokens)
         inputs[scheme] = input_loss([linear for _, linear in linears], read) if scheme.quantized else 0.0
+    share = solver_share(linears[0][1], recipe.gptq) if METHODS[recipe.method].calibrated else 1.0
     return [
         inputs[scheme.activations]
-        + sum(weight_loss(linear, scheme.weights, recipe.gptq.mse, scales) for scales, linear in linears)
+        + share * sum(weight_loss(linear, scheme.weights, recipe.gptq.mse, scales) for scales, linear in linears)
         for scheme in item.schemes
     ]
