@@ -7,9 +7,9 @@ from typing import Any
 from agq.artifact.layout import ALIGN
 
 FORMAT = 1
-# 3: an embedding of 8-bit rows. 4: sink tokens. 5, 6: fields that are declared with them. All files of an older one are
-# files of a newer one; a file is written with the oldest from LEAST_ABI on that knows everything in it.
-ABI = 6
+# 3: an embedding of 8-bit rows. 4: sink tokens. 5, 6, 7: fields that are declared with them. All files of an older one
+# are files of a newer one; a file is written with the oldest from LEAST_ABI on that knows everything in it.
+ABI = 7
 LEAST_ABI = 4
 OLDEST_ABI = 2
 

@@ -58,6 +58,7 @@ class LinearInfo:
         act_static: static activations of act_scale and act_zero, with an exponent per column.
         minimum: weight = (code - zero) * scale + minimum, one of scale_dtype per group; without zero points codes are
             counted from 0, those of u4, too.
+        ordered: column c of the weights multiplies input `input_order[c]`. hadamard and act_group count in that order.
     """
 
     out: int
@@ -76,6 +77,7 @@ class LinearInfo:
     act_scale: float = 1.0
     act_zero: int = 0
     minimum: bool = added(False, 5)
+    ordered: bool = added(False, 7)
 
     @property
     def format(self) -> WeightFormat:
@@ -115,7 +117,7 @@ class LinearInfo:
     def words(self) -> tuple[str, str]:
         """Weights and activations for people: ("4 g128", "8 per token, hadamard 128")."""
         weights = words.weights(self.format, self.group, not self.asym, minimum=self.minimum)
-        return weights, self.input_words() + words.online(self.hadamard, self.act_clip)
+        return weights, self.input_words() + words.online(self.hadamard, self.act_clip, self.ordered)
 
     def input_words(self) -> str:
         """The quantizer of the input for people, without what is done to the input before: "8 per token"."""
@@ -142,6 +144,8 @@ class LinearInfo:
             found[f"{name}.bias"] = TensorSize("f32", (self.out,), 4 * self.out)
         if self.act_static:
             found[f"{name}.act_exponent"] = TensorSize("u8", (self.inputs,), self.inputs)
+        if self.ordered:
+            found[f"{name}.input_order"] = TensorSize("u32", (self.inputs,), 4 * self.inputs)
         return found
 
     def problem(self) -> str | None:

@@ -15,8 +15,8 @@ from agq.models import ModelSpec
 from agq.models.folding import fold_names
 from agq.safetensors.files import SafetensorsFile, load_json
 
-_NUMPY = {"f32": "<f4", "f16": "<f2", "bf16": "<u2", "i8": "i1", "u8": "u1"}
-_DAMAGED = "the file is damaged; `agq verify` names what, `agq pack` makes it anew"
+_NUMPY = {"f32": "<f4", "f16": "<f2", "bf16": "<u2", "i8": "i1", "u8": "u1", "u32": "<u4"}
+DAMAGED = "the file is damaged; `agq verify` names what, `agq pack` makes it anew"
 
 
 class Artifact:
@@ -41,7 +41,7 @@ class Artifact:
         try:
             self.info = ArtifactModel.from_dict(self.model)
         except AgqError as error:
-            raise AgqError(f"{where}: {error.message}", hint=_DAMAGED) from error
+            raise AgqError(f"{where}: {error.message}", hint=DAMAGED) from error
         self.spec: ModelSpec = self.info.spec
         self.linears: dict[str, LinearInfo] = self.info.linears
         self.recipe: Any = self._json("agq.recipe")
@@ -59,7 +59,7 @@ class Artifact:
         for key, oldest, known in (("agq.format", FORMAT, FORMAT), ("agq.abi", OLDEST_ABI, ABI)):
             text = values.get(key, "")
             if not (text.isascii() and text.isdigit() and len(text) < 10):
-                raise AgqError(f"{where}: `{key}` is {text[:40]!r}, not a number", hint=_DAMAGED)
+                raise AgqError(f"{where}: `{key}` is {text[:40]!r}, not a number", hint=DAMAGED)
             if int(text) > known:
                 raise AgqError(
                     f"{where} was made by a newer agq (`{key}` {text}, this one reads {known})",
@@ -84,7 +84,7 @@ class Artifact:
 
     def _json(self, key: str) -> Any:
         if key not in self.metadata:
-            raise AgqError(f"`{self.path}` has no `{key}`", hint=_DAMAGED)
+            raise AgqError(f"`{self.path}` has no `{key}`", hint=DAMAGED)
         return load_json(self.metadata[key].encode("utf-8", "surrogatepass"), f"`{self.path}`: {key}")
 
     def _check_tensors(self, where: str) -> None:
@@ -92,15 +92,15 @@ class Artifact:
         stored = self._file.tensors
         if set(stored) != set(self._sizes):
             wrong = sorted(set(stored) ^ set(self._sizes))
-            raise AgqError(f"{where}: missing or unexpected tensors: {fold_names(wrong)}", hint=_DAMAGED)
+            raise AgqError(f"{where}: missing or unexpected tensors: {fold_names(wrong)}", hint=DAMAGED)
         for name, size in self._sizes.items():
             info = stored[name]
             if info.dtype != "U8" or info.shape != (size.stored,):
                 raise AgqError(
-                    f"{where}: tensor `{name}` has {info.stop - info.start} bytes, not {size.stored}", hint=_DAMAGED
+                    f"{where}: tensor `{name}` has {info.stop - info.start} bytes, not {size.stored}", hint=DAMAGED
                 )
             if (self._file.header.data_start + info.start) % ALIGN:
-                raise AgqError(f"{where}: tensor `{name}` is not aligned to {ALIGN} bytes", hint=_DAMAGED)
+                raise AgqError(f"{where}: tensor `{name}` is not aligned to {ALIGN} bytes", hint=DAMAGED)
 
     # ---- reading
 

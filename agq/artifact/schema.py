@@ -166,6 +166,8 @@ class ArtifactModel:
         infos = {name: LinearInfo.from_dict(linears[name], name, shape) for name, shape in shapes.items()}
         if in_head and infos["head"].hadamard:
             raise AgqError("embedding rows cannot be read from a head behind a Hadamard transform")
+        if in_head and infos["head"].ordered:
+            raise AgqError("embedding rows cannot be read from a head whose columns are in another order")
         if not isinstance(table, dict):
             raise AgqError("the model description has no tensors")
         embed_group = _embed_group(given.embed_group, spec)

@@ -108,7 +108,7 @@ class LinearSource:
         found = self.scales()
         values = [item for item in (found.scale, found.minimum) if item is not None]
         types = (name for name in self.scheme.scale_types if all(fits(item, name) for item in values))
-        info = replace(self.info, scale_dtype=next(types, EXACT))
+        info = replace(self.info, scale_dtype=next(types, EXACT), ordered=found.order is not None)
         if not (info.asym or info.minimum or info.act_static) and self.needs_zero_points():
             info = replace(info, asym=True)
         return LinearSource(self.checkpoint, self.fused, info, self.scheme, self.static)
@@ -125,6 +125,8 @@ class LinearSource:
                 found[f"{name}.zero"] = self.zero
         if self.info.bias:
             found[f"{name}.bias"] = self.bias
+        if self.info.ordered:
+            found[f"{name}.input_order"] = self.input_order
         if self.static is not None:
             shifts = self.static.shifts
             found[f"{name}.act_exponent"] = lambda: [shifts]
@@ -169,6 +171,12 @@ class LinearSource:
         assert minimum is not None  # info.minimum says that there are some
         yield self._scale_panels(minimum)
 
+    def input_order(self) -> Iterator[np.ndarray]:
+        """The inputs that the columns multiply, uint32."""
+        order = self.scales().order
+        assert order is not None  # info.ordered says that there is one
+        yield order.astype("<u4", copy=False)
+
     def _scale_panels(self, values: np.ndarray) -> np.ndarray:
         return layout.pack_rows(to_float(values, self.info.scale_dtype or EXACT, self.fused.name))
 
@@ -208,7 +216,12 @@ class LinearSource:
             return np.concatenate(there)[order] if there else None
 
         scale = np.concatenate([part.scale for part in parts])[order]
-        return Scales(scale, joined([part.zero for part in parts]), joined([part.minimum for part in parts]))
+        orders = [part.order for part in parts]
+        if not all(_same_order(orders[0], item) for item in orders):
+            names = ", ".join(f"`{linear.module}`" for linear in self.fused.linears)
+            raise AgqError(f"{names} are computed together, but have columns in different orders")
+        zero, minimum = joined([part.zero for part in parts]), joined([part.minimum for part in parts])
+        return Scales(scale, zero, minimum, orders[0])
 
     def needs_zero_points(self) -> bool:
         """Whether symmetric codes of a quantized folder include one that only the kernels with zero points take: -128
@@ -246,6 +259,10 @@ class LinearSource:
         stored = float_type(self.checkpoint, [linear.weight for linear in self.fused.linears])
         columns = self.info.group.columns(self.info.inputs)
         return group_scales(values, columns, self.info.format, stored, default_threads())
+
+
+def _same_order(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def row_scale(values: np.ndarray) -> np.ndarray:

@@ -84,6 +84,7 @@ class StoredLinear:
         scale: float32 [out, groups]. zero: int8 [out, groups], or None when symmetric.
         bits: of an integer format. group_size: what shares a scale.
         activations: scheme of the input (agq.json's where it names the module; bits 16: not quantized).
+        order: uint32 [in], the inputs that the columns of the codes multiply; None: in the model's order.
     """
 
     codes: np.ndarray
@@ -92,16 +93,18 @@ class StoredLinear:
     bits: int
     group_size: Granularity
     activations: ActivationScheme
+    order: np.ndarray | None = None
 
     def dequantize(self) -> np.ndarray:
-        """float32 [out, in]."""
+        """float32 [out, in], columns in the model's order."""
         groups = self.scale.shape[1]
         rows, columns = self.codes.shape
         values = self.codes.astype(np.float32).reshape(rows, groups, columns // groups)
         if self.zero is not None:
             values -= self.zero.astype(np.float32)[:, :, None]
         values *= self.scale[:, :, None]
-        return values.reshape(rows, columns)
+        found = values.reshape(rows, columns)
+        return found if self.order is None else found[:, np.argsort(self.order)]
 
 
 def read_linear(checkpoint: QuantizedSource, module: str) -> StoredLinear:
@@ -111,7 +114,7 @@ def read_linear(checkpoint: QuantizedSource, module: str) -> StoredLinear:
         raise AgqError(f"`{module}` is not a quantized linear of `{checkpoint.path}`")
     codes, scales = checkpoint.codes(module), checkpoint.scales(module)
     activations = activation_scheme(checkpoint, module)
-    return StoredLinear(codes, scales.scale, scales.zero, scheme.bits, scheme.group_size, activations)
+    return StoredLinear(codes, scales.scale, scales.zero, scheme.bits, scheme.group_size, activations, scales.order)
 
 
 def activation_scheme(checkpoint: QuantizedSource, module: str) -> ActivationScheme:

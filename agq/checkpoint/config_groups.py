@@ -31,6 +31,8 @@ _FP8_FORMATS = ("float-quantized", _NAIVE)
 STATIC_NOTE = "static activation scales are left out: inputs get a scale for each token as they come"
 _ASYM_NOTE = "asymmetric 8-bit activations are computed symmetrically"
 _CALIBRATION_KEYS = {"observer", "observer_kwargs", "scale_dtype", "zp_dtype"}  # say how it was made, not what it is
+# Words of `actorder`: groups stay where the columns stand; `weight_g_idx` says which group a column belongs to.
+_PLAIN_ORDERS, _GROUP_ORDERS = ("weight", "static"), ("group", "dynamic")
 _ARGS = {"num_bits", "type", "symmetric", "group_size", "strategy", "block_structure", "dynamic", "actorder"}
 
 
@@ -93,10 +95,9 @@ def _weights(value: Any, where: str) -> dict[str, Any]:
     args = _args(value, where, _WIDTHS)
     if args.get("dynamic", False) is not False:
         raise AgqError(f"{where}: dynamic weights are not supported")
-    if args.get("actorder") not in (None, False, "weight", "static"):
-        raise AgqError(
-            f"{where}: activation order `{args['actorder']}` is not supported", hint="supported: static (`weight`)"
-        )
+    order = args.get("actorder")
+    if order not in (None, False, *_PLAIN_ORDERS, *_GROUP_ORDERS):
+        raise AgqError(f"{where}: activation order `{order}` is not supported", hint="supported: group, weight, static")
     size, strategy = args.get("group_size"), args.get("strategy")
     if strategy is None:
         strategy = "tensor" if size is None else "channel" if size == WHOLE else "group"
@@ -104,6 +105,8 @@ def _weights(value: Any, where: str) -> dict[str, Any]:
         raise AgqError(f"{where}: strategy `{strategy}` is not supported", hint="supported: group, channel, tensor")
     if (strategy == "group") != (size is not None and size > 0):
         raise AgqError(f"{where}: strategy `{strategy}` and group size {size} contradict each other")
+    if order in _GROUP_ORDERS and strategy != "group":
+        raise AgqError(f"{where}: strategy `{strategy}` and activation order `{order}` contradict each other")
     bits = args.get("num_bits", 8)
     return {
         "bits": min(width for width in INTEGERS if width >= bits),
@@ -111,6 +114,7 @@ def _weights(value: Any, where: str) -> dict[str, Any]:
         "symmetric": args.get("symmetric", True),
         "group_size": PerGroup(size) if strategy == "group" and size is not None else PER_ROW,
         "strategy": strategy,
+        "ordered": order in _GROUP_ORDERS,
     }
 
 

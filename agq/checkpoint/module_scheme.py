@@ -28,6 +28,7 @@ class ModuleScheme:
         scale_types: of scales and minima in a packed file: the first one that holds them exactly, else float32.
         narrow: bits of the folder's codes where they are fewer; 0: the same.
         note: what is computed otherwise than the folder says, for people; "": nothing.
+        ordered: `weight_g_idx` says which group each column belongs to.
     """
 
     bits: int
@@ -40,6 +41,7 @@ class ModuleScheme:
     scale_types: tuple[str, ...] = (SCALE,)
     narrow: int = 0
     note: str = ""
+    ordered: bool = False
 
     @property
     def stored_bits(self) -> int:
@@ -72,6 +74,8 @@ class ModuleScheme:
             else:
                 zero = (("I8",), scale_shapes)
             expected[f"{name}.weight_zero_point"] = zero
+        if self.ordered:
+            expected[f"{name}.weight_g_idx"] = (("I32",), ((columns,),))
         return expected
 
 

@@ -14,9 +14,11 @@ from agq.checkpoint.config_groups import STATIC_NOTE, read_group
 from agq.checkpoint.module_scheme import PACKED, ModuleScheme, Stored
 from agq.checkpoint.packing import check_range, unpack_int, unpack_zero_points
 from agq.checkpoint.readers.fp8 import NOTE, Fp8Form
+from agq.checkpoint.readers.order import common_order, group_index, together
 from agq.checkpoint.readers.reader import FolderQuantization, Rows, linear_of
 from agq.checkpoint.source import Scales, TensorSource
 from agq.errors import AgqError
+from agq.formats import Granularity
 from agq.formats.weights import BY_STORED
 from agq.models import Linear
 
@@ -33,6 +35,9 @@ class CompressedTensors(FolderQuantization):
         type: str = "BF16",
     ):
         self._floats = floats or {}
+        # Where columns of a group are scattered: the order of the columns, and the group of each run of them.
+        self._orders: dict[str, np.ndarray] = {}
+        self._runs: dict[str, np.ndarray] = {}
         self._type = type
         super().__init__(table, schemes, decoded={module: form.words for module, form in self._floats.items()})
 
@@ -84,10 +89,10 @@ class CompressedTensors(FolderQuantization):
 
     def check_stored(self, source: TensorSource) -> None:
         for module, scheme in self._schemes.items():
-            if source.has(f"{module}.weight_g_idx"):
+            if source.has(f"{module}.weight_g_idx") and not scheme.ordered:
                 raise AgqError(
-                    f"`{module}` was quantized with activation order in groups (`weight_g_idx`): not supported",
-                    hint="quantize with static activation order instead",
+                    f"`{module}` has an activation order (`weight_g_idx`) that config.json does not mention",
+                    hint="the config is wrong",
                 )
             if source.has(f"{module}.input_scale") and STATIC_NOTE not in scheme.note:
                 raise AgqError(
@@ -103,6 +108,27 @@ class CompressedTensors(FolderQuantization):
             zero_name = f"{module}.weight_zero_point"
             if scheme.symmetric and source.has(zero_name) and source.read_raw(zero_name)[1].any():
                 raise AgqError(f"`{module}` is declared symmetric but has zero points", hint="the config is wrong")
+        for modules in together(source.parts, [module for module, scheme in self._schemes.items() if scheme.ordered]):
+            self._put_in_order(source, modules)
+
+    def _put_in_order(self, source: TensorSource, modules: list[str]) -> None:
+        """Takes the order of linears that are computed as one matrix. Raises AgqError where they have none."""
+        group = self._schemes[modules[0]].group_size
+        linears = [linear_of(source, module) for module in modules]
+        size = group.columns(linears[0].in_features)
+        if any(self._schemes[module].group_size != group for module in modules) or linears[0].in_features % size:
+            return  # told with all other linears that do not fit
+        indices = [_groups_of_columns(source, linear, group) for linear in linears]
+        order = common_order(indices, size)
+        if order is None:
+            names = ", ".join(f"`{module}`" for module in modules)
+            raise AgqError(
+                f"{names} are computed together, but have different activation orders (`weight_g_idx`)",
+                hint="quantize with static activation order instead",
+            )
+        self._runs |= {module: index[order][::size] for module, index in zip(modules, indices, strict=True)}
+        if (order[1:] < order[:-1]).any():
+            self._orders |= dict.fromkeys(modules, order)
 
     def config_problems(self, source: TensorSource) -> Iterable[str]:
         if self.config.get("quantization_status") != "compressed":
@@ -115,6 +141,11 @@ class CompressedTensors(FolderQuantization):
         yield from super().config_problems(source)
 
     def stored_codes(self, source: TensorSource, module: str, rows: Rows) -> np.ndarray:
+        codes, order = self._codes(source, module, rows), self._orders.get(module)
+        return codes if order is None else codes[:, order]
+
+    def _codes(self, source: TensorSource, module: str, rows: Rows) -> np.ndarray:
+        """As `codes`, in the model's order."""
         linear, scheme = linear_of(source, module), self._schemes[module]
         if scheme.format == PACKED:
             words = source.read_raw(f"{module}.weight_packed")[1][rows]
@@ -124,6 +155,14 @@ class CompressedTensors(FolderQuantization):
         return codes
 
     def stored_scales(self, source: TensorSource, module: str) -> Scales:
+        found = self._of_groups(source, module)
+        if (runs := self._runs.get(module)) is None:
+            return found
+        zero = None if found.zero is None else found.zero[:, runs]
+        return Scales(found.scale[:, runs], zero, order=self._orders.get(module))
+
+    def _of_groups(self, source: TensorSource, module: str) -> Scales:
+        """Scales by the number of the group."""
         linear, scheme = linear_of(source, module), self._schemes[module]
         rows, groups = linear.out_features, scheme.groups(linear.in_features)
         name = f"{module}.weight_scale"
@@ -148,11 +187,22 @@ class CompressedTensors(FolderQuantization):
 
     def words(self, module: str) -> str:
         scheme = self._schemes.get(module)
-        return f"stored with {scheme.narrow} bits" if scheme is not None and scheme.narrow else super().words(module)
+        if scheme is None:
+            return super().words(module)
+        found = [f"stored with {scheme.narrow} bits"] if scheme.narrow else []
+        return ", ".join([*found, *(["columns in activation order"] if module in self._orders else [])])
 
     def notes(self) -> list[str]:
         found = dict.fromkeys(scheme.note for scheme in self._schemes.values() if scheme.note)
         return [*super().notes(), *found, *([NOTE] if self._floats else [])]
+
+
+def _groups_of_columns(source: TensorSource, linear: Linear, group: Granularity) -> np.ndarray:
+    """The group of each column, int [in]: `weight_g_idx`, or where it was never set (-1) as the columns stand."""
+    name = f"{linear.module}.weight_g_idx"
+    if (source.read_raw(name)[1] == -1).all():
+        return np.arange(linear.in_features) // group.columns(linear.in_features)
+    return group_index(source, name, linear, group)
 
 
 def _names(value: Any, where: str) -> list[str]:

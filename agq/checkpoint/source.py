@@ -16,11 +16,13 @@ class Scales:
     Attributes:
         scale: float32 [out, groups]. zero: int8 [out, groups], or None.
         minimum: float32 [out, groups], or None. The code is the stored one then: 0..15 for 4 bits.
+        order: uint32 [in]: column c of the codes multiplies input order[c]; None: input c.
     """
 
     scale: np.ndarray
     zero: np.ndarray | None = None
     minimum: np.ndarray | None = None
+    order: np.ndarray | None = None
 
 
 class TensorSource(Protocol):

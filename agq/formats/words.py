@@ -44,10 +44,11 @@ def static_activations(format: ActivationFormat, per_channel: bool) -> str:
     return f"{format.bits} static{' per channel' if per_channel else ', TRIP'}"
 
 
-def online(hadamard: int, clip: float) -> str:
+def online(hadamard: int, clip: float, ordered: bool = False) -> str:
     """What is done to an input before it is quantized, to be appended to its words: ", hadamard 128, clip 0.9", or
-    nothing. hadamard: block, 0: none; clip: share of the range."""
-    return (f", hadamard {hadamard}" if hadamard else "") + (f", clip {clip:g}" if clip != 1 else "")
+    nothing. hadamard: block, 0: none; clip: share of the range; ordered: columns are read in another order."""
+    order = ", activation order" if ordered else ""
+    return order + (f", hadamard {hadamard}" if hadamard else "") + (f", clip {clip:g}" if clip != 1 else "")
 
 
 def linear(weight_words: str, activation_words: str) -> str:

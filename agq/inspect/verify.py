@@ -40,6 +40,11 @@ def problems_of_artifact(path: str | os.PathLike) -> list[str]:
         scale = artifact.tensor("embed.scale")
         if (scale < 0).any():
             found.append("tensor `embed.scale`: values below 0")
+    for name, info in artifact.linears.items():
+        if info.ordered:
+            order = artifact.tensor(f"{name}.input_order")
+            if not np.array_equal(np.sort(order), np.arange(info.inputs)):
+                found.append(f"tensor `{name}.input_order`: no permutation of {info.inputs} columns")
     return [*found, *wrong_numbers(artifact)]
 
 

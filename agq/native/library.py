@@ -11,7 +11,7 @@ from typing import Any
 from agq.errors import AgqError, UsageError
 from agq.native._agq_cdef import ffi
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 _PACKAGE = Path(__file__).resolve().parents[1]
 _NAME = re.compile(r"libagq-([a-z0-9]+)\.so$")
 _loaded: dict[Path, Any] = {}

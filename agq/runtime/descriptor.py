@@ -88,6 +88,9 @@ def fill_linear(ffi: Any, target: Any, artifact: Artifact, name: str, info: Line
         target.act_static, target.act_scale, target.act_zero = 1, info.act_scale, info.act_zero
         target.act_exponent = ffi.cast("uint8_t *", artifact.address(f"{name}.act_exponent"))
         target.act_exponent_bytes = artifact.stored_bytes(f"{name}.act_exponent")
+    if info.ordered:
+        target.input_order = ffi.cast("uint32_t *", artifact.address(f"{name}.input_order"))
+        target.input_order_bytes = artifact.stored_bytes(f"{name}.input_order")
     if info.bias:
         target.bias = ffi.cast("float *", artifact.address(f"{name}.bias"))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from agq.artifact.reader import Artifact, open_artifact
+from agq.artifact.reader import DAMAGED, Artifact, open_artifact
 from agq.errors import AgqError
 from agq.models.folding import fold_names
 from agq.native.library import load_library, text
@@ -106,8 +106,14 @@ class Engine(EngineHandle):
             self.set_pruning(pruning)
 
     def _check_linears(self) -> None:
-        """Refuses a scheme that the library does not compute, before anything is allocated."""
-        refused = [name for name in self.artifact.linears if self._c.agq_linear_check(self._linear(name)) != 0]
+        """Refuses a scheme that the library does not compute, and numbers that no file holds, before anything is
+        allocated."""
+        found = {name: self._c.agq_linear_check(self._linear(name)) for name in self.artifact.linears}
+        if damaged := [name for name in found if found[name] == self._ffi.integer_const("AGQ_ERR_ARGUMENT")]:
+            raise AgqError(
+                f"`{self.artifact.path}`: input orders or exponents of {fold_names(damaged)} cannot be", hint=DAMAGED
+            )
+        refused = [name for name in found if found[name] != 0]
         if refused:
             raise AgqError(
                 f"no kernel of `{self.library.isa}` computes {fold_names(refused)}",

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define AGQ_ABI_VERSION 6
+#define AGQ_ABI_VERSION 7
 /* Most `sink_tokens` of a model. */
 #define AGQ_MAX_SINK_TOKENS 64
 /* Most `steps` of an agq_clip_problem. */
@@ -96,8 +96,8 @@ typedef struct {
                                       * 0: the token */
   int32_t act_symmetric;             /* 1: code = rint(x/s) in -127..127 or -7..7; 0: asymmetric, operand code-zero
                                       * in -15..15 (4 bit only) */
-  int32_t hadamard;                  /* block of the Walsh-Hadamard transform that the input goes through first: a
-                                      * power of 2 that divides in_features; 0: none */
+  int32_t hadamard;                  /* block of the Walsh-Hadamard transform that the input goes through first, in
+                                      * the columns' order: a power of 2 that divides in_features; 0: none */
   float act_clip;                    /* share of the input's range that the codes cover, above 0 and at most 1; 0
                                       * counts as 1 */
   /* Static activations: one scale and zero point for all tokens, and per column c a power of two e = act_exponent[c] in
@@ -118,6 +118,10 @@ typedef struct {
   size_t weight_bytes, scale_bytes, zero_bytes; /* what the caller holds; create refuses less than the shape needs */
   const void *minimum;                          /* not with static activations */
   size_t minimum_bytes;                         /* as many as the scales need */
+  /* Column c of the weights multiplies x[input_order[c]]: a permutation of 0..in_features-1, or NULL: x[c]. All else
+   * that is said of the input's columns (hadamard, act_group, act_exponent) counts them in this order. */
+  const uint32_t *input_order;
+  size_t input_order_bytes;
 } agq_linear;
 
 typedef struct {
@@ -166,8 +170,8 @@ typedef struct {
    * 1e-6..1e6. */
   float attention_softcap, logit_softcap;
   /* Token embedding, row-major [vocab][embed_dim], AGQ_F32/F16/BF16, or AGQ_I8: codes times embed_scale[row][group]; or
-   * embed_in_head = 1: rows are dequantized from `head`, in layout rl16, without `hadamard`. embed_dim differs from
-   * hidden only with project_in. project_out may stand alone: a matrix between final norm and head. */
+   * embed_in_head = 1: rows are dequantized from `head`, in layout rl16, without `hadamard` and `input_order`.
+   * embed_dim differs from hidden only with project_in. project_out may stand alone: a matrix between final norm and head. */
   int32_t embed_dim, embed_dtype, embed_in_head;
   const void *embed;
   size_t embed_bytes;

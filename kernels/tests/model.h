@@ -19,6 +19,7 @@ typedef struct {
   int head;     /* AGQ_F32, or AGQ_I8 or AGQ_I6 (with 8-bit activations) */
   int group;    /* of weights and 4-bit activations */
   int hadamard; /* 1: every linear but a tied head has the largest Walsh-Hadamard block that its width allows */
+  int order;    /* 1: every linear but a tied head has its columns in an order of its own */
   float clip;   /* of the activations' range; 0: none */
   int embed8;   /* 1: an embedding of its own has 8-bit rows */
   int sinks;    /* sink_tokens */
@@ -99,6 +100,7 @@ static inline void random_linear(test_model *t, agq_linear *l, dense *d, int out
   if (act_bits == 4) l->act_group = t->s.group;
   if (dtype == AGQ_U4) l->group_size = t->s.group;
   l->hadamard = t->s.hadamard ? in & -in : 0;
+  if (t->s.order) l->input_order = random_order(own(t, (size_t)in * 4), in), l->input_order_bytes = (size_t)in * 4;
   l->act_clip = t->s.clip;
   if (act_bits == 4 && t->s.fixed) {
     uint8_t *exponent = own(t, (size_t)in);
@@ -220,8 +222,10 @@ static inline test_model *model_create(const test_shape *s) {
   const int bias = t->s.bias;
   t->s.bias = 0;
   t->s.hadamard = s->hadamard && !s->tied;
+  t->s.order = s->order && !s->tied;
   random_linear(t, &m->head, &t->head, s->vocab, s->embed_dim, s->head, s->head == AGQ_F32 ? 32 : 8);
   t->s.hadamard = s->hadamard;
+  t->s.order = s->order;
   if (s->embed_dim != s->hidden) {
     random_linear(t, &m->project_in, &t->project_in, s->hidden, s->embed_dim, s->weights, s->act_bits);
     random_linear(t, &m->project_out, &t->project_out, s->embed_dim, s->hidden, s->weights, s->act_bits);

@@ -33,4 +33,14 @@ static inline int random_int(int lo, int hi) {
 /* Uniform in -1 <= x < 1, a multiple of 2^-23. */
 static inline float random_float(void) { return (float)(random_bits() >> 8) * 0x1p-23f - 1.0f; }
 
+/* A random permutation of 0..n-1 in order[n] (Fisher and Yates); returns order. */
+static inline uint32_t *random_order(uint32_t *order, int n) {
+  for (int i = 0; i < n; i++) {
+    const int j = random_int(0, i);
+    order[i] = order[j];
+    order[j] = (uint32_t)i;
+  }
+  return order;
+}
+
 #endif

@@ -39,7 +39,7 @@ static inline void ref_linear(const agq_linear *l, const dense *d, const double 
   const int in = l->in_features, eight = sink && l->act_bits == 4, group = l->act_group && !eight ? l->act_group : in;
   const double clip = l->act_clip > 0 && !eight ? (double)l->act_clip : 1;
   double *q = doubles((size_t)in);
-  memcpy(q, x, (size_t)in * sizeof *q);
+  for (int c = 0; c < in; c++) q[c] = x[l->input_order ? (int)l->input_order[c] : c];
   ref_hadamard(q, in, l->hadamard);
   for (int c = 0; c < in && l->act_static; c++) {
     const double step = (double)l->act_scale * (1 << l->act_exponent[c]);

@@ -54,6 +54,10 @@ static const test_shape shapes[] = {
     {"llama, tied through a matrix, W4A8, 6-bit head", LLAMA, SIZES(96, 2, 6, 2, 16, 192, 50, 96), .tied = 1,
      .matrix = 1, .weights = AGQ_U4, .act_bits = 8, .head = AGQ_I6, .group = 32},
     {"llama, heads of 256, W4A8", LLAMA, SIZES(128, 1, 2, 1, 256, 192, 50, 128), .clip = 0.95f, W4(8)},
+    {"opt, norms after, projections, input order", OPT, SIZES(48, 1, 4, 4, 12, 80, 40, 32),
+     .activation = AGQ_ACTIVATION_RELU, .norm_after = 1, .order = 1, FLOAT},
+    {"llama, W4A4, input order, hadamard, 5 sink tokens", LLAMA, SIZES(128, 1, 4, 4, 32, 192, 50, 128), .order = 1,
+     .hadamard = 1, .sinks = 5, W4(4)},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -226,6 +230,16 @@ static void errors(void) {
   expect_refused(&m, &good, "block 0 qkv");
   blocks[0].qkv = t->blocks[0].qkv, blocks[0].out.scale = NULL;
   expect_refused(&m, &good, "block 0 out: scales missing");
+  uint32_t order[192];
+  random_order(order, 192);
+  blocks[0].out = t->blocks[0].out, blocks[1].down.input_order = order;
+  blocks[1].down.input_order_bytes = sizeof order - 1;
+  expect_refused(&m, &good, "block 1 down: input columns have 767 bytes");
+  blocks[1].down.input_order_bytes = sizeof order, order[191] = 192;
+  expect_refused(&m, &good, "block 1 down: input columns are no permutation of 192");
+  m = t->m, random_order(order, 128); /* the head of this model is the embedding, too */
+  m.head.input_order = order, m.head.input_order_bytes = sizeof order;
+  expect_refused(&m, &good, "head: embedding rows cannot be read from columns in another order");
   test_model *opt = model_create(&shapes[2]);
   o = good, o.context = MAX_POSITIONS - POSITION_OFFSET + 1;
   expect_refused(&opt->m, &o, "position: a context of");

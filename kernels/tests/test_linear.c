@@ -79,6 +79,27 @@ static void test_sum_blocks(void) {
       }
 }
 
+/* Across the runs in which numbers are looked for: whole ones, one number more, a last one that is not whole. */
+static void test_permutations(void) {
+  static const int sizes[] = {1, 2, 1000, 65535, 65536, 65537, 131072, 150000};
+  for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+    const int n = sizes[i];
+    uint32_t *order = random_order(test_alloc((size_t)n * sizeof *order), n);
+    snprintf(what, sizeof what, "permutations of %d", n);
+    int right = agq_permutation(order, (uint32_t)n);
+    for (int t = 0; t < 20 && n > 1; t++) {
+      const int at = random_int(0, n - 1), other = (at + random_int(1, n - 1)) % n;
+      const uint32_t kept = order[at], wrong[] = {order[other], (uint32_t)n, (uint32_t)n + 65536, UINT32_MAX, kept};
+      for (int w = 0; w < 5; w++) {
+        order[at] = wrong[w];
+        right &= agq_permutation(order, (uint32_t)n) == (w == 4);
+      }
+    }
+    test_expect(right, what);
+    free(order);
+  }
+}
+
 static void test_validation(void) {
   problem p;
   make(&p, 40, 256, AGQ_U4, 128, 8, 0, 1, 1, AGQ_BF16, FILL_RANDOM);
@@ -111,6 +132,16 @@ static void test_validation(void) {
   REJECT(AGQ_ERR_ARGUMENT, l.zero_bytes = 1);
   REJECT(AGQ_ERR_ARGUMENT, l.out_features = 2000000000);
   REJECT(AGQ_ERR_UNSUPPORTED, l.out_features = 1 << 30; l.in_features = 1 << 30; l.group_size = 0); /* accumulator */
+  uint32_t order[256];
+  random_order(order, 256);
+  REJECT(AGQ_OK, l.input_order = order; l.input_order_bytes = sizeof order);
+  REJECT(AGQ_ERR_ARGUMENT, l.input_order = order; l.input_order_bytes = sizeof order - 1);
+  order[3] = order[255];
+  REJECT(AGQ_ERR_ARGUMENT, l.input_order = order; l.input_order_bytes = sizeof order);
+  order[3] = 256;
+  REJECT(AGQ_ERR_ARGUMENT, l.input_order = order; l.input_order_bytes = sizeof order);
+  order[3] = UINT32_MAX;
+  REJECT(AGQ_ERR_ARGUMENT, l.input_order = order; l.input_order_bytes = sizeof order);
   REJECT(AGQ_OK, l.hadamard = 256; l.act_clip = 0.5f);
   REJECT(AGQ_ERR_ARGUMENT, l.hadamard = 512);
   REJECT(AGQ_ERR_ARGUMENT, l.hadamard = 96);
@@ -279,6 +310,7 @@ int main(void) {
   if (!test_begin()) return 0;
   test_quantize();
   test_sum_blocks();
+  test_permutations();
   test_validation();
   test_forward();
   test_prepare();

@@ -164,6 +164,55 @@ static void plain_quantize4(const float *x, float *y, int n) {
   for (int i = 0; i < n; i++) y[i] = (fminf(fmaxf(rintf(x[i] * inverse) + zero, 0), 15) - zero) * scale;
 }
 
+/* Products of columns in another order equal those of inputs that were put into it before; with a transform, whose
+ * blocks are those of the order; integer and float activations. */
+static void orders(void) {
+  enum { N = 40, K = 96, M = 21 };
+  static float x[M * K], z[M * K], y[M * N], w[M * N], weight[48 * K];
+  uint32_t order[K];
+  uint8_t codes[48 * K / 2];
+  float scales[48];
+  int8_t c[2][M * K];
+  float s[2][M];
+  for (int i = 0; i < 48 * K; i++) weight[i] = random_float();
+  for (int i = 0; i < M * K; i++) x[i] = random_float();
+  for (size_t i = 0; i < sizeof codes; i++) codes[i] = (uint8_t)random_int(0, 255);
+  for (int i = 0; i < 48; i++) scales[i] = 0.1f;
+  random_order(order, K);
+  for (int t = 0; t < M; t++)
+    for (int i = 0; i < K; i++) z[t * K + i] = x[t * K + (int)order[i]];
+  for (int bits = 4; bits <= 32; bits *= bits == 4 ? 2 : 4)
+    for (int weights = 0; weights < (bits == 32 ? 2 : 1); weights++)
+      for (int block = 0; block <= 32; block += 32) {
+        const int floats = bits == 32 && !weights;
+        agq_linear l = {.out_features = N,
+                        .in_features = K,
+                        .weight_dtype = floats ? AGQ_F32 : AGQ_U4,
+                        .scale_dtype = AGQ_F32,
+                        .act_bits = bits,
+                        .act_symmetric = bits == 8,
+                        .hadamard = block,
+                        .weight = floats ? (void *)weight : codes,
+                        .weight_bytes = floats ? sizeof weight : sizeof codes};
+        if (!floats) l.scale = scales, l.scale_bytes = sizeof scales;
+        agq_linear ordered = l;
+        ordered.input_order = order, ordered.input_order_bytes = sizeof order;
+        test_expect(agq_linear_forward(&l, z, M, y, 1, 0) == AGQ_OK, "product of ordered inputs");
+        for (int threads = 1; threads <= 3; threads += 2) {
+          memset(w, 0, sizeof w);
+          test_expect(agq_linear_forward(&ordered, x, M, w, threads, 0) == AGQ_OK, "product in another order");
+          test_expect(same(y, w, M * N), "a product in another order is that of ordered inputs");
+        }
+        test_expect(agq_linear_forward(&ordered, x, 1, w, 1, 0) == AGQ_OK && same(y, w, N), "one token in order");
+        if (bits == 32) continue;
+        agq_quantize_activations(&l, z, M, c[0], s[0], 0);
+        for (int scalar = 0; scalar < 2; scalar++) {
+          agq_quantize_activations(&ordered, x, M, c[1], s[1], scalar);
+          test_expect(!memcmp(c[0], c[1], sizeof c[0]) && same(s[0], s[1], M), "codes in another order");
+        }
+      }
+}
+
 static void cache(void) {
   static const int heads[] = {1, 2, 12, 16, 20, 33, 40, 64, 80, 96, 112, 128, 256, 384};
   enum { POSITIONS = 130 };
@@ -222,6 +271,7 @@ int main(void) {
   hadamard();
   activations();
   products();
+  orders();
   cache();
   return test_end("online");
 }

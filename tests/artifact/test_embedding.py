@@ -188,7 +188,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         (model(lambda item: item["tensors"]["embed.scale"].update(shape=[82])), r"embed\.scale"),
         (model(lambda item: item["tensors"].pop("embed.scale")), r"embed\.scale"),
         (lambda header: header["embed"].update(dtype="I8"), "embed"),
-        (meta(agq__abi="1"), "pack the model again|reads 6"),
+        (meta(agq__abi="1"), "pack the model again|reads 7"),
     ],
 )
 def test_forged_headers(tmp_path: Path, small: bytes, change: Callable[[dict], Any], word: str) -> None:

@@ -22,7 +22,7 @@ from tests.checkpoint.folders import TOKENIZER
 FOLDERS = Path(__file__).parent / "foreign"
 NAMES = sorted(path.name for path in FOLDERS.iterdir() if path.is_dir())
 # Whose codes no kernel computes.
-MADE_ANEW = {"gptqmodel-4-order", "gptqmodel-4-groups-of-16"}
+MADE_ANEW = {"gptqmodel-4-groups-of-16"}
 # Whose library multiplies codes and scales in bfloat16.
 IN_BF16 = {"llmcompressor-w3-asym", "llmcompressor-head"}
 

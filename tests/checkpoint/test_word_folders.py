@@ -134,19 +134,71 @@ def shuffled(columns: int, size: int) -> np.ndarray:
     return np.random.default_rng(columns).permutation(np.arange(columns) // size)
 
 
-def test_groups_in_activation_order(tmp_path: Path) -> None:
-    """No kernel has such groups: 8-bit codes with a scale for each 32 columns, close to the folder's values."""
-    expected = write_words(tmp_path, config("llama"), GPTQ | {"desc_act": True}, shuffled)
+@pytest.mark.parametrize("table", [GPTQ, GPTQ | {"sym": True}, GPTQ | {"bits": 3}], ids=["asym", "sym", "3 bits"])
+def test_groups_in_activation_order_are_kept(tmp_path: Path, table: dict[str, Any]) -> None:
+    """Codes of a group stand together, and an order says which inputs they multiply."""
+    expected = write_words(tmp_path, config("llama"), table | {"desc_act": True}, shuffled)
+    checkpoint = open_checkpoint(tmp_path)
+    for module, values in expected.items():
+        stored, order = read_linear(checkpoint, module), checkpoint.scales(module).order
+        assert np.array_equal(stored.dequantize(), values)
+        assert (stored.bits, stored.scale.shape[1]) == (4, values.shape[1] // 32)
+        assert order.dtype == np.uint32 and np.array_equal(np.sort(order), np.arange(values.shape[1]))
+        some = np.array([5, 0, 17])
+        assert np.array_equal(checkpoint.codes(module, some), stored.codes[some])
+        assert checkpoint.quantization.words(module).endswith("columns in activation order")
+    assert checkpoint.notes() == []
+
+
+def gate_order(order: np.ndarray) -> Callable[[Tensors], None]:
+    return lambda tensors: tensors.update({f"{UP.replace('up', 'gate')}.g_idx": ("I32", order.astype("<i4"))})
+
+
+def test_one_order_for_what_is_computed_together(tmp_path: Path) -> None:
+    """gate numbers its groups otherwise than up; the same columns are together."""
+    write_words(tmp_path, config("llama"), GPTQ, shuffled, gate_order(1 - shuffled(64, 32)))
+    checkpoint = open_checkpoint(tmp_path)
+    orders = [checkpoint.scales(name).order for name in (UP, UP.replace("up", "gate"))]
+    assert np.array_equal(*orders) and checkpoint.notes() == []
+    values = checkpoint.quantization.values(checkpoint._stored, UP.replace("up", "gate"), slice(None))
+    assert np.array_equal(read_linear(checkpoint, UP.replace("up", "gate")).dequantize(), values)
+
+
+def test_one_order_for_groups_of_two_sizes(tmp_path: Path) -> None:
+    """Those of gate, 64 columns, hold two of up each."""
+    mixed = np.random.default_rng(1).permutation(128)
+    wide = {"group_size": 64}
+    table = GPTQ | {"dynamic": {r"+:.*\.gate_proj": wide}}
+    settings = config("llama", hidden_size=128, intermediate_size=128)
+    expected = write_words(
+        tmp_path, settings, table, lambda _, size: mixed // size, of=lambda name: wide if "gate" in name else {}
+    )
     checkpoint = open_checkpoint(tmp_path)
     for module, values in expected.items():
         stored = read_linear(checkpoint, module)
-        assert (stored.bits, stored.scale.shape[1]) == (8, values.shape[1] // 32)
-        step = np.repeat(stored.scale, 32, axis=1)
-        assert (np.abs(stored.dequantize() - values) <= step * 0.501).all()
-        assert checkpoint.quantization.words(module) == "made anew: activation order"
+        assert np.array_equal(stored.dequantize(), values) and stored.scale.shape[1] == 4
+    assert checkpoint.notes() == []
+
+
+def test_orders_that_cannot_be_one(tmp_path: Path) -> None:
+    """No kernel has such groups: 8-bit codes with a scale for each 32 columns, close to the folder's values."""
+    expected = write_words(tmp_path, config("llama"), GPTQ, shuffled, gate_order(shuffled(64, 32)[::-1]))
+    checkpoint = open_checkpoint(tmp_path)
+    rounded = {UP, UP.replace("up", "gate")}
+    assert set(checkpoint.quantization.rounded) == rounded
+    for module, values in expected.items():
+        stored = read_linear(checkpoint, module)
+        if module == UP:
+            assert (stored.bits, stored.scale.shape[1]) == (8, values.shape[1] // 32)
+            step = np.repeat(stored.scale, 32, axis=1)
+            assert (np.abs(stored.dequantize() - values) <= step * 0.501).all()
+        elif module not in rounded:
+            assert np.array_equal(stored.dequantize(), values)
     (note,) = checkpoint.notes()
     assert re.fullmatch(
-        r"14 linears stored in 8 bits for each 32 columns \(activation order\): relative error 0\.\d+ %", note
+        r"2 linears stored in 8 bits for each 32 columns \(activation orders of linears that are computed together\): "
+        r"relative error 0\.\d+ %",
+        note,
     )
 
 

@@ -56,6 +56,8 @@ TIED = {
         ("--head-bits", "6"),
     ),
 }
+# What ABI 7 added: columns in another order, of a GPTQ folder whose groups have scattered columns.
+ORDERED = {"llama-gptq-order": ("llama-order", None, ())}
 # What ABI 4 added.
 SINKS = ("--preset", "rtn", "--scheme", "W4A4", "-g", "32", "--act-group", "32", "--sink-tokens", "4")
 FOLDERS = ("llama-w4a8", "opt-w8a8", "bloom-w4a8-asym")
@@ -154,6 +156,18 @@ def write_gguf(models: Path) -> None:
     write(models / "llama.gguf", LlamaForCausalLM(config), "llama", types_of("Q4_1"))
 
 
+def write_ordered(models: Path) -> None:
+    """A folder in GPTQ's layout with random codes, its groups in a random activation order."""
+    from tests.checkpoint.folders import config
+    from tests.checkpoint.word_folders import write_words
+
+    table = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False, "desc_act": True}
+    rng = np.random.default_rng(7)
+    orders = {columns: rng.permutation(columns) for columns in (64, 96)}
+    settings = config("llama", vocab_size=VOCABULARY)
+    write_words(models / "llama-order", settings, table, lambda columns, size: orders[columns] // size)
+
+
 def agq(models: Path, *arguments: str | Path) -> None:
     """Runs a command in the models' folder; its error ends the program."""
     subprocess.run([sys.executable, "-m", "agq", *map(str, arguments)], check=True, cwd=models)
@@ -202,8 +216,11 @@ def write_artifacts(models: Path, output: Path) -> dict[str, Any]:
         artifacts = FAMILIES
     if ABI == 5:
         write_gguf(models)
-    if ABI >= 6:
+    if ABI == 6:
         artifacts = TIED
+    if ABI >= 7:
+        write_ordered(models)
+        artifacts = ORDERED
     for name, (model, options, more) in artifacts.items():
         folder = models / model
         if options is not None:

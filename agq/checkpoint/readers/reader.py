@@ -129,7 +129,7 @@ class FolderQuantization(ABC):
 
     @abstractmethod
     def stored_codes(self, source: TensorSource, module: str, rows: Rows) -> np.ndarray:
-        """Signed codes int8 [rows, in] as the folder has them, columns in the model's order."""
+        """Signed codes int8 [rows, in] as the folder has them, columns in the order of `stored_scales`."""
 
     @abstractmethod
     def stored_scales(self, source: TensorSource, module: str) -> Scales:

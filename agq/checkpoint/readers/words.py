@@ -2,8 +2,8 @@
 have in common. value = (code - zero point) * scale; codes and zero points are unsigned numbers of a few bits.
 
 Codes are kept: those of 2 to 4 bits as 4, of 5 to 8 bits as 8, moved down by half their range, zero points with them.
-Linears that are computed as one matrix get the same form: the widest codes, the smallest groups. Where columns of a
-group do not stand side by side (GPTQ's `desc_act`), or a group is no multiple of 32 columns, no kernel has the codes'
+Linears that are computed as one matrix get the same form: the widest codes, the smallest groups, one order of the
+columns (order.py). Where a group is no multiple of 32 columns, or there is no such order, no kernel has the codes'
 form: they become 8-bit codes (`rounded`).
 """
 
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from agq.checkpoint.module_scheme import ModuleScheme, Stored
+from agq.checkpoint.readers.order import common_order, group_index, together
 from agq.checkpoint.readers.reader import DAMAGED, FolderQuantization, Rows, linear_of
 from agq.checkpoint.source import Scales, TensorSource
 from agq.errors import AgqError
 from agq.formats import INTEGERS, PER_ROW, Granularity, PerGroup, groups
 from agq.formats.weights import BY_STORED, BYTE_CODES
-from agq.models import Linear, ModelParts
+from agq.models import Linear
 from agq.recipe.schemes import FLOAT_INPUT
 
 # What scales may be in a packed file: folders have f16 or bf16 ones.
@@ -80,20 +81,45 @@ class WordQuantization(FolderQuantization):
 
     def __init__(self, config: dict[str, Any], forms: Mapping[str, WordForm], source: TensorSource):
         self._forms = dict(forms)
+        # The group of each run of columns that share a scale in the linear's scheme; the order of its columns.
+        self._runs: dict[str, np.ndarray] = {}
         self._orders: dict[str, np.ndarray] = {}
+        self._schemes: dict[str, ModuleScheme] = {}
         rounded: dict[str, str] = {}
-        for module, form in self._forms.items():
-            linear = linear_of(source, module)
-            if form.layout.ordered and source.has(f"{module}.g_idx"):
-                order = group_order(source, linear, form)
-                if order is None:
-                    rounded[module] = "activation order"
-                else:
-                    self._orders[module] = order
-            if isinstance(form.group, PerGroup) and form.group.size % groups.STEP:
-                rounded[module] = f"groups of {form.group.size} columns"
-        schemes = _settled(source.parts, self._forms, rounded)
-        super().__init__(config, schemes, rounded)
+        for modules in together(source.parts, list(self._forms)):
+            why = self._settle(source, modules)
+            rounded.update(dict.fromkeys(modules, why) if why else {})
+        super().__init__(config, self._schemes, rounded)
+
+    def _settle(self, source: TensorSource, modules: list[str]) -> str:
+        """Gives linears that are computed as one matrix a scheme and an order. Returns why no kernel computes their
+        codes, or ""."""
+        forms = [self._forms[module] for module in modules]
+        linears = [linear_of(source, module) for module in modules]
+        sizes = {form.group.size for form in forms if isinstance(form.group, PerGroup)}
+        scheme = _scheme(
+            max(form.width for form in forms),
+            all(form.symmetric for form in forms),
+            PerGroup(math.gcd(*sizes)) if sizes else PER_ROW,
+        )
+        why = next((f"groups of {size} columns" for size in sorted(sizes) if size % groups.STEP), "")
+        if not why and not any(linear.in_features % size for linear in linears for size in sizes):
+            # Sizes that do not divide the row are told with all other linears that do not fit (`problems`).
+            indices = [_index(source, linear, form) for linear, form in zip(linears, forms, strict=True)]
+            size = scheme.group_size.columns(linears[0].in_features)
+            order = common_order(indices, size)
+            if order is None:
+                why = "activation orders of linears that are computed together"
+            else:
+                moved = order if (order[1:] < order[:-1]).any() else None
+                for module, index in zip(modules, indices, strict=True):
+                    self._runs[module] = index[order][::size]
+                    if moved is not None:
+                        self._orders[module] = moved
+        if why:
+            scheme = _scheme(BYTE_CODES.bits, True, PerGroup(groups.STEP))
+        self._schemes.update(dict.fromkeys(modules, scheme))
+        return why
 
     def tensors(self, linear: Linear) -> dict[str, Stored]:
         form, name = self._forms[linear.module], linear.module
@@ -121,9 +147,10 @@ class WordQuantization(FolderQuantization):
 
     def words(self, module: str) -> str:
         form = self._forms.get(module)
-        if module in self.rounded or form is None or form.bits == self._schemes[module].bits:
+        if module in self.rounded or form is None:
             return super().words(module)
-        return f"stored with {form.bits} bits"
+        found = [f"stored with {form.bits} bits"] if form.bits != self._schemes[module].bits else []
+        return ", ".join([*found, *(["columns in activation order"] if module in self._orders else [])])
 
     # ---- values
 
@@ -131,7 +158,8 @@ class WordQuantization(FolderQuantization):
         form = self._forms[module]
         codes = self._unsigned(source, module, rows)
         codes -= np.uint8(form.middle)  # below the middle it wraps, and is negative as int8
-        return codes.view(np.int8)
+        order = self._orders.get(module)
+        return codes.view(np.int8) if order is None else codes.view(np.int8)[:, order]
 
     def _unsigned(self, source: TensorSource, module: str, rows: Rows) -> np.ndarray:
         form = self._forms[module]
@@ -139,16 +167,9 @@ class WordQuantization(FolderQuantization):
         return form.layout.codes(words, form.bits, linear_of(source, module), rows)
 
     def stored_scales(self, source: TensorSource, module: str) -> Scales:
-        form, scheme, linear = self._forms[module], self._schemes[module], linear_of(source, module)
-        scale, zero = self._of_groups(source, module)
-        if (order := self._orders.get(module)) is not None:
-            scale, zero = scale[:, order], zero[:, order]
-        share = scheme.groups(linear.in_features) // scale.shape[1]
-        scale = np.repeat(scale, share, axis=1) if share > 1 else scale
-        if scheme.symmetric:
-            return Scales(scale)
-        zero = np.repeat(zero, share, axis=1) if share > 1 else zero
-        return Scales(scale, (zero - np.uint8(form.middle)).view(np.int8))
+        scale, zero = (values[:, self._runs[module]] for values in self._of_groups(source, module))
+        signed = (zero - np.uint8(self._forms[module].middle)).view(np.int8)
+        return Scales(scale, None if self._schemes[module].symmetric else signed, order=self._orders.get(module))
 
     def _of_groups(self, source: TensorSource, module: str) -> tuple[np.ndarray, np.ndarray]:
         """(scale float32, zero points uint8), both [out, groups]."""
@@ -168,58 +189,19 @@ class WordQuantization(FolderQuantization):
     def values(self, source: TensorSource, module: str, rows: Rows) -> np.ndarray:
         linear, form = linear_of(source, module), self._forms[module]
         scale, zero = self._of_groups(source, module)
-        if form.layout.ordered and source.has(f"{module}.g_idx"):
-            of_column = source.read_raw(f"{module}.g_idx")[1]
-        else:
-            of_column = np.arange(linear.in_features) // form.group.columns(linear.in_features)
+        of_column = _index(source, linear, form)
         values = self._unsigned(source, module, rows).astype(np.float32)
         values -= zero[rows][:, of_column]
         values *= scale[rows][:, of_column]
         return values
 
 
-def group_order(source: TensorSource, linear: Linear, form: WordForm) -> np.ndarray | None:
-    """Which group each run of columns belongs to, int [groups]; None where a run has columns of several groups.
-
-    Raises:
-        AgqError: `g_idx` is not int32 [in], or names other groups than there are, or not all of them as often.
-    """
+def _index(source: TensorSource, linear: Linear, form: WordForm) -> np.ndarray:
+    """The group of each column, int [in]. Raises AgqError as `group_index`."""
     name = f"{linear.module}.g_idx"
-    dtype, index = source.read_raw(name)
-    if dtype != "I32" or index.shape != (linear.in_features,):
-        raise AgqError(f"`{name}` is {dtype} {list(index.shape)}, not I32 [{linear.in_features}]", hint=DAMAGED)
-    if isinstance(form.group, PerGroup) and linear.in_features % form.group.size:
-        return None  # told with all other linears that it does not fit
-    count, size = form.group.scales(linear.in_features), form.group.columns(linear.in_features)
-    if index.min() < 0 or index.max() >= count:
-        raise AgqError(f"`{name}` names groups outside 0..{count - 1}", hint=DAMAGED)
-    if (np.bincount(index, minlength=count) != size).any():
-        raise AgqError(f"`{name}` does not give {size} columns to each of {count} groups", hint=DAMAGED)
-    runs = index.reshape(count, size)
-    return runs[:, 0] if (runs == runs[:, :1]).all() else None
-
-
-def _settled(parts: ModelParts, forms: Mapping[str, WordForm], rounded: dict[str, str]) -> dict[str, ModuleScheme]:
-    """Module -> scheme; `rounded` gets those that are computed together with one of its own."""
-    together = [[block.linears[role].module for role in roles] for block in parts.blocks() for roles in block.groups]
-    inside = {module for modules in together for module in modules}
-    together += [[module] for module in forms if module not in inside]
-    found = {}
-    for modules in together:
-        stored = [module for module in modules if module in forms]
-        if why := next((rounded[module] for module in stored if module in rounded), None):
-            rounded.update(dict.fromkeys(stored, why))
-            scheme = _scheme(BYTE_CODES.bits, True, PerGroup(groups.STEP))
-        else:
-            of = [forms[module] for module in stored]
-            sizes = {form.group.size for form in of if isinstance(form.group, PerGroup)}
-            scheme = _scheme(
-                max((form.width for form in of), default=0),
-                all(form.symmetric for form in of),
-                PerGroup(math.gcd(*sizes)) if sizes else PER_ROW,
-            )
-        found.update(dict.fromkeys(stored, scheme))
-    return found
+    if form.layout.ordered and source.has(name):
+        return group_index(source, name, linear, form.group)
+    return np.arange(linear.in_features) // form.group.columns(linear.in_features)
 
 
 def _scheme(bits: int, symmetric: bool, group: Granularity) -> ModuleScheme:

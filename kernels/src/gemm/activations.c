@@ -15,14 +15,14 @@ size_t agq_act_workspace(const agq_prepared *p, int m) {
   const agq_shape *s = &p->own.shape;
   const size_t k = (size_t)p->l.in_features;
   const size_t groups = p->l.minimum ? align64((size_t)m * s->groups * sizeof(float)) : 0;
-  if (!s->integer) return groups + (p->l.hadamard ? align64((size_t)m * k * sizeof(float)) : 0);
+  if (!s->integer) return groups + (agq_act_moves(&p->l) ? align64((size_t)m * k * sizeof(float)) : 0);
   return groups + align64((size_t)m * agq_pad32(p->l.in_features)) +
          align64((size_t)m * s->act_scales * sizeof(float)) + align64((size_t)m * s->blocks * sizeof(int32_t));
 }
 
 size_t agq_act_scratch(const agq_prepared *p) {
   return align64((size_t)agq_pad32(p->l.in_features)) +
-         (p->l.hadamard ? align64((size_t)p->l.in_features * sizeof(float)) : 0);
+         (agq_act_moves(&p->l) ? align64((size_t)p->l.in_features * sizeof(float)) : 0);
 }
 
 void agq_act_init(agq_act *a, const agq_prepared *p, int m, void *workspace) {
@@ -38,7 +38,7 @@ void agq_act_init(agq_act *a, const agq_prepared *p, int m, void *workspace) {
     at += align64((size_t)m * s->groups * sizeof(float));
   }
   if (!s->integer) {
-    if (p->l.hadamard) a->rows = (float *)at;
+    if (agq_act_moves(&p->l)) a->rows = (float *)at;
     return;
   }
   /* Token panels of equal width, so that the last one is not a thin rest. */
@@ -97,12 +97,21 @@ static void sum_groups(const agq_shape *s, const int32_t *sums, int stride, cons
   }
 }
 
+/* A row of the input as the columns of `l` multiply it: in their order, then transformed. */
+static void move_row(const agq_linear *l, const float *x, float *to) {
+  if (l->input_order) {
+    for (int c = 0; c < l->in_features; c++) to[c] = x[l->input_order[c]];
+    x = to;
+  }
+  if (l->hadamard) agq_hadamard_row(x, to, l->in_features, l->hadamard);
+}
+
 void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t ldx, int begin, int end,
                       void *scratch) {
   _Alignas(64) int8_t buffer[ROWS_BYTES];
   const agq_kernel_table *kt = p->kernels;
   int8_t *row = scratch;
-  float *rotated = p->l.hadamard ? (float *)((char *)scratch + align64((size_t)a->k_padded)) : 0;
+  float *moved = agq_act_moves(&p->l) ? (float *)((char *)scratch + align64((size_t)a->k_padded)) : 0;
   const size_t stride = (size_t)a->k_padded;
   /* Several rows in the buffer if they fit; else one in the caller's scratch. */
   const int together = stride * ROWS <= ROWS_BYTES ? ROWS : stride * 2 <= ROWS_BYTES ? (int)(ROWS_BYTES / stride) : 1;
@@ -119,9 +128,9 @@ void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t 
       for (int j = 0; j < count; j++) {
         const size_t token = (size_t)first + i + j;
         const float *from = x + token * ldx;
-        if (rotated) {
-          agq_hadamard_row(from, rotated, a->k, p->l.hadamard);
-          from = rotated;
+        if (moved) {
+          move_row(&p->l, from, moved);
+          from = moved;
         }
         if (p->l.act_static) {
           kt->quantize_static(from, a->k, a->k_padded, &p->fixed, out + j * stride);
@@ -156,7 +165,7 @@ void agq_act_floats(agq_act *a, const agq_prepared *p, const float *x, size_t ld
     const float *from = x + (size_t)t * ldx;
     if (a->rows) {
       float *row = a->rows + (size_t)t * (size_t)a->k;
-      agq_hadamard_row(from, row, a->k, p->l.hadamard);
+      move_row(&p->l, from, row);
       from = row;
     }
     if (!a->groups) continue;

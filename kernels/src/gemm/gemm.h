@@ -42,8 +42,8 @@ typedef struct {
   int eight; /* 1: quantized as agq_eight_bits (linear.h) of the linear says; 0: as the linear itself */
 } agq_token_panel;
 
-/* Activations of m tokens, quantized for linears with equal (in_features, act_bits, act_group, act_symmetric, hadamard,
- * act_clip, block). */
+/* Activations of m tokens, quantized for linears with equal (in_features, act_bits, act_group, act_symmetric,
+ * input_order, hadamard, act_clip, block). */
 typedef struct {
   int m, k, k_padded;            /* tokens, columns, columns padded up to 32 */
   int mr;                        /* tokens per token panel: at most the table's mr, balanced so that the last one is
@@ -56,7 +56,7 @@ typedef struct {
   int scales_per_token;
   int32_t *sums; /* token panel that starts at token i at sums + i*blocks: [blocks][width] sums of the codes of a
                   * block */
-  float *rows;   /* [m][k] float activations after the transform; NULL: as they come */
+  float *rows;   /* [m][k] float activations, moved; NULL: as they come */
   float *groups; /* [m][groups] sums over the columns of a weight group, for linears with minima; else NULL */
 } agq_act;
 

@@ -45,13 +45,15 @@ static inline int agq_dynamic_four_bits(const agq_linear *l) { return l->act_bit
 /* ---- activations (activations.c) */
 
 /* Bytes of workspace (64-byte aligned parts) for the activations of up to m tokens of this linear. Float activations:
- * the transformed rows and sums of groups, 0 without `hadamard` and minima. */
+ * the moved rows and sums of groups, 0 without either. */
 size_t agq_act_workspace(const agq_prepared *p, int m);
 /* Bytes of scratch (64-byte aligned) that agq_act_quantize wants per thread. */
 size_t agq_act_scratch(const agq_prepared *p);
 
 /* Lays `a` out in `workspace` for m tokens. */
 void agq_act_init(agq_act *a, const agq_prepared *p, int m, void *workspace);
+/* 1: rows of the input are put into another order or transformed before anything else. */
+static inline int agq_act_moves(const agq_linear *l) { return l->input_order || l->hadamard; }
 static inline int agq_act_token_panels(const agq_act *a) {
   return a->panels ? a->panel_count : (a->m + a->mr - 1) / a->mr;
 }
@@ -65,15 +67,14 @@ static inline agq_token_panel agq_act_panel(const agq_act *a, int panel) {
  * shorter with one scale per token. */
 void agq_act_sinks(agq_act *a, const agq_prepared *p, const int32_t *position, int sinks, agq_token_panel *panels);
 
-/* Transforms and quantizes token panels [begin, end) of x[m][ldx]. `scratch`: the calling thread's agq_act_scratch
+/* Moves and quantizes token panels [begin, end) of x[m][ldx]. `scratch`: the calling thread's agq_act_scratch
  * bytes. */
 void agq_act_quantize(agq_act *a, const agq_prepared *p, const float *x, size_t ldx, int begin, int end, void *scratch);
 /* 1: float activations that agq_act_floats has something to do for. */
 static inline int agq_act_needs_floats(const agq_prepared *p) {
-  return !p->own.shape.integer && (p->l.hadamard || p->l.minimum);
+  return !p->own.shape.integer && (agq_act_moves(&p->l) || p->l.minimum);
 }
-/* Of float activations, tokens [begin, end) of x[m][ldx]: transforms them to a->rows with `hadamard`, makes a->groups
- * with minima. */
+/* Of float activations, tokens [begin, end) of x[m][ldx]: moves them to a->rows, makes a->groups with minima. */
 void agq_act_floats(agq_act *a, const agq_prepared *p, const float *x, size_t ldx, int begin, int end);
 
 /* y[t][row] for all tokens and weight panels [begin, end). Integer activations and sums of groups come from `a`,

@@ -102,6 +102,23 @@ static int too_small(const void *p, size_t held, int64_t needed) {
   return needed < 0 || (needed > 0 && !p) || held < (uint64_t)needed;
 }
 
+int agq_permutation(const uint32_t *order, uint32_t n) {
+  enum { RUN = 1 << 16 }; /* numbers whose marks fit the stack */
+  uint8_t seen[RUN];
+  for (uint32_t first = 0; first < n; first += RUN) {
+    uint32_t found = 0;
+    memset(seen, 0, sizeof seen);
+    for (uint32_t c = 0; c < n; c++) {
+      const uint32_t number = order[c] - first; /* those below wrap to large ones */
+      if (number >= RUN || order[c] >= n) continue;
+      found += !seen[number];
+      seen[number] = 1;
+    }
+    if (found != (n - first < RUN ? n - first : RUN)) return 0;
+  }
+  return 1;
+}
+
 int agq_linear_check(const agq_linear *l) {
   agq_shape s;
   int status = agq_linear_shape(l, &s);
@@ -117,5 +134,10 @@ int agq_linear_check(const agq_linear *l) {
   if (l->zero && too_small(l->zero, l->zero_bytes, tensor_bytes(l, s.zero_panel_bytes))) return AGQ_ERR_ARGUMENT;
   if (l->minimum && too_small(l->minimum, l->minimum_bytes, tensor_bytes(l, s.scale_panel_bytes)))
     return AGQ_ERR_ARGUMENT;
+  if (l->input_order) {
+    if (too_small(l->input_order, l->input_order_bytes, (int64_t)sizeof(uint32_t) * l->in_features))
+      return AGQ_ERR_ARGUMENT;
+    if (!agq_permutation(l->input_order, (uint32_t)l->in_features)) return AGQ_ERR_ARGUMENT;
+  }
   return AGQ_OK;
 }

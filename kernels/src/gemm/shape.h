@@ -29,4 +29,7 @@ typedef struct {
  * kernel computes. */
 int agq_linear_shape(const agq_linear *l, agq_shape *s);
 
+/* 1: each number below n occurs once in order[n]. Allocates nothing. */
+int agq_permutation(const uint32_t *order, uint32_t n);
+
 #endif

@@ -41,7 +41,9 @@ static int check_linear(const agq_linear *l, const char *name, int64_t out, int6
   } tensors[] = {{"weights", l->weight, l->weight_bytes, weight},
                  {"scales", l->scale, l->scale_bytes, quantized ? scale : 0},
                  {"zero points", l->zero, l->zero_bytes, l->zero ? zero : 0},
-                 {"minima", l->minimum, l->minimum_bytes, quantized && l->minimum ? scale : 0}};
+                 {"minima", l->minimum, l->minimum_bytes, quantized && l->minimum ? scale : 0},
+                 {"input columns", l->input_order, l->input_order_bytes,
+                  l->input_order ? (int64_t)sizeof(uint32_t) * l->in_features : 0}};
   for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
     if (tensors[i].needed > 0 && !tensors[i].data)
       return fail(e, AGQ_ERR_ARGUMENT, "%s: %s missing", name, tensors[i].what);
@@ -51,6 +53,8 @@ static int check_linear(const agq_linear *l, const char *name, int64_t out, int6
   }
   const int status = agq_linear_check(l);
   if (status == AGQ_OK) return AGQ_OK;
+  if (l->input_order && l->in_features > 0 && !agq_permutation(l->input_order, (uint32_t)l->in_features))
+    return fail(e, status, "%s: input columns are no permutation of %d", name, l->in_features);
   return fail(
       e, status,
       "%s: no kernel computes %d x %d %s weights, group size %d, %s%s, with %d-bit %s activations, group size %d", name,
@@ -266,6 +270,8 @@ static int check_ends(const agq_model *m, message e) {
   if (!m->embed_in_head) return check_embed(m, e);
   if (m->head.hadamard)
     return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from weights behind a Hadamard transform");
+  if (m->head.input_order)
+    return fail(e, AGQ_ERR_UNSUPPORTED, "head: embedding rows cannot be read from columns in another order");
   if (m->head.in_features != m->embed_dim)
     return fail(e, AGQ_ERR_ARGUMENT, "head: %d columns cannot serve as an embedding of %d", m->head.in_features,
                 m->embed_dim);
