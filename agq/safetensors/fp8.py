@@ -1,4 +1,4 @@
-"""FP8 E4M3 (safetensors `F8_E4M3`, torch.float8_e4m3fn): bytes <-> float32.
+"""FP8 E4M3 (safetensors `F8_E4M3`, torch.float8_e4m3fn): bytes -> float32.
 
 A byte is a sign, 4 bits of exponent (bias 7) and 3 of mantissa. There are no infinities; S.1111.111 is NaN.
 Micikevicius et al., "FP8 Formats for Deep Learning", arXiv 2209.05433.
@@ -6,8 +6,6 @@ Micikevicius et al., "FP8 Formats for Deep Learning", arXiv 2209.05433.
 
 import numpy as np
 
-# The largest value, 1.75 * 2^8.
-LARGEST = 448.0
 _NAN = 0x7F
 _MANTISSA = 3
 _LEAST_EXPONENT = -6  # of normal numbers; below it steps stay as wide
@@ -31,18 +29,3 @@ VALUES = _table()
 def decode_e4m3(codes: np.ndarray) -> np.ndarray:
     """float32 values of E4M3 bytes (uint8), same shape. Exact; bytes 0x7F and 0xFF are NaN."""
     return VALUES[codes]
-
-
-def encode_e4m3(values: np.ndarray) -> np.ndarray:
-    """E4M3 bytes (uint8) of the nearest values, ties to even, same shape as float32 `values`.
-
-    What lies beyond the largest value, infinities too, becomes the largest (as compressed-tensors, which clamps before
-    it rounds); NaN stays NaN.
-    """
-    values = np.asarray(values, dtype=np.float32)
-    size = np.minimum(np.abs(values), np.float32(LARGEST))
-    exponent = np.frexp(np.maximum(size, np.float32(2.0**_LEAST_EXPONENT)))[1] - 1
-    # 8..16 for normal numbers: 16, a mantissa rounded up, carries into the exponent. Below 8: subnormal.
-    steps = np.rint(np.ldexp(np.where(np.isnan(size), 0, size), _MANTISSA - exponent)).astype(np.int32)
-    codes = (exponent - _LEAST_EXPONENT << _MANTISSA) + steps
-    return (np.where(np.isnan(values), _NAN, codes) | np.signbit(values) << 7).astype(np.uint8)
