@@ -31,7 +31,7 @@ from agq.quantization.written import WrittenModel
 from agq.recipe import ActivationScheme, Recipe, Scheme, WeightScheme
 from agq.recipe.schemes import FLOAT_INPUT
 from agq.reporting import console
-from agq.safetensors.shards import Entry, write_arrays, write_shards
+from agq.safetensors.shards import SINGLE, Entry, index_single, write_arrays, write_shards
 from agq.text.tokenizers import read_files
 
 SHARD_BYTES = 5_000_000_000
@@ -242,6 +242,8 @@ def write_folder(
         if matrix is not None:
             arrays[HEAD_MATRIX] = matrix
         write_arrays(folder / FILE, arrays)
+        if arrays and files == [SINGLE]:
+            index_single(folder)
         if found := numbers.record():
             record = {**record, "report": {**record.get("report", {}), "numbers": found}}
         agq = {

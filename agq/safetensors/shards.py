@@ -13,8 +13,9 @@ from typing import IO
 import numpy as np
 
 from agq.files import atomic_write_text, atomic_writer
-from agq.safetensors.files import DTYPES, SafetensorsWriter
+from agq.safetensors.files import DTYPES, SafetensorsFile, SafetensorsWriter
 
+SINGLE = "model.safetensors"
 # numpy dtypes of arrays that are written as they are.
 _ARRAYS = {"float32": "F32", "uint8": "U8"}
 
@@ -56,6 +57,19 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         write_file(file, entries)
 
 
+def index_single(folder: Path) -> None:
+    """Gives a folder whose weights are one file an index, too: it keeps loaders that read every safetensors file (vLLM)
+    from those beside it."""
+    file = SafetensorsFile(folder / SINGLE)
+    size = sum(info.stop - info.start for info in file.tensors.values())
+    _write_index(folder, size, dict.fromkeys(file.tensors, SINGLE))
+
+
+def _write_index(folder: Path, size: int, table: dict[str, str]) -> None:
+    index = {"metadata": {"total_size": size}, "weight_map": table}
+    atomic_write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+
+
 def write_shards(folder: Path, entries: Iterable[Entry], shard_bytes: int) -> list[str]:
     """Writes `model.safetensors`, or several shards of at most `shard_bytes` (a larger tensor gets its own) with their
     index.
@@ -71,14 +85,11 @@ def write_shards(folder: Path, entries: Iterable[Entry], shard_bytes: int) -> li
         shards[-1].append(item)
         filled += item.nbytes
     if len(shards) == 1:
-        names = ["model.safetensors"]
+        names = [SINGLE]
     else:
         names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-        index = {
-            "metadata": {"total_size": sum(item.nbytes for shard in shards for item in shard)},
-            "weight_map": {item.name: name for name, shard in zip(names, shards, strict=True) for item in shard},
-        }
-        atomic_write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+        table = {item.name: name for name, shard in zip(names, shards, strict=True) for item in shard}
+        _write_index(folder, sum(item.nbytes for shard in shards for item in shard), table)
     for name, shard in zip(names, shards, strict=True):
         with atomic_writer(folder / name) as file:
             write_file(file, shard, {"format": "pt"})

@@ -23,6 +23,7 @@ from agq.quantization.quantize import quantize
 from agq.reference.decoder import ReferenceModel
 from agq.runtime.engine import Engine
 from agq.runtime.generation import refuse_not_a_number
+from agq.safetensors.files import SafetensorsFile
 from tests.inspect.test_wrong_numbers import damaged, first
 from tests.runtime.runtime_support import relative_error, save_with_tokenizer, sentencepiece_like
 
@@ -92,6 +93,15 @@ def test_logits_are_those_of_the_head_of_its_own(folder: Path, untied: Path, tmp
     assert relative_error(logits(tmp_path / "tied", isa), logits(tmp_path / "untied", isa)) < 1e-5
     assert open_artifact(tmp_path / "tied").has("project_out.weight")
     assert open_artifact(tmp_path / "untied").has("embed")
+
+
+def test_other_loaders_are_told_which_file_holds_the_weights(folder: Path, untied: Path) -> None:
+    """vLLM reads all safetensors files, or those of the index: `head_matrix` is no parameter of its model."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    file = SafetensorsFile(folder / "model.safetensors")
+    assert index["weight_map"] == dict.fromkeys(file.tensors, "model.safetensors")
+    assert index["metadata"]["total_size"] == file.size - file.header.data_start
+    assert (folder / "agq.safetensors").exists()
 
 
 @pytest.mark.parametrize("isa", LEVELS)
