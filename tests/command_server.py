@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import pkgutil
+import shlex
 import signal
 import socket
 import subprocess
@@ -50,10 +51,12 @@ class CommandServer:
 
     # Of all commands of this process, for tests/processor_time.py: they are no children of it.
     processor_seconds: ClassVar[list[float]] = []
+    running: ClassVar[list[CommandServer]] = []
 
     def __init__(self, environment: dict[str, str], cwd: Path) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="agq-")  # a short path: a socket's name has 107 bytes
         self.path = f"{self.folder.name}/server"
+        self.running.append(self)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.path)
         listener.listen(16)
@@ -67,9 +70,29 @@ class CommandServer:
             )
 
     def close(self) -> None:
+        self.seconds()
+        self.running.remove(self)
         self.process.terminate()
         self.process.wait()
         self.folder.cleanup()
+
+    @classmethod
+    def seconds(cls) -> float:
+        """Processor time of all commands so far. Those that shells started stand in files, a line each."""
+        for server in cls.running:
+            told = Path(f"{server.path}.seconds")
+            if told.exists():
+                cls.processor_seconds += map(float, told.read_text().split())
+                told.unlink()
+        return sum(cls.processor_seconds)
+
+    def write_program(self, path: Path) -> None:
+        """A program `agq` for shells, whose processes are forks of this server."""
+        client = Path(__file__).with_name("command_client.py")
+        path.write_text(
+            f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S {shlex.quote(str(client))} {self.path} "$@"\n'
+        )
+        path.chmod(0o755)
 
     def start(self, arguments: Sequence[str], streams: Sequence[int], cwd: Path, env: dict[str, str]) -> Command:
         """streams: descriptors that become the command's stdin, stdout and stderr; the caller closes its own."""

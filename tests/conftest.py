@@ -101,14 +101,23 @@ def shared_data() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+def command_server() -> Iterator[CommandServer]:
+    """What forks `agq` commands."""
+    started = CommandServer(clean_environment(), REPOSITORY)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def agq_cli(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`agq_cli("info", path)`: the command line in its own process. Never raises on an exit code.
 
     Keywords: `stdin` (text; none by default: an empty pipe), `cwd`, `timeout` in seconds, `env` (dict of additions),
     `check` (True: fail the test, showing stderr, unless the exit code is 0), `fresh` (True: a new interpreter).
     """
     cache = tmp_path_factory.mktemp("agq-cache")
-    server: list[CommandServer] = []
 
     def call(
         *arguments: object,
@@ -121,9 +130,8 @@ def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
     ) -> subprocess.CompletedProcess[str]:
         whole = clean_environment(**{"AGQ_CACHE_DIR": str(cache), **(env or {})})
         if not fresh and all(name.startswith("AGQ_") for name in env or {}):
-            if not server:
-                server.append(CommandServer(clean_environment(), REPOSITORY))
-            result = server[0].run([*map(str, arguments)], stdin, cwd or Path.cwd(), timeout, whole)
+            server: CommandServer = request.getfixturevalue("command_server")
+            result = server.run([*map(str, arguments)], stdin, cwd or Path.cwd(), timeout, whole)
         else:  # what modules read when they are imported
             result = subprocess.run(
                 [sys.executable, "-m", "agq", *map(str, arguments)],
@@ -139,9 +147,7 @@ def agq_cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
             pytest.fail(f"agq {' '.join(map(str, arguments))} gave {result.returncode}\n{result.stderr}")
         return result
 
-    yield call
-    for started in server:
-        started.close()
+    return call
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def _seconds() -> float:
     """Of this process, of those of its children that have ended, and of the commands that were run for it."""
-    return sum(os.times()[:4]) + sum(CommandServer.processor_seconds)
+    return sum(os.times()[:4]) + CommandServer.seconds()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -16,6 +16,7 @@ import pytest
 
 from agq.cli.application import load_command
 from agq.cli.commands import COMMANDS
+from tests.command_server import CommandServer
 from tests.docs.pages import PAGES, RUN, SHELL, blocks, name_of, prose
 from tests.support import REPOSITORY, clean_environment
 
@@ -73,8 +74,8 @@ def test_commands_stand_in_blocks_that_are_run(page: Path) -> None:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A folder that looks like the repository, with `agq` and `python3` to type."""
+def clone(tmp_path: Path, command_server: CommandServer) -> Path:
+    """A folder that looks like the repository, with `agq`, `pip` and `python3` to type."""
     folder = tmp_path / "clone"
     folder.mkdir()
     for path in REPOSITORY.iterdir():
@@ -82,7 +83,8 @@ def clone(tmp_path: Path) -> Path:
             (folder / path.name).symlink_to(path)
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, words in (("agq", "-m agq"), ("pip", "-m pip"), ("python3", "")):
+    command_server.write_program(programs / "agq")
+    for name, words in (("pip", "-m pip"), ("python3", "")):
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
         program.chmod(0o755)

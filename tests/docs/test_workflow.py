@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.command_server import CommandServer
 from tests.support import REPOSITORY, clean_environment
 
 PAGE = REPOSITORY / "docs" / "examples" / "quantize.yml"
@@ -35,15 +34,13 @@ def run(step: str, folder: Path, **environment: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.slow
-def test_the_steps_run_and_the_gate_shuts(tmp_path: Path) -> None:
+def test_the_steps_run_and_the_gate_shuts(tmp_path: Path, command_server: CommandServer) -> None:
     """All but Install: the tests have what it installs."""
     folder = tmp_path / "clone"
     for path in (folder, tmp_path / "bin"):
         path.mkdir()
     (folder / "demo").symlink_to(REPOSITORY / "demo")
-    program = tmp_path / "bin" / "agq"
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m agq "$@"\n')
-    program.chmod(0o755)
+    command_server.write_program(tmp_path / "bin" / "agq")
     assert list(STEPS) == ["Install", "Quantize", "Pack", "Gate"]
     for step in list(STEPS)[1:]:
         done = run(step, folder)
