@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
+from tests.support import TRACING, trace_as_told
+
 # What commands import when they run.
 PRELOADED = (
     "torch",
@@ -63,7 +65,7 @@ class CommandServer:
         with listener:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.command_server", str(listener.fileno())],
-                env=environment,
+                env=environment | TRACING,
                 cwd=cwd,
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -197,6 +199,7 @@ def main(descriptor: int) -> NoReturn:
     arguments, environment = _serve(socket.socket(fileno=descriptor))
     os.environ.clear()
     os.environ.update(environment)
+    trace_as_told()
     sys.argv = ["agq", *arguments]
     code = agq.cli.main()
     # What the end of an interpreter does, but for the memory: to free what the server imported takes half a second.

@@ -7,6 +7,7 @@ say so when they skip.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -20,7 +21,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.command_server import CommandServer
-from tests.support import REPOSITORY, clean_environment, shared_folder
+from tests.support import REPOSITORY, clean_environment, shared_folder, untraced
 
 DEMO_MODEL = REPOSITORY / "demo" / "llama-demo"
 DEMO_TEXT = REPOSITORY / "demo" / "text"
@@ -38,6 +39,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for another. In a file the order stays."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """`make coverage` counts the lines that fast tests and some others run: slow ones would take longer by a fifth and
+    add few."""
+    counts = item.get_closest_marker("traced") or not item.get_closest_marker("slow")
+    with contextlib.nullcontext() if counts else untraced():
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Coverage counts lines in processes that have this variable.
+_TRACED = "COVERAGE_PROCESS_CONFIG"
+TRACING = {name: value for name, value in os.environ.items() if name == _TRACED}
 
 
 def shared_folder() -> Path:
@@ -24,6 +30,30 @@ def clean_environment(**extra: str) -> dict[str, str]:
     env["PYTHONPATH"] = str(REPOSITORY) if not path else f"{REPOSITORY}{os.pathsep}{path}"
     env.update(NO_COLOR="1", HF_HUB_OFFLINE="1", **extra)
     return env
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Coverage, where it runs, counts no lines here, nor in processes that are started."""
+    coverage = sys.modules.get("coverage")
+    if coverage is None or (current := coverage.Coverage.current()) is None:
+        yield
+        return
+    current.stop()
+    settings = os.environ.pop(_TRACED, None)
+    try:
+        yield
+    finally:
+        if settings is not None:
+            os.environ[_TRACED] = settings
+        current.start()
+
+
+def trace_as_told() -> None:
+    """In a fork: no longer counts lines where the environment, which is the fork's own, does not say so."""
+    coverage = sys.modules.get("coverage")
+    if _TRACED not in os.environ and coverage and (current := coverage.Coverage.current()):
+        current.stop()
 
 
 def last_object(result: subprocess.CompletedProcess[str]) -> dict:

@@ -31,6 +31,7 @@ from agq.reporting.progress import Progress
 from agq.text.calibration import calibration_windows
 from tests.quantization.quantization_support import TEXT, Stop, StopAt, differences, quantized
 
+pytestmark = pytest.mark.traced
 STEPS = 32
 TUNE = TuneOptions(steps=STEPS, rounding_rate=4e-3, temperature=1.0, drawn=0.0)
 RECIPE = Recipe(scheme=Scheme.parse("W4A8").fit(PerGroup(128)), tune=TUNE)

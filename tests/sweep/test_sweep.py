@@ -54,6 +54,7 @@ def call_sweep(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.slow
+@pytest.mark.traced
 def test_a_sweep_measures_compares_and_resumes(definition: Path, agq_cli, tmp_path: Path) -> None:
     output = tmp_path / "out"
     result = agq_cli("sweep", definition, "-o", output, check=True)
