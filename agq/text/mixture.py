@@ -1,9 +1,9 @@
 """The mixture: calibration text of the kinds that a chat model reads and writes.
 
-A model that is calibrated on an encyclopaedia alone loses more on prose, code, other languages and in conversations. The
-mixture deals windows to these kinds by fixed shares; no window holds two kinds. Encyclopaedia is the text that is named
-beside the mixture, else WikiText-2. The other kinds are the project's own texts in `agq/text/own/`, the same bytes on
-every machine. A model without a chat template gets no conversations.
+A model that is calibrated on an encyclopaedia alone loses more on prose, code, other languages and in conversations.
+The mixture deals windows to these kinds by fixed shares; no window holds two kinds. Encyclopaedia is the text that is
+named beside the mixture, else WikiText-2. The other kinds are the project's own texts in `agq/text/own/`, the same
+bytes on every machine. A model without a chat template gets no conversations.
 """
 
 from __future__ import annotations

@@ -153,7 +153,9 @@ def test_own_texts_are_well_formed():
     for talk in own_conversations()[0]:
         assert [message["role"] for message in talk] == ["user", "assistant"] * (len(talk) // 2) and talk
         assert all(message["content"].strip() for message in talk)
-    assert all(20_000 < len((OWN / name).read_text("utf-8")) < 100_000 for name in ("prose.txt", "code.txt", "languages.txt"))
+    assert all(
+        20_000 < len((OWN / name).read_text("utf-8")) < 100_000 for name in ("prose.txt", "code.txt", "languages.txt")
+    )
 
 
 def test_chat_models_get_the_mixture():
