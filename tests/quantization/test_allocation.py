@@ -28,11 +28,11 @@ from agq.planning.use_cases import DEFAULT
 from agq.quantization.allocation import knapsack
 from agq.quantization.allocation.costs import File
 from agq.quantization.allocation.items import items_of, open_modules, overrides_of, schemes_of
-from agq.quantization.allocation.losses import Watched, input_loss, measure, weight_loss
+from agq.quantization.allocation.losses import Watched, input_loss, measure, solver_share, weight_loss
 from agq.quantization.compute import ALLOCATION
 from agq.quantization.plan import Plan
 from agq.quantization.transforms.parameters import TransformedParameters
-from agq.recipe import CalibrationSpec, Recipe, Scheme
+from agq.recipe import CalibrationSpec, GptqOptions, Recipe, Scheme
 from agq.recipe.files import load_recipe
 from agq.reference.decoder import ReferenceModel
 from agq.reporting.progress import Progress
@@ -233,8 +233,8 @@ def moved(plan: Plan, parameters: TransformedParameters, item: int, scheme: Sche
 
 
 def test_losses_foretell_the_divergence(demo_model: Path) -> None:
-    """Of the demo model's linears one by one, with 4 bits, inputs as they are."""
-    plan = planned(demo_model, Path("none"), scheme="W4A16", transforms=False, target_bits=5.0, **QUICK)
+    """Of the demo model's linears one by one, with 4 bits, rounded to nearest, inputs as they are."""
+    plan = planned(demo_model, Path("none"), scheme="W4A16", method="rtn", target_bits=5.0, **QUICK)
     assert plan.problem is not None
     tokens = torch.from_numpy(
         np.array([open_text_tokens(demo_model, 96)[start : start + 96] for start in range(0, 384, 96)])
@@ -272,6 +272,20 @@ def test_losses_by_hand() -> None:
     assert input_loss([linear], lambda x: 1.1 * x) == pytest.approx(both, rel=1e-5)
     # Two linears that read it: their gradients meet in the input.
     assert input_loss([linear, linear], lambda x: 1.1 * x) == pytest.approx(4 * both, rel=1e-5)
+
+
+def test_what_a_solver_leaves_of_an_error() -> None:
+    """Nothing is gained where channels have nothing in common; of two that are the same, nearly all of the first one's
+    error is made up for by the second."""
+    options = GptqOptions(damping=0.01)
+    linear = Watched(torch.ones(3, 2))
+    linear.inputs = [torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])]
+    assert solver_share(linear, options) == pytest.approx(1.0)
+    linear.inputs = [torch.tensor([[[1.0, 1.0]], [[-1.0, -1.0]]])]
+    # Pivots of [[1.01, 1], [1, 1.01]]: 1.01 - 1 / 1.01, and 1.01.
+    assert solver_share(linear, options) == pytest.approx((1.01 - 1 / 1.01 + 1.01) / 2 / 1.01)
+    linear.inputs = [torch.tensor([[[1.0, 0.0], [2.0, 0.0]]])]  # a channel that is always zero does not count
+    assert solver_share(linear, options) == pytest.approx(1.0)
 
 
 # ---- whole runs
