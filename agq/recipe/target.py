@@ -42,20 +42,20 @@ class TargetOptions:
     )
     size: str | None = option(
         None,
-        "The same, so that the packed file has at most this size: `900M`, `1.2G`.",
+        "The same, so that the packed file has at most this size: `900M`, `1.2G`. Default: none.",
         name="target_size",
         panel=METHOD,
         metavar="SIZE",
     )
     board: str | None = option(
         None,
-        "The same, so that {min_tps} is reached on this machine, by its documented figures: `pi5-8gb`. "
-        "`agq recommend --list-machines` lists them.",
+        "The same, so that {min_tps} is reached on this machine, by its documented figures: `pi5-8gb`; `agq recommend` "
+        "lists them. Default: none.",
         panel=METHOD,
         metavar="MACHINE",
     )
     min_tps: float | None = option(
-        None, "Tokens a second that an answer is to have on {board}.", panel=METHOD, metavar="RATE"
+        None, "Tokens a second that an answer is to have on {board}. Default: none.", panel=METHOD, metavar="RATE"
     )
 
     def __post_init__(self) -> None:
