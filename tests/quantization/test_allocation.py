@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from agq.planning.use_cases import DEFAULT
 from agq.quantization.allocation import knapsack
 from agq.quantization.allocation.costs import File
 from agq.quantization.allocation.items import items_of, open_modules, overrides_of, schemes_of
-from agq.quantization.allocation.losses import Watched, input_loss, measure, solver_share, weight_loss
+from agq.quantization.allocation.losses import Watched, drawn_tokens, input_loss, measure, solver_share, weight_loss
 from agq.quantization.compute import ALLOCATION
 from agq.quantization.plan import Plan
 from agq.quantization.transforms.parameters import TransformedParameters
@@ -79,9 +80,10 @@ def test_as_good_as_trying_everything(seed: int) -> None:
     assert knapsack.solve(costs, losses, least - 1) is None
 
 
-def test_coarse_units_hold_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("units", [1, 50])
+def test_coarse_units_hold_the_budget(units: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Costs without a common divisor: rounded up, and what is left is used."""
-    monkeypatch.setattr(knapsack, "UNITS", 50)
+    monkeypatch.setattr(knapsack, "UNITS", units)
     rng = np.random.default_rng(3)
     for _ in range(30):
         costs = [sorted(map(int, rng.integers(10**9, 2 * 10**9, 3))) for _ in range(6)]
@@ -94,7 +96,7 @@ def test_coarse_units_hold_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         assert spent <= budget
         found = sum(row[i] for row, i in zip(losses, chosen, strict=True))
         # Rounding takes at most six units of the room.
-        assert found <= brute(costs, losses, budget - 6 * ((most - least) // 50 + 1)) + 1e-12
+        assert found <= brute(costs, losses, budget - 6 * ((most - least) // units + 1)) + 1e-12
         for item, now in enumerate(chosen):  # nothing better is paid for by what is left
             for choice in range(3):
                 cheaper = spent - costs[item][now] + costs[item][choice] <= budget
@@ -241,7 +243,7 @@ def test_losses_foretell_the_divergence(demo_model: Path) -> None:
     )
     parameters = TransformedParameters(plan.checkpoint, plan.transforms)
     losses = measure(parameters, plan.recipe, plan.problem.items, tokens, lambda _: torch.bfloat16)
-    numbers = [0, 1, 6, 11, 20]  # qkv and o of the first block, others of later ones
+    numbers = [0, 1, 3, 6, 11, 20]  # of the first block, where gradients are largest, and of later ones
     ratios = [losses[i][1] / moved(plan, parameters, i, plan.problem.items[i].schemes[1], tokens) for i in numbers]
     assert all(0.6 < ratio < 1.6 for ratio in ratios), ratios
     assert 0.8 < float(np.median(ratios)) < 1.25
@@ -270,6 +272,7 @@ def test_losses_by_hand() -> None:
     y = 0.1 * linear.inputs[0][0] @ linear.weight.t()
     both = 0.5 * float(((g[0] * y[0]).sum()) ** 2 + ((g[1] * y[1]).sum()) ** 2)
     assert input_loss([linear], lambda x: 1.1 * x) == pytest.approx(both, rel=1e-5)
+    assert drawn_tokens(torch.tensor([[0.0, math.log(3)]] * 2), torch.tensor([0.2, 0.3])).tolist() == [0, 1]
     # Two linears that read it: their gradients meet in the input.
     assert input_loss([linear, linear], lambda x: 1.1 * x) == pytest.approx(4 * both, rel=1e-5)
 

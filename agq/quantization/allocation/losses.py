@@ -97,44 +97,44 @@ def measure(
     return losses
 
 
-@torch.no_grad()
 def _forward(
     parameters: TransformedParameters, tokens: Tensor, positions: Positions, seed: int, make: Make, progress: Progress
 ) -> tuple[Tensor, Tensor]:
     """Hidden states before each block, float32 [layers, windows, n, hidden], and the gradient of the drawn tokens' loss
     by those after the last one, [windows, n, hidden]."""
-    spec, parts, device = parameters.spec, parameters.parts, parameters.device
-    embedding = Embedding(parameters)
-    states = make((spec.layers, *tokens.shape, spec.hidden))
-    last = torch.empty(*tokens.shape, spec.hidden, device=device)
-    for index in range(spec.layers):
-        block = parameters.block(index)
-        for number, window in enumerate(tokens):
-            h = embedding(window[None]) if index == 0 else last[number][None]
-            states[index, number] = h[0].to(states.device)
-            last[number] = block(h, positions)[0]
-        progress.advance(f"block {index + 1} of {spec.layers} computed")
-    norm = parameters.norm(parts.final_norm)
-    project = parameters.linear(parts.project_out) if parts.project_out else None
-    head = embedding.table if spec.tied else parameters.tensor(f"{parts.head}.weight")
-    gradient = torch.empty_like(last)
-    for number in range(len(tokens)):
-        words = random_words(seed, f"allocation.draw.{number}", tokens.shape[1])
-        draws = torch.from_numpy(words / 2.0**64).to(device, torch.float32)
-        with torch.enable_grad():
-            h = last[number].clone().requires_grad_()
-            read = finish(h, norm, project)
-            for start in range(0, read.shape[0], ROWS):
-                rows = slice(start, start + ROWS)
-                logits = shaped_logits(read[rows] @ head.t(), spec)
-                drawn = _draw(logits.detach(), draws[rows])
-                torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward(retain_graph=True)
-        assert h.grad is not None
-        gradient[number] = h.grad
-    return states, gradient
+    with torch.no_grad():
+        spec, parts, device = parameters.spec, parameters.parts, parameters.device
+        embedding = Embedding(parameters)
+        states = make((spec.layers, *tokens.shape, spec.hidden))
+        last = torch.empty(*tokens.shape, spec.hidden, device=device)
+        for index in range(spec.layers):
+            block = parameters.block(index)
+            for number, window in enumerate(tokens):
+                h = embedding(window[None]) if index == 0 else last[number][None]
+                states[index, number] = h[0].to(states.device)
+                last[number] = block(h, positions)[0]
+            progress.advance(f"block {index + 1} of {spec.layers} computed")
+        norm = parameters.norm(parts.final_norm)
+        project = parameters.linear(parts.project_out) if parts.project_out else None
+        head = embedding.table if spec.tied else parameters.tensor(f"{parts.head}.weight")
+        gradient = torch.empty_like(last)
+        for number in range(len(tokens)):
+            words = random_words(seed, f"allocation.draw.{number}", tokens.shape[1])
+            draws = torch.from_numpy(words / 2.0**64).to(device, torch.float32)
+            with torch.enable_grad():
+                h = last[number].clone().requires_grad_()
+                read = finish(h, norm, project)
+                for start in range(0, read.shape[0], ROWS):
+                    rows = slice(start, start + ROWS)
+                    logits = shaped_logits(read[rows] @ head.t(), spec)
+                    drawn = drawn_tokens(logits.detach(), draws[rows])
+                    torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward(retain_graph=True)
+            assert h.grad is not None
+            gradient[number] = h.grad
+        return states, gradient
 
 
-def _draw(logits: Tensor, draws: Tensor) -> Tensor:
+def drawn_tokens(logits: Tensor, draws: Tensor) -> Tensor:
     """A token for each row of logits [n, vocab] by its probability; draws: uniform numbers [n]."""
     total = torch.softmax(logits, dim=-1).cumsum(dim=-1)
     return torch.searchsorted(total, draws[:, None]).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
@@ -162,35 +162,34 @@ def _backward(block: Block, positions: Positions, states: Tensor, gradient: Tens
         gradient[number] = h.grad[0]
 
 
-@torch.no_grad()
 def weight_loss(linear: Watched, scheme: WeightScheme, mse: bool, dtype: torch.dtype) -> float:
     """What rounding the weights to `scheme` loses, summed over the windows' tokens. mse: the clips of the scales are
     searched; dtype: of the scales."""
-    weight, energy = linear.weight, sum(x.square().sum(dim=(0, 1)) for x in linear.inputs)
-    columns = scheme.group_size.columns(weight.shape[1])
-    grid = weight_grid(weight, scheme.bits, scheme.symmetric, columns, mse, torch.as_tensor(energy), dtype)
-    error = dequantize_weight(quantize_weight(weight, grid), grid) - weight
-    total = 0.0
-    for x, gradient in zip(linear.inputs, linear.gradients, strict=True):
-        moved = ((x[0] @ error.t()) * gradient[0]).sum(dim=0)
-        total += float(moved.square().sum(dtype=torch.float64))
-    return total / 2
+    with torch.no_grad():
+        weight, energy = linear.weight, sum(x.square().sum(dim=(0, 1)) for x in linear.inputs)
+        columns = scheme.group_size.columns(weight.shape[1])
+        grid = weight_grid(weight, scheme.bits, scheme.symmetric, columns, mse, torch.as_tensor(energy), dtype)
+        error = dequantize_weight(quantize_weight(weight, grid), grid) - weight
+        total = 0.0
+        for x, gradient in zip(linear.inputs, linear.gradients, strict=True):
+            moved = ((x[0] @ error.t()) * gradient[0]).sum(dim=0)
+            total += float(moved.square().sum(dtype=torch.float64))
+        return total / 2
 
 
-@torch.no_grad()
 def input_loss(linears: Sequence[Watched], read: InputTransform) -> float:
     """What quantizing the input that `linears` share by `read` loses, summed over the windows' tokens."""
-    total = 0.0
-    for number, x in enumerate(linears[0].inputs):
-        gradient = torch.zeros_like(x[0])
-        for linear in linears:
-            gradient.addmm_(linear.gradients[number][0], linear.weight)
-        moved = ((read(x) - x)[0] * gradient).sum(dim=1)
-        total += float(moved.square().sum(dtype=torch.float64))
-    return total / 2
+    with torch.no_grad():
+        total = 0.0
+        for number, x in enumerate(linears[0].inputs):
+            gradient = torch.zeros_like(x[0])
+            for linear in linears:
+                gradient.addmm_(linear.gradients[number][0], linear.weight)
+            moved = ((read(x) - x)[0] * gradient).sum(dim=1)
+            total += float(moved.square().sum(dtype=torch.float64))
+        return total / 2
 
 
-@torch.no_grad()
 def solver_share(linear: Watched, options: GptqOptions) -> float:
     """Share of the error of rounding to nearest that GPTQ leaves on the inputs that a linear read.
 
@@ -198,16 +197,17 @@ def solver_share(linear: Watched, options: GptqOptions) -> float:
     rounding to nearest adds delta^2 H_jj (arXiv 2210.17323, section 3): the ratio of their means over the columns. 1
     where H has no factor.
     """
-    hessian = Hessian(linear.weight.shape[1], linear.weight.device)
-    for x in linear.inputs:
-        hessian.add(x)
-    diagonal = hessian.finish().diagonal().double()
-    factor = factorize(hessian.matrix, options.damping, options.act_order)
-    live = diagonal > 0
-    if factor is None or not bool(live.any()):
-        return 1.0
-    pivots = factor.upper.diagonal().double()[live[factor.order]].pow(-2)
-    return float(pivots.mean() / ((1 + factor.damping) * diagonal[live].mean()))
+    with torch.no_grad():
+        hessian = Hessian(linear.weight.shape[1], linear.weight.device)
+        for x in linear.inputs:
+            hessian.add(x)
+        diagonal = hessian.finish().diagonal().double()
+        factor = factorize(hessian.matrix, options.damping, options.act_order)
+        live = diagonal > 0
+        if factor is None or not bool(live.any()):
+            return 1.0
+        pivots = factor.upper.diagonal().double()[live[factor.order]].pow(-2)
+        return float(pivots.mean() / ((1 + factor.damping) * diagonal[live].mean()))
 
 
 def _losses(
