@@ -13,9 +13,10 @@ import argparse
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig, GPTQConfig
 
 
 def main() -> None:
@@ -25,9 +26,23 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512, help="tokens of a window")
     parser.add_argument("--windows", type=int, default=0, help="0: all")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--backend", help="GPTQModel's kernel, such as torch, which computes all of its folders")
+    parser.add_argument("--each-token", action="store_true", help="a scale for each token where inputs are matrices")
+    parser.add_argument("--float-inputs", action="store_true", help="of compressed-tensors: inputs are not quantized")
     args = parser.parse_args()
     ids = AutoTokenizer.from_pretrained(args.folder)(args.text.read_text(encoding="utf-8"))["input_ids"]
-    model = AutoModelForCausalLM.from_pretrained(args.folder, dtype=getattr(torch, args.dtype)).eval()
+    more: dict[str, Any] = {"device_map": "cpu"}
+    if args.float_inputs:
+        more["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    if args.backend:
+        more["quantization_config"] = GPTQConfig(bits=4, backend=args.backend)  # bits: the folder's count
+    model = AutoModelForCausalLM.from_pretrained(args.folder, dtype=getattr(torch, args.dtype), **more).eval()
+    for module in model.modules() if args.float_inputs else ():
+        module.quantization_enabled = False  # compressed-tensors rounds inputs of dequantized weights, too
+    for module in model.modules() if args.each_token else ():
+        # compressed-tensors takes the first two dimensions for batch and tokens; OPT's fc1 has tokens and channels.
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0][None] if inputs[0].ndim == 2 else inputs[0],))
     losses = []
     count = len(ids) // args.length
     with torch.inference_mode():

@@ -1,6 +1,6 @@
 """Quantizes a model folder with auto-round: a folder that agq reads (docs/folders.md).
 
-In an environment with `pip install auto-round`; on a processor:
+In an environment with `pip install auto-round auto-round-lib`; on a processor:
 
     python benchmarks/folders/with_auto_round.py demo/llama-demo OUT --text demo/text/calibration.txt --asym
 """

@@ -1,6 +1,6 @@
 """Quantizes a model folder with GPTQModel: a folder that agq reads (docs/folders.md).
 
-In an environment with `pip install gptqmodel`; on a processor (`GPTQMODEL_CPU_WORKERS=2` where it has few cores):
+In an environment with `pip install gptqmodel optimum`; on a processor (with few cores, `GPTQMODEL_CPU_WORKERS=2`):
 
     python benchmarks/folders/with_gptqmodel.py demo/llama-demo OUT --text demo/text/calibration.txt --desc-act
 """
