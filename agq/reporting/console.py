@@ -108,10 +108,10 @@ def detail(text: str, level: int = 1) -> None:
 
 
 def warning(text: str) -> None:
-    """`warning: ...`, once for each text; hidden by `-qq`."""
+    """`warning: ...`, once for each text, as long as an error at most; hidden by `-qq`."""
     if settings.verbosity > -2 and text not in _warned:
         _warned.add(text)
-        line(f"{paint('warning:', 'yellow', 'bold')} {text}")
+        line(f"{paint('warning:', 'yellow', 'bold')} {_one_line(text)}")
 
 
 def error(message: str, hint: str | None = None) -> None:

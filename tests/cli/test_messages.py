@@ -143,6 +143,7 @@ def test_long_lines_lose_their_middle(capsys: pytest.CaptureFixture[str]) -> Non
     console.reset()
     text = "`a` is wrong: " + ", ".join(f"layer {index}" for index in range(1000)) + " and the end"
     console.error(text, text)
+    console.warning(text)
     for line in capsys.readouterr().err.splitlines():
         assert len(line) <= 300 and "is wrong" in line and line.endswith("and the end") and " [...] " in line
     console.configure(verbosity=1)
