@@ -90,6 +90,21 @@ def read_object(texts: Texts, name: str, where: str) -> dict[str, Any]:
     return value
 
 
+def _is_tokenizer(stored: Any) -> bool:
+    """Whether a JSON value has the parts of a tokenizer.json that are read here."""
+    model = stored.get("model", {}) if isinstance(stored, dict) else None
+    vocab = model.get("vocab", {}) if isinstance(model, dict) else None
+    if not isinstance(vocab, dict) and not (
+        isinstance(vocab, list) and all(isinstance(item, list) and item for item in vocab)
+    ):
+        return False
+    added = stored.get("added_tokens") or []
+    return isinstance(added, list) and all(
+        isinstance(item, dict) and isinstance(item.get("content"), str) and type(item.get("id")) is int
+        for item in added
+    )
+
+
 def read_tokenizer_files(texts: Texts, where: str, other: Callable[[], bytes | None] | None = None) -> TokenizerFiles:
     """Reads tokenizer.json and what stands beside it.
 
@@ -105,8 +120,10 @@ def read_tokenizer_files(texts: Texts, where: str, other: Callable[[], bytes | N
     if document is None:
         document = _convert(texts, config, where, other)
     stored = load_json(document, f"`tokenizer.json` of {where}")
-    if not isinstance(stored, dict):
-        raise AgqError(f"`tokenizer.json` of {where} is not a tokenizer")
+    if not _is_tokenizer(stored):
+        raise AgqError(
+            f"`tokenizer.json` of {where} is not a tokenizer", hint="download the file again, or copy it from the model"
+        )
     added = AddedTokens(
         config,
         read_object(texts, "special_tokens_map.json", where),

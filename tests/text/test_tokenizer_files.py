@@ -208,3 +208,23 @@ def test_named_tokens_reach_chat_templates(tmp_path: Path) -> None:
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token")) | {"bos_token": "<s>"}
     assert named == {"bos_token": "<s>", "image_token": "<img>"}
     assert special_texts(special | {"others": {"image_token": "<img>"}}) == named
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": None},
+        {"model": "x"},
+        {"model": {"type": "Unigram", "vocab": [5]}},
+        {"model": {"type": "BPE", "vocab": 5}},
+        {"added_tokens": 5},
+        {"added_tokens": [5]},
+        {"added_tokens": [{"id": "x", "content": "a"}]},
+        {"added_tokens": [{"id": 1}]},
+    ],
+)
+def test_parts_of_a_wrong_kind(change: dict[str, Any], demo_model: Path, tmp_path: Path) -> None:
+    stored = json.loads((demo_model / "tokenizer.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored | change))
+    with pytest.raises(AgqError, match="is not a tokenizer"):
+        read_tokenizer_files(folder_texts(tmp_path), "`model`")
