@@ -44,7 +44,8 @@ from tests.runtime.runtime_support import save_with_tokenizer
 from tests.runtime.test_head_matrix import model
 
 CONFIG_OF = {
-    **{family: config(family) for family in ("llama", "opt", "bloom")},
+    **{family: config(family) for family in ("opt", "bloom")},
+    "llama": config("llama", num_hidden_layers=12),
     **{family: {"model_type": family, **SIZES} for family in ("gpt_neox", "phi3")},
 }
 QUICK: dict[str, Any] = {"data": str(TEXT), "samples": 2, "seq_len": 64, "tune": 0}
