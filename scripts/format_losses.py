@@ -28,6 +28,7 @@ from agq.quantization.transforms.parameters import TransformedParameters
 from agq.quantization.transforms.search import make_plan
 from agq.recipe import Recipe, Scheme
 from agq.recipe.changes import RecipeChanges
+from agq.recipe.methods import FALLBACK
 from agq.reference.block import Linear
 from agq.reference.decoder import ReferenceModel
 from agq.reference.quantizers import activation_quantizer
@@ -69,7 +70,8 @@ def main() -> None:
     parameters = TransformedParameters(made.checkpoint, make_plan(made.checkpoint, made.recipe, windows))
     assert made.problem is not None
     items = made.problem.items
-    foretold = measure(parameters, made.recipe, items, windows, lambda _: torch.bfloat16)
+    # What is compared is rounded to nearest, as losses are without a solver.
+    foretold = measure(parameters, replace(made.recipe, method=FALLBACK), items, windows, lambda _: torch.bfloat16)
     tokens = windows[:WINDOWS, :LENGTH]
     model = ReferenceModel(made.checkpoint, parameters=parameters)
     base = predictions(model, tokens)
