@@ -130,10 +130,10 @@ MUTATIONS = {
         "format",
     ),
     "unknown key": (edit_config, lambda config: config["config_groups"]["group_0"].update(colour="red"), "colour"),
-    "dynamic order": (
+    "order without its indices": (
         edit_config,
         lambda config: config["config_groups"]["group_0"]["weights"].update(actorder="group"),
-        "order",
+        "self_attn.q_proj.weight_g_idx",
     ),
     "kv scheme without scales": (
         edit_config,
