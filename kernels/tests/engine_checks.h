@@ -62,7 +62,7 @@ static inline double reference_error(const test_model *t, const int32_t *tokens,
 /* Quantizers put a value near a tie on another code than the reference does, some in a million: then all that follows
  * differs. Where that happens other tokens, few of them different, are tried: a wrong engine is wrong for all. */
 static inline void against_reference(const test_model *t, int n) {
-  enum { TRIES = 8, DIFFERENT = 6 };
+  enum { TRIES = 32, DIFFERENT = 6 };
   int32_t *tokens = test_alloc((size_t)n * 4), some[DIFFERENT];
   for (int kv_bits = 4; kv_bits <= 32; kv_bits *= kv_bits == 4 ? 2 : 4) {
     if (t->s.log2 && kv_bits != 8) continue;
