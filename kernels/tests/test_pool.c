@@ -27,11 +27,12 @@ static void loop_task(void *arg, int thread, int begin, int end) {
 }
 
 /* Threads that wait for each other inside their chunks. */
+enum { MEETINGS = 20000 };
 typedef struct {
   int threads;
   double deadline;
-  atomic_int arrived, seen[400], finished[400];
-  int by[400];
+  atomic_int arrived, seen[MEETINGS], finished[MEETINGS];
+  int by[MEETINGS];
 } meeting;
 
 static double seconds(void) {
@@ -56,7 +57,7 @@ static void meetings(void) {
   static meeting m;
   for (int threads = 2; threads <= 4; threads++) {
     agq_pool *p = agq_pool_create(threads);
-    const int items = threads == 2 ? 400 : threads; /* two: race for chunk after chunk */
+    const int items = threads == 2 ? MEETINGS : threads; /* two: race for chunk after chunk */
     memset(&m, 0, sizeof m);
     m.threads = threads, m.deadline = seconds() + (threads == 2 ? 0.5 : 10);
     agq_pool_run(p, meeting_task, &m, items, 1);
