@@ -15,6 +15,8 @@ RUN_VALUES = (
     "decode_tokens_per_s",
     "time_to_first_token_s",
     "peak_rss_bytes",
+    "model_sha256",  # of a file that is compared itself
+    "model_bytes",
     "target",  # of `pack --json` up to e12786b: an option that did nothing
 )
 # Values that are texts for people; with --words they are compared too.
@@ -43,11 +45,12 @@ def cleaned(value: Any, words: bool, linears: bool = False) -> Any:
 
 
 def first_difference(base: Any, head: Any, path: str = "") -> str:
-    """Where two JSON values differ first, and their values there; empty where they are equal, floats exactly."""
+    """Where two JSON values differ first, and their values there; empty where they are equal, floats exactly, or head
+    says more than base."""
     if isinstance(base, dict) and isinstance(head, dict):
-        for key in dict.fromkeys((*base, *head)):
-            if key not in base or key not in head:
-                return f"{path}.{key} only in {'base' if key in base else 'head'}"
+        for key in base:
+            if key not in head:
+                return f"{path}.{key} only in base"
             if found := first_difference(base[key], head[key], f"{path}.{key}"):
                 return found
         return ""
