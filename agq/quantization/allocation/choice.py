@@ -11,7 +11,7 @@ from typing import Any
 from agq.files import atomic_write_text
 from agq.models import ModelParts
 from agq.models.folding import spans
-from agq.quantization.allocation.items import Item, overrides_of
+from agq.quantization.allocation.items import Item, all_schemes, overrides_of
 from agq.quantization.allocation.problem import Problem
 from agq.recipe import Recipe, Scheme, TargetOptions
 from agq.structured import plain
@@ -55,7 +55,7 @@ class Choice:
         """(format, cost in all, expected divergence) of each scheme where every item has it."""
         items = self.problem.items
         found = []
-        for scheme in dict.fromkeys(scheme for item in items for scheme in item.schemes):
+        for scheme in all_schemes(items):
             if all(scheme in item.schemes for item in items):
                 numbers = [item.schemes.index(scheme) for item in items]
                 found.append((scheme.describe(), self.problem.costs.total(numbers), _sum(self.losses, numbers)))
@@ -73,14 +73,16 @@ class Choice:
         return lines
 
     def _folded(self) -> dict[tuple[tuple[str, ...], Scheme], list[int]]:
-        """Roles and scheme -> blocks, by role."""
+        """Roles and scheme -> blocks, by place and scheme."""
+        items = self.problem.items
+        places, schemes = list(dict.fromkeys(item.place for item in items)), all_schemes(items)
+
+        def rank(pair: tuple[Item, Scheme]) -> tuple[int, int]:
+            return places.index(pair[0].place), schemes.index(pair[1])
+
         found: dict[tuple[tuple[str, ...], Scheme], list[int]] = {}
-        items: list[tuple[Item, Scheme]] = list(zip(self.problem.items, self.schemes, strict=True))
-        for place in dict.fromkeys(item.place for item, _ in items):
-            for scheme in dict.fromkeys(scheme for item in self.problem.items for scheme in item.schemes):
-                for item, taken in items:
-                    if item.place == place and taken == scheme:
-                        found.setdefault((item.roles, scheme), []).append(item.block)
+        for item, scheme in sorted(zip(items, self.schemes, strict=True), key=rank):
+            found.setdefault((item.roles, scheme), []).append(item.block)
         return found
 
     def record(self) -> dict[str, Any]:

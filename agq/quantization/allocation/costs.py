@@ -21,7 +21,7 @@ from agq.planning.machines import machine as find_machine
 from agq.planning.roofline import decode_seconds
 from agq.planning.sizes import Footprint, linear_info, packed_as
 from agq.planning.use_cases import DEFAULT
-from agq.quantization.allocation.items import PLACES, Item, overrides_of
+from agq.quantization.allocation.items import PLACES, Item, all_schemes, overrides_of
 from agq.quantization.report import LayerReport
 from agq.quantization.transforms.plan import TransformPlan
 from agq.quantization.writer import module_schemes
@@ -78,8 +78,7 @@ class File:
         self.checkpoint, self.recipe, self.items = checkpoint, recipe, items
         source, floats = checkpoint.spec, BY_STORED[checkpoint.dtype(f"{checkpoint.parts.embed}.weight")].name
         spec = transforms.spec(source)
-        # As TransformedParameters.head_matrix and PackPlan have it.
-        if transforms.r1 is not None and source.tied and not source.layer_norm and not transforms.bake_embed_norm:
+        if transforms.behind_matrix(source):
             spec = replace(spec, tied=True, head_matrix=True)
         own = {
             f"blocks.{block.index}.{place}": recipe.scheme_for(block.linears[roles[0]].module)
@@ -192,7 +191,7 @@ def speed_costs(file: File, board: str, rate: float) -> tuple[Costs, Costs]:
         UsageError: no such machine, or a graphics card.
     """
     there = computer(board)
-    models = [file.with_schemes([_or_base(item, scheme) for item in file.items]) for scheme in _all(file.items)]
+    models = [file.with_schemes([_or_base(item, scheme) for item in file.items]) for scheme in all_schemes(file.items)]
     tables = [estimate(there, model) for model in (file.model, *models)]
     table = tables[0]
     for other in tables[1:]:
@@ -236,10 +235,6 @@ def _linear_seconds(table: KernelTable, info: LinearInfo) -> float:
     """Of one token through a linear (agq/planning/roofline.py)."""
     row = format_name(info)
     return table.linears[row].seconds(1, info.out * info.inputs) + table.inputs[row].seconds(1, info.inputs)
-
-
-def _all(items: Sequence[Item]) -> list[Scheme]:
-    return list(dict.fromkeys(scheme for item in items for scheme in item.schemes))
 
 
 def _or_base(item: Item, scheme: Scheme) -> Scheme:

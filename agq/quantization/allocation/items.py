@@ -68,6 +68,11 @@ def items_of(parts: ModelParts, recipe: Recipe, modules: Iterable[str], said: We
     return found
 
 
+def all_schemes(items: Iterable[Item]) -> list[Scheme]:
+    """The schemes that some item can have, in the items' order."""
+    return list(dict.fromkeys(scheme for item in items for scheme in item.schemes))
+
+
 def open_modules(parts: ModelParts, recipe: Recipe) -> list[str]:
     """The linears whose scheme is the recipe's own: no override names them, nor are they ignored."""
     named = replace(recipe, overrides=())

@@ -93,6 +93,11 @@ class TransformPlan:
         untied = self.r1 is not None or self.bake_embed_norm
         return replace(spec, tied=spec.tied and not untied, embed_norm=spec.embed_norm and not self.bake_embed_norm)
 
+    def behind_matrix(self, spec: ModelSpec) -> bool:
+        """The head was the embedding, and still is, times a matrix (agq/checkpoint/head_matrix.py). LayerNorms center
+        the table, and a norm of the embeddings can be baked into it: then it is not."""
+        return self.r1 is not None and spec.tied and not spec.layer_norm and not self.bake_embed_norm
+
     def to_dict(self) -> dict[str, Any]:
         """JSON for agq.json: everything but the arrays, of which the file of `save` keeps the values."""
         return {

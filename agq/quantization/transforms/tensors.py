@@ -54,9 +54,8 @@ class TransformTensors(Parameters):
     def head_matrix(self) -> np.ndarray | None:
         """M = R^T diag(g) R, float32 [hidden, hidden], with which the rotated embedding serves as the head that it was
         before (agq/checkpoint/head_matrix.py): the transformed head is the transformed embedding times M. None where
-        the head was not the embedding, still is it, or is not that product: LayerNorms center the table, and a norm of
-        the embeddings can be baked into it."""
-        if self.r1 is None or not self.source.tied or self.source.layer_norm or self.plan.bake_embed_norm:
+        the head was not the embedding, still is it, or is not that product."""
+        if self.r1 is None or not self.plan.behind_matrix(self.source):
             return None
         rotation, norm = self.r1.double().cpu(), self.checkpoint.parts.final_norm
         gain = torch.ones(len(rotation), dtype=torch.float64)
